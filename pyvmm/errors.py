@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exceptions every layer shares. Each also is the built-in exception a caller would expect."""
+
+from __future__ import annotations
+
+
+class Error(Exception):
+    """Anything pyvmm raises on purpose. The message says what was wrong, with what, and what to do about it."""
+
+
+class HostError(Error, OSError):
+    """The host refused: a missing device node, a permission, an ioctl's errno, a resource that ran out."""
+
+
+class ConfigError(Error, ValueError):
+    """An option or a combination of options that cannot work."""
+
+
+class ImageError(Error, ValueError):
+    """A kernel, initrd or disk image that is truncated, malformed or of the wrong kind; names the file."""
+
+
+class GuestMemoryError(Error, ValueError):
+    """A guest-physical range that does not lie inside one region of guest memory."""
+
+
+class StateError(Error, RuntimeError):
+    """A call that does not fit the state of the virtual machine (running, paused, closed)."""
