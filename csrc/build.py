@@ -44,8 +44,8 @@ def declarations(header: Path) -> str:
 
 
 def present(names: list[str]) -> list[Path]:
-    """The headers of a list, in its order; a missing one is an error of the list."""
-    return [HERE / name for name in names]
+    """The headers of a list that exist, in its order."""
+    return [HERE / name for name in names if (HERE / name).exists()]
 
 
 def builder_of_core() -> FFI:
@@ -81,7 +81,3 @@ def builder_of_kvm() -> FFI:
         extra_compile_args=CFLAGS,
     )
     return ffi
-
-
-kvm = builder_of_kvm()
-core = builder_of_core()
