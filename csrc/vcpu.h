@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The vCPU loop: enters the guest, serves its exits, and comes back to the caller only for an event
+ * that somebody outside has to know: a hooked access, a request by another thread, or the end of
+ * the guest.
+ */
+#ifndef PYVMM_VCPU_H
+#define PYVMM_VCPU_H
+
+#include <linux/kvm.h>
+#include <stdint.h>
+
+#include "bus.h"
+
+/* cffi: begin */
+enum vcpu_event {
+	VCPU_KICKED = 1, /* vcpu_take_requests() says by whom */
+	VCPU_HOOK,       /* `access` and `hook` describe it; a read's answer goes to access.value */
+	VCPU_HALTED,     /* HLT with no interrupt controller in the kernel */
+	VCPU_DEBUG,      /* guest debug: a breakpoint or a single step */
+	/* The guest ended the machine. */
+	VCPU_POWEROFF,
+	VCPU_REBOOT,
+	VCPU_TRIPLE_FAULT,
+	VCPU_PANIC,
+	/* Something went wrong. */
+	VCPU_INTERNAL_ERROR, /* KVM_EXIT_INTERNAL_ERROR */
+	VCPU_ENTRY_FAILURE,  /* KVM_EXIT_FAIL_ENTRY */
+	VCPU_UNKNOWN_EXIT,   /* an exit this VMM has no answer to: exit_reason */
+	VCPU_IOCTL_FAILED,   /* KVM_RUN itself: error is the errno */
+};
+
+enum {
+	VCPU_EXIT_KINDS = 48, /* exits of a kind beyond that are counted in slot 0 (unknown) */
+
+	/* Requests, a bit each. */
+	VCPU_REQUEST_PAUSE = 1,
+	VCPU_REQUEST_STOP = 2,
+	VCPU_REQUEST_CALL = 4, /* run a function on the vCPU's thread */
+};
+
+struct vcpu {
+	int fd;
+	struct kvm_run *run;
+	struct bus *pio;
+	struct bus *mmio;
+	struct bus *msr;
+
+	struct bus_access access; /* of the hook under way */
+	uint32_t hook;
+	uint32_t exit_reason; /* of the last exit */
+	int error;
+
+	/* Progress through a port exit with several elements (string I/O). */
+	uint32_t io_next;
+	uint32_t hook_pending;
+
+	uint32_t requests;
+	int tid; /* of the thread that runs this vCPU, 0 for none */
+
+	uint64_t exits[48]; /* VCPU_EXIT_KINDS */
+	uint64_t unclaimed; /* accesses that nobody answered */
+};
+
+/* The run structure is given as the address where it is mapped. NULL and errno on failure. */
+struct vcpu *vcpu_create(int fd, uintptr_t run, struct bus *pio, struct bus *mmio, struct bus *msr);
+void vcpu_destroy(struct vcpu *vcpu);
+
+/* Tie the vCPU to the calling thread (so that kicks reach it) and untie it. */
+void vcpu_attach(struct vcpu *vcpu);
+void vcpu_detach(struct vcpu *vcpu);
+
+/* Runs the guest until an event, an enum vcpu_event. On the attached thread. */
+int vcpu_run(struct vcpu *vcpu);
+
+/* Lets KVM finish what the last exit left open (the second half of I/O) without running guest code.
+ */
+void vcpu_settle(struct vcpu *vcpu);
+
+/* From any thread: sets request bits and gets the vCPU out of the guest. */
+void vcpu_request(struct vcpu *vcpu, uint32_t bits);
+
+/* On the attached thread: takes all pending requests. */
+uint32_t vcpu_take_requests(struct vcpu *vcpu);
+
+/* Installs the handler of the kick signal for the process: 0 or -errno. Once is enough. */
+int vcpu_setup_kick(void);
+/* cffi: end */
+
+#endif
