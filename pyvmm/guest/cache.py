@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where built guests are kept, and the quick look-up of one on the way to a launch.
+
+Layout of the cache (``$PYVMM_CACHE``, else ``$XDG_CACHE_HOME/pyvmm``, else ``~/.cache/pyvmm``)::
+
+    guest/current-<version>     which kernel and initramfs `find` hands out, and the recipe they
+    were made from guest/kernel-<key>/         bzImage, vmlinux, vmlinux.debug, config, ...
+    guest/initramfs-<key>/      initramfs, init debian/<package>_<version>/ unpacked Debian packages
+    source/<name>/              unpacked kernel sources
+
+This module is on the launch path of ``pyvmm run``: it imports nothing heavy, and hashes only when a
+file of the recipe was touched since the build.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+DEFAULT_LINUX = "6.12"
+VERSIONS = ("6.12", "6.1")
+
+
+class Guest(NamedTuple):
+    """The files of one bootable guest, all paths.
+
+    ``vmlinux`` is a stripped ELF kernel with a PVH note. A stock Debian kernel has none: "" then.
+    """
+
+    kernel: str
+    vmlinux: str
+    initramfs: str
+    version: str
+    key: str
+
+
+class Stamp(NamedTuple):
+    """One file of the recipe as it was when the guest was built: enough to tell that it was not
+    touched.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    digest: str
+
+
+class Pointer(NamedTuple):
+    """What ``guest/current-<version>`` says."""
+
+    version: str
+    kernel_key: str
+    initramfs_key: str
+    stamps: tuple[Stamp, ...]
+
+
+def cache_root() -> str:
+    """The cache directory; it may not exist yet."""
+    chosen = os.environ.get("PYVMM_CACHE")
+    if chosen:
+        return os.path.abspath(os.path.expanduser(chosen))
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(os.path.abspath(base), "pyvmm")
+
+
+def patch_tree() -> str:
+    """The ``guest-linux-patch`` directory: ``$PYVMM_GUEST_PATCH``, else beside the package in its
+    source tree.
+    """
+    chosen = os.environ.get("PYVMM_GUEST_PATCH")
+    if chosen:
+        return os.path.abspath(os.path.expanduser(chosen))
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return os.path.join(os.path.dirname(package), "guest-linux-patch")
+
+
+def kernel_dir(key: str) -> str:
+    """Where the kernel of that key is, or would be."""
+    return os.path.join(cache_root(), "guest", "kernel-" + key)
+
+
+def initramfs_dir(key: str) -> str:
+    """Where the initramfs of that key is, or would be."""
+    return os.path.join(cache_root(), "guest", "initramfs-" + key)
+
+
+def pointer_path(linux: str) -> str:
+    """The file that says which guest is current for ``linux``."""
+    return os.path.join(cache_root(), "guest", "current-" + linux)
+
+
+def series(tree: str, linux: str) -> list[str]:
+    """The patches of ``series-<linux>``, in order, as paths relative to the tree. None at all is
+    fine.
+    """
+    folder = "series-" + linux
+    try:
+        with open(os.path.join(tree, folder, "series"), encoding="utf-8") as file:
+            lines = [line.split("#", 1)[0].strip() for line in file]
+    except FileNotFoundError:
+        return []
+    return [folder + "/" + line for line in lines if line]
+
+
+def recipe_files(tree: str, linux: str) -> list[str]:
+    """The small files that decide what a guest is, relative to the tree, in a fixed order."""
+    files = ["config/base.config", f"config/{linux}.config", "init/init.c"]
+    if os.path.exists(os.path.join(tree, "series-" + linux, "series")):
+        files.append(f"series-{linux}/series")
+    return files + series(tree, linux)
+
+
+def file_digest(path: str) -> str:
+    """SHA-256 of a small file, in hexadecimal."""
+    import hashlib
+
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def read_pointer(linux: str) -> Pointer | None:
+    """Reads ``guest/current-<linux>``; None if it is missing or not in the form written by this
+    version.
+    """
+    try:
+        with open(pointer_path(linux), encoding="utf-8") as file:
+            lines = file.read().split("\n")
+    except (OSError, ValueError):
+        return None
+    if len(lines) < 4 or lines[0] != "pyvmm guest 1":
+        return None
+    stamps = []
+    for line in lines[4:]:
+        if not line:
+            continue
+        fields = line.split(" ", 3)
+        if len(fields) != 4 or not (fields[0].isdigit() and fields[1].isdigit()):
+            return None
+        stamps.append(Stamp(fields[3], int(fields[0]), int(fields[1]), fields[2]))
+    return Pointer(lines[1], lines[2], lines[3], tuple(stamps))
+
+
+def is_current(pointer: Pointer, linux: str) -> bool:
+    """Whether the recipe in the tree is still the one the guest was built from.
+
+    Sizes and times first; only a file whose time differs is read and hashed. Without a tree (an
+    installed package) there is nothing to be stale against.
+    """
+    tree = patch_tree()
+    if not os.path.isdir(tree):
+        return True
+    if [stamp.path for stamp in pointer.stamps] != recipe_files(tree, linux):
+        return False
+    for stamp in pointer.stamps:
+        path = os.path.join(tree, stamp.path)
+        try:
+            status = os.stat(path)
+            if status.st_size != stamp.size:
+                return False
+            if status.st_mtime_ns != stamp.mtime_ns and file_digest(path) != stamp.digest:
+                return False
+        except OSError:
+            return False
+    return True
+
+
+def find(linux: str = DEFAULT_LINUX) -> Guest | None:
+    """The guest that ``pyvmm guest build`` made for ``linux``; None if there is none or the recipe
+    changed since.
+    """
+    pointer = read_pointer(linux)
+    if pointer is None or not is_current(pointer, linux):
+        return None
+    guest = assemble(pointer.version, pointer.kernel_key, pointer.initramfs_key)
+    complete = all(map(os.path.isfile, (guest.kernel, guest.vmlinux, guest.initramfs)))
+    return guest if complete else None
+
+
+def assemble(version: str, kernel_key: str, initramfs_key: str) -> Guest:
+    """The paths of the guest made of that kernel and that initramfs."""
+    kernel = kernel_dir(kernel_key)
+    return Guest(
+        kernel=os.path.join(kernel, "bzImage"),
+        vmlinux=os.path.join(kernel, "vmlinux"),
+        initramfs=os.path.join(initramfs_dir(initramfs_key), "initramfs"),
+        version=version,
+        key=kernel_key + "-" + initramfs_key,
+    )

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Debian packages unpacked into the cache, without root and without installation, and the modules
+of their kernels.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyvmm.errors import ConfigError, HostError
+from pyvmm.guest import cache, tools
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+KEEP_OF_KERNEL = ("boot", "lib", "usr/lib")
+REMEDY = (
+    "pyvmm takes it from the apt sources of a Debian machine; "
+    "run 'apt-get update', or add the suite that has it (bookworm-security, trixie)"
+)
+
+
+class KernelFiles(NamedTuple):
+    """A Debian kernel as unpacked in the cache."""
+
+    vmlinuz: str  # path of the bzImage
+    modules_dir: str  # path of lib/modules/<release>, with modules.dep made
+    release: str  # what `uname -r` says under it
+
+
+def candidate_version(package: str) -> str | None:
+    """The version that apt would install, or None if apt does not know the package."""
+    said = tools.run(["apt-cache", "policy", package], what=f"looking up package {package}")
+    match = re.search(r"^\s*Candidate:\s*(\S+)", said, re.MULTILINE)
+    return None if match is None or match[1] == "(none)" else match[1]
+
+
+def unpacked(package: str, *, keep: Iterable[str] = (), force: bool = False) -> Path:
+    """The tree of a Debian package in the cache, downloaded with apt if need be.
+
+    ``keep`` limits what stays to some top directories. Raises HostError if apt has no such package
+    or cannot fetch it.
+    """
+    version = candidate_version(package)
+    if version is None:
+        raise HostError(f"apt has no package '{package}': {REMEDY}")
+    final = Path(cache.cache_root()) / "debian" / f"{package}_{version.replace(':', '%3a')}"
+    with tools.lock(f"debian/{package}"):
+        if force or not final.is_dir():
+            tools.publish(final, lambda fresh: fetch(package, version, fresh, tuple(keep)))
+    return final
+
+
+def fetch(package: str, version: str, target: Path, keep: tuple[str, ...]) -> None:
+    """Downloads one package and unpacks it into ``target``."""
+    tools.say(f"fetching Debian package {package} {version}")
+    parcel = target / "parcel"
+    parcel.mkdir()
+    tools.run(
+        ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", f"{package}={version}"],
+        cwd=parcel,
+        what=f"downloading Debian package {package}",
+    )
+    archive = next(parcel.glob("*.deb"))
+    tree = target / "tree"
+    tools.run(["dpkg-deb", "-x", archive, tree], what=f"unpacking {archive.name}")
+    for name in keep or os.listdir(tree):
+        if (tree / name).exists():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (tree / name).rename(target / name)
+    shutil.rmtree(tree)
+    shutil.rmtree(parcel)
+
+
+def kernel_image_package(linux: str) -> str:
+    """The package name of Debian's current plain amd64 kernel of a version such as '6.12'.
+
+    The metapackages say which one it is: 'linux-image-<version>-amd64' where the version is a
+    backport, else 'linux-image-amd64'.
+    """
+    wanted = re.compile(
+        rf"^\s*Depends:\s*(linux-image-{re.escape(linux)}[.+][^\s|]*)", re.MULTILINE
+    )
+    for meta in (f"linux-image-{linux}-amd64", "linux-image-amd64"):
+        if candidate_version(meta) is None:
+            continue
+        said = tools.run(["apt-cache", "depends", meta], what=f"resolving package {meta}")
+        match = wanted.search(said)
+        if match is not None:
+            return match[1]
+    raise HostError(f"no Debian kernel of version {linux} in the apt sources: {REMEDY}")
+
+
+def kernel_package(linux: str = cache.DEFAULT_LINUX, *, force: bool = False) -> KernelFiles:
+    """Debian's stock amd64 kernel of version ``linux``, fetched into the cache once.
+
+    ``force`` asks apt for the newest; otherwise one that is cached is used with no look at the
+    network. Raises HostError if it cannot be had, ConfigError if ``linux`` is not like '6.12'.
+    """
+    if not re.fullmatch(r"\d+\.\d+", linux):
+        raise ConfigError(
+            f"'{linux}' is not a kernel version: say something like {cache.DEFAULT_LINUX}"
+        )
+    pointer = Path(cache.cache_root()) / "debian" / f"kernel-{linux}"
+    if not force:
+        known = remembered_kernel(pointer)
+        if known is not None:
+            return known
+    tree = unpacked(kernel_image_package(linux), keep=KEEP_OF_KERNEL, force=force)
+    files = kernel_files(tree)
+    with tools.lock(f"debian/kernel-{linux}"):
+        tools.write_whole(pointer, tree.name + "\n")
+    return files
+
+
+def remembered_kernel(pointer: Path) -> KernelFiles | None:
+    """The kernel that was fetched before, if all of it is still there."""
+    try:
+        tree = pointer.with_name(pointer.read_text(encoding="utf-8").strip())
+        return kernel_files(tree)
+    except (OSError, HostError):
+        return None
+
+
+def kernel_files(tree: Path) -> KernelFiles:
+    """Finds kernel and modules in an unpacked package, and makes modules.dep, which packages do not
+    carry.
+    """
+    images = sorted(tree.glob("boot/vmlinuz-*"))
+    if len(images) != 1:
+        raise HostError(f"no single boot/vmlinuz-* in {tree}: remove that directory and try again")
+    release = images[0].name.removeprefix("vmlinuz-")
+    for base in (tree, tree / "usr"):
+        modules = base / "lib" / "modules" / release
+        if modules.is_dir():
+            break
+    else:
+        raise HostError(f"no lib/modules/{release} in {tree}: remove that directory and try again")
+    if not (modules / "modules.dep").exists():
+        with tools.lock(f"debian/depmod-{release}"):
+            tools.run(["depmod", "-b", base, release], what=f"listing the modules of {release}")
+    return KernelFiles(str(images[0]), str(modules), release)
+
+
+def module_name(text: str) -> str:
+    """The kernel's own spelling of a module name, from a name or a file name."""
+    base = text.rsplit("/", 1)[-1]
+    return base.split(".ko", 1)[0].replace("-", "_")
+
+
+class ModuleIndex:
+    """What depmod wrote about the modules of one kernel."""
+
+    def __init__(self, modules_dir: str) -> None:
+        self.folder = Path(modules_dir)
+        self.path_of: dict[str, str] = {}
+        self.needs: dict[str, list[str]] = {}
+        self.first: dict[str, list[str]] = {}  # soft dependencies to load before
+        self.aliases: dict[str, list[str]] = {}
+        self.built_in = {module_name(line) for line in self._lines("modules.builtin")}
+        self._read_dependencies()
+        self._read_soft_dependencies()
+
+    def _lines(self, name: str) -> list[str]:
+        try:
+            return (self.folder / name).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+
+    def _read_dependencies(self) -> None:
+        lines = self._lines("modules.dep")
+        if not lines:
+            raise HostError(f"no modules.dep in {self.folder}: run depmod for it")
+        for line in lines:
+            path, _, needs = line.partition(":")
+            name = module_name(path)
+            self.path_of[name] = path
+            self.needs[name] = [module_name(need) for need in needs.split()]
+
+    def _read_soft_dependencies(self) -> None:
+        for line in self._lines("modules.softdep"):
+            match = re.match(r"softdep\s+(\S+)\s+(?:.*\s)?pre:\s*(.*?)(?:\s*post:.*)?$", line)
+            if match is not None:
+                self.first.setdefault(module_name(match[1]), []).extend(match[2].split())
+        for line in self._lines("modules.alias"):
+            fields = line.split()
+            if len(fields) == 3 and fields[0] == "alias":
+                self.aliases.setdefault(fields[1], []).append(module_name(fields[2]))
+
+    def providers(self, name: str) -> list[str]:
+        """The modules behind a soft dependency: the module itself, or of those with that alias the
+        one that works on every CPU. An accelerated one would refuse to load on a CPU without its
+        instructions.
+        """
+        plain = module_name(name)
+        if plain in self.path_of:
+            return [plain]
+        if plain in self.built_in:
+            return []
+        behind = self.aliases.get(name, [])
+        generic = [module for module in behind if module.endswith("_generic")]
+        return generic or behind[:1]
+
+
+def module_closure(
+    modules_dir: str, names: Iterable[str], *, missing: Callable[[str], None] | None = None
+) -> list[str]:
+    """Paths of the named modules and of all they need, in an order in which they can be loaded.
+
+    Built-in modules are left out. A name that is neither a module nor built in is handed to
+    ``missing``; without it, HostError is raised.
+    """
+    index = ModuleIndex(modules_dir)
+    order: list[str] = []
+    seen: set[str] = set()
+
+    def visit(name: str) -> None:
+        if name in seen:
+            return  # done, or a cycle of soft dependencies, which the kernel tolerates
+        seen.add(name)
+        for soft in index.first.get(name, []):
+            for provider in index.providers(soft):
+                visit(provider)
+        for need in index.needs[name]:
+            visit(need)
+        order.append(str(index.folder / index.path_of[name]))
+
+    for wanted in names:
+        name = module_name(wanted)
+        if name in index.path_of:
+            visit(name)
+        elif name not in index.built_in:
+            if missing is None:
+                raise HostError(f"kernel {index.folder.name} has no module '{wanted}'")
+            missing(wanted)
+    return order
+
+
+def module_bytes(path: str) -> bytes:
+    """The ELF object of a module file, decompressed if the distribution compressed it (.xz, .zst,
+    .gz).
+    """
+    data = Path(path).read_bytes()
+    if path.endswith(".xz"):
+        import lzma
+
+        return lzma.decompress(data)
+    if path.endswith(".gz"):
+        import gzip
+
+        return gzip.decompress(data)
+    if path.endswith(".zst"):
+        import subprocess
+
+        return subprocess.run(
+            [tools.tool("zstd"), "-dcq", path], capture_output=True, check=True
+        ).stdout
+    return data
