@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""pyvmm: a virtual machine monitor on Linux KVM, driven from Python.
+
+`VM` is the public face. `pyvmm.kvm` is the bindings of /dev/kvm alone. Names are loaded when first used, so that
+`import pyvmm.kvm` and the command line pay only for what they need.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyvmm.errors import (
+    ConfigError,
+    Error,
+    GuestMemoryError,
+    HostError,
+    ImageError,
+    StateError,
+)
+
+if TYPE_CHECKING:
+    from pyvmm.machine.cpustate import CpuState
+    from pyvmm.machine.hook import Exit, GuestFault
+    from pyvmm.machine.result import Result
+    from pyvmm.vm import VM
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "VM": "pyvmm.vm",
+    "CpuState": "pyvmm.machine.cpustate",
+    "Exit": "pyvmm.machine.hook",
+    "GuestFault": "pyvmm.machine.hook",
+    "Result": "pyvmm.machine.result",
+}
+
+__all__ = [
+    "VM",
+    "ConfigError",
+    "CpuState",
+    "Error",
+    "Exit",
+    "GuestFault",
+    "GuestMemoryError",
+    "HostError",
+    "ImageError",
+    "Result",
+    "StateError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module 'pyvmm' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(module), name)

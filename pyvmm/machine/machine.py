@@ -1,0 +1,425 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine: guest memory, vCPUs, interrupt controllers, buses, and the life of a run."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pyvmm import kvm
+from pyvmm._core import ffi, lib
+from pyvmm.errors import ConfigError, HostError, StateError
+from pyvmm.machine import cpuid
+from pyvmm.machine import result as results
+from pyvmm.machine.memory import GuestMemory
+from pyvmm.machine.result import Result
+from pyvmm.machine.vcpu import Vcpu
+
+if TYPE_CHECKING:
+    from pyvmm.machine.cpustate import CpuState
+    from pyvmm.machine.hook import Handler
+
+IDENTITY_MAP = 0xFFFBC000
+TSS = 0xFFFBD000
+
+VIRTIO_BASE = 0xD0000000
+VIRTIO_STRIDE = 0x1000
+VIRTIO_GSIS = (*range(16, 24), 5, 6, 7, 10, 11, 12, 13, 14, 15)
+
+PORTS = 0x10000
+#: How long a vCPU thread may take to notice a stop before the machine calls it stuck.
+STOP_SECONDS = 30.0
+
+
+class Device(Protocol):
+    """What the machine knows of a device: how to end it."""
+
+    def close(self) -> None:
+        """Stops the device's threads and frees it. Called once, in reverse order of adding."""
+
+
+class Machine:
+    """A virtual machine without devices and without a kernel.
+
+    `memory` in bytes; `cpus` as many as KVM allows; `irqchip=False` leaves the interrupt controllers out, for bare
+    programs that end with HLT; `nested=True` shows VMX or SVM to the guest. Raises ConfigError and, from the host,
+    `pyvmm.kvm` errors.
+
+    Life: built -> `start` -> running, paused -> ended -> `close`.
+    """
+
+    def __init__(
+        self,
+        memory: int,
+        cpus: int = 1,
+        *,
+        hugepages: str | None = None,
+        irqchip: bool = True,
+        nested: bool = False,
+        kvm_path: str = "/dev/kvm",
+    ) -> None:
+        self._undo: list[Callable[[], None]] = []
+        self.closed = False
+        try:
+            self._build(memory, cpus, hugepages, irqchip, nested, kvm_path)
+        except BaseException:
+            self.close()
+            raise
+
+    def _build(
+        self,
+        memory: int,
+        cpus: int,
+        hugepages: str | None,
+        irqchip: bool,
+        nested: bool,
+        kvm_path: str,
+    ) -> None:
+        self.hooks: list[Handler] = []
+        self._msr_ranges: list[tuple[int, int]] = []
+        self._devices: list[Device] = []
+        self._virtio_count = 0
+        self._slots = 0
+        self.vcpus: list[Vcpu] = []
+        self._change = threading.Condition()
+        self.state = "built"
+        self._result: Result | None = None
+        self._error: BaseException | None = None
+        self._running = 0
+        self._started_at = 0.0
+        self._ended_at = 0.0
+
+        check(lib.vcpu_setup_kick(), "sigaction for the kick signal")
+        self.kvm = self._keep(kvm.Kvm(kvm_path))
+        self._check_cpus(cpus)
+        self.vm = self._keep(self.kvm.create_vm())
+        self.memory = self._keep(GuestMemory(memory, hugepages=hugepages))
+        for gpa, size, address in self.memory.slots():
+            self.vm.set_memory_region(self._next_slot(), gpa, size, address)
+        self.pio, self.mmio, self.msr = (self._bus() for _ in range(3))
+        self.platform = lib.platform_create(self.vm.fd)
+        self._undo.append(lambda: lib.platform_destroy(self.platform))
+        check(lib.platform_attach(self.platform, self.pio), "claiming the chipset's ports")
+        self.irqchip = irqchip
+        self._create_controllers(irqchip)
+        self._create_vcpus(cpus, nested)
+
+    def _keep(self, thing: Any) -> Any:
+        self._undo.append(thing.close)
+        return thing
+
+    def _bus(self) -> Any:
+        bus = lib.bus_create()
+        if bus == ffi.NULL:
+            raise MemoryError
+        self._undo.append(lambda: lib.bus_destroy(bus))
+        return bus
+
+    def _check_cpus(self, cpus: int) -> None:
+        most = self.kvm.check_extension(kvm.KVM_CAP_MAX_VCPUS) or 4
+        if not 1 <= cpus <= most:
+            raise ConfigError(f"{cpus} vCPUs: this KVM takes 1 to {most}")
+
+    def _next_slot(self) -> int:
+        self._slots += 1
+        return self._slots - 1
+
+    def _create_controllers(self, irqchip: bool) -> None:
+        # Intel CPUs without unrestricted guest need both below 4 GiB (api.rst, KVM_SET_TSS_ADDR).
+        for setter, address in (
+            (self.vm.set_identity_map_addr, IDENTITY_MAP),
+            (self.vm.set_tss_addr, TSS),
+        ):
+            try:
+                setter(address)
+            except kvm.KvmError as error:
+                if not isinstance(error, kvm.KvmCapabilityMissing):
+                    raise
+        if irqchip:
+            self.vm.create_irqchip()
+            self.vm.create_pit2(kvm.KVM_PIT_SPEAKER_DUMMY)
+
+    def _create_vcpus(self, cpus: int, nested: bool) -> None:
+        supported = self.kvm.supported_cpuid()
+        deadline = self.irqchip and self.kvm.check_extension(kvm.KVM_CAP_TSC_DEADLINE_TIMER) > 0
+        for index in range(cpus):
+            vcpu = self._keep(Vcpu(self, index))
+            table = cpuid.table(supported, index, cpus, deadline=deadline, nested=nested)
+            vcpu.set_cpuid(table)
+            vcpu.set_msrs()
+            self.vcpus.append(vcpu)
+
+    # What devices need.
+
+    def irqfd(self, gsi: int) -> int:
+        """A new eventfd; each signal of it is one edge on the interrupt line `gsi`. Closed with the machine."""
+        fd = self._eventfd()
+        if self.irqchip:
+            self.vm.irqfd(fd, gsi)
+        return fd
+
+    def ioeventfd(self, address: int, length: int, datamatch: int | None = None) -> int:
+        """A new eventfd, signalled by KVM itself when the guest writes there. Closed with the machine.
+
+        Where the back end has no ioeventfd the write reaches the device's handler instead, which signals it as well.
+        """
+        fd = self._eventfd()
+        try:
+            self.vm.ioeventfd(fd, address, length, datamatch)
+        except kvm.KvmCapabilityMissing:
+            pass
+        return fd
+
+    def _eventfd(self) -> int:
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._undo.append(lambda: os.close(fd))
+        return fd
+
+    def allocate_virtio(self) -> tuple[int, int]:
+        """Address of the registers and interrupt line of the next virtio device."""
+        if self._virtio_count == len(VIRTIO_GSIS):
+            raise ConfigError(f"more than {len(VIRTIO_GSIS)} virtio devices")
+        number = self._virtio_count
+        self._virtio_count += 1
+        return VIRTIO_BASE + number * VIRTIO_STRIDE, VIRTIO_GSIS[number]
+
+    def virtio_devices(self) -> list[tuple[int, int]]:
+        """(address, interrupt line) of each virtio device, for the firmware tables."""
+        return [
+            (VIRTIO_BASE + n * VIRTIO_STRIDE, VIRTIO_GSIS[n]) for n in range(self._virtio_count)
+        ]
+
+    def add_device(self, device: Device) -> None:
+        """Hands a device over: the machine closes it before it closes itself."""
+        self._devices.append(device)
+        self._undo.append(device.close)
+
+    # Hooks.
+
+    def on_port(self, port: int, handler: Handler, count: int = 1) -> None:
+        """Calls `handler` for accesses to `count` ports from `port` on. ConfigError if they are taken."""
+        if not (port >= 0 and count >= 1 and port + count <= PORTS):
+            raise ConfigError(f"ports {port:#x} + {count}: ports are 0 to {PORTS - 1:#x}")
+        self._hook(self.pio, port, count, handler, f"port {port:#x}")
+
+    def on_mmio(self, address: int, length: int, handler: Handler) -> None:
+        """Calls `handler` for accesses to a range of guest-physical addresses outside RAM."""
+        for region in self.memory.ram:
+            if address < region.gpa + region.size and region.gpa < address + length:
+                raise ConfigError(
+                    f"MMIO range {address:#x} + {length:#x} overlaps RAM at {region.gpa:#x}; "
+                    "accesses to RAM do not exit"
+                )
+        self._hook(self.mmio, address, length, handler, f"MMIO range {address:#x} + {length:#x}")
+
+    def on_msr(self, index: int, handler: Handler, count: int = 1) -> None:
+        """Calls `handler` for RDMSR and WRMSR of `count` MSRs from `index` on.
+
+        The handler may raise `GuestFault` to refuse. x2APIC MSRs (0x800 to 0x8ff) cannot be hooked (api.rst,
+        KVM_X86_SET_MSR_FILTER).
+        """
+        if not (index >= 0 and count >= 1 and index + count <= 1 << 32):
+            raise ConfigError(f"MSRs {index:#x} + {count} are out of range")
+        if index < 0x900 and index + count > 0x800:
+            raise ConfigError("x2APIC MSRs 0x800 to 0x8ff cannot be hooked")
+        if len(self._msr_ranges) == 16:
+            raise ConfigError("KVM filters at most 16 ranges of MSRs")
+        self._hook(self.msr, index, count, handler, f"MSR {index:#x}")
+        self._msr_ranges.append((index, count))
+        if len(self._msr_ranges) == 1:
+            self.vm.enable_cap(kvm.KVM_CAP_X86_USER_SPACE_MSR, kvm.KVM_MSR_EXIT_REASON_FILTER)
+        self.vm.set_msr_filter(self._msr_ranges)
+
+    def _hook(self, bus: Any, base: int, length: int, handler: Handler, what: str) -> None:
+        self._check_open()
+        self.hooks.append(handler)
+        error = lib.bus_add_hook(bus, base, length, len(self.hooks) - 1)
+        if error:
+            self.hooks.pop()
+            raise ConfigError(f"{what}: {'already taken' if error == -17 else os.strerror(-error)}")
+
+    # The life of a run.
+
+    def set_state(self, state: CpuState) -> None:
+        """Puts the first vCPU where the kernel begins; the others wait to be woken by it."""
+        self.vcpus[0].set_state(state)
+
+    def start(self) -> None:
+        """Starts all vCPUs, each on a thread of its own."""
+        with self._change:
+            self._check_open()
+            if self.state != "built":
+                raise StateError(f"the machine is {self.state}; it starts once")
+            self.state = "running"
+            self._running = len(self.vcpus)
+            self._started_at = time.monotonic()
+        for vcpu in self.vcpus:
+            vcpu.start()
+
+    def wait(self, timeout: float | None = None) -> Result | None:
+        """Waits for the end of the run; None if `timeout` seconds pass first.
+
+        An exception raised by a hook ends the run and is raised here.
+        """
+        with self._change:
+            if not self._change.wait_for(lambda: self.state in ("ended", "built"), timeout):
+                return None
+            if self.state == "built":
+                raise StateError("the machine was not started")
+            if self._error is not None:
+                raise self._error
+            return self._result
+
+    def pause(self) -> None:
+        """Stops all vCPUs between two instructions and waits until they stand.
+
+        From within a hook it only asks: the machine stands once the hook is over.
+        """
+        with self._change:
+            if self.state == "paused":
+                return
+            if self.state != "running":
+                raise StateError(f"the machine is {self.state}; only a running one can be paused")
+            self.state = "paused"
+            self._request_all(lib.VCPU_REQUEST_PAUSE)
+            if self._on_vcpu_thread():
+                return
+            self._change.wait_for(
+                lambda: (
+                    self.state != "paused"
+                    or sum(vcpu.parked for vcpu in self.vcpus) == self._running
+                )
+            )
+
+    def resume(self) -> None:
+        """Lets a paused machine go on."""
+        with self._change:
+            if self.state != "paused":
+                raise StateError(f"the machine is {self.state}, not paused")
+            self.state = "running"
+            self._change.notify_all()
+
+    def stop(self, result: Result | None = None) -> None:
+        """Ends the run from any thread; without a result of its own it counts as "stopped"."""
+        with self._change:
+            if self.state in ("running", "paused"):
+                self._finish(result or Result(results.STOPPED))
+
+    def power_button(self) -> bool:
+        """Presses the ACPI power button; False while the guest does not listen to it."""
+        self._check_open()
+        return bool(lib.platform_power_button(self.platform) == 0)
+
+    def _on_vcpu_thread(self) -> bool:
+        return threading.current_thread() in [vcpu.thread for vcpu in self.vcpus]
+
+    def _request_all(self, bits: int) -> None:
+        for vcpu in self.vcpus:
+            vcpu.request(bits)
+
+    def _finish(self, result: Result) -> None:
+        """With the lock held: the first end counts; every vCPU is told to leave."""
+        if self._result is None:
+            self._result = result
+            self._ended_at = time.monotonic()
+        self.state = "stopping"
+        self._request_all(lib.VCPU_REQUEST_STOP)
+        self._change.notify_all()
+
+    def _park(self, vcpu: Vcpu) -> bool:
+        """On the vCPU's thread: waits while the machine is paused. False when the run is over."""
+        with self._change:
+            vcpu.parked = True
+            self._change.notify_all()
+            self._change.wait_for(lambda: self.state != "paused")
+            vcpu.parked = False
+            return self.state == "running"
+
+    def _ended(self, vcpu: Vcpu, result: Result) -> None:
+        """On the vCPU's thread: the guest, or KVM, ended the run."""
+        if result.reason not in results.CLEAN:
+            result.dump = self._dump(vcpu)
+        with self._change:
+            if self.state in ("running", "paused"):
+                self._finish(result)
+
+    def _dump(self, vcpu: Vcpu) -> str:
+        from pyvmm.machine import crash
+
+        try:
+            return crash.dump(vcpu.kvm, self.memory)
+        except Exception as error:
+            return f"no dump: {error}"
+
+    def _failed(self, vcpu: Vcpu, error: BaseException) -> None:
+        """On the vCPU's thread: a hook raised."""
+        with self._change:
+            if self._error is None:
+                self._error = error
+            if self.state in ("running", "paused"):
+                self._finish(Result(results.STOPPED, vcpu=vcpu.index, detail=str(error)))
+
+    def _left(self, vcpu: Vcpu) -> None:
+        """On the vCPU's thread, last of all."""
+        with self._change:
+            self._running -= 1
+            if not self._running:
+                self._complete_result()
+                self.state = "ended"
+            self._change.notify_all()
+
+    def _complete_result(self) -> None:
+        result = self._result
+        assert result is not None
+        result.seconds = self._ended_at - self._started_at
+        status = int(self.platform.status)
+        result.status = status if status >= 0 else None
+        if self.platform.mark_ns:
+            result.boot_seconds = self.platform.mark_ns / 1e9 - self._started_at
+        result.exits = self.exits()
+        result.unclaimed = sum(vcpu.unclaimed for vcpu in self.vcpus)
+
+    def exits(self) -> dict[str, int]:
+        """Exits of all vCPUs so far, by kind."""
+        total: dict[str, int] = {}
+        for vcpu in self.vcpus:
+            for name, count in vcpu.exits().items():
+                total[name] = total.get(name, 0) + count
+        return total
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise StateError("the machine is closed")
+
+    def close(self) -> None:
+        """Ends the run if there is one and gives everything back. May be called twice."""
+        if self.closed:
+            return
+        self.closed = True
+        if getattr(self, "vcpus", None) and self.state in ("running", "paused", "stopping"):
+            self.stop()
+            with self._change:
+                if not self._change.wait_for(lambda: self.state == "ended", STOP_SECONDS):
+                    raise HostError(
+                        110, f"a vCPU did not stop in {STOP_SECONDS:.0f} s; its memory is kept"
+                    )
+            for vcpu in self.vcpus:
+                if vcpu.thread is not None and vcpu.thread is not threading.current_thread():
+                    vcpu.thread.join()
+        while self._undo:
+            self._undo.pop()()
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def check(result: int, what: str) -> None:
+    """Turns a negative errno from the C side into a HostError that says what failed."""
+    if result < 0:
+        raise HostError(-result, f"{what}: {os.strerror(-result)}")

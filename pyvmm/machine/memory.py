@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guest RAM: one memfd, one mapping, split around the hole below 4 GiB."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from typing import Any, NamedTuple
+
+from pyvmm._core import ffi, lib
+from pyvmm.errors import ConfigError, GuestMemoryError, HostError
+
+PAGE = 4096
+MIB = 1 << 20
+GIB = 1 << 30
+
+#: RAM ends here at the latest and goes on at 4 GiB; between them live the devices and the APICs.
+HOLE_START = 3 * GIB
+HOLE_END = 4 * GIB
+
+#: Huge page sizes that `hugepages=` takes, as the log2 that memfd_create(2) encodes.
+HUGE_SHIFTS = {"2M": 21, "1G": 30}
+_MFD_HUGE_SHIFT = 26
+
+_SUFFIXES = {"": 1, "K": 1 << 10, "M": MIB, "G": GIB, "T": 1 << 40}
+
+
+def parse_size(text: str | int, what: str = "size", default: str = "M") -> int:
+    """Bytes of ``"512M"``, ``"4G"``, ``"0x1000"``-free decimal text; a bare number of text counts in `default`.
+
+    An int is bytes already. Raises ConfigError for anything else.
+    """
+    if isinstance(text, int):
+        return text
+    number = text.strip().upper().removesuffix("IB").removesuffix("B")
+    suffix = number[-1:] if number[-1:] in _SUFFIXES else ""
+    digits = number[:-1] if suffix else number
+    if not (digits.isascii() and digits.isdigit()):
+        raise ConfigError(
+            f"{what} {text!r} is not a size; write a number with K, M, G or T, as in 512M"
+        )
+    return int(digits) * _SUFFIXES[suffix or default]
+
+
+class Region(NamedTuple):
+    """A range of guest-physical addresses, in bytes."""
+
+    gpa: int
+    size: int
+
+
+def ram_layout(size: int) -> tuple[Region, ...]:
+    """Where `size` bytes of RAM lie: up to 3 GiB from 0, the rest from 4 GiB."""
+    low = min(size, HOLE_START)
+    regions = [Region(0, low)]
+    if size > low:
+        regions.append(Region(HOLE_END, size - low))
+    return tuple(regions)
+
+
+class GuestMemory:
+    """The RAM of one guest.
+
+    `size` is in bytes, a multiple of 4096 (or of the huge page size). `hugepages` is None, "2M" or "1G" and takes
+    pages from the host's hugetlb pool. Raises ConfigError for a size that cannot be, HostError when the host has not
+    enough. Memory is given by the host only when touched.
+    """
+
+    def __init__(self, size: int, *, hugepages: str | None = None) -> None:
+        page = self._page_size(hugepages)
+        if size < MIB or size % page:
+            raise ConfigError(
+                f"memory of {size} bytes: it must be at least 1 MiB and a multiple of {page} bytes"
+            )
+        self.size = size
+        self.ram = ram_layout(size)
+        self._offsets = self._file_offsets()
+        self.fd = self._create_file(size, hugepages)
+        try:
+            self._map = self._map_file(self.fd, size, hugepages)
+        except BaseException:
+            os.close(self.fd)
+            raise
+        self._c = self._register()
+
+    @staticmethod
+    def _page_size(hugepages: str | None) -> int:
+        if hugepages is None:
+            return PAGE
+        if hugepages not in HUGE_SHIFTS:
+            raise ConfigError(f"hugepages={hugepages!r}: choose from {', '.join(HUGE_SHIFTS)}")
+        return 1 << HUGE_SHIFTS[hugepages]
+
+    @staticmethod
+    def _create_file(size: int, hugepages: str | None) -> int:
+        flags = os.MFD_CLOEXEC
+        if hugepages:
+            flags |= os.MFD_HUGETLB | HUGE_SHIFTS[hugepages] << _MFD_HUGE_SHIFT
+        try:
+            fd = os.memfd_create("pyvmm-ram", flags)
+        except OSError as error:
+            raise HostError(
+                error.errno,
+                f"memfd_create for guest RAM: {error.strerror}; the kernel needs memfd"
+                + (f" and hugetlb pages of {hugepages}" if hugepages else ""),
+            ) from error
+        try:
+            os.ftruncate(fd, size)
+        except OSError as error:
+            os.close(fd)
+            raise HostError(
+                error.errno, f"guest RAM of {size} bytes: {error.strerror}; ask for less memory"
+            ) from error
+        return fd
+
+    @staticmethod
+    def _map_file(fd: int, size: int, hugepages: str | None) -> mmap.mmap:
+        # hugetlb pages are reserved here, so that a short pool is an error now and not a SIGBUS later.
+        flags = mmap.MAP_SHARED | (0 if hugepages else mmap.MAP_NORESERVE)
+        try:
+            return mmap.mmap(fd, size, flags)
+        except OSError as error:
+            remedy = (
+                f"raise the pool: echo N > /sys/kernel/mm/hugepages/hugepages-"
+                f"{(1 << HUGE_SHIFTS[hugepages]) >> 10}kB/nr_hugepages"
+                if hugepages
+                else "ask for less memory"
+            )
+            raise HostError(
+                error.errno or errno.ENOMEM,
+                f"mapping {size >> 20} MiB of guest RAM: {error.strerror}; {remedy}",
+            ) from error
+
+    def _file_offsets(self) -> tuple[tuple[int, int, int], ...]:
+        """(gpa, size, offset in the file) of each region."""
+        result = []
+        offset = 0
+        for region in self.ram:
+            result.append((region.gpa, region.size, offset))
+            offset += region.size
+        return tuple(result)
+
+    def _register(self) -> Any:
+        memory = lib.guest_memory_create()
+        if memory == ffi.NULL:
+            raise MemoryError
+        for gpa, size, offset in self._offsets:
+            lib.guest_memory_add(memory, gpa, size, ffi.cast("void *", self.address + offset), 0)
+        return memory
+
+    @property
+    def address(self) -> int:
+        """Host virtual address of the mapping's start."""
+        return int(ffi.cast("uintptr_t", ffi.from_buffer(self._map)))
+
+    def slots(self) -> list[tuple[int, int, int]]:
+        """(gpa, size, host virtual address) of each region, as KVM memory slots want them."""
+        base = self.address
+        return [(gpa, size, base + offset) for gpa, size, offset in self._offsets]
+
+    def view(self, gpa: int, length: int) -> memoryview:
+        """The guest's own bytes at [gpa, gpa + length), writable. Raises GuestMemoryError outside RAM."""
+        for start, size, offset in self._offsets:
+            if start <= gpa < start + size and 0 <= length <= start + size - gpa:
+                at = gpa - start + offset
+                return memoryview(self._map)[at : at + length]
+        raise GuestMemoryError(
+            f"guest-physical range {gpa:#x} + {length:#x} is not inside one region of RAM"
+        )
+
+    def read(self, gpa: int, length: int) -> bytes:
+        """A copy of guest memory. Raises GuestMemoryError outside RAM."""
+        with self.view(gpa, length) as view:
+            return bytes(view)
+
+    def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
+        """Copies data into guest memory. Raises GuestMemoryError outside RAM."""
+        with self.view(gpa, len(data)) as view:
+            view[:] = data
+
+    def close(self) -> None:
+        """Gives the memory back. A view still held keeps the mapping until it is released."""
+        if self.fd < 0:
+            return
+        lib.guest_memory_destroy(self._c)
+        self._c = ffi.NULL
+        os.close(self.fd)
+        self.fd = -1
+        try:
+            self._map.close()
+        except BufferError:
+            pass

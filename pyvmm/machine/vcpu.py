@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One virtual CPU: its KVM object, its thread, and what happens when the C loop comes back."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from pyvmm import kvm
+from pyvmm._core import ffi, lib
+from pyvmm.machine import result as results
+from pyvmm.machine.cpustate import BOOT_CS, BOOT_DS
+from pyvmm.machine.hook import Exit, GuestFault
+
+if TYPE_CHECKING:
+    from pyvmm.machine.cpustate import CpuState
+    from pyvmm.machine.machine import Machine
+
+CR0_PE = 1 << 0
+CR0_ET = 1 << 4
+CR0_PG = 1 << 31
+CR4_PAE = 1 << 5
+EFER_LME = 1 << 8
+EFER_LMA = 1 << 10
+
+CODE = 0xB  # execute, read, accessed
+DATA = 0x3  # read, write, accessed
+
+MSR_MTRR_DEF_TYPE = 0x2FF
+MTRR_WRITE_BACK = 1 << 11 | 6  # enabled, default type write-back
+MSR_MISC_ENABLE = 0x1A0
+MISC_FAST_STRINGS = 1
+
+
+def _flat(segment: Any, selector: int, kind: int, *, long: bool) -> None:
+    """A flat 4 GiB segment; `long` makes a code segment 64-bit (SDM 3A, 3.4.5)."""
+    code = kind == CODE
+    segment.base, segment.limit, segment.selector = 0, 0xFFFFFFFF, selector
+    segment.type, segment.present, segment.dpl, segment.s, segment.g = kind, 1, 0, 1, 1
+    segment.l, segment.db = int(code and long), int(not (code and long))
+
+
+class Vcpu:
+    """A vCPU of a machine. `index` is its APIC id; `kvm` the `pyvmm.kvm.Vcpu` for its registers.
+
+    Registers may be read and set from a hook on this vCPU, or while the machine is paused or not started.
+    """
+
+    def __init__(self, machine: Machine, index: int) -> None:
+        self.machine = machine
+        self.index = index
+        self.kvm = machine.vm.create_vcpu(index)
+        self.parked = False
+        self.thread: threading.Thread | None = None
+        run = int(ffi.cast("uintptr_t", kvm.ffi.cast("uintptr_t", self.kvm.run)))
+        self._c = lib.vcpu_create(self.kvm.fd, run, machine.pio, machine.mmio, machine.msr)
+        if self._c == ffi.NULL:
+            self.kvm.close()
+            raise MemoryError
+
+    def set_cpuid(self, table: Any) -> None:
+        """Gives the vCPU its CPUID table, a `struct kvm_cpuid2 *`."""
+        self.kvm.set_cpuid2(table)
+
+    def set_msrs(self) -> None:
+        """What firmware would have set: memory is write-back, fast strings are on."""
+        for index, value in (
+            (MSR_MTRR_DEF_TYPE, MTRR_WRITE_BACK),
+            (MSR_MISC_ENABLE, MISC_FAST_STRINGS),
+        ):
+            try:
+                self.kvm.set_msrs({index: value})
+            except kvm.KvmError:
+                # Software back ends know fewer MSRs; a guest that needs one will say so.
+                continue
+
+    def set_state(self, state: CpuState) -> None:
+        """Puts the vCPU where a loaded kernel begins."""
+        sregs = self.kvm.get_sregs()
+        if state.mode == "real":
+            self._set_real(sregs)
+        else:
+            self._set_flat(sregs, state)
+        self.kvm.set_sregs(sregs)
+        regs = kvm.ffi.new("struct kvm_regs *")
+        regs.rip, regs.rsp, regs.rflags = state.rip, state.rsp, 2
+        regs.rax, regs.rbx, regs.rsi, regs.rdi = state.rax, state.rbx, state.rsi, state.rdi
+        self.kvm.set_regs(regs)
+
+    @staticmethod
+    def _set_real(sregs: Any) -> None:
+        sregs.cs.base, sregs.cs.selector = 0, 0
+
+    @staticmethod
+    def _set_flat(sregs: Any, state: CpuState) -> None:
+        long = state.mode == "long"
+        _flat(sregs.cs, BOOT_CS, CODE, long=long)
+        for name in ("ds", "es", "fs", "gs", "ss"):
+            _flat(getattr(sregs, name), BOOT_DS, DATA, long=long)
+        sregs.gdt.base, sregs.gdt.limit = state.gdt_base, state.gdt_limit
+        sregs.idt.base, sregs.idt.limit = 0, 0
+        sregs.cr0 = CR0_PE | CR0_ET | (CR0_PG if long else 0)
+        if long:
+            sregs.cr3, sregs.cr4 = state.cr3, CR4_PAE
+            sregs.efer = EFER_LME | EFER_LMA
+
+    def start(self) -> None:
+        """Starts the vCPU's thread."""
+        self.thread = threading.Thread(target=self._main, name=f"vcpu{self.index}", daemon=True)
+        self.thread.start()
+
+    def request(self, bits: int) -> None:
+        """Gets the vCPU out of the guest, from any thread, to look at a VCPU_REQUEST_* bit."""
+        lib.vcpu_request(self._c, bits)
+
+    def settle(self) -> None:
+        """Completes the second half of the last exit, so that registers are those after the instruction."""
+        lib.vcpu_settle(self._c)
+
+    def _main(self) -> None:
+        lib.vcpu_attach(self._c)
+        try:
+            self._loop()
+        except BaseException as error:
+            self.machine._failed(self, error)
+        finally:
+            lib.vcpu_detach(self._c)
+            self.machine._left(self)
+
+    def _loop(self) -> None:
+        run, c, hooks = lib.vcpu_run, self._c, self.machine.hooks
+        kicked, hooked = lib.VCPU_KICKED, lib.VCPU_HOOK
+        access = c.access
+        while True:
+            event = run(c)
+            if event == hooked:
+                value = access.value
+                is_write = access.is_write
+                if not is_write:
+                    value = 0xFFFFFFFFFFFFFFFF
+                exit = Exit(
+                    self, access.address, access.offset, access.length, bool(is_write), value
+                )
+                try:
+                    answer = hooks[c.hook](exit)
+                except GuestFault:
+                    c.error = lib.BUS_FAULT
+                    continue
+                if not is_write:
+                    if answer is None:
+                        answer = exit.value
+                    access.value = answer & 0xFFFFFFFFFFFFFFFF
+            elif event == kicked:
+                if not self._serve_requests():
+                    return
+            else:
+                self.machine._ended(self, self._result(event))
+                return
+
+    def _serve_requests(self) -> bool:
+        """False when the vCPU shall leave its loop."""
+        requests = lib.vcpu_take_requests(self._c)
+        if requests & lib.VCPU_REQUEST_STOP:
+            self.settle()
+            return False
+        if requests & lib.VCPU_REQUEST_PAUSE:
+            self.settle()
+            return self.machine._park(self)
+        return True
+
+    def _result(self, event: int) -> results.Result:
+        reason = results.BY_EVENT.get(event, results.UNKNOWN_EXIT)
+        return results.Result(reason, vcpu=self.index, detail=self._detail(event))
+
+    def _detail(self, event: int) -> str:
+        run = self.kvm.run
+        name = exit_name(self._c.exit_reason)
+        if event == lib.VCPU_IOCTL_FAILED:
+            import os
+
+            error = self._c.error
+            return f"KVM_RUN failed: {os.strerror(error)} (errno {error}), exit reason {name}"
+        if event == lib.VCPU_INTERNAL_ERROR:
+            return f"KVM could not go on: suberror {run.internal.suberror}"
+        if event == lib.VCPU_ENTRY_FAILURE:
+            reason = run.fail_entry.hardware_entry_failure_reason
+            return f"the CPU refused to enter the guest: hardware reason {reason:#x}"
+        if event == lib.VCPU_UNKNOWN_EXIT:
+            return f"exit of kind {name}, which pyvmm has no answer to"
+        if event == lib.VCPU_DEBUG:
+            return "guest debug event with nobody to serve it"
+        return ""
+
+    def exits(self) -> dict[str, int]:
+        """Exits so far, by kind; kinds that never came are left out."""
+        counts = self._c.exits
+        return {exit_name(i): counts[i] for i in range(lib.VCPU_EXIT_KINDS) if counts[i]}
+
+    @property
+    def unclaimed(self) -> int:
+        """Accesses that no device and no hook answered."""
+        return int(self._c.unclaimed)
+
+    def close(self) -> None:
+        """Frees the vCPU; its thread must have ended."""
+        if self._c != ffi.NULL:
+            lib.vcpu_destroy(self._c)
+            self._c = ffi.NULL
+            self.kvm.close()
+
+
+_EXIT_NAMES: dict[int, str] = {}
+
+
+def exit_name(reason: int) -> str:
+    """The name of a KVM exit reason without its prefix, in lower case: "io", "mmio", "hlt"."""
+    if not _EXIT_NAMES:
+        for name in dir(kvm.lib):
+            if name.startswith("KVM_EXIT_") and not name.startswith(
+                ("KVM_EXIT_IO_", "KVM_EXIT_HYPERV_", "KVM_EXIT_XEN_")
+            ):
+                _EXIT_NAMES.setdefault(getattr(kvm.lib, name), name[9:].lower())
+    return _EXIT_NAMES.get(reason, f"exit-{reason}")

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public face: a virtual machine put together from memory, a kernel and devices, and run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pyvmm.boot import acpi, load
+from pyvmm.devices.serial import Serial
+from pyvmm.errors import ConfigError, StateError
+from pyvmm.machine import result as results
+from pyvmm.machine.machine import Machine
+from pyvmm.machine.memory import parse_size
+from pyvmm.machine.result import Result
+
+if TYPE_CHECKING:
+    from pyvmm.devices.virtio_blk import VirtioBlk
+    from pyvmm.devices.virtio_console import VirtioConsole
+    from pyvmm.devices.virtio_net import VirtioNet
+    from pyvmm.devices.virtio_rng import VirtioRng
+    from pyvmm.machine.cpustate import CpuState
+    from pyvmm.machine.hook import Handler
+    from pyvmm.machine.vcpu import Vcpu
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: One file, or several (paths, or bytes of further archives) that the kernel unpacks one after the other.
+Initrd = str | bytes | Sequence[str | bytes]
+
+
+class VM:
+    """A virtual machine.
+
+    `memory` is in bytes, or text such as "256M"; `cpus` the number of vCPUs. `kernel` is a bzImage, an ELF vmlinux with a
+    PVH entry, or a flat binary (`flat` says how that starts: "real", "protected" or "long"); without one, give
+    `load_state` the registers yourself. `initrd` is a file or several parts. `hugepages` is None, "2M" or "1G".
+    `irqchip=False` is for bare programs that end with HLT. `nested=True` shows VMX or SVM to the guest.
+
+    Raises `ConfigError` for options that cannot work, `ImageError` (at `start`) for images, and `pyvmm.kvm` errors when the
+    host refuses. A context manager; `close` gives everything back.
+    """
+
+    def __init__(
+        self,
+        memory: str | int = "256M",
+        cpus: int = 1,
+        *,
+        kernel: str | os.PathLike[str] | None = None,
+        initrd: Initrd | None = None,
+        cmdline: str = "",
+        flat: str | None = None,
+        hugepages: str | None = None,
+        irqchip: bool = True,
+        nested: bool = False,
+        kvm_path: str = "/dev/kvm",
+    ) -> None:
+        self.kernel = os.fspath(kernel) if kernel is not None else None
+        self.initrd = _parts(initrd)
+        self.cmdline = cmdline
+        self.flat = flat
+        self.serial: Serial | None = None
+        self._state: CpuState | None = None
+        self.machine = Machine(
+            parse_size(memory, "memory"),
+            cpus,
+            hugepages=hugepages,
+            irqchip=irqchip,
+            nested=nested,
+            kvm_path=kvm_path,
+        )
+
+    @property
+    def memory(self) -> Any:
+        """The guest's RAM, a `pyvmm.machine.memory.GuestMemory`."""
+        return self.machine.memory
+
+    @property
+    def vcpus(self) -> list[Vcpu]:
+        """The vCPUs, by index."""
+        return self.machine.vcpus
+
+    @property
+    def state(self) -> str:
+        """One of built, running, paused, stopping, ended, closed."""
+        return "closed" if self.machine.closed else self.machine.state
+
+    # Devices: all before `start`.
+
+    def add_serial(self, output_fd: int = -1, input_fd: int = -1, **options: Any) -> Serial:
+        """COM1 on file descriptors that stay the caller's; -1 for none. Its last output is always kept."""
+        self._before_start("a serial port")
+        if self.serial is not None:
+            raise ConfigError("there is one serial port, and it was added already")
+        self.serial = Serial(self.machine, output_fd, input_fd, **options)
+        return self.serial
+
+    def add_disk(
+        self, disk: str | os.PathLike[str] | int, *, readonly: bool = False, serial: str = ""
+    ) -> VirtioBlk:
+        """A virtio disk over a raw file, a block device or a descriptor such as a memfd."""
+        from pyvmm.devices.virtio_blk import VirtioBlk
+
+        self._before_start("a disk")
+        where = disk if isinstance(disk, int) else os.fspath(disk)
+        return VirtioBlk(self.machine, where, readonly=readonly, serial=serial)
+
+    def add_console(
+        self, input_fd: int | None = None, output_fd: int | None = None, **options: Any
+    ) -> VirtioConsole:
+        """A virtio console (hvc0 in Linux) on file descriptors that stay the caller's."""
+        from pyvmm.devices.virtio_console import VirtioConsole
+
+        self._before_start("a console")
+        return VirtioConsole(self.machine, input_fd, output_fd, **options)
+
+    def add_rng(self) -> VirtioRng:
+        """A virtio entropy source fed by the host's getrandom(2)."""
+        from pyvmm.devices.virtio_rng import VirtioRng
+
+        self._before_start("an entropy source")
+        return VirtioRng(self.machine)
+
+    def add_net(self, tap: Any, mac: str | None = None) -> VirtioNet:
+        """A virtio network card on a tap: the name of one, or a `pyvmm.devices.tap.Tap`."""
+        from pyvmm.devices.tap import Tap
+        from pyvmm.devices.virtio_net import VirtioNet
+
+        self._before_start("a network card")
+        if isinstance(tap, str):
+            tap = Tap(tap)
+            self.machine._undo.append(tap.close)
+        return VirtioNet(self.machine, tap, mac=mac)
+
+    # Hooks: with a handler, or as decorators.
+
+    def on_port(self, port: int, count: int = 1) -> Callable[[F], F]:
+        """Decorator: calls the function with an `Exit` for accesses to `count` ports from `port` on.
+
+        For a read the function returns the value, or sets `exit.value`. Raises ConfigError where a device sits.
+        """
+        return self._decorator(lambda handler: self.machine.on_port(port, handler, count))
+
+    def on_mmio(self, address: int, length: int) -> Callable[[F], F]:
+        """Decorator: the same for guest-physical addresses outside RAM."""
+        return self._decorator(lambda handler: self.machine.on_mmio(address, length, handler))
+
+    def on_msr(self, index: int, count: int = 1) -> Callable[[F], F]:
+        """Decorator: the same for RDMSR and WRMSR; raise `GuestFault` to give the guest #GP."""
+        return self._decorator(lambda handler: self.machine.on_msr(index, handler, count))
+
+    @staticmethod
+    def _decorator(register: Callable[[Handler], None]) -> Callable[[F], F]:
+        def decorate(function: F) -> F:
+            register(function)
+            return function
+
+        return decorate
+
+    # The life of a run.
+
+    def load_state(self, state: CpuState) -> None:
+        """Starts the first vCPU with these registers instead of a kernel's."""
+        self._before_start("a start state")
+        self._state = state
+
+    def start(self) -> None:
+        """Loads the kernel and starts the vCPUs; comes back at once."""
+        self._before_start("a start")
+        if self.serial is None:
+            self.add_serial()
+        self.machine.set_state(self._state or self._load())
+        self.machine.start()
+
+    def _load(self) -> CpuState:
+        if self.kernel is None:
+            raise ConfigError("no kernel: give kernel=PATH, or registers with load_state()")
+        rsdp = acpi.install(
+            self.memory, len(self.vcpus), self.machine.virtio_devices(), serial=True
+        )
+        return load.load_kernel(
+            self.kernel,
+            self.memory,
+            cmdline=self.cmdline,
+            initrd=self.initrd,
+            rsdp=rsdp,
+            flat=self.flat,
+        )
+
+    def wait(self, timeout: float | None = None) -> Result | None:
+        """The result once the run is over, or None after `timeout` seconds. Raises what a hook raised."""
+        return self.machine.wait(timeout)
+
+    def run(self, timeout: float | None = None) -> Result:
+        """Starts, waits, and returns how it ended; after `timeout` seconds the run ends as "timeout".
+
+        An interrupt (ctrl-c) stops the guest and is raised again.
+        """
+        self.start()
+        try:
+            result = self.wait(timeout)
+        except BaseException:
+            self.stop()
+            raise
+        if result is None:
+            detail = f"the guest was still running after {timeout:g} s"
+            self.machine.stop(Result(results.TIMEOUT, detail=detail))
+            result = self.wait()
+        assert result is not None
+        if self.serial is not None:
+            self.serial.drain()
+        return result
+
+    def pause(self) -> None:
+        """Stops every vCPU between two instructions, and waits for it (from a hook: only asks for it)."""
+        self.machine.pause()
+
+    def resume(self) -> None:
+        """Lets a paused machine go on."""
+        self.machine.resume()
+
+    def stop(self) -> None:
+        """Ends the run, from any thread."""
+        self.machine.stop()
+
+    def power_button(self) -> bool:
+        """Asks the guest to shut down; False while it does not listen to the ACPI power button."""
+        return self.machine.power_button()
+
+    def console_log(self) -> bytes:
+        """The last output of the serial port, at most 64 KiB."""
+        return self.serial.tail() if self.serial is not None else b""
+
+    def _before_start(self, what: str) -> None:
+        if self.state != "built":
+            raise StateError(f"{what} comes before the start; this machine is {self.state}")
+
+    def close(self) -> None:
+        """Ends a run that is still on and gives everything back. May be called twice."""
+        self.machine.close()
+
+    def __enter__(self) -> VM:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _parts(initrd: Initrd | None) -> list[str | bytes]:
+    if initrd is None:
+        return []
+    if isinstance(initrd, (str, bytes)):
+        return [initrd]
+    return [part if isinstance(part, bytes) else os.fspath(part) for part in initrd]
