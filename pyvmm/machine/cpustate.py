@@ -16,7 +16,7 @@ class CpuState(NamedTuple):
     ``mode`` is one of
 
     * ``"long"``: 64-bit mode, paging on with ``cr3``; CS is `BOOT_CS`, the data segments `BOOT_DS`;
-    * ``"protected"``: 32-bit flat segments, paging off; CS is `BOOT_CS`, the data segments `BOOT_DS`;
+    * ``"protected"``: 32-bit flat segments, paging off; the same selectors;
     * ``"real"``: every segment has base and selector 0, so IP is ``rip``.
 
     Interrupts are off in all three. ``gdt_base`` and ``gdt_limit`` (bytes - 1) describe a GDT that

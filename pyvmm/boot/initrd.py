@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The initial RAM disk: several archives put end to end, high in low memory."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyvmm.boot.image import Image
+from pyvmm.boot.layout import PAGE_SIZE, align_up, mib
+from pyvmm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pyvmm.boot.image import Source
+    from pyvmm.machine.memory import GuestMemory
+
+
+class Placed(NamedTuple):
+    """Where the initrd lies: guest-physical ``gpa`` and ``size`` in bytes, both 0 for none."""
+
+    gpa: int
+    size: int
+
+
+def load(memory: GuestMemory, parts: Iterable[Source], *, floor: int, ceiling: int) -> Placed:
+    """Put ``parts`` (paths, or bytes) as high as fits between ``floor`` and ``ceiling``.
+
+    Each part starts at a multiple of 4, filled up with zeros, which is how the kernel tells
+    archives apart (Documentation/driver-api/early-userspace/buffer-format.rst). Raises
+    `ConfigError` when they do not fit, `ImageError` or `HostError` for a part that cannot be used.
+    """
+    with ExitStack() as opened:
+        images = [opened.enter_context(Image(part, "initrd")) for part in parts]
+        size = 0
+        for image in images:
+            size = align_up(size, 4) + image.size
+        if size == 0:
+            return Placed(0, 0)
+        gpa = (ceiling - size) & -PAGE_SIZE
+        if gpa < floor:
+            raise ConfigError(
+                f"the initrd of {mib(size)} MiB does not fit between the kernel, which ends at "
+                f"{mib(floor)} MiB, and the highest address for it, {mib(ceiling)} MiB; "
+                "give the guest more memory or use a smaller initrd"
+            )
+        with memory.view(gpa, size) as view:
+            _fill(view, images)
+    return Placed(gpa, size)
+
+
+def _fill(view: memoryview, images: Sequence[Image]) -> None:
+    offset = 0
+    for image in images:
+        start = align_up(offset, 4)
+        view[offset:start] = bytes(start - offset)
+        with view[start : start + image.size] as part:
+            image.read_into(0, part)
+        offset = start + image.size

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the boot layer puts what it hands to a kernel, and the checks that all loaders share.
+
+All of it lies below the firmware's area; a kernel copies what it needs and then owns the memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyvmm.boot.e820 import EBDA, HIGH_MEMORY
+from pyvmm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pyvmm.machine.memory import GuestMemory
+
+GDT = 0x500
+PVH_START_INFO = 0x6000
+BOOT_PARAMS = 0x7000
+SETUP_DATA = 0x8000
+PAGE_TABLES = 0x9000
+COMMAND_LINE = 0x20000
+
+PAGE_SIZE = 0x1000
+MIB = 1 << 20
+
+
+def align_up(value: int, alignment: int) -> int:
+    """The next multiple of ``alignment``, a power of two, at or above ``value``."""
+    return (value + alignment - 1) & -alignment
+
+
+def mib(size: int) -> int:
+    """``size`` bytes in MiB, rounded up: what a message tells a user to ask for."""
+    return -(-size // MIB)
+
+
+def low_memory_end(memory: GuestMemory) -> int:
+    """The end of the RAM that starts at address 0; `ConfigError` when no kernel can use it."""
+    if not memory.ram or memory.ram[0].gpa != 0:
+        raise ConfigError("the guest has no RAM at address 0, where a kernel's parameters belong")
+    end = memory.ram[0].size
+    if end <= HIGH_MEMORY:
+        raise ConfigError(
+            f"{end} bytes of guest memory cannot hold a kernel; give it 1 MiB and more"
+        )
+    return end
+
+
+def write_command_line(memory: GuestMemory, cmdline: str, limit: int) -> int:
+    """Write ``cmdline`` with its NUL; return its address. ``limit`` bytes do not count the NUL.
+
+    Raises `ConfigError` when it is longer, or holds a NUL that would cut it short.
+    """
+    text = cmdline.encode("utf-8", "surrogateescape")
+    limit = min(limit, EBDA - COMMAND_LINE - 1)
+    if b"\0" in text:
+        raise ConfigError("the kernel command line contains a NUL character; remove it")
+    if len(text) > limit:
+        raise ConfigError(
+            f"the kernel command line has {len(text)} bytes and this kernel takes at most {limit}; "
+            "shorten it"
+        )
+    memory.write(COMMAND_LINE, text + b"\0")
+    return COMMAND_LINE
