@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pyvmm demo`: boots the project's Linux guest and shows its console and a summary."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from pyvmm.cli import status
+
+if TYPE_CHECKING:
+    import argparse
+
+GUEST_SAYS = """
+echo; echo "Hello from Linux $(uname -r), $(nproc) CPUs:"
+grep -m1 'model name' /proc/cpuinfo
+free -m
+ls /dev/hvc0 /dev/hwrng /dev/vda 2>/dev/null
+dmesg | grep -i -m3 'kvm\\|hypervisor'
+"""
+
+
+def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
+    """Adds the subcommand's options."""
+    parser = sub.add_parser("demo", help="boot the project's Linux guest and show what happened")
+    parser.add_argument("--linux", default="6.12", help="which guest (%(default)s)")
+    parser.add_argument("--inside", action="store_true", help="do not enter the lab")
+
+
+def run_arguments(linux: str) -> list[str]:
+    """The `pyvmm run` of the demonstration: the kernel's own messages, then a few words by the guest."""
+    return [
+        "run", "--linux", linux, "-c", "2", "-m", "256M", "--console", "serial", "--summary", "--timeout", "240", "-v",
+        "--", "sh", "-c", GUEST_SAYS,
+    ]  # fmt: skip
+
+
+def ensure_guest(linux: str) -> None:
+    """Builds the guest if the cache has none."""
+    from pyvmm.guest.cache import find
+
+    if find(linux) is None:
+        from pyvmm.guest.build import build
+
+        print(f"demo: building the Linux {linux} guest, once; about 6 minutes", file=sys.stderr)
+        build(linux)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Boots on /dev/kvm where that can run Linux, else in the lab, and says which and why."""
+    from pyvmm.probe import probe
+
+    found = probe()
+    if found.boots_linux:
+        print(f"demo: {found.verdict}; booting directly", file=sys.stderr)
+        ensure_guest(args.linux)
+        from pyvmm.cli.main import main as pyvmm
+
+        return pyvmm(run_arguments(args.linux))
+    print(f"demo: {found.verdict}", file=sys.stderr)
+    if args.inside:
+        return status.HOST
+    print(
+        "demo: booting inside the lab: an outer Linux with kvm_amd on emulated SVM", file=sys.stderr
+    )
+    ensure_guest(args.linux)
+    from pyvmm import lab
+
+    return lab.run(
+        [sys.executable, "-m", "pyvmm", "demo", "--inside", "--linux", args.linux], env=_env()
+    )
+
+
+def _env() -> dict[str, str]:
+    return {name: os.environ[name] for name in ("TERM",) if name in os.environ}

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: one module per subcommand, loaded only when named."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from pyvmm.cli import status
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+#: Subcommand -> what its line in the help says. The module is pyvmm.cli.<name>.
+COMMANDS = {
+    "run": "boot a guest, or run one command in it",
+    "demo": "boot the project's Linux guest and show what happened",
+    "doctor": "say what KVM this machine has and what it can run",
+    "guest": "build, list and remove guest kernels",
+    "lab": "run a command inside an outer Linux with emulated SVM",
+}
+
+
+def overview() -> str:
+    """The help of the command itself."""
+    lines = ["usage: pyvmm COMMAND [OPTIONS]", "", "A virtual machine monitor on Linux KVM.", ""]
+    lines += [f"  {name:8} {text}" for name, text in COMMANDS.items()]
+    lines += ["", "pyvmm COMMAND --help says more. Exit statuses:", ""]
+    lines += [f"  {number:8} {text}" for number, text in status.MEANINGS.items()]
+    return "\n".join(lines)
+
+
+def _parse(name: str, rest: Sequence[str]) -> tuple[argparse.Namespace, object]:
+    import argparse
+    import importlib
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> None:  # type: ignore[override]
+            self.print_usage(sys.stderr)
+            self.exit(status.USAGE, f"pyvmm: {message}\n")
+
+    module = importlib.import_module(f"pyvmm.cli.{name}")
+    parser = Parser(prog="pyvmm")
+    sub = parser.add_subparsers(dest="command", required=True)
+    module.add_parser(sub)
+    return parser.parse_args([name, *rest]), module
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one subcommand and returns the exit status, one of `pyvmm.cli.status`."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return status.OK if arguments else status.USAGE
+    if arguments[0] in ("-V", "--version"):
+        import pyvmm
+
+        print(f"pyvmm {pyvmm.__version__}")
+        return status.OK
+    if arguments[0] not in COMMANDS:
+        print(f"pyvmm: no command {arguments[0]!r}; see pyvmm --help", file=sys.stderr)
+        return status.USAGE
+    return _run(arguments[0], arguments[1:])
+
+
+def _run(name: str, rest: Sequence[str]) -> int:
+    from pyvmm.errors import Error
+
+    try:
+        args, module = _parse(name, rest)
+        return int(module.main(args))  # type: ignore[attr-defined]
+    except Error as error:
+        print(f"pyvmm: {error}", file=sys.stderr)
+        return status.of_error(error)
+    except KeyboardInterrupt:
+        return status.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output is gone; say nothing more to it.
+        sys.stderr.close()
+        return status.BROKEN_PIPE
+
+
+def entry() -> None:
+    """The `pyvmm` program."""
+    sys.exit(main())

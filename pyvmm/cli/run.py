@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pyvmm run`: boot a guest on this terminal, or run one command in it and return its exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from pyvmm.cli import status
+from pyvmm.errors import ConfigError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pyvmm.machine.result import Result
+    from pyvmm.vm import VM
+
+#: What every guest kernel gets. A panic ends the run at once; one UART is there to be probed.
+BASE_CMDLINE = "panic=-1 8250.nr_uarts=1 random.trust_cpu=on"
+QUIET = "quiet loglevel=3"
+VERBOSE = "ignore_loglevel"
+STOCK = "stock-"
+
+
+def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
+    """Adds the subcommand's options."""
+    parser = sub.add_parser(
+        "run",
+        help="boot a guest, or run one command in it",
+        usage="pyvmm run [OPTIONS] [-- COMMAND [ARG...]]",
+        description="Without -k the project's own guest is booted (pyvmm guest build makes it): with a COMMAND "
+        "that runs there and its exit status becomes pyvmm's; without one there is a shell. "
+        "ctrl-a x ends the guest.",
+    )
+    add = parser.add_argument
+    add("-k", "--kernel", metavar="FILE", help="bzImage, ELF vmlinux with PVH, or flat binary")
+    add(
+        "-i", "--initrd", metavar="FILE", action="append", help="initial RAM disk; repeat to append"
+    )
+    add(
+        "-m", "--memory", metavar="SIZE", default="256M", help="RAM, as in 512M or 4G (%(default)s)"
+    )
+    add("-c", "--cpus", metavar="N", type=int, default=1, help="vCPUs (%(default)s)")
+    add("-p", "--params", metavar="TEXT", default="", help="further kernel parameters")
+    add(
+        "-d",
+        "--disk",
+        metavar="FILE[,ro][,serial=S]",
+        action="append",
+        default=[],
+        help="virtio disk",
+    )
+    add("--net", metavar="TAP", action="append", default=[], help="virtio network card on a tap")
+    add("--no-rng", action="store_true", help="no virtio entropy source")
+    add(
+        "--console",
+        choices=("serial", "virtio", "none"),
+        help="what the terminal is connected to (virtio with a COMMAND, else serial)",
+    )
+    add("--log", metavar="FILE", help="write the serial port's output there")
+    add(
+        "--linux",
+        metavar="NAME",
+        default="6.12",
+        help="which built guest: 6.12, 6.1, or Debian's own as stock-6.12, stock-6.1 (%(default)s)",
+    )
+    add(
+        "--env", metavar="NAME[=VALUE]", action="append", default=[], help="for the COMMAND; repeat"
+    )
+    add("--flat", choices=("real", "protected", "long"), help="start mode of a flat binary")
+    add("--hugepages", choices=("2M", "1G"), help="take RAM from the host's hugetlb pool")
+    add("--nested", action="store_true", help="let the guest see VMX or SVM")
+    add("--timeout", metavar="SECONDS", type=float, help="end the guest then, with status 124")
+    add("--json", metavar="FILE", help="write result, exits and memory use there (- for stdout)")
+    add("--summary", action="store_true", help="a screen about the run, on stderr")
+    add("--dry-run", action="store_true", help="say what would be started, and start nothing")
+    add("-v", "--verbose", action="store_true", help="all kernel messages, on the terminal")
+    add("--kvm", metavar="FILE", default="/dev/kvm", help=argparse_suppress())
+    add("command", nargs="*", metavar="COMMAND", help="to run in the guest, after --")
+
+
+def argparse_suppress() -> str:
+    """argparse.SUPPRESS without importing argparse for it."""
+    return "==SUPPRESS=="
+
+
+class Plan:
+    """What a `pyvmm run` will start: files, command line and devices, all resolved."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.own_guest = args.kernel is None
+        self.console = args.console or ("virtio" if args.command else "serial")
+        if args.command and not self.own_guest:
+            raise ConfigError(
+                "a COMMAND needs the project's own initramfs; leave -k away, or drop the COMMAND"
+            )
+        if args.timeout is not None and args.timeout <= 0:
+            raise ConfigError(f"--timeout {args.timeout:g}: it must be more than 0 seconds")
+        self.disks = [parse_disk(text) for text in args.disk]
+        self.kernel, initrd = self._images()
+        self.initrd: list[str | bytes] = [*initrd]
+        if self.own_guest:
+            self.initrd.append(self._overlay())
+        self.cmdline = self._cmdline()
+
+    def _images(self) -> tuple[str, list[str]]:
+        args = self.args
+        if not self.own_guest:
+            return args.kernel, args.initrd or []
+        guest = find_guest(args.linux)
+        return guest.vmlinux or guest.kernel, args.initrd or [guest.initramfs]
+
+    def _overlay(self) -> bytes:
+        from pyvmm.guest.overlay import overlay
+
+        return overlay(self.args.command, parse_env(self.args.env))
+
+    def _cmdline(self) -> str:
+        args = self.args
+        parts = [BASE_CMDLINE]
+        # The command's output must be alone on the terminal, so the kernel's goes to the log.
+        quiet = bool(args.command) and not args.verbose
+        if self.console == "virtio" and not self.own_guest:
+            parts.append("console=ttyS0 console=hvc0")
+        else:
+            parts.append("console=ttyS0")
+        if args.verbose:
+            parts.append(VERBOSE)
+        elif quiet:
+            parts.append(QUIET)
+        if self.own_guest:
+            parts.append(self._init_params())
+        if args.params:
+            parts.append(args.params)
+        return " ".join(part for part in parts if part)
+
+    def _init_params(self) -> str:
+        """What the guest's init wants to know (guest-linux-patch/init)."""
+        parts = ["pyvmm.mark=1"]
+        if self.console == "virtio":
+            parts.append("pyvmm.console=hvc0")
+        if self.args.command and not (os.isatty(0) and os.isatty(1)):
+            parts.append("pyvmm.raw=1")
+        elif os.isatty(1):
+            size = os.get_terminal_size(1)
+            parts.append(f"pyvmm.size={size.columns}x{size.lines}")
+            parts.append(f"pyvmm.term={os.environ.get('TERM', 'linux')}")
+        return " ".join(parts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --dry-run and --json."""
+        args = self.args
+        return {
+            "kernel": self.kernel,
+            "initrd": [p if isinstance(p, str) else f"<{len(p)} bytes>" for p in self.initrd],
+            "cmdline": self.cmdline,
+            "memory": args.memory,
+            "cpus": args.cpus,
+            "disks": [{"file": f, "readonly": ro, "serial": s} for f, ro, s in self.disks],
+            "net": args.net,
+            "console": self.console,
+            "command": args.command,
+        }
+
+
+def find_guest(name: str) -> Any:
+    """The built guest of that name; ConfigError with the command that builds it."""
+    from pyvmm.guest import cache
+
+    if name.startswith(STOCK):
+        from pyvmm.guest.stock import stock
+
+        return stock(name.removeprefix(STOCK))
+    if name not in cache.VERSIONS:
+        known = ", ".join([*cache.VERSIONS, *(STOCK + v for v in cache.VERSIONS)])
+        raise ConfigError(f"no guest {name!r}; there are {known}")
+    guest = cache.find(name)
+    if guest is None:
+        raise ConfigError(
+            f"the {name} guest is not built, or its sources changed; run: pyvmm guest build --linux {name}"
+        )
+    return guest
+
+
+def parse_disk(text: str) -> tuple[str, bool, str]:
+    """(file, read-only, serial) of FILE[,ro][,serial=S]."""
+    name, *options = text.split(",")
+    readonly, serial = False, ""
+    for option in options:
+        if option == "ro":
+            readonly = True
+        elif option.startswith("serial="):
+            serial = option.removeprefix("serial=")
+        else:
+            raise ConfigError(f"--disk {text}: {option!r} is neither ro nor serial=S")
+    if not name:
+        raise ConfigError(f"--disk {text}: the file is missing")
+    return name, readonly, serial
+
+
+def parse_env(entries: list[str]) -> dict[str, str]:
+    """Environment from NAME=VALUE and NAME (taken from our own environment, if it is there)."""
+    result = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if equals:
+            result[name] = value
+        elif name in os.environ:
+            result[name] = os.environ[name]
+    return result
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs it; the exit status is one of `pyvmm.cli.status`."""
+    plan = Plan(args)
+    if args.dry_run:
+        _print_json(plan.as_dict(), "-")
+        return status.OK
+    from pyvmm.vm import VM
+
+    with VM(
+        args.memory,
+        args.cpus,
+        kernel=plan.kernel,
+        initrd=plan.initrd or None,
+        cmdline=plan.cmdline,
+        flat=args.flat,
+        hugepages=args.hugepages,
+        nested=args.nested,
+        kvm_path=args.kvm,
+    ) as vm:
+        return _run(vm, plan)
+
+
+def _run(vm: VM, plan: Plan) -> int:
+    from pyvmm.devices.terminal import Terminal
+
+    args = plan.args
+    interactive = plan.console != "none"
+    quit_fd = os.eventfd(0, os.EFD_CLOEXEC)
+    log = _open_log(args.log)
+    try:
+        with Terminal(0, 1) if interactive else _Plain() as terminal:
+            _add_devices(vm, plan, terminal.active, quit_fd, log)
+            _stop_on_signals(vm)
+            watcher = _watch_quit(vm, quit_fd)
+            try:
+                result = vm.run(args.timeout)
+            finally:
+                os.eventfd_write(quit_fd, 1)
+                watcher.join()
+            _drain(vm)
+    finally:
+        os.close(quit_fd)
+        if log >= 0:
+            os.close(log)
+    _report(vm, plan, result)
+    return status.of_result(result.reason, result.status)
+
+
+class _Plain:
+    """Stands for the terminal when there is none to set up."""
+
+    active = False
+
+    def __enter__(self) -> _Plain:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return
+
+
+def _open_log(path: str | None) -> int:
+    if path is None:
+        return -1
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ConfigError(f"--log {path}: {error.strerror}") from error
+
+
+def _add_devices(vm: VM, plan: Plan, tty: bool, quit_fd: int, log: int) -> None:
+    args = plan.args
+    on_serial = plan.console == "serial"
+    vm.add_serial(
+        1 if on_serial else (2 if args.verbose and log < 0 else log),
+        0 if on_serial else -1,
+        escape=on_serial and tty,
+        quit_fd=quit_fd if on_serial else -1,
+    )
+    if plan.console == "virtio":
+        vm.add_console(0, 1, escape=tty, quit_fd=quit_fd)
+    for name, readonly, serial in plan.disks:
+        vm.add_disk(name, readonly=readonly, serial=serial)
+    for tap in args.net:
+        vm.add_net(tap)
+    if not args.no_rng:
+        vm.add_rng()
+
+
+def _stop_on_signals(vm: VM) -> None:
+    """SIGTERM and SIGHUP end the guest in order, so that everything is given back."""
+    import signal
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: vm.stop())
+
+
+def _watch_quit(vm: VM, quit_fd: int) -> Any:
+    """A thread that ends the guest when ctrl-a x was typed."""
+    import threading
+
+    def wait() -> None:
+        os.eventfd_read(quit_fd)
+        vm.stop()
+
+    thread = threading.Thread(target=wait, name="quit", daemon=True)
+    thread.start()
+    return thread
+
+
+def _drain(vm: VM) -> None:
+    for device in vm.machine._devices:
+        drain = getattr(device, "drain", None)
+        if drain is not None:
+            drain()
+
+
+def _report(vm: VM, plan: Plan, result: Result) -> None:
+    if not result.ok and result.reason not in ("poweroff", "reboot", "halt", "stopped"):
+        _explain(vm, plan, result)
+    if plan.args.summary:
+        from pyvmm.cli.summary import show
+
+        show(vm, result)
+    if plan.args.json:
+        from pyvmm.machine.footprint import footprint
+
+        record = result.as_dict() | {
+            "config": plan.as_dict(),
+            "footprint": footprint()._asdict(),
+            "devices": [
+                {"kind": getattr(d, "kind", type(d).__name__.lower()), **stats()}
+                for d in vm.machine._devices
+                if (stats := getattr(d, "stats", None))
+            ],
+        }
+        _print_json(record, plan.args.json)
+
+
+def _explain(vm: VM, plan: Plan, result: Result) -> None:
+    """Says on stderr why the run ended badly, with the dump and the last console lines."""
+    out = sys.stderr
+    print(f"pyvmm: the guest ended by {result.reason}. {result.detail}".rstrip(), file=out)
+    if plan.console != "serial":
+        tail = vm.console_log().decode("utf-8", "replace").splitlines()[-30:]
+        if tail:
+            print("pyvmm: the end of its serial log:", file=out)
+            print("\n".join(f"  {line}" for line in tail), file=out)
+    if result.dump:
+        print(result.dump, file=out)
+
+
+def _print_json(value: Any, where: str) -> None:
+    import json
+
+    text = json.dumps(value, indent=2, default=str)
+    if where == "-":
+        print(text)
+        return
+    try:
+        with open(where, "w") as file:
+            file.write(text + "\n")
+    except OSError as error:
+        raise ConfigError(f"--json {where}: {error.strerror}") from error
