@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of CPUID leaves, as `struct kvm_cpuid2 *`: `nent` entries in `entries`."""
+
+from __future__ import annotations
+
+from errno import E2BIG
+from typing import TYPE_CHECKING
+
+from pyvmm.kvm._kvm import ffi, lib
+from pyvmm.kvm.descriptor import checked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+FIRST_GUESS = 64  # entries; current hosts have 30 to 60
+MOST = 4096  # the kernel itself stops at 256
+
+
+def new_cpuid(entries: Iterable[Any] = ()) -> Any:
+    """A table of its own, copied from `struct kvm_cpuid_entry2` values, or dicts of their fields."""
+    rows = [entry if isinstance(entry, dict) else _fields(entry) for entry in entries]
+    return ffi.new("struct kvm_cpuid2 *", {"nent": len(rows), "entries": rows})
+
+
+def _fields(entry: Any) -> dict[str, int]:
+    names = ("function", "index", "flags", "eax", "ebx", "ecx", "edx")
+    return {name: getattr(entry, name) for name in names}
+
+
+def find_cpuid(table: Any, function: int, index: int = 0) -> Any:
+    """The entry of a leaf, writable in place, or None. `index` counts only for leaves that have sub-leaves."""
+    for i in range(table.nent):
+        entry = table.entries[i]
+        if entry.function != function:
+            continue
+        if entry.index == index or not entry.flags & lib.KVM_CPUID_FLAG_SIGNIFCANT_INDEX:
+            return entry
+    return None
+
+
+def read_cpuid(fd: int, get: Callable[[int, Any], int], ioctl: str) -> Any:
+    """Asks with a larger table until the answer fits."""
+    count = FIRST_GUESS
+    while True:
+        table = ffi.new("struct kvm_cpuid2 *", {"nent": count, "entries": count})
+        result = get(fd, table)
+        if result != -E2BIG or count >= MOST:
+            checked(result, ioctl)
+            return table
+        count *= 2
