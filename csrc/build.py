@@ -23,6 +23,7 @@ CORE_HEADERS = [
     "iothread.h",
     "vcpu.h",
     "platform.h",
+    "terminal.h",
     "serial.h",
     "virtqueue.h",
     "virtio.h",
@@ -31,7 +32,16 @@ CORE_HEADERS = [
     "virtio_rng.h",
     "virtio_net.h",
 ]
-CFLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", "-Wshadow", "-fvisibility=hidden"]
+CFLAGS = [
+    "-std=gnu11",
+    "-D_GNU_SOURCE",
+    "-O2",
+    "-g",
+    "-Wall",
+    "-Wextra",
+    "-Wshadow",
+    "-fvisibility=hidden",
+]
 # cffi's own generated code trips over these two.
 CFLAGS += ["-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-sign-compare"]
 

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The serial port COM1, a 16550A; its registers and its thread are in csrc/serial.c."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pyvmm._core import ffi, lib
+from pyvmm.errors import ConfigError, HostError, StateError
+
+if TYPE_CHECKING:
+    from pyvmm.machine.machine import Machine
+
+PORT = 0x3F8
+GSI = 4
+
+#: How long `Serial.close` waits for a reader that does not read, in seconds.
+CLOSE_SECONDS = 1.0
+
+
+class SerialStats(NamedTuple):
+    """Counters of a serial port; all in bytes but the first two.
+
+    `accesses` register accesses by the guest, `interrupts` edges raised, `sent` by the guest, `written` to the output
+    (all of it where there is none), `dropped` because the output was closed or stood still, `received` by the guest,
+    `waiting` input it has not read yet, `refused` typed while it read nothing, `overruns` lost in loopback mode.
+    """
+
+    accesses: int
+    interrupts: int
+    sent: int
+    written: int
+    dropped: int
+    received: int
+    waiting: int
+    refused: int
+    overruns: int
+
+
+class Serial:
+    """A 16550A UART (National PC16550D data sheet) at `port` with interrupt line `gsi`.
+
+    What the guest sends goes to `output_fd`, and its last 64 KiB are kept for `tail`; what is read from `input_fd`
+    goes to the guest. Both descriptors stay the caller's and may be closed once this returns; -1 is none. With
+    `escape`, ctrl-a x in the input signals the eventfd `quit_fd`, ctrl-a h prints help.
+
+    The line has no speed: a byte takes no time, whatever the divisor says. Nothing is lost to a slow reader: the
+    transmitter reports full until there is room.
+
+    Raises ConfigError when the ports are taken, HostError for a descriptor that is not open.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        output_fd: int = -1,
+        input_fd: int = -1,
+        *,
+        escape: bool = False,
+        quit_fd: int = -1,
+        port: int = PORT,
+        gsi: int = GSI,
+    ) -> None:
+        self._machine = machine
+        self._port = port
+        self._c = ffi.NULL
+        config = ffi.new("struct serial_config *")
+        config.irq_fd = machine.irqfd(gsi)
+        config.output_fd, config.input_fd = output_fd, input_fd
+        config.quit_fd, config.escape = quit_fd, escape
+        self._c = _create(config)
+        handler = ffi.addressof(lib, "serial_access")
+        error = lib.bus_add(machine.pio, port, lib.SERIAL_PORTS, handler, self._c)
+        if error:
+            lib.serial_destroy(self._c)
+            reason = "already taken" if error == -errno.EEXIST else os.strerror(-error)
+            raise ConfigError(f"serial port at {port:#x}: the ports are {reason}")
+        machine.add_device(self)
+
+    def tail(self, length: int = 65536) -> bytes:
+        """The last `length` bytes that the guest sent, at most 64 KiB."""
+        buffer = ffi.new("uint8_t[]", max(0, min(length, lib.SERIAL_RING)))
+        count = lib.serial_tail(self._open(), buffer, len(buffer))
+        return bytes(ffi.buffer(buffer, count))
+
+    def feed(self, data: bytes | bytearray | memoryview) -> int:
+        """Input for the guest, as if typed, escape keys excluded; returns how many bytes were taken.
+
+        Up to 64 KiB wait for the guest to read them.
+        """
+        return int(lib.serial_feed(self._open(), ffi.from_buffer("uint8_t[]", data), len(data)))
+
+    def drain(self, timeout: float = 10.0) -> bool:
+        """Waits until everything sent so far has been written; False if `timeout` seconds pass first."""
+        milliseconds = max(0, min(int(timeout * 1000), 0xFFFFFFFF))
+        return bool(lib.serial_drain(self._open(), milliseconds) == 0)
+
+    def stats(self) -> SerialStats:
+        """The counters as they are now."""
+        stats = ffi.new("struct serial_stats *")
+        lib.serial_get_stats(self._open(), stats)
+        return SerialStats(*(int(getattr(stats, name)) for name in SerialStats._fields))
+
+    def close(self) -> None:
+        """Writes what is left, for at most a second, and frees the port. No vCPU may be running."""
+        if self._c == ffi.NULL:
+            return
+        self.drain(CLOSE_SECONDS)
+        lib.bus_remove(self._machine.pio, self._port)
+        lib.serial_destroy(self._c)
+        self._c = ffi.NULL
+
+    def _open(self) -> Any:
+        if self._c == ffi.NULL:
+            raise StateError("the serial port is closed")
+        return self._c
+
+
+def _create(config: Any) -> Any:
+    for name in ("output_fd", "input_fd"):
+        fd = getattr(config, name)
+        if fd >= 0:
+            try:
+                os.fstat(fd)
+            except OSError as error:
+                raise HostError(
+                    error.errno, f"serial port: {name}={fd} is not an open descriptor; -1 is none"
+                ) from error
+    serial = lib.serial_create(config)
+    if serial == ffi.NULL:
+        raise HostError(ffi.errno, f"serial port: {os.strerror(ffi.errno)}")
+    return serial
