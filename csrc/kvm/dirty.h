@@ -52,13 +52,13 @@ KVM_IOCTL_POINTER(kvm_clear_dirty_log, KVM_CLEAR_DIRTY_LOG, struct kvm_clear_dir
 KVM_IOCTL_BARE(kvm_reset_dirty_rings, KVM_RESET_DIRTY_RINGS)
 
 /*
- * Moves the dirty entries from `*next` on to `out` and marks each for KVM_RESET_DIRTY_RINGS; says how many.
- * `entries` is a power of two. The kernel publishes an entry by its flags: acquire before reading the rest, release
- * when giving it back.
+ * Moves the dirty entries from `*next` on to `out` and marks each for KVM_RESET_DIRTY_RINGS; says
+ * how many. `entries` is a power of two. The kernel publishes an entry by its flags: acquire before
+ * reading the rest, release when giving it back.
  */
 static inline unsigned int kvm_dirty_ring_take(struct kvm_dirty_gfn *ring, unsigned int entries,
-					       unsigned int *next, struct kvm_dirty_gfn *out,
-					       unsigned int limit)
+                                               unsigned int *next, struct kvm_dirty_gfn *out,
+                                               unsigned int limit)
 {
 	unsigned int taken = 0;
 

@@ -2,8 +2,8 @@
 /*
  * How every ioctl of these headers is made: it returns what the kernel returned, or -errno.
  *
- * The parts between the cffi marks are read by csrc/build.py and not by the compiler: they say `...` where the layout
- * or the value is to come from <linux/kvm.h>.
+ * The parts between the cffi marks are read by csrc/build.py and not by the compiler: they say
+ * `...` where the layout or the value is to come from <linux/kvm.h>.
  */
 #ifndef PYVMM_KVM_IOCTL_H
 #define PYVMM_KVM_IOCTL_H

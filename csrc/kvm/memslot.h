@@ -56,19 +56,23 @@ unsigned int kvm_coalesced_take(struct kvm_coalesced_mmio_ring *ring, unsigned i
 /* clang-format on */
 #endif
 
-KVM_IOCTL_POINTER(kvm_set_user_memory_region, KVM_SET_USER_MEMORY_REGION, struct kvm_userspace_memory_region)
+KVM_IOCTL_POINTER(kvm_set_user_memory_region, KVM_SET_USER_MEMORY_REGION,
+                  struct kvm_userspace_memory_region)
 KVM_IOCTL_NUMBER(kvm_set_tss_addr, KVM_SET_TSS_ADDR, unsigned long)
 KVM_IOCTL_POINTER(kvm_set_identity_map_addr, KVM_SET_IDENTITY_MAP_ADDR, __u64)
-KVM_IOCTL_POINTER(kvm_register_coalesced_mmio, KVM_REGISTER_COALESCED_MMIO, struct kvm_coalesced_mmio_zone)
-KVM_IOCTL_POINTER(kvm_unregister_coalesced_mmio, KVM_UNREGISTER_COALESCED_MMIO, struct kvm_coalesced_mmio_zone)
+KVM_IOCTL_POINTER(kvm_register_coalesced_mmio, KVM_REGISTER_COALESCED_MMIO,
+                  struct kvm_coalesced_mmio_zone)
+KVM_IOCTL_POINTER(kvm_unregister_coalesced_mmio, KVM_UNREGISTER_COALESCED_MMIO,
+                  struct kvm_coalesced_mmio_zone)
 
 /*
- * Moves what the ring holds, oldest first, to `out`; says how many. The kernel fills at `last`, this side empties at
- * `first`. Both live in memory shared with the kernel alone, but an index is still never used unreduced.
+ * Moves what the ring holds, oldest first, to `out`; says how many. The kernel fills at `last`,
+ * this side empties at `first`. Both live in memory shared with the kernel alone, but an index is
+ * still never used unreduced.
  */
 static inline unsigned int kvm_coalesced_take(struct kvm_coalesced_mmio_ring *ring,
-					      unsigned int page_size,
-					      struct kvm_coalesced_mmio *out, unsigned int limit)
+                                              unsigned int page_size,
+                                              struct kvm_coalesced_mmio *out, unsigned int limit)
 {
 	const unsigned int size = (page_size - sizeof(*ring)) / sizeof(struct kvm_coalesced_mmio);
 	unsigned int first = __atomic_load_n(&ring->first, __ATOMIC_RELAXED) % size;

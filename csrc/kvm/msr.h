@@ -58,7 +58,8 @@ int kvm_x86_set_msr_filter(int fd, struct kvm_msr_filter *argument);
 #endif
 
 KVM_IOCTL_POINTER(kvm_get_msr_index_list, KVM_GET_MSR_INDEX_LIST, struct kvm_msr_list)
-KVM_IOCTL_POINTER(kvm_get_msr_feature_index_list, KVM_GET_MSR_FEATURE_INDEX_LIST, struct kvm_msr_list)
+KVM_IOCTL_POINTER(kvm_get_msr_feature_index_list, KVM_GET_MSR_FEATURE_INDEX_LIST,
+                  struct kvm_msr_list)
 KVM_IOCTL_POINTER(kvm_get_msrs, KVM_GET_MSRS, struct kvm_msrs)
 KVM_IOCTL_POINTER(kvm_set_msrs, KVM_SET_MSRS, struct kvm_msrs)
 KVM_IOCTL_POINTER(kvm_x86_set_msr_filter, KVM_X86_SET_MSR_FILTER, struct kvm_msr_filter)

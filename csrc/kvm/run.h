@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Running a vCPU: the structure shared with the kernel, the reasons for an exit, synced registers. */
+/* Running a vCPU: the structure shared with the kernel, the reasons for an exit, synced registers.
+ */
 #ifndef PYVMM_KVM_RUN_H
 #define PYVMM_KVM_RUN_H
 
@@ -177,7 +178,8 @@ int kvm_unmap(void *mapping, unsigned long size);
 KVM_IOCTL_BARE(kvm_enter, KVM_RUN)
 KVM_IOCTL_POINTER(kvm_set_signal_mask, KVM_SET_SIGNAL_MASK, struct kvm_signal_mask)
 
-/* Maps a part of a vCPU's descriptor: struct kvm_run at offset 0, the dirty ring at its own offset. */
+/* Maps a part of a vCPU's descriptor: struct kvm_run at offset 0, the dirty ring at its own offset.
+ */
 static inline int kvm_map(int fd, unsigned long offset, unsigned long size, void **mapping)
 {
 	void *address = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)offset);
