@@ -231,7 +231,7 @@ class Machine:
         self._msr_ranges.append((index, count))
         if len(self._msr_ranges) == 1:
             self.vm.enable_cap(kvm.KVM_CAP_X86_USER_SPACE_MSR, kvm.KVM_MSR_EXIT_REASON_FILTER)
-        self.vm.set_msr_filter(self._msr_ranges)
+        self.vm.set_msr_filter([kvm.MsrRange(first, n) for first, n in self._msr_ranges])
 
     def _hook(self, bus: Any, base: int, length: int, handler: Handler, what: str) -> None:
         self._check_open()

@@ -22,6 +22,7 @@ HOLE_END = 4 * GIB
 #: Huge page sizes that `hugepages=` takes, as the log2 that memfd_create(2) encodes.
 HUGE_SHIFTS = {"2M": 21, "1G": 30}
 _MFD_HUGE_SHIFT = 26
+_MAP_NORESERVE = 0x4000  # <asm-generic/mman.h>; the mmap module names it since 3.12
 
 _SUFFIXES = {"": 1, "K": 1 << 10, "M": MIB, "G": GIB, "T": 1 << 40}
 
@@ -117,7 +118,7 @@ class GuestMemory:
     @staticmethod
     def _map_file(fd: int, size: int, hugepages: str | None) -> mmap.mmap:
         # hugetlb pages are reserved here, so that a short pool is an error now and not a SIGBUS later.
-        flags = mmap.MAP_SHARED | (0 if hugepages else mmap.MAP_NORESERVE)
+        flags = mmap.MAP_SHARED | (0 if hugepages else _MAP_NORESERVE)
         try:
             return mmap.mmap(fd, size, flags)
         except OSError as error:
