@@ -90,6 +90,11 @@ def parse(image: Image) -> Kernel:
             "or give its bzImage"
         )
     loads.sort(key=lambda segment: segment.paddr)
+    if loads and loads[0].paddr < HIGH_MEMORY:
+        raise ImageError(
+            f"{image.name} has a segment at {loads[0].paddr:#x}, and kernels are loaded from 1 MiB "
+            "up; link it higher"
+        )
     for lower, upper in pairwise(loads):
         if lower.paddr + lower.memsz > upper.paddr:
             raise ImageError(f"{image.name} is malformed: segments overlap at {upper.paddr:#x}")
@@ -145,11 +150,6 @@ def _segment(image: Image, offset: int, paddr: int, filesz: int, memsz: int) -> 
         raise ImageError(
             f"{image.name} is truncated: a segment ends at byte {offset + filesz} and the file has "
             f"{image.size}; copy or build it again"
-        )
-    if paddr < HIGH_MEMORY:
-        raise ImageError(
-            f"{image.name} has a segment at {paddr:#x}, and kernels are loaded from 1 MiB up; "
-            "link it higher"
         )
     return Segment(offset, paddr, filesz, memsz)
 

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of the boot layer share: guest memory made of bytearrays, and images made of bytes."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from pyvmm.errors import GuestMemoryError
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+class Region(NamedTuple):
+    gpa: int
+    size: int
+
+
+class FakeMemory:
+    """The interface of `pyvmm.machine.memory.GuestMemory`, without KVM and without the extension."""
+
+    def __init__(self, size: int = 64 * MIB, *, high: int = 0, fill: int = 0) -> None:
+        regions = [Region(0, size)]
+        self._bytes = [bytearray([fill]) * size]
+        if high:
+            regions.append(Region(4 * GIB, high))
+            self._bytes.append(bytearray([fill]) * high)
+        self.ram = tuple(regions)
+        self.size = size + high
+
+    def view(self, gpa: int, length: int) -> memoryview:
+        for region, data in zip(self.ram, self._bytes, strict=True):
+            if region.gpa <= gpa < region.gpa + region.size and (
+                0 <= length <= region.gpa + region.size - gpa
+            ):
+                start = gpa - region.gpa
+                return memoryview(data)[start : start + length]
+        raise GuestMemoryError(f"{gpa:#x} + {length:#x}")
+
+    def read(self, gpa: int, length: int) -> bytes:
+        return bytes(self.view(gpa, length))
+
+    def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
+        self.view(gpa, len(data))[:] = data
+
+
+def bzimage(
+    payload: bytes = b"\xf4" * 4096,
+    *,
+    setup_sects: int = 4,
+    version: int = 0x020F,
+    pref_address: int = 16 * MIB,
+    init_size: int = 8 * MIB,
+    alignment: int = 2 * MIB,
+    relocatable: int = 1,
+    loadflags: int = 1,
+    xloadflags: int = 1,
+    cmdline_size: int = 2047,
+    initrd_addr_max: int = 0x7FFFFFFF,
+    boot_flag: int = 0xAA55,
+    magic: bytes = b"HdrS",
+    jump: bytes = b"\xeb\x6a",
+) -> bytes:
+    """A bzImage with this header; the payload is what a guest would execute."""
+    setup = bytearray((setup_sects or 4) * 512 + 512)
+    setup[0x1F1] = setup_sects
+    struct.pack_into("<I", setup, 0x1F4, len(payload) // 16)
+    struct.pack_into("<H2s4sH", setup, 0x1FE, boot_flag, jump, magic, version)
+    setup[0x211] = loadflags
+    struct.pack_into("<I", setup, 0x22C, initrd_addr_max)
+    struct.pack_into("<IBBHI", setup, 0x230, alignment, relocatable, 21, xloadflags, cmdline_size)
+    struct.pack_into("<QI", setup, 0x258, pref_address, init_size)
+    return bytes(setup) + payload
+
+
+class Load(NamedTuple):
+    """A PT_LOAD segment for `vmlinux`."""
+
+    paddr: int
+    data: bytes
+    memsz: int = -1
+
+
+def note(owner: bytes, kind: int, value: bytes, pad: int = 4) -> bytes:
+    data = struct.pack("<III", len(owner), len(value), kind) + owner
+    data += bytes(-len(data) % pad) + value
+    return data + bytes(-len(data) % pad)
+
+
+def pvh_note(entry: int, width: int = 8) -> bytes:
+    return note(b"Xen\0", 18, entry.to_bytes(width, "little"))
+
+
+def vmlinux(
+    loads: tuple[Load, ...] = (Load(16 * MIB, b"\xf4" * 512, 8192),),
+    notes: bytes | None = None,
+    *,
+    note_align: int = 4,
+    elf_class: int = 2,
+    endianness: int = 1,
+    machine: int = 62,
+    kind: int = 2,
+    phentsize: int = 56,
+    extra: tuple[bytes, ...] = (),
+) -> bytes:
+    """An ELF kernel with these segments and, by default, a PVH note for the first segment's start."""
+    notes = pvh_note(loads[0].paddr) if notes is None else notes
+    count = len(loads) + 1 + len(extra)
+    offset = 64 + 56 * count
+    headers = list(extra)
+    body = b""
+    headers.append(struct.pack("<IIQQQQQQ", 4, 4, offset, 0, 0, len(notes), len(notes), note_align))
+    body += notes
+    for load in loads:
+        memsz = len(load.data) if load.memsz < 0 else load.memsz
+        headers.append(
+            struct.pack(
+                "<IIQQQQQQ", 1, 7, offset + len(body), 0, load.paddr, len(load.data), memsz, 4096
+            )
+        )
+        body += load.data
+    ident = b"\x7fELF" + bytes((elf_class, endianness, 1)) + bytes(9)
+    header = struct.pack(
+        "<16sHHIQQQIHHHHHH",
+        ident,
+        kind,
+        machine,
+        1,
+        loads[0].paddr if loads else 0,
+        64,
+        0,
+        0,
+        64,
+        phentsize,
+        count,
+        0,
+        0,
+        0,
+    )
+    return header + b"".join(headers) + body
