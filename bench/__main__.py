@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Benchmarks: `python -m bench SUITE`. Each measures all its subjects in one run and writes JSON beside its table."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+SUITES = {
+    "exits": "cost of an exit to user space: bare C loop, C, Python hook",
+    "boot": "launch to init and to exit against QEMU microvm and kvmtool (on a KVM that boots Linux)",
+    "disk": "virtio-blk against QEMU with an I/O thread (on a KVM that boots Linux)",
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    sub = parser.add_subparsers(dest="suite", required=True)
+    for name, text in SUITES.items():
+        suite = sub.add_parser(name, help=text)
+        suite.add_argument("--json", metavar="FILE", help="samples (bench/out/SUITE.json)")
+        importlib.import_module(f"bench.{name}").add_options(suite)
+    args = parser.parse_args()
+    importlib.import_module(f"bench.{args.suite}").main(args)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples of things measured side by side: interleaved in one run, compared as ratios with spread."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+RESAMPLES = 2000
+
+
+def interleave(
+    subjects: Mapping[str, Callable[[], dict[str, float]]], rounds: int
+) -> dict[str, dict[str, list[float]]]:
+    """Runs each subject `rounds` times, in the order A B C, C B A, and so on: {subject: {figure: samples}}."""
+    samples: dict[str, dict[str, list[float]]] = {name: {} for name in subjects}
+    for turn in range(rounds):
+        order = list(subjects) if turn % 2 == 0 else list(reversed(subjects))
+        for name in order:
+            progress(f"round {turn + 1} of {rounds}: {name}")
+            for figure, value in subjects[name]().items():
+                samples[name].setdefault(figure, []).append(value)
+    progress("")
+    return samples
+
+
+def progress(text: str) -> None:
+    """One line that overwrites itself, only on a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def ratio(samples: list[float], base: list[float]) -> tuple[float, float, float]:
+    """Ratio of the medians and its 95% bootstrap interval."""
+    chance = random.Random(1)
+    values = sorted(
+        statistics.median(chance.choices(samples, k=len(samples)))
+        / statistics.median(chance.choices(base, k=len(base)))
+        for _ in range(RESAMPLES)
+    )
+    middle = statistics.median(samples) / statistics.median(base)
+    return middle, values[int(RESAMPLES * 0.025)], values[int(RESAMPLES * 0.975)]
+
+
+def table(samples: dict[str, dict[str, list[float]]], base: str, unit: str, scale: float) -> str:
+    """For people: median, range, and ratio to the base subject of each figure."""
+    lines = []
+    for figure in samples[base]:
+        lines.append(f"{figure}")
+        lines.append(
+            f"  {'':24} {'median':>10} {'min':>10} {'max':>10} {unit:4} ratio to {base} (95%)"
+        )
+        for name, figures in samples.items():
+            values = figures.get(figure)
+            if not values:
+                lines.append(f"  {name:24} not measured")
+                continue
+            middle, low, high = ratio(values, samples[base][figure])
+            lines.append(
+                f"  {name:24} {statistics.median(values) * scale:10.2f} {min(values) * scale:10.2f}"
+                f" {max(values) * scale:10.2f} {unit:4} {middle:.3f} ({low:.3f} to {high:.3f})"
+            )
+    return "\n".join(lines)
+
+
+def environment() -> dict[str, Any]:
+    """The machine a figure belongs to."""
+    from pyvmm.probe import backend
+
+    name, paging = backend()
+    model = ""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    return {
+        "cpu": model,
+        "cpus": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "kvm": name,
+        "paging": paging,
+        "lab": os.environ.get("PYVMM_LAB", ""),
+        "load": os.getloadavg(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def write(path: str, suite: str, samples: dict[str, dict[str, list[float]]], **more: Any) -> None:
+    """All samples as JSON, with the machine they come from."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    record = {"suite": suite, "machine": environment(), "samples": samples, **more}
+    target.write_text(json.dumps(record, indent=1) + "\n")
