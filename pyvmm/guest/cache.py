@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where built guests are kept, and the quick look-up of one on the way to a launch.
 
-Layout of the cache (``$PYVMM_CACHE``, else ``$XDG_CACHE_HOME/pyvmm``, else ``~/.cache/pyvmm``)::
+The cache is ``$PYVMM_CACHE``, else ``$XDG_CACHE_HOME/pyvmm``, else ``~/.cache/pyvmm``; in it::
 
-    guest/current-<version>     which kernel and initramfs `find` hands out, and the recipe they
-    were made from guest/kernel-<key>/         bzImage, vmlinux, vmlinux.debug, config, ...
-    guest/initramfs-<key>/      initramfs, init debian/<package>_<version>/ unpacked Debian packages
-    source/<name>/              unpacked kernel sources
+    guest/current-<version>      what `find` hands out, and the recipe it was made from
+    guest/kernel-<key>/          bzImage, vmlinux, vmlinux.debug, config, ...
+    guest/initramfs-<key>/       initramfs, init
+    debian/<package>_<version>/  unpacked Debian packages
+    source/<name>/               unpacked kernel sources
 
 This module is on the launch path of ``pyvmm run``: it imports nothing heavy, and hashes only when a
 file of the recipe was touched since the build.
@@ -19,6 +20,9 @@ from typing import NamedTuple
 
 DEFAULT_LINUX = "6.12"
 VERSIONS = ("6.12", "6.1")
+POINTER_HEAD = "pyvmm guest 1"
+INIT = "init/init.c"
+STOCK = "stock-"  # before the version: the pointer to a stock Debian guest
 
 
 class Guest(NamedTuple):
@@ -104,7 +108,7 @@ def series(tree: str, linux: str) -> list[str]:
 
 def recipe_files(tree: str, linux: str) -> list[str]:
     """The small files that decide what a guest is, relative to the tree, in a fixed order."""
-    files = ["config/base.config", f"config/{linux}.config", "init/init.c"]
+    files = ["config/base.config", f"config/{linux}.config", INIT]
     if os.path.exists(os.path.join(tree, "series-" + linux, "series")):
         files.append(f"series-{linux}/series")
     return files + series(tree, linux)
@@ -127,7 +131,7 @@ def read_pointer(linux: str) -> Pointer | None:
             lines = file.read().split("\n")
     except (OSError, ValueError):
         return None
-    if len(lines) < 4 or lines[0] != "pyvmm guest 1":
+    if len(lines) < 4 or lines[0] != POINTER_HEAD:
         return None
     stamps = []
     for line in lines[4:]:
@@ -140,8 +144,8 @@ def read_pointer(linux: str) -> Pointer | None:
     return Pointer(lines[1], lines[2], lines[3], tuple(stamps))
 
 
-def is_current(pointer: Pointer, linux: str) -> bool:
-    """Whether the recipe in the tree is still the one the guest was built from.
+def is_current(pointer: Pointer, files: list[str]) -> bool:
+    """Whether the recipe, ``files`` in the tree, is still the one the guest was built from.
 
     Sizes and times first; only a file whose time differs is read and hashed. Without a tree (an
     installed package) there is nothing to be stale against.
@@ -149,7 +153,7 @@ def is_current(pointer: Pointer, linux: str) -> bool:
     tree = patch_tree()
     if not os.path.isdir(tree):
         return True
-    if [stamp.path for stamp in pointer.stamps] != recipe_files(tree, linux):
+    if [stamp.path for stamp in pointer.stamps] != files:
         return False
     for stamp in pointer.stamps:
         path = os.path.join(tree, stamp.path)
@@ -169,11 +173,31 @@ def find(linux: str = DEFAULT_LINUX) -> Guest | None:
     changed since.
     """
     pointer = read_pointer(linux)
-    if pointer is None or not is_current(pointer, linux):
+    if pointer is None or not is_current(pointer, recipe_files(patch_tree(), linux)):
         return None
     guest = assemble(pointer.version, pointer.kernel_key, pointer.initramfs_key)
     complete = all(map(os.path.isfile, (guest.kernel, guest.vmlinux, guest.initramfs)))
     return guest if complete else None
+
+
+def find_stock(linux: str = DEFAULT_LINUX) -> Guest | None:
+    """The guest that ``pyvmm guest stock`` made; None if there is none or its init changed since."""
+    pointer = read_pointer(STOCK + linux)
+    if pointer is None or not is_current(pointer, [INIT]):
+        return None
+    guest = assemble_stock(pointer)
+    return guest if os.path.isfile(guest.kernel) and os.path.isfile(guest.initramfs) else None
+
+
+def assemble_stock(pointer: Pointer) -> Guest:
+    """The paths of a stock guest; its kernel's key is the kernel's path in the cache."""
+    return Guest(
+        kernel=os.path.join(cache_root(), pointer.kernel_key),
+        vmlinux="",
+        initramfs=os.path.join(initramfs_dir(pointer.initramfs_key), "initramfs"),
+        version=pointer.version,
+        key=pointer.kernel_key + "-" + pointer.initramfs_key,
+    )
 
 
 def assemble(version: str, kernel_key: str, initramfs_key: str) -> Guest:

@@ -55,13 +55,13 @@ def tool(name: str) -> str:
 
 
 def run(
-    command: Sequence[str | os.PathLike[str]],
+    command: Sequence[object],
     *,
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
     what: str,
 ) -> str:
-    """Runs a short command and returns its standard output.
+    """Runs a short command, its words given as text or paths, and returns its standard output.
 
     Raises HostError with ``what`` and the end of what the command printed when it fails.
     """

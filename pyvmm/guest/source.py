@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernel sources: where they come from, what identifies them, and a patched tree to build from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyvmm.errors import ConfigError, HostError
+from pyvmm.guest import cache, debian, tools
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+INSTALLED = Path("/usr/src")
+
+
+class Source(NamedTuple):
+    """Kernel sources before unpacking: a tar archive or a directory, and a digest of it."""
+
+    path: Path
+    identity: str
+
+
+class Patch(NamedTuple):
+    """One patch of a series."""
+
+    name: str  # relative to the patch tree
+    text: bytes
+
+
+def locate(linux: str, given: str | os.PathLike[str] | None = None) -> Source:
+    """The sources for ``linux``: what the caller gave, else Debian's linux-source package,
+    installed or fetched.
+
+    Raises ConfigError if ``given`` is no kernel source, HostError if the package cannot be had.
+    """
+    if given is not None:
+        path = Path(given).absolute()
+        if path.is_dir():
+            source_version(path)
+            return Source(path, directory_identity(path))
+        if not path.is_file():
+            raise ConfigError(f"no such kernel source: {path}")
+        return Source(path, file_identity(path))
+    package = f"linux-source-{linux}"
+    archive = INSTALLED / f"{package}.tar.xz"
+    if not archive.is_file():
+        archive = debian.unpacked(package, keep=["usr/src"]) / "usr" / "src" / archive.name
+    if not archive.is_file():
+        raise HostError(f"package {package} has no {archive.name}; give the sources by --source")
+    return Source(archive, file_identity(archive))
+
+
+def file_identity(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def directory_identity(path: Path) -> str:
+    """A digest of names, sizes and modification times: any edit changes it, and it needs no
+    reading.
+    """
+    digest = hashlib.sha256()
+    for folder, folders, files in os.walk(path):
+        folders[:] = sorted(name for name in folders if name != ".git")
+        for name in sorted(files):
+            status = os.lstat(os.path.join(folder, name))
+            line = f"{os.path.relpath(folder, path)}/{name} {status.st_size} {status.st_mtime_ns}\n"
+            digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def source_version(tree: Path) -> str:
+    """The version in the top Makefile, such as '6.12.117'. Raises ConfigError if this is no kernel
+    tree.
+    """
+    try:
+        text = (tree / "Makefile").read_text(encoding="utf-8", errors="replace")[:2000]
+    except OSError:
+        text = ""
+    parts: dict[str, str] = dict(
+        re.findall(r"^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION) =[ \t]*(\S*)", text, re.M)
+    )
+    if not parts.get("VERSION") or not parts.get("PATCHLEVEL") or not (tree / "Kconfig").exists():
+        raise ConfigError(f"{tree} is not a Linux source tree")
+    numbers = [parts["VERSION"], parts["PATCHLEVEL"], parts.get("SUBLEVEL") or "0"]
+    return ".".join(numbers) + parts.get("EXTRAVERSION", "")
+
+
+def pristine(source: Source) -> Path:
+    """The unpacked sources, in the cache; a directory is copied, so that the original stays as it
+    is.
+    """
+    name = source.path.name.split(".tar", 1)[0]
+    final = Path(cache.cache_root()) / "source" / f"{name}-{source.identity[:16]}"
+    with tools.lock(f"source/{name}"):
+        if not final.is_dir():
+            tools.publish(final, lambda fresh: unpack(source, fresh))
+    return final
+
+
+def unpack(source: Source, target: Path) -> None:
+    """Fills ``target`` with the kernel tree, without the directory that an archive has around it."""
+    if source.path.is_dir():
+        tools.say(f"copying {source.path}")
+        command = ["cp", "-a", "--reflink=auto", f"{source.path}/.", target]
+        tools.run(command, what="copying the kernel sources")
+        return
+    tools.say(f"unpacking {source.path.name}")
+    if source.path.suffix == ".xz":
+        tools.tool("xz")
+    command = ["tar", "-xf", source.path, "-C", target, "--strip-components=1", "--no-same-owner"]
+    tools.run(command, what=f"unpacking {source.path}")
+    source_version(target)
+
+
+def read_series(linux: str) -> list[Patch]:
+    """The patches for a version, in order. Raises ConfigError if one that is listed is missing."""
+    tree = cache.patch_tree()
+    patches = []
+    for name in cache.series(tree, linux):
+        try:
+            patches.append(Patch(name, Path(tree, name).read_bytes()))
+        except OSError as error:
+            raise ConfigError(f"series-{linux}/series lists {name}: {error.strerror}") from error
+    return patches
+
+
+def patched(tree: Path, patches: Sequence[Patch], target: Path) -> Path:
+    """A tree with the patches applied: ``tree`` itself if there are none, else made at ``target``.
+
+    The copy is made of hard links, which takes a second or two; patch writes changed files anew and
+    so leaves the originals alone.
+    """
+    if not patches:
+        return tree
+    shutil.rmtree(target, ignore_errors=True)
+    tools.run(["cp", "-al", tree, target], what="copying the kernel sources")
+    for patch in patches:
+        tools.say(f"applying {patch.name}")
+        path = Path(cache.patch_tree(), patch.name)
+        command = [
+            "patch",
+            "-p1",
+            "--forward",
+            "--batch",
+            "--fuzz=0",
+            "--no-backup-if-mismatch",
+            "-i",
+            path,
+        ]
+        tools.run(command, cwd=target, what=f"patch {patch.name} does not apply")
+    return target
