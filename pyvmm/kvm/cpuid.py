@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from errno import E2BIG
-from typing import TYPE_CHECKING
 
 from pyvmm.kvm._kvm import ffi, lib
 from pyvmm.kvm.descriptor import checked
 
+TYPE_CHECKING = False  # what type checkers take for true; spares an import of typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any

@@ -110,7 +110,7 @@ _REMEDIES: dict[tuple[str, int], str] = {
     ): "The range overlaps another slot: delete or move that one.",
     ("KVM_SET_USER_MEMORY_REGION", _errno.EINVAL): (
         "Address and size must be whole pages within the guest's physical address space, the slot number below "
-        "KVM_CAP_NR_MEMSLOTS, and a slot that exists can only be moved or deleted."
+        "KVM_CAP_NR_MEMSLOTS. An existing slot cannot change its size, and only an existing one can be deleted."
     ),
     ("KVM_GET_DIRTY_LOG", _errno.ENOENT): "Make the slot with log_dirty=True first.",
     (
@@ -134,6 +134,20 @@ _REMEDIES: dict[tuple[str, int], str] = {
     ): "It takes an eventfd, an existing GSI and interrupt controllers in the kernel.",
     ("KVM_IRQ_LINE", _errno.ENXIO): "Create the interrupt controllers first.",
     ("KVM_IRQ_LINE_STATUS", _errno.ENXIO): "Create the interrupt controllers first.",
+    (
+        "KVM_SIGNAL_MSI",
+        _errno.EINVAL,
+    ): "MSIs need local APICs in the kernel: create_irqchip or the split one.",
+    (
+        "KVM_GET_LAPIC",
+        _errno.EINVAL,
+    ): "There is no local APIC in the kernel: create_irqchip or the split one.",
+    (
+        "KVM_SET_LAPIC",
+        _errno.EINVAL,
+    ): "There is no local APIC in the kernel: create_irqchip or the split one.",
+    ("KVM_RESET_DIRTY_RINGS", _errno.EINVAL): "Call enable_dirty_ring before the first vCPU.",
+    ("KVM_KVMCLOCK_CTRL", _errno.EINVAL): "The guest has not turned on a kvmclock.",
     ("KVM_GET_IRQCHIP", _errno.ENXIO): "There are no interrupt controllers in the kernel to read.",
     ("KVM_SET_IRQCHIP", _errno.ENXIO): "There are no interrupt controllers in the kernel to write.",
     ("KVM_GET_PIT2", _errno.ENXIO): "Create the timer first.",
@@ -149,7 +163,7 @@ _REMEDIES: dict[tuple[str, int], str] = {
         _errno.ENOENT,
     ): "Nothing is registered there with this eventfd, length and value.",
     ("KVM_IOEVENTFD", _errno.ENOSPC): "Too many eventfds on one bus of the VM.",
-    ("KVM_X86_SET_MSR_FILTER", _errno.EINVAL): "Give every range a direction and at least one MSR.",
+    ("KVM_X86_SET_MSR_FILTER", _errno.EINVAL): "A filter that denies by default needs a range.",
     ("KVM_SET_CPUID2", _errno.EINVAL): "A vCPU's CPUID cannot change any more once it has run.",
     (
         "KVM_SET_MP_STATE",

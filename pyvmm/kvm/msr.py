@@ -6,13 +6,13 @@ Numbers: Intel SDM volume 4, AMD APM volume 2 appendix A, Documentation/virt/kvm
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 
 from pyvmm.errors import ConfigError
 from pyvmm.kvm._kvm import ffi, lib
 from pyvmm.kvm.descriptor import checked
 from pyvmm.kvm.errors import KvmMsrRefused
 
+TYPE_CHECKING = False  # what type checkers take for true; spares an import of typing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
@@ -123,7 +123,7 @@ class MsrRange:
 
     def fill(self, row: Any) -> Any:
         """Writes a `struct kvm_msr_filter_range`; returns the bitmap, which must live as long as the row."""
-        bitmap = ffi.new("__u8[]", self.allow)
+        bitmap = ffi.from_buffer("__u8[]", self.allow)
         row.flags = (lib.KVM_MSR_FILTER_READ if self.read else 0) | (
             lib.KVM_MSR_FILTER_WRITE if self.write else 0
         )

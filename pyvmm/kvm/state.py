@@ -7,7 +7,6 @@ Each getter returns a new structure; each setter takes one of the same type, as 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 
 from pyvmm.errors import ConfigError
 from pyvmm.kvm._kvm import ffi, lib
@@ -15,6 +14,7 @@ from pyvmm.kvm.cpuid import new_cpuid, read_cpuid
 from pyvmm.kvm.descriptor import Descriptor, checked
 from pyvmm.kvm.msr import TSC, read_msrs, write_msrs
 
+TYPE_CHECKING = False  # what type checkers take for true; spares an import of typing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
@@ -220,7 +220,10 @@ class State(Descriptor):
         return self._offered(result, "KVM_GET_TSC_KHZ", lib.KVM_CAP_GET_TSC_KHZ, "the TSC's rate")
 
     def set_tsc_khz(self, khz: int) -> None:
-        """Sets the rate, in kHz. A rate other than the host's needs KVM_CAP_TSC_CONTROL."""
+        """Sets the rate, in kHz. One far from the host's needs KVM_CAP_TSC_CONTROL.
+
+        KVM remembers a rate that it refused: get_tsc_khz then reports it, although the counter does not run at it.
+        """
         result = lib.kvm_set_tsc_khz(self.fd, khz)
         self._offered(result, "KVM_SET_TSC_KHZ", lib.KVM_CAP_TSC_CONTROL, "another TSC rate")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from errno import E2BIG, EINTR
-from typing import TYPE_CHECKING
 
 from pyvmm.kvm._kvm import ffi, lib
 from pyvmm.kvm.cpuid import read_cpuid
@@ -14,6 +13,7 @@ from pyvmm.kvm.errors import KvmUnavailable, error_of
 from pyvmm.kvm.msr import read_msrs
 from pyvmm.kvm.vm import Vm
 
+TYPE_CHECKING = False  # what type checkers take for true; spares an import of typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any

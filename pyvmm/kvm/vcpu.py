@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from errno import EAGAIN, EINTR
-from typing import TYPE_CHECKING
 
 from pyvmm.errors import ConfigError, StateError
 from pyvmm.kvm._kvm import ffi, lib
@@ -12,6 +11,7 @@ from pyvmm.kvm.descriptor import capability_name, checked
 from pyvmm.kvm.errors import KvmCapabilityMissing, error_of
 from pyvmm.kvm.state import State
 
+TYPE_CHECKING = False  # what type checkers take for true; spares an import of typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from errno import EBUSY, EINVAL
-from typing import TYPE_CHECKING
+from errno import EBUSY, EEXIST, EINVAL
 
 from pyvmm.errors import ConfigError
 from pyvmm.kvm._kvm import ffi, lib
@@ -13,6 +12,7 @@ from pyvmm.kvm.errors import KvmCapabilityMissing, error_of
 from pyvmm.kvm.interrupts import Interrupts
 from pyvmm.kvm.vcpu import PAGE, Vcpu
 
+TYPE_CHECKING = False  # what type checkers take for true; spares an import of typing
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
@@ -133,7 +133,7 @@ class Vm(Interrupts):
         return bytes(ffi.buffer(bitmap))
 
     def clear_dirty_log(self, slot: int, bitmap: bytes, first_page: int = 0) -> None:
-        """Re-arms the pages whose bits are set; needs KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 enabled.
+        """Re-arms the pages whose bits are set: for KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, when get_dirty_log does not.
 
         `first_page` is a multiple of 64; the bitmap covers whole groups of 64 pages or reaches the slot's end.
         """
@@ -144,7 +144,7 @@ class Vm(Interrupts):
                 f"the dirty log of slot {slot} ({total} pages) is cleared from a multiple of 64 on, "
                 f"not from page {first_page} with {len(bitmap)} bytes of bitmap"
             )
-        held = ffi.new("__u8[]", bitmap + bytes(-len(bitmap) % 8))
+        held = ffi.from_buffer(bitmap + bytes(-len(bitmap) % 8))
         log = ffi.new("struct kvm_clear_dirty_log *", {"slot": slot, "num_pages": pages})
         log.first_page = first_page
         log.dirty_bitmap = held
@@ -193,7 +193,7 @@ class Vm(Interrupts):
         if self.check_extension(capability) <= 0:
             raise KvmCapabilityMissing(name)
         error = error_of("KVM_ENABLE_CAP", -result, f"{name}{tuple(args)}")
-        if -result in (EINVAL, EBUSY):
+        if -result in (EINVAL, EBUSY, EEXIST):
             error.remedy = "The arguments are not acceptable, or it is too late: many must precede the first vCPU."
         raise error
 
