@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the lab raises when it, and not the command in it, has failed."""
+
+from __future__ import annotations
+
+from pyvmm.errors import HostError
+
+
+class LabError(HostError):
+    """The outer machine could not be started, or ended before the command did.
+
+    The message has the end of what its console and QEMU said. The exit status for it is 125.
+    """
+
+
+class LabTimeout(LabError, TimeoutError):
+    """The command, or the start of the outer machine, took longer than allowed; the machine is gone."""

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of the QEMU that is the outer machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from pyvmm.lab.errors import LabError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm.lab.image import Image
+
+# What each word buys, in docs/lab.md.
+KERNEL_WORDS = (
+    "console=ttyS0 panic=-1 quiet nokaslr mitigations=off tsc=reliable no_timer_check "
+    "cryptomgr.notests rodata=off"
+)
+CPU = "max,+svm,+npt,-la57"
+MACHINE = "pc"
+
+
+def find() -> str:
+    """The QEMU to use: ``$PYVMM_QEMU``, else qemu-system-x86_64 of the path.
+
+    Raises LabError naming what to install.
+    """
+    chosen = os.environ.get("PYVMM_QEMU")
+    found = shutil.which(chosen or "qemu-system-x86_64")
+    if found is not None:
+        return found
+    if chosen:
+        raise LabError(f"PYVMM_QEMU is '{chosen}', which is not a program that can be run")
+    raise LabError("qemu-system-x86_64 is missing: install the Debian package 'qemu-system-x86'")
+
+
+def quoted(path: str) -> str:
+    """A path as part of an option: QEMU reads a doubled comma as one."""
+    return path.replace(",", ",,")
+
+
+def tied() -> list[str]:
+    """A prefix that has the kernel kill the program when the thread that started it is gone."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+
+
+def command(
+    image: Image,
+    *,
+    cpus: int,
+    memory: int,
+    shares: Sequence[str],
+    port_fd: int,
+    console_fd: int,
+) -> list[str]:
+    """The argument vector. ``memory`` is in MiB; the two descriptors are sockets that QEMU inherits."""
+    argv = [*tied(), find(), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
+    argv += ["-machine", MACHINE, "-accel", "tcg,thread=multi", "-cpu", CPU]
+    argv += ["-smp", str(cpus), "-m", str(memory)]
+    argv += ["-kernel", image.kernel, "-initrd", image.initramfs, "-append", KERNEL_WORDS]
+    argv += ["-chardev", f"socket,id=console,fd={console_fd}", "-serial", "chardev:console"]
+    argv += ["-chardev", f"socket,id=port,fd={port_fd}"]
+    argv += ["-device", "virtio-serial-pci,max_ports=2"]
+    argv += ["-device", "virtserialport,nr=1,chardev=port,name=pyvmm"]
+    argv += share("base", "/", "on")
+    for number, path in enumerate(shares):
+        argv += share(f"share{number}", path, "off")
+    return argv
+
+
+def share(tag: str, path: str, readonly: str) -> list[str]:
+    """A directory of the host as a 9p device.
+
+    ``multidevs=remap`` keeps files of different host file systems from sharing an inode number.
+    """
+    store = f"local,id={tag},path={quoted(path)},security_model=none,readonly={readonly}"
+    return [
+        "-fsdev",
+        f"{store},multidevs=remap",
+        "-device",
+        f"virtio-9p-pci,fsdev={tag},mount_tag={tag}",
+    ]

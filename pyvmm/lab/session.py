@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lab that is up, and commands in it."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyvmm.errors import ConfigError, StateError
+from pyvmm.lab import image, protocol, streams, surroundings, terminal
+from pyvmm.lab.errors import LabError
+from pyvmm.lab.outer import Outer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from types import TracebackType
+
+    from pyvmm.lab.streams import Stream
+
+BOOT_TIMEOUT = 120.0  # seconds; it takes about 4 on an idle machine
+GOODBYE_TIMEOUT = 20.0
+MAX_CPUS = 64
+
+
+class Lab:
+    """An outer Linux with emulated SVM in which any number of commands run, one after another.
+
+    Use it in a `with`; it starts there and is gone after it. ``memory`` is a size such as "8G", of which
+    the host gives only what is touched. ``npt`` off makes KVM in the lab use shadow paging. ``share`` names
+    directories that are writable besides the project's own. ``log`` is a file for the outer console.
+    One lab serves one thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        cpus: int = 2,
+        memory: str | int = "4G",
+        npt: bool = True,
+        share: str | Iterable[str] | None = None,
+        log: str | None = None,
+        boot_timeout: float = BOOT_TIMEOUT,
+    ) -> None:
+        if not 1 <= cpus <= MAX_CPUS:
+            raise ConfigError(f"a lab has 1 to {MAX_CPUS} CPUs, not {cpus}")
+        self.cpus = cpus
+        self.memory = mebibytes(memory)
+        self.npt = npt
+        self._folder = os.getcwd()
+        extra = [share] if isinstance(share, str) else list(share or ())
+        self.shares = surroundings.writable_folders(self._folder, extra)
+        self._log_path = log
+        self._boot_timeout = boot_timeout
+        self._stack = ExitStack()
+        self._outer: Outer | None = None
+
+    def __enter__(self) -> Lab:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(graceful=error is None)
+
+    def start(self) -> None:
+        """Boots the outer machine and waits for it.
+
+        Raises LabError with the end of its console when it does not come up.
+        """
+        if self._outer is not None:
+            raise StateError("the lab is already started")
+        files = image.image()
+        log = open(self._log_path, "wb") if self._log_path else None  # noqa: SIM115
+        if log is not None:
+            self._stack.enter_context(log)
+        self._outer = Outer(files, cpus=self.cpus, memory=self.memory, shares=self.shares, log=log)
+        self._stack.callback(self._outer.kill)
+        try:
+            self._bring_up(files)
+        except BaseException:
+            self.close(graceful=False)
+            raise
+
+    def _bring_up(self, files: image.Image) -> None:
+        deadline = time.monotonic() + self._boot_timeout
+        self._expect(protocol.HELLO, deadline)
+        self._machine().send(protocol.setup(self._setup_verbs(files), time.time_ns()))
+        self._expect(protocol.READY, deadline)
+
+    def _setup_verbs(self, files: image.Image) -> list[tuple[str, ...]]:
+        verbs: list[tuple[str, ...]] = []
+        for folder in surroundings.uncovered_folders(self.shares):
+            verbs.append(("overlay", folder))
+        for number, folder in enumerate(self.shares):
+            verbs.append(("share", f"share{number}", folder))
+        verbs.append(("modules", files.modules_dir, files.release))
+        for path in files.late:
+            options = f"npt={int(self.npt)}" if path.endswith("/kvm_amd.ko") else ""
+            verbs.append(("load", path, options))
+        return verbs
+
+    def _expect(self, type: bytes, deadline: float) -> None:
+        """Waits for one frame while the machine comes up or goes down."""
+        outer = self._machine()
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                took = "the outer machine did not answer in time"
+                raise outer.failure(took, timeout=True)
+            frames, _ = outer.exchange({}, left)
+            for one in frames:
+                if one.type == protocol.FAIL:
+                    raise outer.failure(
+                        "the lab gave up: " + one.payload.decode("utf-8", "replace")
+                    )
+                if one.type == type:
+                    return
+
+    def _machine(self) -> Outer:
+        if self._outer is None:
+            raise StateError("the lab is not running: use it inside a `with`, or call start()")
+        return self._outer
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process id."""
+        return self._machine().pid
+
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        timeout: float | None = None,
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> int:
+        """Runs a command and returns its exit status, 128+n when signal n ended it.
+
+        The streams are as in subprocess: None for our own, DEVNULL, a descriptor, a file; outputs also take
+        an object with ``write(bytes)``. Where stdin and stdout are the same kind of thing, a terminal, the command
+        gets one too. ``env`` is added to what is passed on (docs/lab.md). What the command leaves running is
+        killed when it ends. Raises LabTimeout after ``timeout`` seconds, and LabError when the machine fails; in
+        both cases the lab is over.
+        """
+        if not command or any("\0" in word for word in command):
+            raise ConfigError("a command is at least one word, and no word has a zero byte in it")
+        flow = Flow(
+            streams.Source(stdin, protocol.STDIN_WINDOW),
+            streams.Sink(stdout, 1),
+            streams.Sink(stderr, 2),
+        )
+        surrounding = surroundings.environment(os.environ, env, npt=self.npt)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with ExitStack() as stack:
+            tty = (
+                stack.enter_context(terminal.RawTerminal(flow.terminal()))
+                if flow.is_terminal()
+                else None
+            )
+            size = tty.size() if tty is not None else None
+            folder = os.path.abspath(cwd or self._folder)
+            self._machine().send(protocol.run(command, surrounding, folder, size))
+            try:
+                return self._serve(flow, tty, deadline)
+            except BaseException:
+                self.close(graceful=False)
+                raise
+
+    def _serve(self, flow: Flow, tty: terminal.RawTerminal | None, deadline: float | None) -> int:
+        outer = self._machine()
+        status: int | None = None
+        while status is None or flow.pending():
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise outer.failure("the command did not end in time", timeout=True)
+            wanted = flow.wanted(reading=status is None)
+            if tty is not None:
+                wanted[tty.wakeup] = select.POLLIN
+            frames, events = outer.exchange(
+                wanted, left, listen=status is None and not flow.pending()
+            )
+            flow.drain(events)
+            for one in frames:
+                if one.type == protocol.FAIL:
+                    raise outer.failure(
+                        "the lab gave up: " + one.payload.decode("utf-8", "replace")
+                    )
+                if one.type == protocol.EXIT:
+                    status = one.number()
+                else:
+                    flow.take(one)
+            if status is None:
+                self._pass_input(flow, tty, events)
+        return status
+
+    def _pass_input(
+        self, flow: Flow, tty: terminal.RawTerminal | None, events: dict[int, int]
+    ) -> None:
+        outer = self._machine()
+        source = flow.source
+        if source.wants() and (source.fd is None or source.fd in events):
+            typed = source.read()
+            outer.send(protocol.frame(protocol.STDIN, typed))
+            if tty is not None and tty.escaped(typed):
+                raise KeyboardInterrupt
+        if tty is not None and tty.wakeup in events:
+            outer.send(protocol.frame(protocol.WINSIZE, protocol.strings(tty.size())))
+
+    def close(self, *, graceful: bool = True) -> None:
+        """Ends the outer machine; everything written to shares is on the host then, if ``graceful``."""
+        try:
+            if graceful and self._outer is not None:
+                self._outer.send(protocol.frame(protocol.END))
+                self._expect(protocol.BYE, time.monotonic() + GOODBYE_TIMEOUT)
+        finally:
+            self._outer = None
+            self._stack.close()
+
+
+class Flow(NamedTuple):
+    """The three streams of one command."""
+
+    source: streams.Source
+    out: streams.Sink
+    err: streams.Sink
+
+    def is_terminal(self) -> bool:
+        """Whether the command is to have a terminal: input and output both are one."""
+        fds = (self.source.fd, self.out.fd)
+        return all(fd is not None and os.isatty(fd) for fd in fds)
+
+    def terminal(self) -> int:
+        """The terminal's descriptor."""
+        assert self.source.fd is not None
+        return self.source.fd
+
+    def pending(self) -> bool:
+        """Whether output waits for its reader."""
+        return bool(self.out.pending or self.err.pending)
+
+    def wanted(self, *, reading: bool) -> dict[int, int]:
+        """What to poll for."""
+        wanted = {
+            sink.fd: select.POLLOUT
+            for sink in (self.out, self.err)
+            if sink.fd is not None and sink.pending
+        }
+        source = self.source
+        if reading and source.fd is not None and source.wants():
+            wanted[source.fd] = wanted.get(source.fd, 0) | select.POLLIN
+        return wanted
+
+    def drain(self, events: Mapping[int, int]) -> None:
+        """Writes to those outputs that are ready."""
+        for sink in (self.out, self.err):
+            if sink.pending and sink.fd in events:
+                sink.drain()
+
+    def take(self, frame: protocol.Frame) -> None:
+        """Handles a frame that belongs to the streams."""
+        if frame.type == protocol.OUT:
+            self.out.take(frame.payload)
+        elif frame.type == protocol.ERR:
+            self.err.take(frame.payload)
+        elif frame.type == protocol.CREDIT:
+            self.source.credit += frame.number()
+        else:
+            raise LabError(f"the lab sent an unexpected frame of type {frame.type!r}")
+
+
+def mebibytes(size: str | int) -> int:
+    """A memory size for QEMU; a bare number is MiB.
+
+    Raises ConfigError below 512 MiB, where the outer Linux leaves too little.
+    """
+    from pyvmm.machine.memory import parse_size
+
+    mib = size if isinstance(size, int) else parse_size(size, "memory") >> 20
+    if mib < 512:
+        raise ConfigError(f"a lab needs at least 512M of memory, not {size}")
+    return mib
+
+
+def run(
+    command: Sequence[str],
+    *,
+    cpus: int = 2,
+    memory: str | int = "4G",
+    npt: bool = True,
+    timeout: float | None = None,
+    share: str | Iterable[str] | None = None,
+    log: str | None = None,
+    stdin: Stream = None,
+    stdout: Stream = None,
+    stderr: Stream = None,
+    env: Mapping[str, str] | None = None,
+) -> int:
+    """Runs one command in a lab of its own: `Lab` and `Lab.run` in one."""
+    with Lab(cpus=cpus, memory=memory, npt=npt, share=share, log=log) as lab:
+        return lab.run(command, timeout=timeout, stdin=stdin, stdout=stdout, stderr=stderr, env=env)

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a command in the lab finds around it: writable folders, visible folders, environment."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pyvmm.errors import ConfigError
+from pyvmm.guest import cache
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+PASSED = frozenset(
+    [
+        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ"),
+        *("TERM", "COLORTERM", "NO_COLOR", "CI"),
+        *("VIRTUAL_ENV", "PYTHONPATH", "XDG_CACHE_HOME"),
+    ]
+)
+PASSED_PREFIXES = ("PYVMM_", "LC_")
+HIDDEN = ("/tmp", "/run", "/dev", "/proc", "/sys")  # the lab has its own
+MARKERS = (".git", "pyproject.toml", "setup.py")
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def environment(
+    given: Mapping[str, str], extra: Mapping[str, str] | None, *, npt: bool
+) -> dict[str, str]:
+    """The command's environment: the part of ``given`` that means something in the lab, and ``extra``."""
+    kept = {
+        name: value
+        for name, value in given.items()
+        if name in PASSED or name.startswith(PASSED_PREFIXES)
+    }
+    kept.setdefault("PATH", DEFAULT_PATH)
+    kept["PYVMM_LAB"] = "svm" if npt else "svm-shadow"
+    return {**kept, **(extra or {})}
+
+
+def project_folder(folder: str) -> str:
+    """The nearest folder from ``folder`` upwards that looks like the top of a project, else ``folder``."""
+    at = folder
+    while at != "/":
+        if any(os.path.exists(os.path.join(at, marker)) for marker in MARKERS):
+            return at
+        at = os.path.dirname(at)
+    return folder
+
+
+def within(path: str, folder: str) -> bool:
+    """Whether ``path`` is ``folder`` or below it."""
+    return folder == "/" or path == folder or path.startswith(folder + "/")
+
+
+def writable_folders(folder: str, extra: Iterable[str]) -> list[str]:
+    """The directories that the lab shares writable: the project's of ``folder``, and ``extra``.
+
+    Outer ones first, none twice. Raises ConfigError for one that is no directory, or is the root.
+    """
+    wanted = []
+    for path in extra:
+        real = os.path.realpath(path)
+        if not os.path.isdir(real):
+            raise ConfigError(f"cannot share '{path}' with the lab: it is not a directory")
+        if real == "/" or any(within(real, system) for system in ("/dev", "/proc", "/sys")):
+            raise ConfigError(f"cannot share '{path}' with the lab: share a directory below it")
+        wanted.append(real)
+    project = project_folder(folder)
+    if not any(within(project, system) for system in ("/dev", "/proc", "/sys")) and project != "/":
+        wanted.append(project)
+    chosen: list[str] = []
+    for path in sorted(set(wanted)):
+        if not any(within(path, outer) for outer in chosen):
+            chosen.append(path)
+    return chosen
+
+
+def uncovered_folders(shares: Sequence[str]) -> list[str]:
+    """Directories that are needed in the lab, but lie where it has something of its own."""
+    root = os.path.realpath(cache.cache_root())
+    hidden = any(within(root, place) for place in HIDDEN)
+    shared = any(within(root, share) for share in shares)
+    return [root] if hidden and not shared and os.path.isdir(root) else []
