@@ -27,6 +27,7 @@ CORE_HEADERS = [
     "serial.h",
     "virtqueue.h",
     "virtio.h",
+    "virtio_mmio.h",
     "virtio_blk.h",
     "virtio_console.h",
     "virtio_rng.h",

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A scattered buffer that is used up from its ends: the readable or the writable half of a
+ * descriptor chain. The pieces point into guest memory, so every copy out of it is made once and
+ * only the copy is looked at.
+ */
+#ifndef PYVMM_IOVEC_H
+#define PYVMM_IOVEC_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+struct iovec_list {
+	struct iovec *iov;
+	uint32_t count;
+	uint64_t bytes; /* sum of the lengths */
+};
+
+/* Each drops or copies at most what is there and returns how many bytes that was. */
+size_t iovec_skip(struct iovec_list *list, size_t bytes);                  /* drop from the front */
+size_t iovec_cut(struct iovec_list *list, size_t bytes);                   /* drop from the end */
+size_t iovec_take(struct iovec_list *list, void *buffer, size_t bytes);    /* copy out, then skip */
+size_t iovec_put(struct iovec_list *list, const void *data, size_t bytes); /* copy in, then skip */
+
+/* Where the last byte is; NULL in an empty list. */
+uint8_t *iovec_last(const struct iovec_list *list);
+
+#endif

@@ -1,0 +1,422 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "virtio.h"
+
+#include <errno.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_mmio.h>
+#include <linux/virtio_ring.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+
+enum {
+	/* Chains served in one go, so that a driver that never stops adding some can starve
+	 * neither other handlers of the thread nor a reset. */
+	SERVE_BUDGET = 256,
+	/* Chains completed between two interrupts: the guest works on these while the device works
+	 * on the next. */
+	INTERRUPT_BATCH = 32,
+};
+
+static const uint32_t KNOWN_STATUS = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
+                                     VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK |
+                                     VIRTIO_CONFIG_S_FAILED;
+
+int virtio_init(struct virtio_device *device, uint32_t id,
+                const struct virtio_operations *operations, const struct guest_memory *memory,
+                struct iothread *thread, int irq_fd)
+{
+	device->operations = operations;
+	device->memory = memory;
+	device->thread = thread;
+	device->irq_fd = irq_fd;
+	device->id = id;
+	device->offered = 1ULL << VIRTIO_F_VERSION_1 | 1ULL << VIRTIO_RING_F_INDIRECT_DESC |
+	                  1ULL << VIRTIO_RING_F_EVENT_IDX;
+	pthread_mutex_init(&device->config_lock, NULL);
+	return -pthread_mutex_init(&device->lock, NULL);
+}
+
+static void handle_kick(struct iothread_watch *watch, uint32_t events)
+{
+	struct virtio_queue *queue = watch->opaque;
+
+	/* The watch is edge-triggered: the eventfd's count never needs to be read. */
+	(void)events;
+	virtio_count(&queue->device->stats.kicks, 1);
+	queue->device->operations->kick(queue->device, queue);
+}
+
+int virtio_add_queue(struct virtio_device *device, uint32_t size_max)
+{
+	struct virtio_queue *queue = &device->queues[device->queue_count];
+
+	if (device->queue_count == VIRTIO_MAX_QUEUES || size_max > VIRTQUEUE_MAX_SIZE)
+		return -EINVAL;
+	queue->chain = virtqueue_chain_create(size_max);
+	if (!queue->chain)
+		return -ENOMEM;
+	queue->device = device;
+	queue->index = device->queue_count++;
+	queue->ring.size_max = size_max;
+	queue->kick = (struct iothread_watch){-1, handle_kick, queue};
+	return 0;
+}
+
+void virtio_release(struct virtio_device *device)
+{
+	for (uint32_t i = 0; i < device->queue_count; i++)
+		free(device->queues[i].chain);
+	pthread_mutex_destroy(&device->config_lock);
+	pthread_mutex_destroy(&device->lock);
+}
+
+int virtio_set_kick(struct virtio_device *device, uint32_t queue, int fd)
+{
+	if (queue >= device->queue_count || fd < 0)
+		return -EINVAL;
+	device->queues[queue].kick.fd = fd;
+	return 0;
+}
+
+uint32_t virtio_queue_count(const struct virtio_device *device)
+{
+	return device->queue_count;
+}
+
+uint32_t virtio_device_id(const struct virtio_device *device)
+{
+	return device->id;
+}
+
+uint32_t virtio_status(const struct virtio_device *device)
+{
+	return __atomic_load_n(&device->status, __ATOMIC_ACQUIRE);
+}
+
+void virtio_stats(struct virtio_device *device, struct virtio_stats *stats)
+{
+	const uint64_t *from = (const uint64_t *)&device->stats;
+	uint64_t *to = (uint64_t *)stats;
+
+	for (size_t i = 0; i < sizeof(*stats) / sizeof(*to); i++)
+		to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+}
+
+/* Interrupts. */
+
+static void raise(struct virtio_device *device, uint32_t reason)
+{
+	__atomic_fetch_or(&device->interrupt_status, reason, __ATOMIC_SEQ_CST);
+	__atomic_fetch_add(&device->stats.interrupts, 1, __ATOMIC_RELAXED);
+	eventfd_signal(device->irq_fd);
+}
+
+void virtio_interrupt(struct virtio_queue *queue)
+{
+	if (virtqueue_is_live(&queue->ring) && virtqueue_wants_interrupt(&queue->ring))
+		raise(queue->device, VIRTIO_MMIO_INT_VRING);
+}
+
+/* Section 2.2.1 of the specification: no notification before DRIVER_OK. */
+static void raise_config(struct virtio_device *device)
+{
+	if (virtio_status(device) & VIRTIO_CONFIG_S_DRIVER_OK)
+		raise(device, VIRTIO_MMIO_INT_CONFIG);
+}
+
+bool virtio_is_broken(const struct virtio_device *device)
+{
+	return virtio_status(device) & VIRTIO_CONFIG_S_NEEDS_RESET;
+}
+
+static void ask_for_reset(struct virtio_device *device)
+{
+	__atomic_fetch_or(&device->status, VIRTIO_CONFIG_S_NEEDS_RESET, __ATOMIC_SEQ_CST);
+	raise_config(device);
+}
+
+void virtio_violation(struct virtio_device *device, uint32_t violation)
+{
+	__atomic_fetch_add(&device->stats.violations[violation], 1, __ATOMIC_RELAXED);
+	ask_for_reset(device);
+}
+
+/* Queues, on the I/O thread. */
+
+static void stop_queue(struct virtio_queue *queue)
+{
+	struct virtio_device *device = queue->device;
+
+	if (queue->running) {
+		iothread_del(device->thread, &queue->kick);
+		queue->running = false;
+		if (device->operations->stop_queue)
+			device->operations->stop_queue(device, queue);
+	}
+	virtqueue_stop(&queue->ring);
+}
+
+static void run_queue(struct virtio_queue *queue)
+{
+	struct virtio_device *device = queue->device;
+
+	if (queue->running || !virtqueue_is_live(&queue->ring))
+		return;
+	if (iothread_add(device->thread, &queue->kick, EPOLLIN | EPOLLET)) {
+		/* The host's trouble, but the driver must not wait for ever. */
+		virtio_count(&device->stats.errors, 1);
+		ask_for_reset(device);
+		return;
+	}
+	queue->running = true;
+	/* Drivers may fill a queue before DRIVER_OK and not kick afterwards. */
+	device->operations->kick(device, queue);
+}
+
+static void start_device(void *opaque)
+{
+	struct virtio_device *device = opaque;
+
+	if (device->operations->start)
+		device->operations->start(device);
+	for (uint32_t i = 0; i < device->queue_count; i++)
+		run_queue(&device->queues[i]);
+}
+
+static void stop_device(void *opaque)
+{
+	struct virtio_device *device = opaque;
+
+	for (uint32_t i = 0; i < device->queue_count; i++)
+		stop_queue(&device->queues[i]);
+	if (device->operations->stop)
+		device->operations->stop(device);
+}
+
+static void make_ready(void *opaque)
+{
+	struct virtio_queue *queue = opaque;
+	struct virtio_device *device = queue->device;
+	int ret = virtqueue_start(&queue->ring, device->memory, device->accepted);
+
+	if (ret)
+		virtio_violation(device, (uint32_t)-ret);
+	else if (virtio_status(device) & VIRTIO_CONFIG_S_DRIVER_OK)
+		run_queue(queue);
+}
+
+static void make_unready(void *opaque)
+{
+	stop_queue(opaque);
+}
+
+/* The transport's side. */
+
+void virtio_write_ready(struct virtio_device *device, struct virtio_queue *queue, bool ready)
+{
+	uint32_t status = virtio_status(device);
+
+	if (ready == queue->ready)
+		return;
+	if (!ready) {
+		queue->ready = false;
+		iothread_call(device->thread, make_unready, queue);
+		return;
+	}
+	if (!(status & VIRTIO_CONFIG_S_FEATURES_OK) ||
+	    (status & (VIRTIO_CONFIG_S_FAILED | VIRTIO_CONFIG_S_NEEDS_RESET)))
+		return;
+	iothread_call(device->thread, make_ready, queue);
+	queue->ready = virtqueue_is_live(&queue->ring);
+}
+
+static void reset_queue(struct virtio_queue *queue)
+{
+	struct virtqueue *ring = &queue->ring;
+
+	queue->ready = false;
+	ring->size = 0;
+	ring->desc_gpa = 0;
+	ring->avail_gpa = 0;
+	ring->used_gpa = 0;
+}
+
+static void reset(struct virtio_device *device)
+{
+	iothread_call(device->thread, stop_device, device);
+	for (uint32_t i = 0; i < device->queue_count; i++)
+		reset_queue(&device->queues[i]);
+	device->accepted = 0;
+	device->offered_select = 0;
+	device->accepted_select = 0;
+	device->queue_select = 0;
+	__atomic_store_n(&device->interrupt_status, 0, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&device->status, 0, __ATOMIC_SEQ_CST);
+	virtio_count(&device->stats.resets, 1);
+}
+
+static bool features_fit(struct virtio_device *device)
+{
+	uint64_t features = device->accepted;
+
+	if ((features & ~device->offered) || !(features >> VIRTIO_F_VERSION_1 & 1))
+		return false;
+	return !device->operations->accepts || device->operations->accepts(device, features);
+}
+
+/* The bits of `value` that may be set now (section 3.1.1: in this order). */
+static uint32_t permitted(struct virtio_device *device, uint32_t before, uint32_t value)
+{
+	const uint32_t greeted = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
+	uint32_t bits = value & KNOWN_STATUS & ~before;
+	uint32_t after = before | bits;
+
+	if ((bits & VIRTIO_CONFIG_S_FEATURES_OK) &&
+	    ((after & greeted) != greeted || !features_fit(device)))
+		bits &= ~VIRTIO_CONFIG_S_FEATURES_OK;
+	/* In an earlier write, so that the driver could check FEATURES_OK. */
+	if (!(before & VIRTIO_CONFIG_S_FEATURES_OK))
+		bits &= ~VIRTIO_CONFIG_S_DRIVER_OK;
+	return bits;
+}
+
+void virtio_write_status(struct virtio_device *device, uint32_t value)
+{
+	uint32_t before, bits;
+
+	if (!value) {
+		reset(device);
+		return;
+	}
+	/* A driver cannot clear bits other than by a reset, and NEEDS_RESET may be set meanwhile.
+	 */
+	bits = permitted(device, virtio_status(device), value);
+	before = __atomic_fetch_or(&device->status, bits, __ATOMIC_SEQ_CST);
+	if (bits & VIRTIO_CONFIG_S_FAILED)
+		iothread_call(device->thread, stop_device, device);
+	else if ((bits & VIRTIO_CONFIG_S_DRIVER_OK) && !(before & VIRTIO_CONFIG_S_FAILED))
+		iothread_call(device->thread, start_device, device);
+}
+
+/* Configuration space. */
+
+static bool inside_config(const struct virtio_device *device, uint32_t offset, uint32_t length)
+{
+	return length <= device->config_size && offset <= device->config_size - length;
+}
+
+void virtio_read_config(struct virtio_device *device, uint32_t offset, void *bytes, uint32_t length)
+{
+	memset(bytes, 0, length);
+	if (offset >= device->config_size)
+		return;
+	if (length > device->config_size - offset)
+		length = device->config_size - offset;
+	pthread_mutex_lock(&device->config_lock);
+	memcpy(bytes, device->config + offset, length);
+	pthread_mutex_unlock(&device->config_lock);
+}
+
+void virtio_write_config(struct virtio_device *device, uint32_t offset, const void *bytes,
+                         uint32_t length)
+{
+	if (device->operations->write_config && inside_config(device, offset, length))
+		device->operations->write_config(device, offset, bytes, length);
+}
+
+void virtio_store_config(struct virtio_device *device, uint32_t offset, const void *bytes,
+                         uint32_t length)
+{
+	if (!inside_config(device, offset, length))
+		return;
+	pthread_mutex_lock(&device->config_lock);
+	memcpy(device->config + offset, bytes, length);
+	device->config_generation++;
+	pthread_mutex_unlock(&device->config_lock);
+}
+
+void virtio_update_config(struct virtio_device *device, uint32_t offset, const void *bytes,
+                          uint32_t length)
+{
+	virtio_store_config(device, offset, bytes, length);
+	raise_config(device);
+}
+
+/* Data paths. */
+
+bool virtio_pop(struct virtio_queue *queue)
+{
+	int ret;
+
+	if (!virtqueue_is_live(&queue->ring) || virtio_is_broken(queue->device))
+		return false;
+	ret = virtqueue_pop(&queue->ring, queue->chain);
+	if (ret < 0)
+		virtio_violation(queue->device, (uint32_t)-ret);
+	return ret > 0;
+}
+
+void virtio_push(struct virtio_queue *queue, uint32_t written)
+{
+	virtqueue_push(&queue->ring, queue->chain->head, written);
+	virtio_count(&queue->device->stats.requests, 1);
+}
+
+/* Serves until the queue is empty, broken, or the budget is spent; true for the last. */
+static bool serve_available(struct virtio_queue *queue, virtio_serve_fn *serve, uint32_t *budget)
+{
+	struct virtio_device *device = queue->device;
+
+	while (virtio_pop(queue)) {
+		uint32_t written = 0;
+		int ret = serve(device, queue->chain, &written);
+
+		if (ret) {
+			virtio_violation(device, (uint32_t)-ret);
+			return false;
+		}
+		virtio_push(queue, written);
+		if (!--*budget)
+			return true;
+		if (*budget % INTERRUPT_BATCH == 0)
+			virtio_interrupt(queue);
+	}
+	return false;
+}
+
+void virtio_serve(struct virtio_queue *queue, virtio_serve_fn *serve)
+{
+	uint32_t budget = SERVE_BUDGET;
+
+	if (!virtqueue_is_live(&queue->ring))
+		return;
+	do {
+		virtqueue_suppress_kicks(&queue->ring);
+		if (serve_available(queue, serve, &budget)) {
+			/* Come back after the other handlers had their turn. */
+			eventfd_signal(queue->kick.fd);
+			break;
+		}
+	} while (!virtio_is_broken(queue->device) && virtqueue_resume_kicks(&queue->ring));
+	virtio_interrupt(queue);
+}
+
+static void nothing(void *opaque)
+{
+	(void)opaque;
+}
+
+void virtio_settle(struct virtio_device *device)
+{
+	/* epoll reports events in the order they came. */
+	iothread_call(device->thread, nothing, NULL);
+}
+
+void virtio_destroy(struct virtio_device *device)
+{
+	if (!device)
+		return;
+	iothread_call(device->thread, stop_device, device);
+	device->operations->destroy(device);
+}

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all virtio devices share on the Python side; the device itself is in csrc/virtio*.c."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pyvmm._core import ffi, lib
+from pyvmm.errors import ConfigError, HostError, StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.machine.machine import Machine
+
+#: Device status field, virtio 1.2 section 2.1.
+NEEDS_RESET = 64
+
+
+class VirtioDevice:
+    """A virtio device on the MMIO transport (virtio 1.2, section 4.2), with an I/O thread of its own.
+
+    `base` is the guest-physical address of its registers, `gsi` its interrupt line, `kind` the name of the device.
+    Made by the subclasses, before the machine starts; the machine closes it.
+    """
+
+    kind: ClassVar[str] = "virtio"
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._thread: Any = ffi.NULL
+        self._c: Any = ffi.NULL
+        self._attached = False
+        self.base = 0
+        self.gsi = 0
+
+    def _attach(self, create: Callable[[Any, Any, int], Any]) -> None:
+        """Makes the C device with `create(memory, thread, irq_fd)` and plugs it into the machine."""
+        machine = self._machine
+        self.base, self.gsi = machine.allocate_virtio()
+        irq_fd = machine.irqfd(self.gsi)
+        self._thread = lib.iothread_create(self.kind.encode())
+        if self._thread == ffi.NULL:
+            raise self._failed("starting its I/O thread")
+        self._c = create(machine.memory._c, self._thread, irq_fd)
+        if self._c == ffi.NULL:
+            raise self._failed("making the device")
+        for queue in range(lib.virtio_queue_count(self._c)):
+            kick = machine.ioeventfd(self.base + lib.VIRTIO_MMIO_NOTIFY, 4, queue)
+            lib.virtio_set_kick(self._c, queue, kick)
+        handler = ffi.addressof(lib, "virtio_mmio_access")
+        error = lib.bus_add(machine.mmio, self.base, lib.VIRTIO_MMIO_SIZE, handler, self._c)
+        if error:
+            reason = "already taken" if error == -errno.EEXIST else os.strerror(-error)
+            raise ConfigError(f"{self.kind} at {self.base:#x}: the addresses are {reason}")
+        self._attached = True
+        machine.add_device(self)
+
+    def _failed(self, doing: str) -> HostError:
+        return HostError(ffi.errno, f"{self.kind}: {doing}: {os.strerror(ffi.errno)}")
+
+    @property
+    def needs_reset(self) -> bool:
+        """The driver broke the rules; the device does nothing until the driver resets it."""
+        return bool(lib.virtio_status(self._open()) & NEEDS_RESET)
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the device was made; bytes are payload, `violations` maps kinds to counts above 0."""
+        stats = ffi.new("struct virtio_stats *")
+        lib.virtio_stats(self._open(), stats)
+        result: dict[str, Any] = {
+            name: int(getattr(stats, name)) for name, _ in _FIELDS if name != "violations"
+        }
+        result["violations"] = {
+            ffi.string(lib.virtqueue_violation_name(kind)).decode(): int(count)
+            for kind, count in enumerate(stats.violations)
+            if count
+        }
+        return result
+
+    def close(self) -> None:
+        """Stops the device's thread and frees it. No vCPU may be running. May be called twice."""
+        if self._attached:
+            lib.bus_remove(self._machine.mmio, self.base)
+            self._attached = False
+        if self._c != ffi.NULL:
+            lib.virtio_destroy(self._c)
+            self._c = ffi.NULL
+        if self._thread != ffi.NULL:
+            lib.iothread_destroy(self._thread)
+            self._thread = ffi.NULL
+
+    def _open(self) -> Any:
+        if self._c == ffi.NULL:
+            raise StateError(f"the {self.kind} device is closed")
+        return self._c
+
+
+_FIELDS = ffi.typeof("struct virtio_stats").fields

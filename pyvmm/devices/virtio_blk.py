@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The virtio disk (virtio 1.2, section 5.2) over a raw file, a block device or a memfd."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from typing import TYPE_CHECKING, Any
+
+from pyvmm._core import ffi, lib
+from pyvmm.devices.virtio import VirtioDevice
+from pyvmm.errors import ConfigError, HostError, ImageError
+
+if TYPE_CHECKING:
+    from pyvmm.machine.machine import Machine
+
+SECTOR = 512
+SERIAL_BYTES = 20
+
+
+class VirtioBlk(VirtioDevice):
+    """A disk over the file `disk`: a path, or an open descriptor that stays the caller's.
+
+    `serial` is what the guest reads as the disk's serial number, at most 20 ASCII characters. A writable disk is locked
+    against every other user that locks (flock(2)), a read-only one against writers.
+
+    `sectors` is its size in units of 512 bytes. Discards punch holes; a flush is fdatasync(2).
+
+    Raises HostError when the file is missing, may not be opened or is in use; ImageError when it cannot be a disk: a
+    directory, empty, not a multiple of 512 bytes; ConfigError for a bad serial number.
+    """
+
+    kind = "virtio-blk"
+
+    def __init__(
+        self,
+        machine: Machine,
+        disk: str | os.PathLike[str] | int,
+        *,
+        readonly: bool = False,
+        serial: str = "",
+    ) -> None:
+        super().__init__(machine)
+        self._fd = -1
+        encoded = _encode_serial(serial)
+        self.readonly = readonly
+        self.name = f"descriptor {disk}" if isinstance(disk, int) else os.fspath(disk)
+        try:
+            self._fd = _open_disk(disk, self.name, readonly)
+            size = _disk_size(self._fd, self.name)
+            _lock(self._fd, self.name, readonly)
+            self.sectors = size // SECTOR
+            self._attach(
+                lambda memory, thread, irq_fd: lib.virtio_blk_create(
+                    memory, thread, irq_fd, self._fd, self.sectors, readonly, encoded
+                )
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def observe(
+        self, on_write: Any = ffi.NULL, on_discard: Any = ffi.NULL, opaque: Any = ffi.NULL
+    ) -> None:
+        """Has C functions called with (opaque, sector, count) after each write and each discard.
+
+        They run on the disk's own thread, after the change and before the guest learns of it. For C code: a Python
+        callback would stall the disk.
+        """
+        lib.virtio_blk_observe(self._open(), on_write, on_discard, opaque)
+
+    def close(self) -> None:
+        """Frees the device and unlocks and closes the file."""
+        super().close()
+        if self._fd >= 0:
+            # The lock belongs to the open file, which the caller of a descriptor still holds.
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _encode_serial(serial: str) -> bytes:
+    if len(serial) > SERIAL_BYTES or not (serial.isascii() and serial.isprintable()):
+        raise ConfigError(
+            f"disk serial number {serial!r}: use at most {SERIAL_BYTES} printable ASCII characters"
+        )
+    return serial.encode()
+
+
+_OPEN_REMEDIES = {
+    errno.ENOENT: "there is no such file; create one with truncate -s 1G FILE",
+    errno.EACCES: "permission denied; change its mode, or open it readonly",
+    errno.EROFS: "its file system is read-only; open it readonly",
+    errno.ENXIO: "no device behind this node",
+}
+
+
+def _open_disk(disk: str | os.PathLike[str] | int, name: str, readonly: bool) -> int:
+    if isinstance(disk, int):
+        return _reopen(disk, name, readonly)
+    # Not blocking: a FIFO in place of a disk should be an error, not a hang.
+    flags = (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        return os.open(disk, flags)
+    except IsADirectoryError as error:
+        raise ImageError(
+            f"disk {name} is a directory; give a raw image or a block device"
+        ) from error
+    except OSError as error:
+        reason = _OPEN_REMEDIES.get(error.errno or 0, error.strerror)
+        raise HostError(error.errno, f"disk {name}: {reason}") from error
+
+
+def _reopen(fd: int, name: str, readonly: bool) -> int:
+    """A duplicate, checked for the right to write."""
+    try:
+        access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+        own = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
+    except OSError as error:
+        raise HostError(error.errno, f"disk {name} is not an open descriptor") from error
+    if access == os.O_WRONLY or (access == os.O_RDONLY and not readonly):
+        os.close(own)
+        have = "writing only" if access == os.O_WRONLY else "reading only"
+        remedy = "open it O_RDWR" + ("" if access == os.O_WRONLY else ", or give readonly=True")
+        raise HostError(errno.EBADF, f"disk {name} is open for {have}; {remedy}")
+    return own
+
+
+def _disk_size(fd: int, name: str) -> int:
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISDIR(mode):
+        raise ImageError(f"disk {name} is a directory; give a raw image or a block device")
+    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+        raise ImageError(f"disk {name} is neither a regular file nor a block device")
+    # Also right for block devices, whose st_size is 0. pread and pwrite ignore the position.
+    size = os.lseek(fd, 0, os.SEEK_END)
+    if not size:
+        raise ImageError(f"disk {name} is empty; give it a size with truncate -s 1G {name}")
+    if size % SECTOR:
+        raise ImageError(
+            f"disk {name} has {size} bytes, not a multiple of {SECTOR}; only raw images are read. "
+            f"Pad it with truncate -s %{SECTOR} {name}"
+        )
+    return size
+
+
+def _lock(fd: int, name: str, readonly: bool) -> None:
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if readonly else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        who = "writing to it" if readonly else "using it"
+        raise HostError(
+            errno.EBUSY, f"disk {name} is in use: another process, maybe another VM, is {who}"
+        ) from error
+    except OSError as error:
+        # Some network file systems have no locks; that is no reason not to run.
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL):
+            raise HostError(error.errno, f"locking disk {name}: {error.strerror}") from error

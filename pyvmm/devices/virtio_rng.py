@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The virtio entropy source (virtio 1.2, section 5.4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyvmm._core import lib
+from pyvmm.devices.virtio import VirtioDevice
+
+if TYPE_CHECKING:
+    from pyvmm.machine.machine import Machine
+
+
+class VirtioRng(VirtioDevice):
+    """Random bytes from the host's getrandom(2), at most 64 KiB for one request.
+
+    Raises HostError when the host has no thread or descriptor left.
+    """
+
+    kind = "virtio-rng"
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine)
+        try:
+            self._attach(lib.virtio_rng_create)
+        except BaseException:
+            self.close()
+            raise
