@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import struct
 from typing import NamedTuple
 
 from pyvmm.errors import GuestMemoryError
+from pyvmm.guest.cache import cache_root
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -15,6 +18,13 @@ GIB = 1 << 30
 class Region(NamedTuple):
     gpa: int
     size: int
+
+
+def cached_kernels(name: str) -> list[str]:
+    """Kernels whose file name matches, among those that pyvmm built or fetched on this machine."""
+    patterns = (f"guest/*/{name}", f"debian/*/boot/{name}")
+    found = [path for pattern in patterns for path in glob.glob(f"{cache_root()}/{pattern}")]
+    return sorted(path for path in found if os.path.getsize(path) > MIB)
 
 
 class FakeMemory:

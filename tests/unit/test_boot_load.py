@@ -2,7 +2,6 @@
 """The front door: recognising files, errors that name them, and inputs made to break it."""
 
 import errno
-import glob
 import gzip
 import os
 import struct
@@ -235,14 +234,9 @@ def test_noise(data: bytes) -> None:
     attempt(bzimage, data)
 
 
-def real_kernels() -> list[str]:
-    cache = os.path.expanduser("~/.cache/pyvmm")
-    patterns = ("vmlinuz*", "bzImage*", "vmlinux*")
-    found = [p for name in patterns for p in glob.glob(f"{cache}/**/{name}", recursive=True)]
-    return sorted(path for path in found if os.path.isfile(path) and os.path.getsize(path) > MIB)
-
-
-@pytest.mark.parametrize("path", real_kernels() or [None])
+@pytest.mark.parametrize(
+    "path", support.cached_kernels("vmlinu*") + support.cached_kernels("bzImage*") or [None]
+)
 def test_real_kernels(path) -> None:
     if path is None:
         pytest.skip("no kernel in the cache")
