@@ -45,12 +45,9 @@ def build(
     if jobs is not None and jobs < 1:
         raise ConfigError(f"the number of jobs must be at least 1, not {jobs}")
     version = linux or default_version(source_path)
-    plan = kernel.Plan(
-        version,
-        source.locate(version, source_path),
-        source.read_series(version),
-        kconfig.fragment(version, config),
-    )
+    # The cheap things that can be wrong come before a download.
+    options, patches = kconfig.fragment(version, config), source.read_series(version)
+    plan = kernel.Plan(version, source.locate(version, source_path), patches, options)
     stamps = take_stamps(cache.recipe_files(cache.patch_tree(), version))
     kernel_key = kernel.build(plan, jobs=jobs, force=force)
     initramfs_key = initramfs.build(force=force)

@@ -181,7 +181,7 @@ def find(linux: str = DEFAULT_LINUX) -> Guest | None:
 
 
 def find_stock(linux: str = DEFAULT_LINUX) -> Guest | None:
-    """The guest that ``pyvmm guest stock`` made; None if there is none or its init changed since."""
+    """The guest that ``pyvmm guest stock`` made; None if there is none or init changed since."""
     pointer = read_pointer(STOCK + linux)
     if pointer is None or not is_current(pointer, [INIT]):
         return None

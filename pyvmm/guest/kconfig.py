@@ -27,24 +27,30 @@ COMPRESSION = (
 
 
 def fragment(linux: str, extra: str | os.PathLike[str] | None = None) -> str:
-    """What the kernel for ``linux`` is to have, as text: the tree's fragments, the compression, the
-    caller's own.
+    """What the kernel for ``linux`` is to have: the tree's fragments, the compression, and the
+    caller's own file, whose word is the last.
+
+    Raises ConfigError for a version without a configuration and for files that are none.
     """
     tree = Path(cache.patch_tree())
     own = tree / "config" / f"{linux}.config"
     if not own.is_file():
         raise ConfigError(missing_version(tree, linux))
-    texts = [
-        (tree / "config" / "base.config").read_text(encoding="utf-8"),
-        own.read_text(encoding="utf-8"),
-    ]
-    texts.append(f"{compression()}=y\n")
+    files = [tree / "config" / "base.config", own]
+    texts = [read_fragment(path) for path in files] + [f"{compression()}=y\n"]
     if extra is not None:
-        try:
-            texts.append(Path(extra).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot read the configuration fragment {extra}: {error}") from error
+        texts.append(read_fragment(Path(extra)))
     return "\n".join(texts)
+
+
+def read_fragment(path: Path) -> str:
+    """One file of options, checked."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the kernel configuration {path}: {error}") from error
+    parse(text, str(path))
+    return text
 
 
 def missing_version(tree: Path, linux: str) -> str:

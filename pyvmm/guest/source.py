@@ -106,7 +106,7 @@ def pristine(source: Source) -> Path:
 
 
 def unpack(source: Source, target: Path) -> None:
-    """Fills ``target`` with the kernel tree, without the directory that an archive has around it."""
+    """Fills ``target`` with the kernel tree, without the directory an archive has around it."""
     if source.path.is_dir():
         tools.say(f"copying {source.path}")
         command = ["cp", "-a", "--reflink=auto", f"{source.path}/.", target]

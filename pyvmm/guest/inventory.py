@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the cache holds, and making it smaller."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from pyvmm.errors import HostError
+from pyvmm.guest import cache, tools
+from pyvmm.guest.cache import Guest
+
+# Made by this package; nothing else in the cache directory is ever removed.
+PARTS = ("guest", "debian", "source")
+
+
+class Entry(NamedTuple):
+    """One guest that can be found by name."""
+
+    name: str  # '6.12', or 'stock-6.12' for a Debian kernel
+    guest: Guest
+    state: str  # 'current', 'stale' (the recipe changed since) or 'broken' (files are missing)
+    size: int  # bytes of kernel and initramfs
+
+
+def entries() -> list[Entry]:
+    """The guests in the cache, by name."""
+    folder = Path(cache.cache_root()) / "guest"
+    found = []
+    for path in sorted(folder.glob("current-*")):
+        entry = read_entry(path.name.removeprefix("current-"))
+        if entry is not None:
+            found.append(entry)
+    return found
+
+
+def read_entry(name: str) -> Entry | None:
+    """One guest; None if its note cannot be read."""
+    pointer = cache.read_pointer(name)
+    if pointer is None:
+        return None
+    if name.startswith(cache.STOCK):
+        guest, files = cache.assemble_stock(pointer), [cache.INIT]
+    else:
+        guest = cache.assemble(pointer.version, pointer.kernel_key, pointer.initramfs_key)
+        try:
+            files = cache.recipe_files(cache.patch_tree(), name)
+        except OSError:
+            files = []
+    sizes = [file_size(path) for path in (guest.kernel, guest.initramfs)]
+    state = "current" if cache.is_current(pointer, files) else "stale"
+    if None in sizes:
+        state = "broken"
+    return Entry(name, guest, state, sum(size or 0 for size in sizes))
+
+
+def file_size(path: str) -> int | None:
+    """Bytes in a file; None if it is not there."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
+
+
+def clean(everything: bool = False) -> int:
+    """Removes builds that no name leads to any more, and left-overs of builds that were killed.
+
+    ``everything`` removes all guests, unpacked sources and Debian packages. Returns the bytes
+    freed. Raises HostError if something cannot be removed.
+    """
+    root = Path(cache.cache_root())
+    if not root.is_dir():
+        return 0
+    freed = 0
+    with ExitStack() as stack:
+        # In this order: a build that holds the lock of a kernel may go on to that of its sources.
+        for lock in sorted(path for part in PARTS for path in (root / part).glob("*.lock")):
+            stack.enter_context(tools.lock(str(lock.relative_to(root).with_suffix(""))))
+        for path in victims(root, everything):
+            freed += tree_size(path)
+            remove(path)
+    return freed
+
+
+def victims(root: Path, everything: bool) -> list[Path]:
+    """What `clean` removes. Locks stay: another process may be waiting for one."""
+    if everything:
+        found = [path for part in PARTS for path in (root / part).glob("*")]
+        return sorted(path for path in found if path.suffix != ".lock")
+    used = set()
+    for entry in entries():
+        used.add(Path(entry.guest.kernel).parent.name)
+        used.add(Path(entry.guest.initramfs).parent.name)
+    builds = [*(root / "guest").glob("kernel-*/"), *(root / "guest").glob("initramfs-*/")]
+    unused = [path for path in builds if path.name not in used]
+    marks = ("*.new.*", "*.old.*", "work-*")
+    left = [path for part in PARTS for mark in marks for path in (root / part).glob(mark)]
+    return sorted({*unused, *left})
+
+
+def tree_size(path: Path) -> int:
+    """Bytes of the regular files at or below a path."""
+    if not path.is_dir():
+        return path.lstat().st_size
+    return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a tree."""
+    try:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except OSError as error:
+        raise HostError(error.errno, f"cannot remove: {error.strerror}", str(path)) from error
