@@ -44,7 +44,9 @@ EXIT_LOOP = b"\xb9%s\xe6\xed\x49\x75\xfb\xf4"
 SPIN_LOOP = b"\xb9%s\x49\x75\xfd\xf4"
 CODE_AT = 0x1000
 EXIT_ROUNDS = 3000
-SPIN_ROUNDS = (20_000, 5_000_000)
+SPIN_ROUNDS = 20_000
+SPIN_ROUNDS_MOST = 80_000_000
+SPIN_SECONDS = 0.03
 
 
 class Probe(NamedTuple):
@@ -138,13 +140,12 @@ def exit_cost(path: str = "/dev/kvm") -> float:
 def instruction_rate(path: str = "/dev/kvm") -> float:
     """Instructions a second that guest kernel code gets, for the simplest of loops."""
     base = _run_loop(path, SPIN_LOOP, 1)
-    rate = 0.0
-    for rounds in SPIN_ROUNDS:
-        seconds = max(_run_loop(path, SPIN_LOOP, rounds) - base, 1e-6)
-        rate = 2 * rounds / seconds
-        if rate < LINUX_NEEDS_INSTRUCTIONS / 2:
-            break  # slow for certain, and the longer loop would take seconds
-    return rate
+    rounds = SPIN_ROUNDS
+    while True:
+        seconds = _run_loop(path, SPIN_LOOP, rounds) - base
+        if seconds >= SPIN_SECONDS or rounds >= SPIN_ROUNDS_MOST:
+            return 2 * rounds / max(seconds, 1e-6)
+        rounds *= 4  # too short to tell it from the start of a thread
 
 
 def probe(path: str = "/dev/kvm") -> Probe:
