@@ -109,7 +109,7 @@ def build(args: argparse.Namespace) -> int:
 
 def stock(args: argparse.Namespace) -> int:
     """Fetches and says where the files are."""
-    from pyvmm.guest.build import stock as stock_guest
+    from pyvmm.guest.stock import stock as stock_guest
 
     return show(stock_guest(args.linux, force=args.force), args.json)
 

@@ -141,6 +141,7 @@ def patched(tree: Path, patches: Sequence[Patch], target: Path) -> Path:
     if not patches:
         return tree
     shutil.rmtree(target, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     tools.run(["cp", "-al", tree, target], what="copying the kernel sources")
     for patch in patches:
         tools.say(f"applying {patch.name}")

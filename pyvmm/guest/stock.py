@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guests with a kernel that knows nothing of pyvmm: Debian's own."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pyvmm.guest import cache, debian, initramfs, pointer, tools
+
+if TYPE_CHECKING:
+    from pyvmm.guest.cache import Guest
+
+# What a stock kernel needs for the devices of the VMM, and for a disk.
+MODULES = (
+    *("virtio_mmio", "virtio_pci", "virtio_console", "virtio_blk", "virtio_net", "virtio_rng"),
+    *("virtio_balloon", "ext4", "pvpanic_mmio"),
+)
+
+
+def stock(linux: str | None = None, *, force: bool = False) -> Guest:
+    """Debian's own kernel of a version with an initramfs that loads the virtio modules it needs.
+
+    ``force`` asks apt for the newest one. Raises ConfigError and HostError as `build` does.
+    """
+    version = linux or cache.DEFAULT_LINUX
+    stamps = pointer.take_stamps([cache.INIT])
+    files = debian.kernel_package(version, force=force)
+    modules = debian.module_closure(files.modules_dir, MODULES, missing=note_missing)
+    initramfs_key = initramfs.build(modules, force=force)
+    kernel_key = os.path.relpath(files.vmlinuz, cache.cache_root())
+    note = cache.Pointer(files.release, kernel_key, initramfs_key, stamps)
+    pointer.write(cache.STOCK + version, note)
+    return cache.assemble_stock(note)
+
+
+def note_missing(module: str) -> None:
+    """Says that a kernel comes without a module; init does without it."""
+    tools.say(f"this kernel has no module {module}")

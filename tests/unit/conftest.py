@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures that several modules use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.unit.guest_support import FakeApt
+
+
+@pytest.fixture
+def guest_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of guests, in place of the user's."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("PYVMM_CACHE", str(cache))
+    return cache
+
+
+@pytest.fixture
+def apt(tmp_path: Path, guest_cache: Path, monkeypatch: pytest.MonkeyPatch) -> FakeApt:
+    """An apt that knows only the packages that a test gives it."""
+    fake = FakeApt(tmp_path / "apt", guest_cache)
+    monkeypatch.setenv("PATH", f"{fake.bin}{os.pathsep}{os.environ['PATH']}")
+    return fake

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stand-ins for apt and for a kernel source tree, for the tests of guest building."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CACHE_SCRIPT = """#!/bin/sh
+[ "$1" = policy ] && cat "{state}/$2.policy" 2>/dev/null
+[ "$1" = depends ] && cat "{state}/$2.depends" 2>/dev/null
+exit 0
+"""
+GET_SCRIPT = """#!/bin/sh
+for last; do :; done
+echo "$last" >> "{state}/downloads"
+cp "{state}/${{last%%=*}}.deb" . || exit 100
+"""
+
+
+class FakeApt:
+    """`apt-cache` and `apt-get` on the path, answering from a folder."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.state = folder / "state"
+        self.bin = folder / "bin"
+        self.cache = cache
+        self.state.mkdir(parents=True)
+        self.bin.mkdir()
+        for name, script in (("apt-cache", CACHE_SCRIPT), ("apt-get", GET_SCRIPT)):
+            (self.bin / name).write_text(script.format(state=self.state))
+            (self.bin / name).chmod(0o755)
+
+    def meta(self, package: str, depends: str) -> None:
+        """A package that is known and depends on another."""
+        (self.state / f"{package}.policy").write_text(f"{package}:\n  Candidate: 1:2.0-1\n")
+        (self.state / f"{package}.depends").write_text(f"{package}\n  Depends: {depends}\n")
+
+    def package(self, package: str, tree: Path) -> None:
+        """A package that can be downloaded, with what is in ``tree``."""
+        self.meta(package, "nothing")
+        control = tree / "DEBIAN"
+        control.mkdir()
+        (control / "control").write_text(
+            f"Package: {package}\nVersion: 2.0-1\nArchitecture: amd64\n"
+            "Maintainer: Nobody <nobody@localhost>\nDescription: test\n"
+        )
+        output = self.state / f"{package}.deb"
+        command = ["dpkg-deb", "--root-owner-group", "-Znone", "-b", tree, output]
+        subprocess.run(command, check=True, capture_output=True)
+        shutil.rmtree(tree)
+
+    def kernel(self, package: str, release: str, names: Sequence[str] = ("some",)) -> None:
+        """A kernel package with a few empty modules."""
+        tree = self.state / "tree"
+        (tree / "boot").mkdir(parents=True)
+        (tree / "boot" / f"vmlinuz-{release}").write_text("kernel")
+        modules = tree / "lib" / "modules" / release
+        (modules / "kernel").mkdir(parents=True)
+        for name in names:
+            module = modules / "kernel" / f"{name}.ko"
+            subprocess.run(["gcc", "-c", "-x", "c", "/dev/null", "-o", module], check=True)
+        (modules / "modules.order").write_text("")
+        (modules / "modules.builtin").write_text("")
+        self.package(package, tree)
+
+    def forget(self) -> None:
+        """From now on apt knows nothing."""
+        for path in self.state.glob("*.policy"):
+            path.unlink()
+
+    def downloads(self) -> int:
+        """How many downloads there were."""
+        return len((self.state / "downloads").read_text().splitlines())
+
+
+# Enough of a kernel's makefile: configuration keeps what Kconfig names, compilation writes the files.
+MAKEFILE = """\
+VERSION = 6
+PATCHLEVEL = 12
+SUBLEVEL = 7
+EXTRAVERSION =
+
+allnoconfig:
+\t@grep -E '^CONFIG_' $(KCONFIG_ALLCONFIG) | grep -vxF -f no-such-option > $(O)/.config; true
+olddefconfig:
+\t@true
+bzImage:
+\t@echo "  CC      thing.o"
+\t@test ! -e broken || {{ echo "thing.c:1: error: this is broken"; exit 2; }}
+\tmkdir -p $(O)/arch/x86/boot
+\tcat greeting > $(O)/arch/x86/boot/bzImage
+\tcp {elf} $(O)/vmlinux
+\ttouch $(O)/System.map $(O)/vmlinux.symvers
+"""
+
+
+def kernel_tree(folder: Path) -> Path:
+    """A source tree that builds in an instant."""
+    folder.mkdir(parents=True)
+    elf = shutil.which("true")
+    (folder / "Makefile").write_text(MAKEFILE.format(elf=elf))
+    (folder / "Kconfig").write_text("")
+    (folder / "no-such-option").write_text("CONFIG_GONE=y\n")
+    (folder / "greeting").write_text("hello\n")
+    return folder
+
+
+def patch_tree(folder: Path) -> Path:
+    """A guest-linux-patch directory: a short configuration, no patches, the real init."""
+    (folder / "config").mkdir(parents=True)
+    (folder / "config" / "base.config").write_text("# base\nCONFIG_ONE=y\n")
+    (folder / "config" / "6.12.config").write_text("CONFIG_TWO=64\n# CONFIG_THREE is not set\n")
+    real = Path(__file__).resolve().parents[2] / "guest-linux-patch" / "init"
+    shutil.copytree(real, folder / "init")
+    return folder
+
+
+def add_patch(tree: Path, name: str, text: str) -> None:
+    """Appends a patch to the series for 6.12."""
+    series = tree / "series-6.12"
+    series.mkdir(exist_ok=True)
+    with (series / "series").open("a") as file:
+        file.write(f"{name}  # why\n")
+    (series / name).write_text(text)
+
+
+GOOD_PATCH = """\
+--- a/greeting
++++ b/greeting
+@@ -1 +1 @@
+-hello
++hello, patched
+"""
