@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-
 from pyvmm.errors import ConfigError
 from pyvmm.kvm._kvm import ffi, lib
 from pyvmm.kvm.descriptor import Descriptor, checked

@@ -6,7 +6,6 @@ Numbers: Intel SDM volume 4, AMD APM volume 2 appendix A, Documentation/virt/kvm
 
 from __future__ import annotations
 
-
 from pyvmm.errors import ConfigError
 from pyvmm.kvm._kvm import ffi, lib
 from pyvmm.kvm.descriptor import checked

@@ -7,7 +7,6 @@ Each getter returns a new structure; each setter takes one of the same type, as 
 
 from __future__ import annotations
 
-
 from pyvmm.errors import ConfigError
 from pyvmm.kvm._kvm import ffi, lib
 from pyvmm.kvm.cpuid import new_cpuid, read_cpuid

@@ -234,19 +234,14 @@ class Vm(Interrupts):
 
     def get_tsc_khz(self) -> int:
         """The TSC rate that new vCPUs get, in kHz."""
-        result = lib.kvm_get_tsc_khz(self.fd)
-        return self._offered(
-            result, "KVM_GET_TSC_KHZ", lib.KVM_CAP_VM_TSC_CONTROL, "a TSC rate of the VM"
-        )
+        return checked(lib.kvm_get_tsc_khz(self.fd), "KVM_GET_TSC_KHZ")
 
     def set_tsc_khz(self, khz: int) -> None:
-        """Gives new vCPUs this TSC rate, in kHz. Before the first vCPU."""
-        self._offered(
-            lib.kvm_set_tsc_khz(self.fd, khz),
-            "KVM_SET_TSC_KHZ",
-            lib.KVM_CAP_VM_TSC_CONTROL,
-            "a TSC rate of the VM",
-        )
+        """Gives new vCPUs this TSC rate, in kHz. Before the first vCPU.
+
+        Without KVM_CAP_TSC_CONTROL the number is kept, and a vCPU's counter may still run at the host's rate.
+        """
+        checked(lib.kvm_set_tsc_khz(self.fd, khz), "KVM_SET_TSC_KHZ", f"{khz} kHz")
 
     def stats_fd(self) -> int:
         """A new descriptor of the VM's binary statistics; the caller closes it (KVM_GET_STATS_FD)."""

@@ -65,6 +65,14 @@ class Guest:
         self.close()
 
 
+def with_irqchip(vm: kvm.Vm) -> None:
+    """For Guest(prepare=...): interrupt controllers and timer in the kernel."""
+    vm.set_identity_map_addr(0xFFFBC000)
+    vm.set_tss_addr(0xFFFBD000)
+    vm.create_irqchip()
+    vm.create_pit2(kvm.KVM_PIT_SPEAKER_DUMMY)
+
+
 def address_of(memory: mmap.mmap) -> int:
     # The view is dropped at once: the mapping stays as long as `memory` does.
     return int(kvm.ffi.cast("uintptr_t", kvm.ffi.from_buffer(memory)))

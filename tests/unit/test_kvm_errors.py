@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import errno
 import pickle
+from pathlib import Path
 
 import pytest
 
 from pyvmm import kvm
 from pyvmm.errors import HostError
-from pyvmm.kvm.errors import _GENERAL, _REMEDIES
+from pyvmm.kvm.remedies import GENERAL, REMEDIES
 
 
 @pytest.mark.parametrize(
@@ -63,9 +64,16 @@ def test_words_of_the_three_classic_failures() -> None:
 
 
 def test_every_remedy_is_a_sentence() -> None:
-    for text in [*_REMEDIES.values(), *_GENERAL.values()]:
-        assert text[0].isupper() or text.startswith("x2")
+    texts = [text for by_errno in REMEDIES.values() for text in by_errno.values()]
+    for text in [*texts, *GENERAL.values()]:
+        assert text[0].isupper()
         assert text.endswith(".")
+
+
+def test_remedies_are_for_requests_that_exist() -> None:
+    source = "".join(path.read_text() for path in Path(kvm.__file__).parent.glob("*.py"))
+    for ioctl in REMEDIES:
+        assert source.count(f'"{ioctl}"') >= 2, f"{ioctl} is never made"
 
 
 def test_unknown_errno_is_shown_as_a_number() -> None:
