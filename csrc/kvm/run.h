@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Running a vCPU: the structure shared with the kernel, the reasons for an exit, synced registers.
- */
+/* Running a vCPU: the structure shared with the kernel, exit reasons, synced registers. */
 #ifndef PYVMM_KVM_RUN_H
 #define PYVMM_KVM_RUN_H
 
