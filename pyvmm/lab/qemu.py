@@ -19,7 +19,10 @@ KERNEL_WORDS = (
     "console=ttyS0 panic=-1 quiet nokaslr mitigations=off tsc=reliable no_timer_check "
     "cryptomgr.notests rodata=off"
 )
-CPU = "max,+svm,+npt,-la57"
+# QEMU's TCG does not intercept XSETBV: KVM would never learn the guest's XCR0, load its own idea of it at each entry,
+# and the guest's XSAVE would leave SSE registers behind. Without XSAVE guests use FXSAVE, which is right.
+NO_XSAVE = "-xsave,-xsaveopt,-xsavec,-xsaves,-xgetbv1,-avx,-avx2,-fma,-f16c,-vaes,-vpclmulqdq,-pku"
+CPU = "max,+svm,+npt,-la57," + NO_XSAVE
 MACHINE = "pc"
 
 
