@@ -68,13 +68,19 @@ size_t iovec_put(struct iovec_list *list, const void *data, size_t bytes)
 	return done;
 }
 
-uint8_t *iovec_last(const struct iovec_list *list)
+uint8_t *iovec_at(const struct iovec_list *list, size_t offset)
 {
-	for (uint32_t i = list->count; i; i--) {
-		const struct iovec *piece = &list->iov[i - 1];
+	for (uint32_t i = 0; i < list->count; i++) {
+		const struct iovec *piece = &list->iov[i];
 
-		if (piece->iov_len)
-			return (uint8_t *)piece->iov_base + piece->iov_len - 1;
+		if (offset < piece->iov_len)
+			return (uint8_t *)piece->iov_base + offset;
+		offset -= piece->iov_len;
 	}
 	return NULL;
+}
+
+uint8_t *iovec_last(const struct iovec_list *list)
+{
+	return list->bytes ? iovec_at(list, list->bytes - 1) : NULL;
 }

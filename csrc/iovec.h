@@ -23,6 +23,9 @@ size_t iovec_cut(struct iovec_list *list, size_t bytes);                   /* dr
 size_t iovec_take(struct iovec_list *list, void *buffer, size_t bytes);    /* copy out, then skip */
 size_t iovec_put(struct iovec_list *list, const void *data, size_t bytes); /* copy in, then skip */
 
+/* Where the byte at an offset is; NULL beyond the end. */
+uint8_t *iovec_at(const struct iovec_list *list, size_t offset);
+
 /* Where the last byte is; NULL in an empty list. */
 uint8_t *iovec_last(const struct iovec_list *list);
 

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The virtio console (virtio 1.2, section 5.3): one port on two descriptors of the host."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pyvmm._core import ffi, lib
+from pyvmm.devices.virtio import VirtioDevice
+from pyvmm.errors import ConfigError, HostError
+
+if TYPE_CHECKING:
+    from pyvmm.machine.machine import Machine
+
+#: How long `VirtioConsole.close` waits for a reader that does not read, in seconds.
+CLOSE_SECONDS = 1.0
+
+
+class VirtioConsole(VirtioDevice):
+    """A console, hvc0 in Linux. Input is read from `input_fd`, output written to `output_fd`; None or -1 is none.
+
+    Both descriptors (terminals, pipes, sockets, files) stay the caller's and may be closed once this returns. Output
+    that its reader does not take makes the guest wait; nothing is dropped until the output is closed at the other
+    end. With `escape`, ctrl-a x in the input signals the eventfd `quit_fd`, ctrl-a h prints help.
+
+    `size` is (columns, rows); by default that of the terminal at `output_fd`, or (0, 0) for unknown.
+
+    Raises HostError for a descriptor that is not open.
+    """
+
+    kind = "virtio-console"
+
+    def __init__(
+        self,
+        machine: Machine,
+        input_fd: int | None = None,
+        output_fd: int | None = None,
+        *,
+        escape: bool = False,
+        quit_fd: int = -1,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__(machine)
+        plug = ffi.new("struct virtio_console_plug *")
+        plug.input_fd = _checked("input_fd", input_fd)
+        plug.output_fd = _checked("output_fd", output_fd)
+        plug.escape, plug.quit_fd = escape, quit_fd
+        columns, rows = size or _terminal_size(plug.output_fd)
+        _check_size(columns, rows)
+        try:
+            self._attach(
+                lambda memory, thread, irq_fd: lib.virtio_console_create(
+                    memory, thread, irq_fd, plug
+                )
+            )
+        except BaseException:
+            self.close()
+            raise
+        self.set_size(columns, rows)
+
+    def set_size(self, columns: int, rows: int) -> None:
+        """Tells the guest the size of the terminal in characters. ConfigError outside 0 to 65535."""
+        _check_size(columns, rows)
+        lib.virtio_console_set_size(self._open(), columns, rows)
+
+    def drain(self, timeout: float = 10.0) -> bool:
+        """Writes out what the guest has queued; False if the output does not take it in `timeout` seconds."""
+        milliseconds = max(0, min(int(timeout * 1000), 0xFFFFFFFF))
+        return bool(lib.virtio_console_drain(self._open(), milliseconds) == 0)
+
+    def close(self) -> None:
+        """Writes what is left, for at most a second, and frees the device. No vCPU may be running."""
+        if self._c != ffi.NULL:
+            self.drain(CLOSE_SECONDS)
+        super().close()
+
+
+def _checked(name: str, fd: int | None) -> int:
+    if fd is None or fd == -1:
+        return -1
+    try:
+        os.fstat(fd)
+    except OSError as error:
+        raise HostError(
+            error.errno, f"console: {name}={fd} is not an open descriptor; None is none"
+        ) from error
+    return fd
+
+
+def _terminal_size(fd: int) -> tuple[int, int]:
+    if fd < 0:
+        return 0, 0
+    try:
+        columns, rows = os.get_terminal_size(fd)
+    except OSError:
+        return 0, 0
+    return columns, rows
+
+
+def _check_size(columns: int, rows: int) -> None:
+    if not (0 <= columns <= 0xFFFF and 0 <= rows <= 0xFFFF):
+        raise ConfigError(f"terminal of {columns} columns and {rows} rows: both are 0 to 65535")

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The virtio network card (virtio 1.2, section 5.1) on a tap."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pyvmm._core import lib
+from pyvmm.devices.virtio import VirtioDevice
+from pyvmm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pyvmm.devices.tap import Tap
+    from pyvmm.machine.machine import Machine
+
+#: The least a link may carry, section 5.1.4.1.
+LEAST_MTU = 68
+
+
+class VirtioNet(VirtioDevice):
+    """A network card on `tap`, which stays the caller's and must outlive the device.
+
+    `mac` is text such as "02:00:00:12:34:56"; by default a random, locally administered one. The tap's MTU, if it was
+    given one, is announced to the guest. Checksums and segmentation are left to whoever can do them last.
+
+    Raises ConfigError for a bad address or MTU, HostError when the tap cannot be used.
+    """
+
+    kind = "virtio-net"
+
+    def __init__(self, machine: Machine, tap: Tap, mac: str | None = None) -> None:
+        super().__init__(machine)
+        address = random_mac() if mac is None else parse_mac(mac)
+        self.mac = ":".join(f"{byte:02x}" for byte in address)
+        self.tap = tap
+        mtu = tap.mtu or 0
+        try:
+            self._attach(
+                lambda memory, thread, irq_fd: lib.virtio_net_create(
+                    memory, thread, irq_fd, tap.fd, address, mtu
+                )
+            )
+        except BaseException:
+            self.close()
+            raise
+
+
+def parse_mac(text: str) -> bytes:
+    """The six bytes of a unicast Ethernet address in text. ConfigError for anything else."""
+    parts = text.split(":")
+    digits = set("0123456789abcdefABCDEF")
+    if len(parts) != 6 or not all(len(p) == 2 and set(p) <= digits for p in parts):
+        raise ConfigError(f"MAC address {text!r}: write six bytes as in 02:00:00:12:34:56")
+    address = bytes(int(part, 16) for part in parts)
+    if address[0] & 1 or not any(address):
+        raise ConfigError(f"MAC address {text!r} is no card's: its first byte must be even")
+    return address
+
+
+def random_mac() -> bytes:
+    """A random unicast address of the locally administered kind."""
+    return b"\x02" + os.urandom(5)
