@@ -4,7 +4,23 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test unit check setup build format bench clean guest
+C_FILES = $(wildcard csrc/*.c csrc/*.h csrc/kvm/*.h pyvmm/lab/*.c guest-linux-patch/init/*.c bench/*.c)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit check python-check c-check setup build format bench clean guest
+
+help:
+	@echo 'make demo    boot the Linux guest, here or in the lab, and show what happened'
+	@echo 'make test    every test; builds the guests the first time'
+	@echo
+	@echo 'make setup   Debian packages, virtual environment, Python packages'
+	@echo 'make build   the C extension modules'
+	@echo 'make guest   the Linux guest kernel and its initramfs, into the cache'
+	@echo 'make unit    the tests that need no KVM'
+	@echo 'make check   ruff, mypy, clang-format, cppcheck, direction of the imports'
+	@echo 'make format  let ruff and clang-format rewrite the sources'
+	@echo 'make bench   what the benchmarks are; ARGS="exits" runs one'
+	@echo 'make clean   remove what make build made'
 
 .venv/ready: .ci/setup .ci/packages pyproject.toml
 	sh .ci/setup
@@ -26,22 +42,26 @@ test: build
 unit: build
 	$(PYTHON) -m pytest tests/unit
 
-check: build
+check: python-check c-check
+	$(PYTHON) -m pytest -q tests/unit/test_imports.py
+
+python-check: build
 	ruff check .
 	ruff format --check .
 	mypy
-	clang-format --dry-run -Werror csrc/*.c csrc/*.h csrc/kvm/*.h
-	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability \
-		--inline-suppr --suppress=missingIncludeSystem -D__x86_64__ csrc/*.c
-	$(PYTHON) -m pytest -q tests/unit/test_imports.py
 
-format:
+c-check: setup
+	clang-format --dry-run -Werror $(C_FILES)
+	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability \
+		--inline-suppr --suppress=missingIncludeSystem -D__x86_64__ $(filter %.c,$(C_FILES))
+
+format: setup
 	ruff format .
 	ruff check --fix .
-	clang-format -i csrc/*.c csrc/*.h csrc/kvm/*.h
+	clang-format -i $(C_FILES)
 
 bench: build
-	$(PYTHON) -m bench
+	$(PYTHON) -m bench $(or $(ARGS),--help)
 
 clean:
 	rm -rf build dist *.egg-info pyvmm/*.so pyvmm/kvm/*.so pyvmm/_core.c pyvmm/kvm/_kvm.c
