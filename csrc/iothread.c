@@ -204,6 +204,8 @@ void iothread_call(struct iothread *thread, void (*fn)(void *opaque), void *opaq
 	}
 	pthread_mutex_lock(&thread->call_lock);
 	pthread_mutex_lock(&thread->done_lock);
+	/* Safe: this function returns only after the thread has let go of it. */
+	/* cppcheck-suppress autoVariables */
 	thread->call = &call;
 	eventfd_signal(thread->wake_fd);
 	while (thread->call)

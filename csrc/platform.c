@@ -112,7 +112,7 @@ static void update_sci(struct platform *platform)
 	struct kvm_irq_level line = {
 	        .irq = PLATFORM_SCI,
 	        .level = (__atomic_load_n(&platform->pm_status, __ATOMIC_SEQ_CST) &
-	                  __atomic_load_n(&platform->pm_enable, __ATOMIC_SEQ_CST)) != 0,
+		          __atomic_load_n(&platform->pm_enable, __ATOMIC_SEQ_CST)) != 0,
 	};
 
 	/* Without an interrupt controller in the kernel there is no line, and nobody to miss it. */

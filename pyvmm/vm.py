@@ -33,13 +33,13 @@ Initrd = str | bytes | Sequence[str | bytes]
 class VM:
     """A virtual machine.
 
-    `memory` is in bytes, or text such as "256M"; `cpus` the number of vCPUs. `kernel` is a bzImage, an ELF vmlinux with a
-    PVH entry, or a flat binary (`flat` says how that starts: "real", "protected" or "long"); without one, give
+    `memory` is in bytes, or text such as "256M"; `cpus` the number of vCPUs. `kernel` is a bzImage, an ELF vmlinux with
+    a PVH entry, or a flat binary (`flat` says how that starts: "real", "protected" or "long"); without one, give
     `load_state` the registers yourself. `initrd` is a file or several parts. `hugepages` is None, "2M" or "1G".
     `irqchip=False` is for bare programs that end with HLT. `nested=True` shows VMX or SVM to the guest.
 
-    Raises `ConfigError` for options that cannot work, `ImageError` (at `start`) for images, and `pyvmm.kvm` errors when the
-    host refuses. A context manager; `close` gives everything back.
+    Raises `ConfigError` for options that cannot work, `ImageError` (at `start`) for images, and `pyvmm.kvm` errors when
+    the host refuses. A context manager; `close` gives everything back.
     """
 
     def __init__(

@@ -76,13 +76,8 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
     add("--summary", action="store_true", help="a screen about the run, on stderr")
     add("--dry-run", action="store_true", help="say what would be started, and start nothing")
     add("-v", "--verbose", action="store_true", help="all kernel messages, on the terminal")
-    add("--kvm", metavar="FILE", default="/dev/kvm", help=argparse_suppress())
+    add("--kvm", metavar="FILE", default="/dev/kvm", help="KVM device (%(default)s)")
     add("command", nargs="*", metavar="COMMAND", help="to run in the guest, after --")
-
-
-def argparse_suppress() -> str:
-    """argparse.SUPPRESS without importing argparse for it."""
-    return "==SUPPRESS=="
 
 
 class Plan:

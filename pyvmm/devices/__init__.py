@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Devices: thin Python over the data paths in csrc."""
