@@ -51,7 +51,7 @@ class FakeApt:
             "Maintainer: Nobody <nobody@localhost>\nDescription: test\n"
         )
         output = self.state / f"{package}.deb"
-        command = ["dpkg-deb", "--root-owner-group", "-Znone", "-b", tree, output]
+        command = ["dpkg-deb", "--root-owner-group", "-Znone", "-b", str(tree), str(output)]
         subprocess.run(command, check=True, capture_output=True)
         shutil.rmtree(tree)
 

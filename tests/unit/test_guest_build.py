@@ -240,7 +240,11 @@ def test_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_publish_replaces_all_or_nothing(tmp_path: Path) -> None:
     final = tmp_path / "final"
-    tools.publish(final, lambda fresh: (fresh / "a").write_text("1") and None)
+
+    def succeed(fresh: Path) -> None:
+        (fresh / "a").write_text("1")
+
+    tools.publish(final, succeed)
 
     def fail(fresh: Path) -> None:
         (fresh / "a").write_text("2")

@@ -29,7 +29,8 @@ def listing(data: bytes) -> list[str]:
 
 def walk(data: bytes) -> dict[bytes, tuple[int, bytes]]:
     """An independent reader: name -> (mode, data), up to the trailer."""
-    found, at = {}, 0
+    found: dict[bytes, tuple[int, bytes]] = {}
+    at = 0
     while True:
         assert at % 4 == 0
         head = data[at : at + 110]
