@@ -409,7 +409,9 @@ static void nothing(void *opaque)
 
 void virtio_settle(struct virtio_device *device)
 {
-	/* epoll reports events in the order they came. */
+	/* epoll reports in the order of arrival, except that an event which stayed on its list
+	 * keeps its place. After one call, the next goes to the end. */
+	iothread_call(device->thread, nothing, NULL);
 	iothread_call(device->thread, nothing, NULL);
 }
 
