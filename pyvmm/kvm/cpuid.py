@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 FIRST_GUESS = 64  # entries; current hosts have 30 to 60
 MOST = 4096  # the kernel itself stops at 256
+# An entry no kernel writes; the padding is clean, as KVM_GET_EMULATED_CPUID insists.
+UNUSED = b"\xff" * 28 + bytes(12)
 
 
 def new_cpuid(entries: Iterable[Any] = ()) -> Any:
@@ -44,8 +46,16 @@ def read_cpuid(fd: int, get: Callable[[int, Any], int], ioctl: str) -> Any:
     count = FIRST_GUESS
     while True:
         table = ffi.new("struct kvm_cpuid2 *", {"nent": count, "entries": count})
+        ffi.memmove(table.entries, UNUSED * count, len(UNUSED) * count)
         result = get(fd, table)
         if result != -E2BIG or count >= MOST:
             checked(result, ioctl)
+            _trim(table)
             return table
         count *= 2
+
+
+def _trim(table: Any) -> None:
+    """Takes off the entries that the kernel left alone: until Linux 6.1 at least, KVM_GET_CPUID2 keeps `nent`."""
+    while table.nent and bytes(ffi.buffer(table.entries + table.nent - 1, len(UNUSED))) == UNUSED:
+        table.nent -= 1

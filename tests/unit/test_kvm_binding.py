@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from pyvmm import kvm
 from pyvmm.kvm import ffi, lib
+from pyvmm.kvm.cpuid import read_cpuid
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = 4096
@@ -159,6 +161,25 @@ def test_cpuid_table() -> None:
     kvm.find_cpuid(table, 7).ebx = 9
     copy = kvm.new_cpuid(table.entries[i] for i in range(table.nent))
     assert [copy.entries[i].ebx for i in range(3)] == [0, 9, 2]
+
+
+def test_cpuid_table_of_a_kernel_that_keeps_the_count() -> None:
+    def get(fd: int, table: Any) -> int:
+        if table.nent < 100:
+            return -errno.E2BIG
+        for i in range(100):
+            table.entries[i] = {"function": i, "index": 0, "flags": 0}
+        return 0
+
+    table = read_cpuid(-1, get, "KVM_GET_CPUID2")
+    assert table.nent == 100
+    assert kvm.find_cpuid(table, 99) is not None
+    assert kvm.find_cpuid(table, 0xFFFFFFFF) is None
+
+
+def test_cpuid_table_that_never_fits() -> None:
+    with pytest.raises(kvm.KvmError, match="KVM_GET_CPUID2 failed: E2BIG"):
+        read_cpuid(-1, lambda fd, table: -errno.E2BIG, "KVM_GET_CPUID2")
 
 
 def test_msr_range_fills_its_row() -> None:
