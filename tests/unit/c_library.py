@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A few C files of the engine as a library of their own, for functions that Python does not see otherwise."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from cffi import FFI
+
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
+MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
+
+
+def load(folder: Path, parts: tuple[str, ...], more: str) -> tuple[Any, Any]:
+    """(ffi, lib) of csrc/PART.c for each part; `more` declares what stands outside the headers' marks."""
+    ffi = FFI()
+    for part in parts:
+        ffi.cdef("\n".join(MARKED.findall((CSRC / f"{part}.h").read_text())))
+    ffi.cdef(more)
+    library = folder / "library.so"
+    flags = [
+        "-std=gnu11",
+        "-D_GNU_SOURCE",
+        "-O1",
+        "-g",
+        "-Wall",
+        "-Werror",
+        "-fPIC",
+        "-shared",
+        "-pthread",
+    ]
+    sources = [str(CSRC / f"{part}.c") for part in parts]
+    subprocess.run(["gcc", *flags, "-o", str(library), *sources], check=True)
+    return ffi, ffi.dlopen(str(library))
