@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line without a KVM: what it makes of arguments, what it says, how it ends."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pyvmm
+from pyvmm import errors, probe
+from pyvmm.cli import doctor, lab, run, status
+from pyvmm.cli.main import COMMANDS, main, overview
+from pyvmm.errors import ConfigError
+from pyvmm.guest import cache
+from pyvmm.machine import result as results
+
+
+def arguments(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    run.add_parser(parser.add_subparsers())
+    return parser.parse_args(["run", *words])
+
+
+# The program.
+
+
+@pytest.mark.parametrize("word", ["-h", "--help", "help"])
+def test_help(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word]) == status.OK
+    assert capsys.readouterr().out == overview() + "\n"
+
+
+def test_no_arguments_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == status.USAGE
+    assert "usage: pyvmm" in capsys.readouterr().out
+
+
+def test_overview_names_every_command_and_status() -> None:
+    text = overview()
+    for word in [*COMMANDS, *map(str, status.MEANINGS)]:
+        assert f"  {word} " in text or f" {word} " in text
+
+
+@pytest.mark.parametrize("word", ["-V", "--version"])
+def test_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word]) == status.OK
+    assert capsys.readouterr().out == f"pyvmm {pyvmm.__version__}\n"
+
+
+def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fly"]) == status.USAGE
+    assert "no command 'fly'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert "options:" in text
+    assert "SUPPRESS" not in text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["run", "--fly"], ["run", "-c", "two"], ["run", "--flat", "x86"], ["guest"], ["doctor", "x"]],
+)
+def test_bad_arguments(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == status.USAGE
+    assert "pyvmm: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.ConfigError("x"), status.USAGE),
+        (errors.ImageError("x"), status.USAGE),
+        (errors.HostError(1, "x"), status.HOST),
+        (errors.StateError("x"), status.VMM),
+        (errors.Error("x"), status.VMM),
+        (KeyboardInterrupt(), status.INTERRUPTED),
+    ],
+)
+def test_errors_become_statuses(
+    error: BaseException,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(args: object) -> int:
+        raise error
+
+    monkeypatch.setattr(doctor, "main", fail)
+    assert main(["doctor"]) == code
+    said = capsys.readouterr().err
+    assert said.startswith("pyvmm: ") == isinstance(error, errors.Error)
+
+
+def test_the_reader_of_the_output_may_leave() -> None:
+    command = f"{sys.executable} -m pyvmm doctor --json --kvm /nowhere | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+
+
+def test_importing_the_program_loads_nothing_heavy() -> None:
+    heavy = (
+        "argparse json subprocess tempfile pathlib dataclasses inspect asyncio pyvmm.vm pyvmm.lab"
+    )
+    code = (
+        "import sys, pyvmm.cli.main; "
+        f"print([name for name in {heavy.split()} if name in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+# Exit statuses.
+
+
+@pytest.mark.parametrize(
+    ("reason", "reported", "code"),
+    [
+        (results.POWEROFF, None, 0),
+        (results.POWEROFF, 0, 0),
+        (results.REBOOT, 7, 7),
+        (results.HALT, 118, 118),
+        (results.PANIC, None, status.GUEST_PANIC),
+        (results.PANIC, 3, status.GUEST_PANIC),
+        (results.TRIPLE_FAULT, None, status.GUEST_FAULT),
+        (results.STOPPED, 0, status.STOPPED),
+        (results.TIMEOUT, None, status.TIMEOUT),
+        *((reason, 0, status.VMM) for reason in sorted(results.VMM_FAULTS)),
+    ],
+)
+def test_ends_become_statuses(reason: str, reported: int | None, code: int) -> None:
+    assert status.of_result(reason, reported) == code
+
+
+def test_every_reason_has_a_status_and_every_status_a_meaning() -> None:
+    reasons = {*results.BY_EVENT.values(), results.STOPPED, results.TIMEOUT}
+    for reason in reasons:
+        code = status.of_result(reason, None)
+        assert code == 0 or code in status.MEANINGS
+        assert (code == 0) == (reason in results.CLEAN)
+
+
+def test_statuses_are_distinct() -> None:
+    numbers = [
+        value for name, value in vars(status).items() if name.isupper() and name != "MEANINGS"
+    ]
+    assert len(numbers) == len(set(numbers))
+    assert all(0 <= number <= 255 for number in numbers)
+
+
+# pyvmm run: disks and variables.
+
+plain = st.text(st.characters(exclude_characters=",", exclude_categories=("Cs",)), min_size=1)
+
+
+@given(plain, st.booleans(), st.none() | plain)
+def test_disk_round_trip(name: str, readonly: bool, serial: str | None) -> None:
+    text = name + (",ro" if readonly else "") + (f",serial={serial}" if serial else "")
+    assert run.parse_disk(text) == (name, readonly, serial or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("a,rw", "'rw' is neither"), (",ro", "the file is missing"), ("", "the file is missing")],
+)
+def test_bad_disks(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        run.parse_disk(text)
+
+
+def test_variables_for_the_guest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERE", "yes")
+    monkeypatch.delenv("GONE", raising=False)
+    assert run.parse_env(["A=1", "HERE", "GONE", "B=x=y", "C="]) == {
+        "A": "1",
+        "HERE": "yes",
+        "B": "x=y",
+        "C": "",
+    }
+
+
+def test_variables_for_the_lab(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERE", "yes")
+    monkeypatch.delenv("GONE", raising=False)
+    assert lab.variables(["A=1", "HERE", "GONE"]) == {"A": "1", "HERE": "yes"}
+    with pytest.raises(ConfigError, match="names no variable"):
+        lab.variables(["=x"])
+
+
+def test_the_lab_wants_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lab", "--"]) == status.USAGE
+    assert "no command" in capsys.readouterr().err
+
+
+# pyvmm run: the plan.
+
+
+@pytest.fixture
+def guest(monkeypatch: pytest.MonkeyPatch) -> cache.Guest:
+    """A built guest, of which only the names exist."""
+    made = cache.Guest("/g/bzImage", "/g/vmlinux", "/g/initramfs", "6.12.1", "key")
+    monkeypatch.setattr(run, "find_guest", lambda name: made)
+    monkeypatch.setattr("os.isatty", lambda fd: False)
+    return made
+
+
+def test_a_command_runs_in_our_guest_on_a_virtio_console(guest: cache.Guest) -> None:
+    plan = run.Plan(arguments("--env", "A=1", "--", "ls", "-l"))
+    assert plan.kernel == guest.vmlinux
+    assert plan.initrd[0] == guest.initramfs
+    assert b"ls\0-l\0" in plan.initrd[1]  # type: ignore[operator]
+    assert b"A=1" in plan.initrd[1]  # type: ignore[operator]
+    assert plan.console == "virtio"
+    words = plan.cmdline.split()
+    assert {"quiet", "console=ttyS0", "pyvmm.console=hvc0", "pyvmm.raw=1"} <= set(words)
+
+
+def test_a_shell_runs_on_the_serial_port(guest: cache.Guest) -> None:
+    plan = run.Plan(arguments())
+    assert plan.console == "serial"
+    assert "quiet" not in plan.cmdline.split()
+    assert "pyvmm.console" not in plan.cmdline
+
+
+def test_a_stock_guest_has_no_vmlinux(guest: cache.Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "find_guest", lambda name: guest._replace(vmlinux=""))
+    assert run.Plan(arguments()).kernel == guest.kernel
+
+
+def test_other_kernels_get_no_words_of_ours() -> None:
+    plan = run.Plan(arguments("-k", "k", "-i", "a", "-i", "b", "-p", "root=/dev/vda"))
+    assert (plan.kernel, plan.initrd) == ("k", ["a", "b"])
+    assert "pyvmm." not in plan.cmdline
+    assert plan.cmdline.endswith("root=/dev/vda")
+
+
+def test_verbose_wins_over_quiet(guest: cache.Guest) -> None:
+    words = run.Plan(arguments("-v", "--", "true")).cmdline.split()
+    assert "ignore_loglevel" in words
+    assert "quiet" not in words
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["-k", "k", "--", "ls"], "leave -k away"),
+        (["--timeout", "0", "-k", "k"], "more than 0 seconds"),
+        (["--timeout", "-3", "-k", "k"], "more than 0 seconds"),
+        (["-d", "x,y", "-k", "k"], "neither ro nor serial"),
+        (["--linux", "5.4"], "no guest '5.4'; there are 6.12, 6.1, stock-6.12, stock-6.1"),
+    ],
+)
+def test_plans_that_cannot_work(words: list[str], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        run.Plan(arguments(*words))
+
+
+def test_a_guest_that_is_not_built(guest_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--linux", "6.1"]) == status.USAGE
+    assert "run: pyvmm guest build --linux 6.1" in capsys.readouterr().err
+
+
+def test_dry_run_says_what_would_be_started(
+    guest: cache.Guest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "--dry-run", "-m", "1G", "-c", "3", "-d", "d,ro,serial=S", "--net", "tap0"]
+    assert main([*words, "--kvm", "/nowhere", "--", "true"]) == status.OK
+    said = json.loads(capsys.readouterr().out)
+    assert said["disks"] == [{"file": "d", "readonly": True, "serial": "S"}]
+    assert (said["memory"], said["cpus"], said["net"]) == ("1G", 3, ["tap0"])
+    assert (said["kernel"], said["command"]) == (guest.vmlinux, ["true"])
+
+
+def test_a_kernel_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "-k", "k", "--kvm", str(tmp_path / "kvm")]) == status.HOST
+    assert str(tmp_path / "kvm") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--json", "--log"])
+def test_files_that_cannot_be_written(option: str, tmp_path: Path) -> None:
+    missing = str(tmp_path / "no" / "file")
+    with pytest.raises(ConfigError, match=f"{option} .*No such file"):
+        run._print_json({}, missing) if option == "--json" else run._open_log(missing)
+
+
+# pyvmm doctor.
+
+
+def finding(**changed: Any) -> probe.Probe:
+    values: dict[str, Any] = {
+        "path": "/dev/kvm",
+        "error": "",
+        "remedy": "",
+        "backend": "kvm_amd",
+        "paging": "npt",
+        "api": 12,
+        "capabilities": {name: 1 for name, _, _ in probe.CAPABILITIES},
+        "max_vcpus": 8,
+        "exit_seconds": 12.3e-6,
+        "instructions_per_second": 2e9,
+        "lab": "",
+    }
+    return probe.Probe(**(values | changed))
+
+
+@pytest.mark.parametrize(
+    ("found", "code", "words"),
+    [
+        (finding(), 0, "Linux boots here, on kvm_amd"),
+        (finding(instructions_per_second=1.4e6), 1, "at 1.4 million instructions a second"),
+        (finding(capabilities={}), 1, "this KVM lacks KVM_CAP_USER_MEMORY"),
+        (finding(error="no such device"), status.HOST, "KVM cannot be used here: no such device"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [True, False])
+def test_doctor(
+    found: probe.Probe,
+    code: int,
+    words: str,
+    as_json: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(probe, "probe", lambda path: found)
+    assert main(["doctor", *(["--json"] if as_json else [])]) == code
+    text = capsys.readouterr().out
+    assert words in (json.loads(text)["verdict"] if as_json else text.splitlines()[-1])
+
+
+def test_doctor_marks_what_is_missing() -> None:
+    text = "\n".join(doctor.lines(finding(capabilities={"KVM_CAP_IRQCHIP": 1})))
+    assert "irqchip                      yes " in text
+    assert "irqfd                        NO " in text
+    assert "sync_regs                    no " in text
+    assert "12.3 us" in text
+
+
+def test_a_device_that_is_no_kvm() -> None:
+    found = probe.probe("/dev/null")
+    assert not found.usable
+    assert "/dev/null" in found.verdict
+
+
+def test_json_of_doctor_has_every_field() -> None:
+    record = doctor.as_dict(finding())
+    assert set(record) == {
+        *probe.Probe._fields,
+        *("usable", "missing", "software", "boots_linux", "verdict"),
+    }
+    json.dumps(record)
