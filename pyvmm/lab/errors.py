@@ -14,4 +14,4 @@ class LabError(HostError):
 
 
 class LabTimeout(LabError, TimeoutError):
-    """The command, or the start of the outer machine, took longer than allowed; the machine is gone."""
+    """The command took longer than it was allowed to; it and the machine are gone."""

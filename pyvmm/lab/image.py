@@ -15,7 +15,7 @@ from typing import NamedTuple
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.guest import cache, cpio, debian, tools
 
-FORMAT = "1"  # raise it when what is in a cached image changes without a change of init.c
+FORMAT = "1"  # raise it when what is in a cached image changes without a change of the sources
 VERSIONS = ("6.1", "6.12")  # tried in this order; $PYVMM_LAB_LINUX names one
 EARLY = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
 LATE = ("kvm-amd", "tun")  # everything else can be had with modprobe in the lab
@@ -50,12 +50,9 @@ def outer_kernel() -> debian.KernelFiles:
 
 
 def image() -> Image:
-    """The image of the current init.c and kernel; builds it the first time, which takes seconds."""
+    """The image of the current sources and kernel; builds it the first time, which takes seconds."""
     kernel = outer_kernel()
-    source = Path(__file__).with_name("init.c").read_bytes()
-    recipe = [FORMAT, kernel.vmlinuz, *EARLY, *LATE]
-    digest = hashlib.sha256("\0".join(recipe).encode() + b"\0" + source).hexdigest()[:16]
-    folder = Path(cache.cache_root()) / "lab" / f"{kernel.release}-{digest}"
+    folder = Path(cache.cache_root()) / "lab" / f"{kernel.release}-{digest(kernel)}"
     if not folder.is_dir():
         with tools.lock("lab/image"):
             if not folder.is_dir():
@@ -68,6 +65,19 @@ def image() -> Image:
         modules_dir=kernel.modules_dir,
         release=kernel.release,
     )
+
+
+def sources() -> list[Path]:
+    """The files of the first process."""
+    return sorted(Path(__file__).with_name("init").glob("*.[ch]"))
+
+
+def digest(kernel: debian.KernelFiles) -> str:
+    """Names what the image is made of."""
+    sum = hashlib.sha256("\0".join([FORMAT, kernel.vmlinuz, *EARLY, *LATE]).encode())
+    for path in sources():
+        sum.update(b"\0" + path.read_bytes())
+    return sum.hexdigest()[:16]
 
 
 def build(folder: Path, kernel: debian.KernelFiles) -> None:
@@ -98,10 +108,10 @@ def compiled(folder: Path) -> bytes:
 
     Raises HostError when there is no compiler, or it fails.
     """
-    source = Path(__file__).with_name("init.c")
     program = folder / "init"
+    units = [path for path in sources() if path.suffix == ".c"]
     tools.run(
-        ["gcc", "-std=gnu11", "-O2", "-Wall", "-static", "-s", "-o", program, source],
+        ["gcc", "-std=gnu11", "-O2", "-Wall", "-static", "-s", "-o", program, *units],
         what="compiling the lab's first process",
     )
     data = program.read_bytes()

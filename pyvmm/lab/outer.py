@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from pyvmm.lab import protocol, qemu, streams
-from pyvmm.lab.errors import LabError, LabTimeout
+from pyvmm.lab.errors import LabError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +34,7 @@ class Outer:
         self._log = log
         self._tail: deque[bytes] = deque()
         self._kept = 0
+        self._console_ended = False
         self._decoder = protocol.Decoder()
         self._outgoing = bytearray()
         self._port, port = socket.socketpair()
@@ -81,13 +82,18 @@ class Outer:
         is how a slow reader of the output holds the command back. Raises LabError when QEMU is gone.
         """
         port, console = self._port.fileno(), self._console.fileno()
-        wanted = {**extra, console: select.POLLIN}
-        wanted[port] = (select.POLLIN if listen else 0) | (select.POLLOUT if self._outgoing else 0)
+        wanted = dict(extra)
+        if not self._console_ended:
+            wanted[console] = select.POLLIN
+        # A descriptor that is of no interest now stays out: poll(2) would report its end over and over.
+        if listen or self._outgoing:
+            wanted[port] = select.POLLIN if listen else 0
+            wanted[port] |= select.POLLOUT if self._outgoing else 0
         events = streams.ready(wanted, seconds)
         if events.pop(console, 0):
-            self._read_console()
+            self._console_ended = not self._read_console()
         happened = events.pop(port, 0)
-        if happened & select.POLLOUT:
+        if happened and self._outgoing:
             self._flush()
         frames = self._receive() if happened & (select.POLLIN | select.POLLHUP) and listen else []
         return frames, events
@@ -98,7 +104,7 @@ class Outer:
         except BlockingIOError:
             pass
         except OSError as error:
-            raise self.failure("the outer machine has gone") from error
+            raise LabError(self.failure("the outer machine has gone")) from error
 
     def _receive(self) -> list[protocol.Frame]:
         try:
@@ -108,7 +114,7 @@ class Outer:
         except OSError:
             data = b""
         if not data:
-            raise self.failure("the outer machine ended by itself")
+            raise LabError(self.failure("the outer machine ended by itself"))
         return list(self._decoder.feed(data))
 
     def _read_console(self) -> bool:
@@ -131,12 +137,13 @@ class Outer:
         lines = [line for line in text.split("\n") if line.strip()]
         return "\n".join(lines[-TAIL_LINES:])
 
-    def failure(self, what: str, *, timeout: bool = False) -> LabError:
-        """An error with the console's last words. The machine is ended first, so that they are complete."""
+    def failure(self, what: str) -> str:
+        """A message with the console's last words. The machine is ended first, so that they are complete."""
         self.kill()
         tail = self.console_tail()
-        said = f"; its console said last:\n{tail}" if tail else "; its console said nothing"
-        return (LabTimeout if timeout else LabError)(what + said)
+        return what + (
+            f"; its console said last:\n{tail}" if tail else "; its console said nothing"
+        )
 
     def kill(self) -> None:
         """Ends QEMU and waits for it; may be called again."""

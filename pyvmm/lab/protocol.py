@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frames that the host and the lab's first process (init.c) send each other over one port.
+"""The frames that the host and the lab's first process (init/) send each other over one port.
 
 A frame is one byte of type, four bytes of length (little endian) and the payload. One stream for
 everything keeps the order: what the command printed last is here before its exit status is.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 HEADER = struct.Struct("<cI")
-STDIN_WINDOW = 65536  # bytes of stdin that may be on the way, STDIN_ROOM of init.c
+STDIN_WINDOW = 65536  # bytes of stdin that may be on the way, STDIN_ROOM of init/port.h
 LARGEST = 1 << 16  # no frame from the lab is longer: it sends in chunks of 16 KiB
 
 SETUP, RUN, STDIN, WINSIZE, END = b"S", b"R", b"I", b"W", b"Q"

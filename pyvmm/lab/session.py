@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.errors import ConfigError, StateError
 from pyvmm.lab import image, protocol, streams, surroundings, terminal
-from pyvmm.lab.errors import LabError
+from pyvmm.lab.errors import LabError, LabTimeout
 from pyvmm.lab.outer import Outer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
+    from typing import BinaryIO
 
     from pyvmm.lab.streams import Stream
 
@@ -44,6 +45,8 @@ class Lab:
         log: str | None = None,
         boot_timeout: float = BOOT_TIMEOUT,
     ) -> None:
+        if "PYVMM_LAB" in os.environ:
+            raise StateError("this already is a lab (PYVMM_LAB is set); run the command as it is")
         if not 1 <= cpus <= MAX_CPUS:
             raise ConfigError(f"a lab has 1 to {MAX_CPUS} CPUs, not {cpus}")
         self.cpus = cpus
@@ -77,9 +80,7 @@ class Lab:
         if self._outer is not None:
             raise StateError("the lab is already started")
         files = image.image()
-        log = open(self._log_path, "wb") if self._log_path else None  # noqa: SIM115
-        if log is not None:
-            self._stack.enter_context(log)
+        log = self._open_log()
         self._outer = Outer(files, cpus=self.cpus, memory=self.memory, shares=self.shares, log=log)
         self._stack.callback(self._outer.kill)
         try:
@@ -87,6 +88,14 @@ class Lab:
         except BaseException:
             self.close(graceful=False)
             raise
+
+    def _open_log(self) -> BinaryIO | None:
+        if self._log_path is None:
+            return None
+        try:
+            return self._stack.enter_context(open(self._log_path, "wb"))
+        except OSError as error:
+            raise LabError(f"cannot write the log '{self._log_path}': {error.strerror}") from error
 
     def _bring_up(self, files: image.Image) -> None:
         deadline = time.monotonic() + self._boot_timeout
@@ -112,14 +121,10 @@ class Lab:
         while True:
             left = deadline - time.monotonic()
             if left <= 0:
-                took = "the outer machine did not answer in time"
-                raise outer.failure(took, timeout=True)
+                raise LabError(outer.failure("the outer machine did not answer in time"))
             frames, _ = outer.exchange({}, left)
             for one in frames:
-                if one.type == protocol.FAIL:
-                    raise outer.failure(
-                        "the lab gave up: " + one.payload.decode("utf-8", "replace")
-                    )
+                refuse_failure(outer, one)
                 if one.type == type:
                     return
 
@@ -154,6 +159,8 @@ class Lab:
         """
         if not command or any("\0" in word for word in command):
             raise ConfigError("a command is at least one word, and no word has a zero byte in it")
+        if timeout is not None and not timeout > 0:
+            raise ConfigError(f"a timeout is a number of seconds above 0, not {timeout}")
         flow = Flow(
             streams.Source(stdin, protocol.STDIN_WINDOW),
             streams.Sink(stdout, 1),
@@ -182,7 +189,7 @@ class Lab:
         while status is None or flow.pending():
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
-                raise outer.failure("the command did not end in time", timeout=True)
+                raise LabTimeout("the command did not end in the time it had")
             wanted = flow.wanted(reading=status is None)
             if tty is not None:
                 wanted[tty.wakeup] = select.POLLIN
@@ -191,10 +198,7 @@ class Lab:
             )
             flow.drain(events)
             for one in frames:
-                if one.type == protocol.FAIL:
-                    raise outer.failure(
-                        "the lab gave up: " + one.payload.decode("utf-8", "replace")
-                    )
+                refuse_failure(outer, one)
                 if one.type == protocol.EXIT:
                     status = one.number()
                 else:
@@ -225,6 +229,13 @@ class Lab:
         finally:
             self._outer = None
             self._stack.close()
+
+
+def refuse_failure(outer: Outer, frame: protocol.Frame) -> None:
+    """Raises LabError if the lab says that it cannot go on."""
+    if frame.type == protocol.FAIL:
+        reason = frame.payload.decode("utf-8", "replace")
+        raise LabError(outer.failure(f"the lab gave up: {reason}"))
 
 
 class Flow(NamedTuple):
