@@ -6,7 +6,8 @@ local   bare-metal guests on this machine's /dev/kvm, whatever kind that is
 host    the lab itself, seen from outside
 lab     Linux guests: here if this KVM boots Linux, else inside the lab
 
-A stage that cannot run fails; none is skipped. The exit status is 0 only if every stage passed.
+A stage that cannot run fails; none is skipped. The exit status is 0 only if every stage passed. Where PYVMM_ARTEFACTS
+names a folder, the report of each failed test and the lab's console are kept there.
 """
 
 from __future__ import annotations
@@ -29,9 +30,8 @@ def pytest_command(stage: str, options: list[str]) -> list[str]:
 
 def build_guests() -> None:
     """Everything the Linux guests need, from the cache or built now."""
-    from pyvmm.guest.stock import stock
-
     from pyvmm.guest.build import build
+    from pyvmm.guest.stock import stock
 
     for linux in GUESTS:
         build(linux)
@@ -52,7 +52,9 @@ def run_linux(options: list[str]) -> int:
     if found.boots_linux:
         return run_here("lab", options)
     command = pytest_command("lab", ["-p", "no:cacheprovider", *options])
-    return lab.run(command, cpus=2, memory="8G", timeout=LAB_SECONDS)
+    keep = os.environ.get("PYVMM_ARTEFACTS")
+    log = os.path.join(keep, "lab-console.log") if keep else None
+    return lab.run(command, cpus=2, memory="8G", timeout=LAB_SECONDS, share=keep, log=log)
 
 
 def main() -> int:
