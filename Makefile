@@ -4,9 +4,9 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-C_FILES = $(wildcard csrc/*.c csrc/*.h csrc/kvm/*.h pyvmm/lab/init/*.c pyvmm/lab/init/*.h pyvmm/lab/*/*.[ch] guest-linux-patch/init/*.c bench/*.c)
+C_FILES = $(wildcard csrc/*.[ch] csrc/kvm/*.h pyvmm/lab/init/*.[ch] guest-linux-patch/init/*.c bench/*.c tests/*/*.c \
+	tests/*/*/*.c)
 
-.DEFAULT_GOAL := help
 .PHONY: help demo test unit check python-check c-check setup build format bench clean guest
 
 help:

@@ -74,7 +74,7 @@ static uint8_t *guarded(size_t size, int protection)
 {
 	uint8_t *all =
 	        must(mmap(NULL, size + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
-	             "mmap");
+		     "mmap");
 
 	if (mprotect(all + GUARD, size, protection))
 		must(NULL, "mprotect");
@@ -103,9 +103,9 @@ static bool bad(struct world *world)
 /* An address: mostly in memory, sometimes at an edge, sometimes anywhere. */
 static uint64_t some_address(struct world *world)
 {
-	static const uint64_t edges[] = {0,       RAM - 16, RAM - 1,        RAM,
-	                                 ROM_AT,  RINGS,    TABLES,         0xd0000000,
-	                                 1 << 31, ~0ULL,    ~0ULL - 0xffff, 1ULL << 63};
+	static const uint64_t edges[] = {0,          RAM - 16, RAM - 1,        RAM,
+	                                 ROM_AT,     RINGS,    TABLES,         0xd0000000,
+	                                 1ULL << 31, ~0ULL,    ~0ULL - 0xffff, 1ULL << 63};
 
 	if (!bad(world))
 		return 0x20000 + 16 * below(world, (RAM - 0x30000) / 16);
