@@ -35,7 +35,8 @@ class VM:
 
     `memory` is in bytes, or text such as "256M"; `cpus` the number of vCPUs. `kernel` is a bzImage, an ELF vmlinux with
     a PVH entry, or a flat binary (`flat` says how that starts: "real", "protected" or "long"); without one, give
-    `load_state` the registers yourself. `initrd` is a file or several parts. `hugepages` is None, "2M" or "1G".
+    `load_state` the registers yourself. `initrd` is a file or several parts. `shared=True`
+    puts RAM into a memfd, `hugepages` ("2M" or "1G") into one from the hugetlb pool.
     `irqchip=False` is for bare programs that end with HLT. `nested=True` shows VMX or SVM to the guest.
 
     Raises `ConfigError` for options that cannot work, `ImageError` (at `start`) for images, and `pyvmm.kvm` errors when
@@ -51,6 +52,7 @@ class VM:
         initrd: Initrd | None = None,
         cmdline: str = "",
         flat: str | None = None,
+        shared: bool = False,
         hugepages: str | None = None,
         irqchip: bool = True,
         nested: bool = False,
@@ -65,6 +67,7 @@ class VM:
         self.machine = Machine(
             parse_size(memory, "memory"),
             cpus,
+            shared=shared,
             hugepages=hugepages,
             irqchip=irqchip,
             nested=nested,

@@ -69,6 +69,7 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
         "--env", metavar="NAME[=VALUE]", action="append", default=[], help="for the COMMAND; repeat"
     )
     add("--flat", choices=("real", "protected", "long"), help="start mode of a flat binary")
+    add("--shared", action="store_true", help="keep RAM in a memfd, for other processes to map")
     add("--hugepages", choices=("2M", "1G"), help="take RAM from the host's hugetlb pool")
     add("--nested", action="store_true", help="let the guest see VMX or SVM")
     add("--timeout", metavar="SECONDS", type=float, help="end the guest then, with status 124")
@@ -222,6 +223,7 @@ def main(args: argparse.Namespace) -> int:
         initrd=plan.initrd or None,
         cmdline=plan.cmdline,
         flat=args.flat,
+        shared=args.shared,
         hugepages=args.hugepages,
         nested=args.nested,
         kvm_path=args.kvm,
@@ -331,18 +333,21 @@ def _report(vm: VM, plan: Plan, result: Result) -> None:
 
         show(vm, result)
     if plan.args.json:
-        from pyvmm.machine.footprint import footprint
+        from pyvmm.machine.footprint import of_machine
 
         record = result.as_dict() | {
             "config": plan.as_dict(),
-            "footprint": footprint()._asdict(),
-            "devices": [
-                {"kind": getattr(d, "kind", type(d).__name__.lower()), **stats()}
-                for d in vm.machine._devices
-                if (stats := getattr(d, "stats", None))
-            ],
+            "footprint": of_machine(vm.machine)._asdict(),
+            "devices": [_device_record(device) for device in vm.machine._devices],
         }
         _print_json(record, plan.args.json)
+
+
+def _device_record(device: Any) -> dict[str, Any]:
+    """A device's kind and counters."""
+    kind = getattr(device, "kind", type(device).__name__.lower())
+    stats = device.stats() if hasattr(device, "stats") else {}
+    return {"kind": kind} | (stats if isinstance(stats, dict) else stats._asdict())
 
 
 def _explain(vm: VM, plan: Plan, result: Result) -> None:

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 def rows(vm: VM, result: Result) -> list[tuple[str, str]]:
     """(name, text) of everything worth a line."""
     from pyvmm import probe
-    from pyvmm.machine.footprint import footprint
+    from pyvmm.machine.footprint import of_machine
 
     backend, paging = probe.backend()
-    use = footprint()
+    use = of_machine(vm.machine)
     total = sum(result.exits.values())
     ended = result.reason + (f", status {result.status}" if result.status is not None else "")
     table = [

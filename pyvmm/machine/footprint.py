@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-#: Mappings that are the guest's, by the name of their memfd.
-GUEST_FILES = ("/memfd:pyvmm-",)
+from pyvmm.machine.memory import HUGE_PAGE
+
+if TYPE_CHECKING:
+    from pyvmm.machine.machine import Machine
 
 
 class Footprint(NamedTuple):
@@ -17,8 +19,11 @@ class Footprint(NamedTuple):
     guest_rss: int
 
 
-def footprint(pid: int | str = "self") -> Footprint:
-    """Reads /proc/PID/smaps (proc_pid_smaps(5)). Raises OSError where that is not allowed."""
+def footprint(guest_start: int, guest_size: int, pid: int | str = "self") -> Footprint:
+    """Reads /proc/PID/smaps (proc_pid_smaps(5)); the guest's RAM is told by its host addresses.
+
+    Raises OSError where that is not allowed.
+    """
     totals = {True: [0, 0], False: [0, 0]}
     guest = False
     with open(f"/proc/{pid}/smaps", "rb") as file:
@@ -28,5 +33,13 @@ def footprint(pid: int | str = "self") -> Footprint:
             elif line[:4] == b"Pss:":
                 totals[guest][1] += int(line.split()[1])
             elif b"-" in line[:17]:
-                guest = any(name.encode() in line for name in GUEST_FILES)
+                start = int(line[: line.index(b"-")], 16)
+                guest = guest_start <= start < guest_start + guest_size
     return Footprint(totals[False][0] << 10, totals[False][1] << 10, totals[True][0] << 10)
+
+
+def of_machine(machine: Machine) -> Footprint:
+    """What the process costs beside that machine's RAM."""
+    # A mapping may begin a little before its RAM does, to line up with huge pages.
+    margin = HUGE_PAGE
+    return footprint(machine.memory.address - margin, machine.memory.size + margin)

@@ -44,9 +44,9 @@ class Device(Protocol):
 class Machine:
     """A virtual machine without devices and without a kernel.
 
-    `memory` in bytes; `cpus` as many as KVM allows; `irqchip=False` leaves the interrupt controllers out, for bare
-    programs that end with HLT; `nested=True` shows VMX or SVM to the guest. Raises ConfigError and, from the host,
-    `pyvmm.kvm` errors.
+    `memory` in bytes, with `shared` and `hugepages` as for `GuestMemory`; `cpus` as many as KVM allows;
+    `irqchip=False` leaves the interrupt controllers out, for bare programs that end with HLT; `nested=True` shows VMX
+    or SVM to the guest. Raises ConfigError and, from the host, `pyvmm.kvm` errors.
 
     Life: built -> `start` -> running, paused -> ended -> `close`.
     """
@@ -56,6 +56,7 @@ class Machine:
         memory: int,
         cpus: int = 1,
         *,
+        shared: bool = False,
         hugepages: str | None = None,
         irqchip: bool = True,
         nested: bool = False,
@@ -64,7 +65,7 @@ class Machine:
         self._undo: list[Callable[[], None]] = []
         self.closed = False
         try:
-            self._build(memory, cpus, hugepages, irqchip, nested, kvm_path)
+            self._build(memory, cpus, shared, hugepages, irqchip, nested, kvm_path)
         except BaseException:
             self.close()
             raise
@@ -73,6 +74,7 @@ class Machine:
         self,
         memory: int,
         cpus: int,
+        shared: bool,
         hugepages: str | None,
         irqchip: bool,
         nested: bool,
@@ -96,7 +98,7 @@ class Machine:
         self.kvm = self._keep(kvm.Kvm(kvm_path))
         self._check_cpus(cpus)
         self.vm = self._keep(self.kvm.create_vm())
-        self.memory = self._keep(GuestMemory(memory, hugepages=hugepages))
+        self.memory = self._keep(GuestMemory(memory, shared=shared, hugepages=hugepages))
         for gpa, size, address in self.memory.slots():
             self.vm.set_memory_region(self._next_slot(), gpa, size, address)
         self.pio, self.mmio, self.msr = (self._bus() for _ in range(3))

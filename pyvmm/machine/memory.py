@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guest RAM: one memfd, one mapping, split around the hole below 4 GiB."""
+"""Guest RAM: one mapping, split around the hole below 4 GiB.
+
+Private anonymous memory unless asked otherwise: the host gives it transparent huge pages, which a memfd gets only where
+the administrator set shmem_enabled. A memfd (`shared=True`, or any hugetlb pool) can be handed to other processes.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,7 @@ HOLE_END = 4 * GIB
 HUGE_SHIFTS = {"2M": 21, "1G": 30}
 _MFD_HUGE_SHIFT = 26
 _MAP_NORESERVE = 0x4000  # <asm-generic/mman.h>; the mmap module names it since 3.12
+HUGE_PAGE = 2 * MIB
 
 _SUFFIXES = {"": 1, "K": 1 << 10, "M": MIB, "G": GIB, "T": 1 << 40}
 
@@ -63,12 +68,12 @@ def ram_layout(size: int) -> tuple[Region, ...]:
 class GuestMemory:
     """The RAM of one guest.
 
-    `size` is in bytes, a multiple of 4096 (or of the huge page size). `hugepages` is None, "2M" or "1G" and takes
-    pages from the host's hugetlb pool. Raises ConfigError for a size that cannot be, HostError when the host has not
-    enough. Memory is given by the host only when touched.
+    `size` is in bytes, a multiple of 4096 (or of the huge page size). `shared=True` puts it in a memfd, `fd`, which is
+    -1 otherwise. `hugepages` is None, "2M" or "1G" and takes a memfd from the host's hugetlb pool. Raises ConfigError
+    for a size that cannot be, HostError when the host has not enough. Memory is given by the host only when touched.
     """
 
-    def __init__(self, size: int, *, hugepages: str | None = None) -> None:
+    def __init__(self, size: int, *, shared: bool = False, hugepages: str | None = None) -> None:
         page = self._page_size(hugepages)
         if size < MIB or size % page:
             raise ConfigError(
@@ -77,11 +82,11 @@ class GuestMemory:
         self.size = size
         self.ram = ram_layout(size)
         self._offsets = self._file_offsets()
-        self.fd = self._create_file(size, hugepages)
+        self.fd = self._create_file(size, hugepages) if shared or hugepages else -1
         try:
             self._map = self._map_file(self.fd, size, hugepages)
         except BaseException:
-            os.close(self.fd)
+            self._close_file()
             raise
         self._c = self._register()
 
@@ -117,10 +122,13 @@ class GuestMemory:
 
     @staticmethod
     def _map_file(fd: int, size: int, hugepages: str | None) -> mmap.mmap:
+        flags = mmap.MAP_SHARED if fd >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         # hugetlb pages are reserved here, so that a short pool is an error now and not a SIGBUS later.
-        flags = mmap.MAP_SHARED | (0 if hugepages else _MAP_NORESERVE)
+        flags |= 0 if hugepages else _MAP_NORESERVE
+        # A whole huge page more, so that the guest's pages can line up with the host's.
+        room = 0 if fd >= 0 else HUGE_PAGE
         try:
-            return mmap.mmap(fd, size, flags)
+            mapping = mmap.mmap(fd, size + room, flags)
         except OSError as error:
             remedy = (
                 f"raise the pool: echo N > /sys/kernel/mm/hugepages/hugepages-"
@@ -132,9 +140,19 @@ class GuestMemory:
                 error.errno or errno.ENOMEM,
                 f"mapping {size >> 20} MiB of guest RAM: {error.strerror}; {remedy}",
             ) from error
+        if not hugepages:
+            GuestMemory._advise_huge(mapping)
+        return mapping
+
+    @staticmethod
+    def _advise_huge(mapping: mmap.mmap) -> None:
+        try:
+            mapping.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:
+            pass  # a kernel without transparent huge pages: small ones do
 
     def _file_offsets(self) -> tuple[tuple[int, int, int], ...]:
-        """(gpa, size, offset in the file) of each region."""
+        """(gpa, size, offset in RAM) of each region."""
         result = []
         offset = 0
         for region in self.ram:
@@ -151,9 +169,16 @@ class GuestMemory:
         return memory
 
     @property
+    def _skip(self) -> int:
+        """Bytes of the mapping before RAM begins, at a huge page boundary."""
+        if self.fd >= 0:
+            return 0
+        return -int(ffi.cast("uintptr_t", ffi.from_buffer(self._map))) % HUGE_PAGE
+
+    @property
     def address(self) -> int:
-        """Host virtual address of the mapping's start."""
-        return int(ffi.cast("uintptr_t", ffi.from_buffer(self._map)))
+        """Host virtual address of guest-physical address 0."""
+        return int(ffi.cast("uintptr_t", ffi.from_buffer(self._map))) + self._skip
 
     def slots(self) -> list[tuple[int, int, int]]:
         """(gpa, size, host virtual address) of each region, as KVM memory slots want them."""
@@ -164,7 +189,7 @@ class GuestMemory:
         """The guest's own bytes at [gpa, gpa + length), writable. Raises GuestMemoryError outside RAM."""
         for start, size, offset in self._offsets:
             if start <= gpa < start + size and 0 <= length <= start + size - gpa:
-                at = gpa - start + offset
+                at = self._skip + gpa - start + offset
                 return memoryview(self._map)[at : at + length]
         raise GuestMemoryError(
             f"guest-physical range {gpa:#x} + {length:#x} is not inside one region of RAM"
@@ -180,14 +205,18 @@ class GuestMemory:
         with self.view(gpa, len(data)) as view:
             view[:] = data
 
+    def _close_file(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
     def close(self) -> None:
         """Gives the memory back. A view still held keeps the mapping until it is released."""
-        if self.fd < 0:
+        if self._c == ffi.NULL:
             return
         lib.guest_memory_destroy(self._c)
         self._c = ffi.NULL
-        os.close(self.fd)
-        self.fd = -1
+        self._close_file()
         try:
             self._map.close()
         except BufferError:
