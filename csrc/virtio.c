@@ -9,6 +9,8 @@
 #include <string.h>
 #include <sys/epoll.h>
 
+#include "virtio_mmio.h"
+
 enum {
 	/* Chains served in one go, so that a driver that never stops adding some can starve
 	 * neither other handlers of the thread nor a reset. */
@@ -31,10 +33,11 @@ int virtio_init(struct virtio_device *device, uint32_t id,
 	device->thread = thread;
 	device->irq_fd = irq_fd;
 	device->id = id;
+	pthread_mutex_init(&device->lock, NULL);
+	pthread_mutex_init(&device->config_lock, NULL);
 	device->offered = 1ULL << VIRTIO_F_VERSION_1 | 1ULL << VIRTIO_RING_F_INDIRECT_DESC |
 	                  1ULL << VIRTIO_RING_F_EVENT_IDX;
-	pthread_mutex_init(&device->config_lock, NULL);
-	return -pthread_mutex_init(&device->lock, NULL);
+	return virtio_mmio_lay_out(device);
 }
 
 static void handle_kick(struct iothread_watch *watch, uint32_t events)
@@ -67,6 +70,7 @@ void virtio_release(struct virtio_device *device)
 {
 	for (uint32_t i = 0; i < device->queue_count; i++)
 		free(device->queues[i].chain);
+	virtio_mmio_free(device);
 	pthread_mutex_destroy(&device->config_lock);
 	pthread_mutex_destroy(&device->lock);
 }
@@ -91,7 +95,7 @@ uint32_t virtio_device_id(const struct virtio_device *device)
 
 uint32_t virtio_status(const struct virtio_device *device)
 {
-	return __atomic_load_n(&device->status, __ATOMIC_ACQUIRE);
+	return __atomic_load_n(device->status, __ATOMIC_ACQUIRE);
 }
 
 void virtio_stats(struct virtio_device *device, struct virtio_stats *stats)
@@ -107,7 +111,7 @@ void virtio_stats(struct virtio_device *device, struct virtio_stats *stats)
 
 static void raise(struct virtio_device *device, uint32_t reason)
 {
-	__atomic_fetch_or(&device->interrupt_status, reason, __ATOMIC_SEQ_CST);
+	__atomic_fetch_or(device->interrupt_status, reason, __ATOMIC_SEQ_CST);
 	__atomic_fetch_add(&device->stats.interrupts, 1, __ATOMIC_RELAXED);
 	eventfd_signal(device->irq_fd);
 }
@@ -132,7 +136,7 @@ bool virtio_is_broken(const struct virtio_device *device)
 
 static void ask_for_reset(struct virtio_device *device)
 {
-	__atomic_fetch_or(&device->status, VIRTIO_CONFIG_S_NEEDS_RESET, __ATOMIC_SEQ_CST);
+	__atomic_fetch_or(device->status, VIRTIO_CONFIG_S_NEEDS_RESET, __ATOMIC_SEQ_CST);
 	raise_config(device);
 }
 
@@ -251,8 +255,8 @@ static void reset(struct virtio_device *device)
 	device->offered_select = 0;
 	device->accepted_select = 0;
 	device->queue_select = 0;
-	__atomic_store_n(&device->interrupt_status, 0, __ATOMIC_SEQ_CST);
-	__atomic_store_n(&device->status, 0, __ATOMIC_SEQ_CST);
+	__atomic_store_n(device->interrupt_status, 0, __ATOMIC_SEQ_CST);
+	__atomic_store_n(device->status, 0, __ATOMIC_SEQ_CST);
 	virtio_count(&device->stats.resets, 1);
 }
 
@@ -292,7 +296,7 @@ void virtio_write_status(struct virtio_device *device, uint32_t value)
 	/* A driver cannot clear bits other than by a reset, and NEEDS_RESET may be set meanwhile.
 	 */
 	bits = permitted(device, virtio_status(device), value);
-	before = __atomic_fetch_or(&device->status, bits, __ATOMIC_SEQ_CST);
+	before = __atomic_fetch_or(device->status, bits, __ATOMIC_SEQ_CST);
 	if (bits & VIRTIO_CONFIG_S_FAILED)
 		iothread_call(device->thread, stop_device, device);
 	else if ((bits & VIRTIO_CONFIG_S_DRIVER_OK) && !(before & VIRTIO_CONFIG_S_FAILED))
@@ -304,18 +308,6 @@ void virtio_write_status(struct virtio_device *device, uint32_t value)
 static bool inside_config(const struct virtio_device *device, uint32_t offset, uint32_t length)
 {
 	return length <= device->config_size && offset <= device->config_size - length;
-}
-
-void virtio_read_config(struct virtio_device *device, uint32_t offset, void *bytes, uint32_t length)
-{
-	memset(bytes, 0, length);
-	if (offset >= device->config_size)
-		return;
-	if (length > device->config_size - offset)
-		length = device->config_size - offset;
-	pthread_mutex_lock(&device->config_lock);
-	memcpy(bytes, device->config + offset, length);
-	pthread_mutex_unlock(&device->config_lock);
 }
 
 void virtio_write_config(struct virtio_device *device, uint32_t offset, const void *bytes,
@@ -332,7 +324,7 @@ void virtio_store_config(struct virtio_device *device, uint32_t offset, const vo
 		return;
 	pthread_mutex_lock(&device->config_lock);
 	memcpy(device->config + offset, bytes, length);
-	device->config_generation++;
+	__atomic_fetch_add(device->config_generation, 1, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&device->config_lock);
 }
 

@@ -4,6 +4,9 @@
  * queues, counters. A kind of device embeds struct virtio_device and gives it operations; a
  * transport (virtio_mmio.h) shows it to the guest.
  *
+ * What a driver reads lies in one page of memory, laid out by the transport: the guest may have
+ * that page mapped, and then reads it without an exit.
+ *
  * Two threads meet here. The transport runs on vCPU threads under `lock`. Queues, once live, belong
  * to the I/O thread alone: the transport changes them through iothread_call(). What both touch
  * (status, interrupt_status) is atomic. The I/O thread never takes `lock`, or it would wait for a
@@ -23,7 +26,6 @@
 /* cffi: begin */
 enum {
 	VIRTIO_MAX_QUEUES = 4,
-	VIRTIO_CONFIG_SIZE = 64, /* bytes of configuration space, at most */
 };
 
 /* Counters since the device was made; a reset by the driver does not clear them. */
@@ -101,20 +103,22 @@ struct virtio_device {
 	uint32_t accepted_select;
 	uint32_t queue_select;
 
-	uint32_t status;           /* atomic */
-	uint32_t interrupt_status; /* atomic */
+	uint8_t *page;              /* what the driver reads; the rest points into it */
+	uint32_t *status;           /* atomic */
+	uint32_t *interrupt_status; /* atomic */
 
-	pthread_mutex_t config_lock; /* never held while waiting for a thread */
-	uint32_t config_generation;
+	pthread_mutex_t config_lock; /* among writers; never held while waiting for a thread */
+	uint32_t *config_generation; /* atomic */
 	uint32_t config_size;
-	uint8_t config[VIRTIO_CONFIG_SIZE];
+	uint8_t *config;
 
 	uint32_t queue_count;
 	struct virtio_queue queues[VIRTIO_MAX_QUEUES];
 	struct virtio_stats stats; /* of the I/O thread; violations and interrupts of any */
 };
 
-/* For the makers of devices: fills in the common part. 0 or -errno; virtio_release() undoes it. */
+/* For the makers of devices: fills in the common part. 0 or -errno; virtio_release() undoes it, and
+ * is harmless after a failure. */
 int virtio_init(struct virtio_device *device, uint32_t id,
                 const struct virtio_operations *operations, const struct guest_memory *memory,
                 struct iothread *thread, int irq_fd);
@@ -126,7 +130,8 @@ static inline bool virtio_has(const struct virtio_device *device, unsigned int f
 	return device->accepted >> feature & 1;
 }
 
-/* Replaces bytes of configuration space: quietly, or telling a running driver. Any thread. */
+/* Replaces bytes of configuration space: quietly, or telling a running driver. Any thread. The
+ * driver may read while this writes, so more than one field at a time is for before it runs. */
 void virtio_store_config(struct virtio_device *device, uint32_t offset, const void *bytes,
                          uint32_t length);
 void virtio_update_config(struct virtio_device *device, uint32_t offset, const void *bytes,
@@ -135,8 +140,6 @@ void virtio_update_config(struct virtio_device *device, uint32_t offset, const v
 /* For transports, under lock. */
 void virtio_write_status(struct virtio_device *device, uint32_t value);
 void virtio_write_ready(struct virtio_device *device, struct virtio_queue *queue, bool ready);
-void virtio_read_config(struct virtio_device *device, uint32_t offset, void *bytes,
-                        uint32_t length);
 void virtio_write_config(struct virtio_device *device, uint32_t offset, const void *bytes,
                          uint32_t length);
 

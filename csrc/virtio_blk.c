@@ -283,15 +283,17 @@ struct virtio_device *virtio_blk_create(const struct guest_memory *memory, struc
 		errno = -ret;
 		return NULL;
 	}
-	virtio_init(&blk->device, VIRTIO_ID_BLOCK, &operations, memory, thread, irq_fd);
+	ret = virtio_init(&blk->device, VIRTIO_ID_BLOCK, &operations, memory, thread, irq_fd);
+	if (!ret)
+		ret = virtio_add_queue(&blk->device, QUEUE_SIZE);
+	if (ret) {
+		destroy(&blk->device);
+		errno = -ret;
+		return NULL;
+	}
 	blk->sectors = sectors;
 	memcpy(blk->serial, serial, strnlen(serial, sizeof(blk->serial)));
 	describe(blk);
-	if (virtio_add_queue(&blk->device, QUEUE_SIZE)) {
-		destroy(&blk->device);
-		errno = ENOMEM;
-		return NULL;
-	}
 	return &blk->device;
 }
 

@@ -356,10 +356,11 @@ struct virtio_device *virtio_console_create(const struct guest_memory *memory,
 	if (!console)
 		return NULL;
 	console->input.fd = console->output.fd = -1;
-	virtio_init(&console->device, VIRTIO_ID_CONSOLE, &operations, memory, thread, irq_fd);
+	ret = virtio_init(&console->device, VIRTIO_ID_CONSOLE, &operations, memory, thread, irq_fd);
 	console->device.offered |= 1ULL << VIRTIO_CONSOLE_F_SIZE;
 	console->device.config_size = sizeof(struct virtio_console_config);
-	ret = plug_in(console, plug);
+	if (!ret)
+		ret = plug_in(console, plug);
 	for (unsigned int i = 0; i < 2 && !ret; i++)
 		ret = virtio_add_queue(&console->device, QUEUE_SIZE);
 	if (ret) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "virtio_mmio.h"
 
+#include <errno.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_mmio.h>
 #include <string.h>
@@ -24,49 +25,61 @@ static uint64_t with_half(uint64_t value, uint32_t select, uint32_t part)
 	return (value & ~mask) | (uint64_t)part << 32 * select;
 }
 
-static uint32_t generation(struct virtio_device *device)
+static uint32_t *reg(const struct virtio_device *device, uint32_t offset)
 {
-	uint32_t value;
-
-	pthread_mutex_lock(&device->config_lock);
-	value = device->config_generation;
-	pthread_mutex_unlock(&device->config_lock);
-	return value;
+	return (uint32_t *)(device->page + offset);
 }
 
-static uint32_t read_register(struct virtio_device *device, uint64_t offset)
+static void set(struct virtio_device *device, uint32_t offset, uint32_t value)
+{
+	__atomic_store_n(reg(device, offset), value, __ATOMIC_RELAXED);
+}
+
+/* The registers that depend on what is selected. */
+static void show_selected(struct virtio_device *device)
 {
 	const struct virtio_queue *queue = selected(device);
 
-	switch (offset) {
-	case VIRTIO_MMIO_MAGIC_VALUE:
-		return 0x74726976; /* "virt" */
-	case VIRTIO_MMIO_VERSION:
-		return 2;
-	case VIRTIO_MMIO_DEVICE_ID:
-		return device->id;
-	case VIRTIO_MMIO_VENDOR_ID:
-		return VIRTIO_MMIO_VENDOR;
-	case VIRTIO_MMIO_DEVICE_FEATURES:
-		return half(device->offered, device->offered_select);
-	case VIRTIO_MMIO_QUEUE_NUM_MAX:
-		return queue ? queue->ring.size_max : 0;
-	case VIRTIO_MMIO_QUEUE_READY:
-		return queue && queue->ready;
-	case VIRTIO_MMIO_INTERRUPT_STATUS:
-		return __atomic_load_n(&device->interrupt_status, __ATOMIC_SEQ_CST);
-	case VIRTIO_MMIO_STATUS:
-		return virtio_status(device);
-	case VIRTIO_MMIO_CONFIG_GENERATION:
-		return generation(device);
-	case VIRTIO_MMIO_SHM_LEN_LOW:
-	case VIRTIO_MMIO_SHM_LEN_HIGH:
-	case VIRTIO_MMIO_SHM_BASE_LOW:
-	case VIRTIO_MMIO_SHM_BASE_HIGH:
-		return UINT32_MAX; /* there is no shared memory region, whichever is selected */
-	default:
-		return 0;
-	}
+	set(device, VIRTIO_MMIO_DEVICE_FEATURES, half(device->offered, device->offered_select));
+	set(device, VIRTIO_MMIO_QUEUE_NUM_MAX, queue ? queue->ring.size_max : 0);
+	set(device, VIRTIO_MMIO_QUEUE_READY, queue && queue->ready);
+}
+
+int virtio_mmio_lay_out(struct virtio_device *device)
+{
+	static const uint32_t shared_memory[] = {VIRTIO_MMIO_SHM_LEN_LOW, VIRTIO_MMIO_SHM_LEN_HIGH,
+	                                         VIRTIO_MMIO_SHM_BASE_LOW,
+	                                         VIRTIO_MMIO_SHM_BASE_HIGH};
+
+	device->page = host_map(-1, VIRTIO_MMIO_PAGE, 0, 0);
+	if (!device->page)
+		return -errno;
+	device->status = reg(device, VIRTIO_MMIO_STATUS);
+	device->interrupt_status = reg(device, VIRTIO_MMIO_INTERRUPT_STATUS);
+	device->config_generation = reg(device, VIRTIO_MMIO_CONFIG_GENERATION);
+	device->config = device->page + VIRTIO_MMIO_CONFIG;
+	set(device, VIRTIO_MMIO_MAGIC_VALUE, 0x74726976); /* "virt" */
+	set(device, VIRTIO_MMIO_VERSION, 2);
+	set(device, VIRTIO_MMIO_DEVICE_ID, device->id);
+	set(device, VIRTIO_MMIO_VENDOR_ID, VIRTIO_MMIO_VENDOR);
+	/* There is none, whichever is selected. */
+	for (size_t i = 0; i < sizeof(shared_memory) / sizeof(shared_memory[0]); i++)
+		set(device, shared_memory[i], UINT32_MAX);
+	return 0;
+}
+
+void virtio_mmio_free(struct virtio_device *device)
+{
+	if (device->page)
+		host_unmap(device->page, VIRTIO_MMIO_PAGE);
+}
+
+void *virtio_mmio_page(struct virtio_device *device)
+{
+	pthread_mutex_lock(&device->lock);
+	show_selected(device);
+	pthread_mutex_unlock(&device->lock);
+	return device->page;
 }
 
 static void write_features(struct virtio_device *device, uint32_t value)
@@ -134,7 +147,7 @@ static void write_register(struct virtio_device *device, uint64_t offset, uint32
 		notify(device, value);
 		break;
 	case VIRTIO_MMIO_INTERRUPT_ACK:
-		__atomic_fetch_and(&device->interrupt_status, ~value, __ATOMIC_SEQ_CST);
+		__atomic_fetch_and(device->interrupt_status, ~value, __ATOMIC_SEQ_CST);
 		break;
 	case VIRTIO_MMIO_STATUS:
 		virtio_write_status(device, value);
@@ -144,31 +157,36 @@ static void write_register(struct virtio_device *device, uint64_t offset, uint32
 	}
 }
 
-static void access_config(struct virtio_device *device, struct bus_access *access)
+/* One read, as of the mapped page: registers in words, configuration space in any width. */
+static uint64_t read_page(struct virtio_device *device, uint32_t offset, uint32_t length)
 {
-	uint32_t offset = (uint32_t)access->offset - VIRTIO_MMIO_CONFIG;
+	uint64_t value = 0;
 
-	if (access->is_write)
-		virtio_write_config(device, offset, &access->value, access->length);
-	else
-		virtio_read_config(device, offset, &access->value, access->length);
+	if (offset >= VIRTIO_MMIO_CONFIG)
+		memcpy(&value, device->page + offset, length);
+	else if (length == 4 && offset % 4 == 0)
+		value = __atomic_load_n(reg(device, offset), __ATOMIC_SEQ_CST);
+	return value;
 }
 
 int virtio_mmio_access(void *opaque, struct bus_access *access)
 {
 	struct virtio_device *device = opaque;
+	uint32_t offset = (uint32_t)access->offset;
 
 	if (!access->is_write)
 		access->value = 0;
 	if (access->offset >= VIRTIO_MMIO_SIZE || access->length > sizeof(access->value))
 		return BUS_DONE;
 	pthread_mutex_lock(&device->lock);
-	if (access->offset >= VIRTIO_MMIO_CONFIG)
-		access_config(device, access);
-	else if (access->length == 4 && access->is_write)
-		write_register(device, access->offset, (uint32_t)access->value);
-	else if (access->length == 4)
-		access->value = read_register(device, access->offset);
+	if (access->is_write && offset >= VIRTIO_MMIO_CONFIG)
+		virtio_write_config(device, offset - VIRTIO_MMIO_CONFIG, &access->value,
+		                    access->length);
+	else if (access->is_write && access->length == 4)
+		write_register(device, offset, (uint32_t)access->value);
+	show_selected(device);
+	if (!access->is_write)
+		access->value = read_page(device, offset, access->length);
 	pthread_mutex_unlock(&device->lock);
 	return BUS_DONE;
 }

@@ -326,12 +326,12 @@ static bool accepts(struct virtio_device *device, uint64_t features)
 	        {1ULL << VIRTIO_NET_F_GUEST_TSO6, 1ULL << VIRTIO_NET_F_GUEST_CSUM},
 	        {1ULL << VIRTIO_NET_F_GUEST_UFO, 1ULL << VIRTIO_NET_F_GUEST_CSUM},
 	        {1ULL << VIRTIO_NET_F_GUEST_ECN,
-		 1ULL << VIRTIO_NET_F_GUEST_TSO4 | 1ULL << VIRTIO_NET_F_GUEST_TSO6},
+	         1ULL << VIRTIO_NET_F_GUEST_TSO4 | 1ULL << VIRTIO_NET_F_GUEST_TSO6},
 	        {1ULL << VIRTIO_NET_F_HOST_TSO4, 1ULL << VIRTIO_NET_F_CSUM},
 	        {1ULL << VIRTIO_NET_F_HOST_TSO6, 1ULL << VIRTIO_NET_F_CSUM},
 	        {1ULL << VIRTIO_NET_F_HOST_UFO, 1ULL << VIRTIO_NET_F_CSUM},
 	        {1ULL << VIRTIO_NET_F_HOST_ECN,
-		 1ULL << VIRTIO_NET_F_HOST_TSO4 | 1ULL << VIRTIO_NET_F_HOST_TSO6},
+	         1ULL << VIRTIO_NET_F_HOST_TSO4 | 1ULL << VIRTIO_NET_F_HOST_TSO6},
 	};
 
 	(void)device;
@@ -415,8 +415,9 @@ struct virtio_device *virtio_net_create(const struct guest_memory *memory, struc
 
 	if (!net)
 		return NULL;
-	virtio_init(&net->device, VIRTIO_ID_NET, &operations, memory, thread, irq_fd);
-	ret = set_up_tap(net, tap_fd);
+	ret = virtio_init(&net->device, VIRTIO_ID_NET, &operations, memory, thread, irq_fd);
+	if (!ret)
+		ret = set_up_tap(net, tap_fd);
 	for (unsigned int i = 0; i < 2 && !ret; i++)
 		ret = virtio_add_queue(&net->device, QUEUE_SIZE);
 	if (ret) {

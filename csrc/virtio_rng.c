@@ -54,13 +54,16 @@ struct virtio_device *virtio_rng_create(const struct guest_memory *memory, struc
                                         int irq_fd)
 {
 	struct virtio_device *device = calloc(1, sizeof(*device));
+	int ret;
 
 	if (!device)
 		return NULL;
-	virtio_init(device, VIRTIO_ID_RNG, &operations, memory, thread, irq_fd);
-	if (virtio_add_queue(device, QUEUE_SIZE)) {
+	ret = virtio_init(device, VIRTIO_ID_RNG, &operations, memory, thread, irq_fd);
+	if (!ret)
+		ret = virtio_add_queue(device, QUEUE_SIZE);
+	if (ret) {
 		destroy(device);
-		errno = ENOMEM;
+		errno = -ret;
 		return NULL;
 	}
 	return device;

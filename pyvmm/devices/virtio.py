@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError, HostError, StateError
+from pyvmm.kvm import KvmError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +34,7 @@ class VirtioDevice:
         self._thread: Any = ffi.NULL
         self._c: Any = ffi.NULL
         self._attached = False
+        self._slot = -1
         self.base = 0
         self.gsi = 0
 
@@ -50,6 +52,7 @@ class VirtioDevice:
         for queue in range(lib.virtio_queue_count(self._c)):
             kick = machine.ioeventfd(self.base + lib.VIRTIO_MMIO_NOTIFY, 4, queue)
             lib.virtio_set_kick(self._c, queue, kick)
+        self._save_exits()
         handler = ffi.addressof(lib, "virtio_mmio_access")
         error = lib.bus_add(machine.mmio, self.base, lib.VIRTIO_MMIO_SIZE, handler, self._c)
         if error:
@@ -57,6 +60,23 @@ class VirtioDevice:
             raise ConfigError(f"{self.kind} at {self.base:#x}: the addresses are {reason}")
         self._attached = True
         machine.add_device(self)
+
+    def _save_exits(self) -> None:
+        """Lets an interrupt be handled without an exit to the VMM, where KVM can do that.
+
+        The guest reads InterruptStatus, like all registers, from a read-only page. Its acknowledgement of a used
+        buffer, the value 1, ends in an eventfd that nobody reads, so that bit stays set until a reset. Interrupts are
+        edges, and a driver that finds it set looks at its queues, which is what it is for.
+        """
+        machine = self._machine
+        page = int(ffi.cast("uintptr_t", lib.virtio_mmio_page(self._c)))
+        slot = machine._next_slot()
+        try:
+            machine.vm.set_memory_region(slot, self.base, lib.VIRTIO_MMIO_PAGE, page, readonly=True)
+        except KvmError:
+            return  # reads exit, and the handler answers them
+        self._slot = slot
+        machine.ioeventfd(self.base + lib.VIRTIO_MMIO_ACK, 4, 1)
 
     def _failed(self, doing: str) -> HostError:
         return HostError(ffi.errno, f"{self.kind}: {doing}: {os.strerror(ffi.errno)}")
@@ -85,6 +105,9 @@ class VirtioDevice:
         if self._attached:
             lib.bus_remove(self._machine.mmio, self.base)
             self._attached = False
+        if self._slot >= 0:
+            self._machine.vm.set_memory_region(self._slot, self.base, 0, 0)
+            self._slot = -1
         if self._c != ffi.NULL:
             lib.virtio_destroy(self._c)
             self._c = ffi.NULL

@@ -391,6 +391,43 @@ def test_noise_on_the_registers(accesses: list[Any]) -> None:
         assert queue.wait() == [(0, 16)]
 
 
+def test_mapped_page_shows_what_reads_return(driver: Driver) -> None:
+    """A guest reads the page without an exit, so it must be up to date whenever a write has returned."""
+    ((gpa, size, hva),) = driver.machine.vm.slots.values()
+    assert (gpa, size) == (driver.device.base, 4096)
+    page = memoryview(ffi.buffer(ffi.cast("uint8_t *", hva), size))
+
+    def check() -> None:
+        for offset in range(0, 0x100, 4):
+            assert int.from_bytes(page[offset : offset + 4], "little") == driver.read(offset)
+        assert bytes(page[0x200:]) == bytes(0xE00)
+
+    check()
+    for offset, value in ((0x14, 1), (0x14, 0), (0x30, 1), (0x30, 0), (STATUS, 1), (STATUS, 3)):
+        driver.write(offset, value)
+        check()
+    (queue,) = driver.start()
+    assert page[QUEUE_READY] == 1
+    check()
+    queue.write_desc(0, Descriptor(BUFFER, 16, WRITE))
+    queue.offer(0)
+    queue.kick()
+    queue.wait()
+    driver.settle()
+    assert page[INTERRUPT_STATUS] == 1
+    queue.set_avail_idx(100)
+    queue.kick()
+    driver.settle()
+    assert page[STATUS] & 64
+    check()
+    driver.write(STATUS, 0)
+    assert page[STATUS] == page[INTERRUPT_STATUS] == page[QUEUE_READY] == 0
+    check()
+    assert (driver.device.base + INTERRUPT_ACK, 1) in driver.machine.kicks
+    driver.device.close()
+    assert driver.machine.vm.slots == {}
+
+
 def test_driver_features_words(driver: Driver) -> None:
     """The upper selectors change nothing."""
     driver.write(STATUS, ACKNOWLEDGE | DRIVER)

@@ -34,11 +34,29 @@ SHM_SEL, SHM_LEN, SHM_BASE = 0xAC, 0xB0, 0xB8
 CONFIG_GENERATION, CONFIG = 0xFC, 0x100
 
 
+class FakeVm:
+    """Memory slots, as KVM would have them."""
+
+    def __init__(self) -> None:
+        self.slots: dict[int, tuple[int, int, int]] = {}
+
+    def set_memory_region(
+        self, slot: int, gpa: int, size: int, hva: int, *, readonly: bool = False
+    ) -> None:
+        if size:
+            assert readonly
+            assert slot not in self.slots
+            self.slots[slot] = (gpa, size, hva)
+        else:
+            assert self.slots.pop(slot)[0] == gpa
+
+
 class FakeMachine:
     """What a device needs of a machine: memory, buses, eventfds."""
 
     def __init__(self, memory: int = MIB) -> None:
         self.memory = GuestMemory(memory)
+        self.vm = FakeVm()
         self.mmio = lib.bus_create()
         self.pio = lib.bus_create()
         self.irqs: dict[int, int] = {}
@@ -60,6 +78,9 @@ class FakeMachine:
         self._count += 1
         return 0xD0000000 + (self._count - 1) * 0x1000, 15 + self._count
 
+    def _next_slot(self) -> int:
+        return self._count
+
     def add_device(self, device: Any) -> None:
         self.devices.append(device)
 
@@ -68,6 +89,7 @@ class FakeMachine:
             device.close()
         for fd in (*self.irqs.values(), *self.kicks.values()):
             os.close(fd)
+        assert self.vm.slots == {}
         lib.bus_destroy(self.mmio)
         lib.bus_destroy(self.pio)
         self.memory.close()
