@@ -12,6 +12,7 @@ from pyvmm.errors import ConfigError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from pyvmm.machine.result import Result
     from pyvmm.vm import VM
@@ -21,6 +22,85 @@ BASE_CMDLINE = "panic=-1 8250.nr_uarts=1 random.trust_cpu=on"
 QUIET = "quiet loglevel=3"
 VERBOSE = "ignore_loglevel"
 STOCK = "stock-"
+
+
+#: The options, in argparse's words; `quick_parse` reads the same table.
+OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+    (
+        ("-k", "--kernel"),
+        {"metavar": "FILE", "help": "bzImage, ELF vmlinux with PVH, or flat binary"},
+    ),
+    (
+        ("-i", "--initrd"),
+        {"metavar": "FILE", "action": "append", "help": "initial RAM disk; repeat to append"},
+    ),
+    (
+        ("-m", "--memory"),
+        {"metavar": "SIZE", "default": "256M", "help": "RAM, as in 512M or 4G (%(default)s)"},
+    ),
+    (("-c", "--cpus"), {"metavar": "N", "type": int, "default": 1, "help": "vCPUs (%(default)s)"}),
+    (("-p", "--params"), {"metavar": "TEXT", "default": "", "help": "further kernel parameters"}),
+    (
+        ("-d", "--disk"),
+        {"metavar": "FILE[,ro][,serial=S]", "action": "append", "help": "virtio disk; repeat"},
+    ),
+    (("--net",), {"metavar": "TAP", "action": "append", "help": "virtio network card on a tap"}),
+    (("--no-rng",), {"action": "store_true", "help": "no virtio entropy source"}),
+    (
+        ("--console",),
+        {
+            "choices": ("serial", "virtio", "none"),
+            "help": "what the terminal is connected to (virtio with a COMMAND, else serial)",
+        },
+    ),
+    (("--log",), {"metavar": "FILE", "help": "write the serial port's output there"}),
+    (
+        ("--linux",),
+        {
+            "metavar": "NAME",
+            "default": "6.12",
+            "help": "which built guest: 6.12, 6.1, or Debian's own as stock-6.12, stock-6.1 (%(default)s)",
+        },
+    ),
+    (
+        ("--env",),
+        {"metavar": "NAME[=VALUE]", "action": "append", "help": "for the COMMAND; repeat"},
+    ),
+    (
+        ("--flat",),
+        {"choices": ("real", "protected", "long"), "help": "start mode of a flat binary"},
+    ),
+    (
+        ("--shared",),
+        {"action": "store_true", "help": "keep RAM in a memfd, for other processes to map"},
+    ),
+    (
+        ("--hugepages",),
+        {"choices": ("2M", "1G"), "help": "take RAM from the host's hugetlb pool"},
+    ),
+    (("--nested",), {"action": "store_true", "help": "let the guest see VMX or SVM"}),
+    (
+        ("--timeout",),
+        {"metavar": "SECONDS", "type": float, "help": "end the guest then, with status 124"},
+    ),
+    (
+        ("--json",),
+        {"metavar": "FILE", "help": "write result, exits and memory use there (- for stdout)"},
+    ),
+    (("--summary",), {"action": "store_true", "help": "a screen about the run, on stderr"}),
+    (
+        ("--dry-run",),
+        {"action": "store_true", "help": "say what would be started, and start nothing"},
+    ),
+    (
+        ("-v", "--verbose"),
+        {"action": "store_true", "help": "all kernel messages, on the terminal"},
+    ),
+    (
+        ("--kvm",),
+        {"metavar": "FILE", "default": "/dev/kvm", "help": "the KVM device (%(default)s)"},
+    ),
+)
 
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
@@ -33,73 +113,96 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
         "that runs there and its exit status becomes pyvmm's; without one there is a shell. "
         "ctrl-a x ends the guest.",
     )
-    add = parser.add_argument
-    add("-k", "--kernel", metavar="FILE", help="bzImage, ELF vmlinux with PVH, or flat binary")
-    add(
-        "-i", "--initrd", metavar="FILE", action="append", help="initial RAM disk; repeat to append"
+    for names, words in OPTIONS:
+        parser.add_argument(*names, **words)
+    parser.add_argument(
+        "command", nargs="*", metavar="COMMAND", help="to run in the guest, after --"
     )
-    add(
-        "-m", "--memory", metavar="SIZE", default="256M", help="RAM, as in 512M or 4G (%(default)s)"
-    )
-    add("-c", "--cpus", metavar="N", type=int, default=1, help="vCPUs (%(default)s)")
-    add("-p", "--params", metavar="TEXT", default="", help="further kernel parameters")
-    add(
-        "-d",
-        "--disk",
-        metavar="FILE[,ro][,serial=S]",
-        action="append",
-        default=[],
-        help="virtio disk",
-    )
-    add("--net", metavar="TAP", action="append", default=[], help="virtio network card on a tap")
-    add("--no-rng", action="store_true", help="no virtio entropy source")
-    add(
-        "--console",
-        choices=("serial", "virtio", "none"),
-        help="what the terminal is connected to (virtio with a COMMAND, else serial)",
-    )
-    add("--log", metavar="FILE", help="write the serial port's output there")
-    add(
-        "--linux",
-        metavar="NAME",
-        default="6.12",
-        help="which built guest: 6.12, 6.1, or Debian's own as stock-6.12, stock-6.1 (%(default)s)",
-    )
-    add(
-        "--env", metavar="NAME[=VALUE]", action="append", default=[], help="for the COMMAND; repeat"
-    )
-    add("--flat", choices=("real", "protected", "long"), help="start mode of a flat binary")
-    add("--shared", action="store_true", help="keep RAM in a memfd, for other processes to map")
-    add("--hugepages", choices=("2M", "1G"), help="take RAM from the host's hugetlb pool")
-    add("--nested", action="store_true", help="let the guest see VMX or SVM")
-    add("--timeout", metavar="SECONDS", type=float, help="end the guest then, with status 124")
-    add("--json", metavar="FILE", help="write result, exits and memory use there (- for stdout)")
-    add("--summary", action="store_true", help="a screen about the run, on stderr")
-    add("--dry-run", action="store_true", help="say what would be started, and start nothing")
-    add("-v", "--verbose", action="store_true", help="all kernel messages, on the terminal")
-    add("--kvm", metavar="FILE", default="/dev/kvm", help="KVM device (%(default)s)")
-    add("command", nargs="*", metavar="COMMAND", help="to run in the guest, after --")
+
+
+class Options:
+    """What `quick_parse` makes: an attribute an option, as argparse's Namespace has."""
+
+    def __init__(self) -> None:
+        for names, words in OPTIONS:
+            off = False if words.get("action") == "store_true" else None
+            setattr(self, attribute(names), words.get("default", off))
+        self.command: list[str] = []
+
+
+def attribute(names: tuple[str, ...]) -> str:
+    """argparse's name for an option."""
+    return names[-1].lstrip("-").replace("-", "_")
+
+
+def quick_parse(arguments: Sequence[str]) -> Options | None:
+    """The plain cases, without argparse, which costs a tenth of a launch on a slow machine.
+
+    None for anything else: help, abbreviations, clustered letters, mistakes. argparse then answers.
+    """
+    options = Options()
+    table = {name: (attribute(names), words) for names, words in OPTIONS for name in names}
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            options.command = list(rest)
+            break
+        name, equals, value = argument.partition("=")
+        if name not in table or (equals and not name.startswith("--")):
+            return None
+        target, words = table[name]
+        if words.get("action") == "store_true":
+            if equals:
+                return None
+            setattr(options, target, True)
+            continue
+        text = value if equals else next(rest, None)
+        if text is None or (not equals and text.startswith("-") and text != "-"):
+            return None
+        if "choices" in words and text not in words["choices"]:
+            return None
+        try:
+            parsed = words.get("type", str)(text)
+        except ValueError:
+            return None
+        if words.get("action") == "append":
+            parsed = [*(getattr(options, target) or []), parsed]
+        setattr(options, target, parsed)
+    return options
 
 
 class Plan:
     """What a `pyvmm run` will start: files, command line and devices, all resolved."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: Any) -> None:
         self.args = args
         self.own_guest = args.kernel is None
         self.console = args.console or ("virtio" if args.command else "serial")
+        #: A person sits at both ends: the terminal goes raw and the guest's own terminal does the rest.
+        self.interactive = self.console != "none" and os.isatty(0) and os.isatty(1)
+        #: Otherwise bytes pass unchanged both ways, and the end of the input is passed on.
+        self.framed = self.own_guest and self.console == "virtio" and not self.interactive
         if args.command and not self.own_guest:
             raise ConfigError(
                 "a COMMAND needs the project's own initramfs; leave -k away, or drop the COMMAND"
             )
         if args.timeout is not None and args.timeout <= 0:
             raise ConfigError(f"--timeout {args.timeout:g}: it must be more than 0 seconds")
-        self.disks = [parse_disk(text) for text in args.disk]
+        self.disks = [parse_disk(text) for text in args.disk or []]
         self.kernel, initrd = self._images()
         self.initrd: list[str | bytes] = [*initrd]
         if self.own_guest:
             self.initrd.append(self._overlay())
         self.cmdline = self._cmdline()
+
+    def check_files(self) -> None:
+        """A mistyped name is the user's error; found here, before anything is set up."""
+        named = [("--kernel", self.args.kernel)] if self.args.kernel else []
+        named += [("--initrd", name) for name in self.args.initrd or []]
+        named += [("--disk", name) for name, _, _ in self.disks]
+        for option, name in named:
+            if not os.path.exists(name):
+                raise ConfigError(f"{option} {name}: there is no such file")
 
     def _images(self) -> tuple[str, list[str]]:
         args = self.args
@@ -111,10 +214,12 @@ class Plan:
     def _overlay(self) -> bytes:
         from pyvmm.guest.overlay import overlay
 
-        return overlay(self.args.command, parse_env(self.args.env))
+        return overlay(self.args.command, parse_env(self.args.env or []))
 
     def _cmdline(self) -> str:
         args = self.args
+        if args.flat:
+            return str(args.params)  # nobody there to read ours
         parts = [BASE_CMDLINE]
         # The command's output must be alone on the terminal, so the kernel's goes to the log.
         quiet = bool(args.command) and not args.verbose
@@ -137,8 +242,8 @@ class Plan:
         parts = ["pyvmm.mark=1"]
         if self.console == "virtio":
             parts.append("pyvmm.console=hvc0")
-        if self.args.command and not (os.isatty(0) and os.isatty(1)):
-            parts.append("pyvmm.raw=1")
+        if self.framed:
+            parts.append("pyvmm.raw=1 pyvmm.stdin=framed")
         elif os.isatty(1):
             size = os.get_terminal_size(1)
             parts.append(f"pyvmm.size={size.columns}x{size.lines}")
@@ -155,7 +260,7 @@ class Plan:
             "memory": args.memory,
             "cpus": args.cpus,
             "disks": [{"file": f, "readonly": ro, "serial": s} for f, ro, s in self.disks],
-            "net": args.net,
+            "net": args.net or [],
             "console": self.console,
             "command": args.command,
         }
@@ -208,12 +313,13 @@ def parse_env(entries: list[str]) -> dict[str, str]:
     return result
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: Any) -> int:
     """Runs it; the exit status is one of `pyvmm.cli.status`."""
     plan = Plan(args)
     if args.dry_run:
         _print_json(plan.as_dict(), "-")
         return status.OK
+    plan.check_files()
     from pyvmm.vm import VM
 
     with VM(
@@ -235,11 +341,10 @@ def _run(vm: VM, plan: Plan) -> int:
     from pyvmm.devices.terminal import Terminal
 
     args = plan.args
-    interactive = plan.console != "none"
     quit_fd = os.eventfd(0, os.EFD_CLOEXEC)
     log = _open_log(args.log)
     try:
-        with Terminal(0, 1) if interactive else _Plain() as terminal:
+        with Terminal(0, 1) if plan.interactive else _Plain() as terminal:
             _add_devices(vm, plan, terminal.active, quit_fd, log)
             _stop_on_signals(vm)
             watcher = _watch_quit(vm, quit_fd)
@@ -288,10 +393,10 @@ def _add_devices(vm: VM, plan: Plan, tty: bool, quit_fd: int, log: int) -> None:
         quit_fd=quit_fd if on_serial else -1,
     )
     if plan.console == "virtio":
-        vm.add_console(0, 1, escape=tty, quit_fd=quit_fd)
+        vm.add_console(0, 1, escape=tty, quit_fd=quit_fd, framed=plan.framed)
     for name, readonly, serial in plan.disks:
         vm.add_disk(name, readonly=readonly, serial=serial)
-    for tap in args.net:
+    for tap in args.net or []:
         vm.add_net(tap)
     if not args.no_rng:
         vm.add_rng()

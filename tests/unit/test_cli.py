@@ -209,10 +209,21 @@ def test_the_lab_wants_a_command(capsys: pytest.CaptureFixture[str]) -> None:
 # pyvmm run: the plan.
 
 
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with a few files to name."""
+    for name in ("k", "a", "b", "d"):
+        (tmp_path / name).write_bytes(bytes(512))
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
-def guest(monkeypatch: pytest.MonkeyPatch) -> cache.Guest:
-    """A built guest, of which only the names exist."""
-    made = cache.Guest("/g/bzImage", "/g/vmlinux", "/g/initramfs", "6.12.1", "key")
+def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cache.Guest:
+    """A built guest, of which only the files exist."""
+    paths = [tmp_path / name for name in ("bzImage", "vmlinux", "initramfs")]
+    for path in paths:
+        path.touch()
+    made = cache.Guest(*map(str, paths), "6.12.1", "key")
     monkeypatch.setattr(run, "find_guest", lambda name: made)
     monkeypatch.setattr("os.isatty", lambda fd: False)
     return made
@@ -246,6 +257,15 @@ def test_other_kernels_get_no_words_of_ours() -> None:
     assert (plan.kernel, plan.initrd) == ("k", ["a", "b"])
     assert "pyvmm." not in plan.cmdline
     assert plan.cmdline.endswith("root=/dev/vda")
+
+
+def test_a_kernel_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "-k", "nothing"]) in (status.USAGE, status.HOST)
+    assert "nothing" in capsys.readouterr().err
+
+
+def test_flat_binaries_get_no_words_at_all() -> None:
+    assert run.Plan(arguments("-k", "k", "--flat", "real")).cmdline == ""
 
 
 def test_verbose_wins_over_quiet(guest: cache.Guest) -> None:
@@ -285,9 +305,19 @@ def test_dry_run_says_what_would_be_started(
     assert (said["kernel"], said["command"]) == (guest.vmlinux, ["true"])
 
 
-def test_a_kernel_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "-k", "k", "--kvm", str(tmp_path / "kvm")]) == status.HOST
+def test_a_kvm_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kernel = tmp_path / "k"
+    kernel.touch()
+    assert main(["run", "-k", str(kernel), "--kvm", str(tmp_path / "kvm")]) == status.HOST
     assert str(tmp_path / "kvm") in capsys.readouterr().err
+
+
+def test_named_files_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kernel, missing = tmp_path / "k", str(tmp_path / "missing")
+    kernel.touch()
+    for options in (["-k", missing], ["-k", str(kernel), "-i", missing], ["-d", missing]):
+        assert main(["run", "--kvm", "/nowhere", "-k", str(kernel), *options]) == status.USAGE
+        assert f"{missing}: there is no such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--json", "--log"])
