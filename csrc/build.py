@@ -24,6 +24,7 @@ CORE_HEADERS = [
     "vcpu.h",
     "platform.h",
     "terminal.h",
+    "framing.h",
     "serial.h",
     "virtqueue.h",
     "virtio.h",

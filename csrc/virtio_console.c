@@ -12,6 +12,7 @@
 #include <sys/epoll.h>
 #include <time.h>
 
+#include "framing.h"
 #include "stream.h"
 #include "terminal.h"
 
@@ -31,11 +32,13 @@ struct virtio_console {
 	bool input_watched, output_watched;
 
 	/* Input read but not yet delivered. It is read before the guest asks, or the escape keys
-	 * would not work while it boots or hangs; one more than a chunk for a withheld ctrl-a. */
-	uint8_t backlog[CHUNK + 1];
+	 * would not work while it boots or hangs. Room for a withheld ctrl-a and for framing. */
+	uint8_t backlog[2 * (CHUNK + 1)];
 	struct iovec waiting;
 	struct escape_filter filter;
 	bool escape;
+	bool framed;
+	bool end_owed; /* the guest is still to be told of the end of framed input */
 
 	bool tx_held; /* the TX queue's chain is not written out yet */
 };
@@ -75,6 +78,17 @@ static void watch_input(struct virtio_console *console)
 	        !iothread_add(console->device.thread, &console->input_watch, EPOLLIN);
 }
 
+static bool refill_with_end(struct virtio_console *console)
+{
+	if (!console->end_owed)
+		return false;
+	console->end_owed = false;
+	console->backlog[0] = FRAMING_DLE;
+	console->backlog[1] = FRAMING_EOT;
+	console->waiting = (struct iovec){console->backlog, 2};
+	return true;
+}
+
 /* Reads into the empty backlog; false when there is nothing to read now. */
 static bool refill(struct virtio_console *console)
 {
@@ -82,17 +96,19 @@ static bool refill(struct virtio_console *console)
 	size_t kept;
 
 	if (!stream_is_open(&console->input))
-		return false;
+		return refill_with_end(console);
 	got = stream_read(&console->input, console->backlog, CHUNK);
 	if (got == -EAGAIN)
 		return false;
 	if (got <= 0) {
 		close_input(console);
-		return false;
+		return refill_with_end(console);
 	}
 	kept = (size_t)got;
 	if (console->escape)
 		kept = escape_filter(&console->filter, console->backlog, kept);
+	if (console->framed)
+		kept = framing_escape(console->backlog, kept);
 	console->waiting = (struct iovec){console->backlog, kept};
 	return true;
 }
@@ -340,6 +356,7 @@ static int plug_in(struct virtio_console *console, const struct virtio_console_p
 	if (ret)
 		return ret;
 	console->escape = plug->escape;
+	console->framed = console->end_owed = plug->framed;
 	escape_filter_init(&console->filter, plug->quit_fd, console->output.fd);
 	console->input_watch = (struct iothread_watch){-1, input_ready, console};
 	console->output_watch = (struct iothread_watch){-1, output_ready, console};
