@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 #include <time.h>
 
+#include "iothread.h"
 #include "vcpu.h"
 
 enum {
@@ -30,6 +31,7 @@ struct platform *platform_create(int vm_fd)
 		return NULL;
 	platform->vm_fd = vm_fd;
 	platform->status = -1;
+	platform->ready_fd = -1;
 	/* No SMI command port: the machine is in ACPI mode from the start. */
 	platform->pm_control = PM1_CNT_SCI_EN;
 	return platform;
@@ -86,10 +88,14 @@ static int mark(void *opaque, struct bus_access *access)
 	struct platform *platform = opaque;
 	struct timespec now;
 
-	if (!access->is_write || platform->mark_ns) {
+	if (!access->is_write) {
 		access->value = 0;
 		return BUS_DONE;
 	}
+	if ((uint8_t)access->value == PLATFORM_MARK_READY && platform->ready_fd >= 0)
+		eventfd_signal(platform->ready_fd);
+	if (platform->mark_ns)
+		return BUS_DONE;
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	platform->mark = (uint8_t)access->value;
 	platform->mark_ns = (uint64_t)now.tv_sec * 1000000000ULL + (uint64_t)now.tv_nsec;

@@ -16,8 +16,9 @@ enum {
 	PLATFORM_I8042_DATA = 0x60,
 	PLATFORM_I8042_COMMAND = 0x64,
 	PLATFORM_RESET = 0xcf9,
-	PLATFORM_STATUS = 0xf4, /* a byte: the exit status the guest reports */
-	PLATFORM_MARK = 0xf5,   /* a byte: a point in time the guest marks */
+	PLATFORM_STATUS = 0xf4,     /* a byte: the exit status the guest reports */
+	PLATFORM_MARK = 0xf5,       /* a byte: a point in time the guest marks */
+	PLATFORM_MARK_READY = 0x52, /* the mark that says: the guest takes input now */
 	PLATFORM_PVPANIC = 0x505,
 	PLATFORM_PM_EVENT = 0x600,   /* PM1a_STS and PM1a_EN, 16 bits each */
 	PLATFORM_PM_CONTROL = 0x604, /* PM1a_CNT, 16 bits */
@@ -27,6 +28,7 @@ enum {
 
 struct platform {
 	int vm_fd;
+	int ready_fd;     /* eventfd that the ready mark signals, or -1 */
 	int status;       /* -1 until the guest reported one */
 	uint64_t mark_ns; /* CLOCK_MONOTONIC of the guest's first mark, 0 for none */
 	uint32_t mark;

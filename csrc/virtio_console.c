@@ -28,7 +28,7 @@ enum {
 struct virtio_console {
 	struct virtio_device device;
 	struct stream input, output;
-	struct iothread_watch input_watch, output_watch;
+	struct iothread_watch input_watch, output_watch, gate_watch;
 	bool input_watched, output_watched;
 
 	/* Input read but not yet delivered. It is read before the guest asks, or the escape keys
@@ -37,6 +37,7 @@ struct virtio_console {
 	struct iovec waiting;
 	struct escape_filter filter;
 	bool escape;
+	bool gated; /* the guest is not ready for input yet */
 	bool framed;
 	bool end_owed; /* the guest is still to be told of the end of framed input */
 
@@ -71,7 +72,7 @@ static void close_input(struct virtio_console *console)
 
 static void watch_input(struct virtio_console *console)
 {
-	if (console->input_watched || !stream_is_open(&console->input))
+	if (console->input_watched || console->gated || !stream_is_open(&console->input))
 		return;
 	console->input_watch.fd = console->input.fd;
 	console->input_watched =
@@ -95,6 +96,8 @@ static bool refill(struct virtio_console *console)
 	ssize_t got;
 	size_t kept;
 
+	if (console->gated)
+		return false;
 	if (!stream_is_open(&console->input))
 		return refill_with_end(console);
 	got = stream_read(&console->input, console->backlog, CHUNK);
@@ -164,6 +167,20 @@ static void pump_input(struct virtio_console *console)
 static void input_ready(struct iothread_watch *watch, uint32_t events)
 {
 	(void)events;
+	pump_input(watch->opaque);
+}
+
+static void close_gate_watch(struct virtio_console *console)
+{
+	if (console->gated)
+		iothread_del(console->device.thread, &console->gate_watch);
+	console->gated = false;
+}
+
+static void gate_opened(struct iothread_watch *watch, uint32_t events)
+{
+	(void)events;
+	close_gate_watch(watch->opaque);
 	pump_input(watch->opaque);
 }
 
@@ -285,6 +302,7 @@ static void destroy(struct virtio_device *device)
 {
 	struct virtio_console *console = console_of(device);
 
+	close_gate_watch(console);
 	close_input(console);
 	close_output(console);
 	virtio_release(device);
@@ -355,6 +373,13 @@ static int plug_in(struct virtio_console *console, const struct virtio_console_p
 	ret = stream_open(&console->output, plug->output_fd, O_WRONLY);
 	if (ret)
 		return ret;
+	if (plug->gate_fd >= 0) {
+		console->gate_watch = (struct iothread_watch){plug->gate_fd, gate_opened, console};
+		ret = iothread_add(console->device.thread, &console->gate_watch, EPOLLIN);
+		if (ret)
+			return ret;
+		console->gated = true;
+	}
 	console->escape = plug->escape;
 	console->framed = console->end_owed = plug->framed;
 	escape_filter_init(&console->filter, plug->quit_fd, console->output.fd);

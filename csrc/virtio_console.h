@@ -13,6 +13,7 @@ struct virtio_console_plug {
 	int output_fd; /* -1: what the guest writes is dropped */
 	int escape;    /* obey the escape keys in the input */
 	int quit_fd;   /* eventfd for ctrl-a x, or -1 */
+	int gate_fd;   /* eventfd that opens the input: until it is signalled none is read; or -1 */
 	int framed;    /* frame the input, so that its end reaches the guest too */
 };
 

@@ -6,13 +6,21 @@
  * Files:   /pyvmm/command  arguments, each closed by a zero byte; without it, a shell
  *          /pyvmm/env      NAME=VALUE, each closed by a zero byte
  *          /pyvmm/modules  kernel modules to load first, one path a line
+ *
  * Options on the kernel command line:
- *          pyvmm.console=hvc0     device for the command's input and output (else the kernel's
- * console) pyvmm.raw=1            bytes pass unchanged: no echo, no line editing, no signals, no CR
- * before LF pyvmm.size=COLSxROWS   window size pyvmm.term=NAME        TERM pyvmm.end=poweroff or
- * reboot pyvmm.mark=1           write 0x49 to port 0xf5 at the start Port 0xf4 takes the exit
- * status: the command's, 128 + signal, 127 not found, 126 not executable, 125 init failed.
+ *
+ * - pyvmm.console=hvc0: device for the command's input and output; else the kernel's console
+ * - pyvmm.raw=1: bytes pass unchanged: no echo, no line editing, no signals, no CR before LF
+ * - pyvmm.stdin=framed: the console's input is framed (csrc/framing.h), the command gets it by a
+ * pipe
+ * - pyvmm.size=COLSxROWS, pyvmm.term=NAME: window size and TERM
+ * - pyvmm.end=poweroff or reboot
+ * - pyvmm.mark=1: write 0x49 to port 0xf5 at the start
+ *
+ * Port 0xf4 takes the exit status: the command's, 128 + signal, 127 not found, 126 not executable,
+ * 125 init failed.
  */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
@@ -37,6 +45,10 @@
 #define STATUS_PORT 0xf4
 #define MARK_PORT   0xf5
 #define MARK_BYTE   0x49
+#define READY_BYTE  0x52
+
+#define FRAME_DLE 0x10
+#define FRAME_EOT 0x04
 
 #define STATUS_INIT_FAILED    125
 #define STATUS_NOT_EXECUTABLE 126
@@ -441,20 +453,89 @@ static char **read_command(void)
 	return split_zero(data, length);
 }
 
+/* Writes all of it; false when nobody reads any more. */
+static bool write_all(int fd, const char *data, size_t length)
+{
+	while (length) {
+		ssize_t done = write(fd, data, length);
+		if (done < 0 && errno == EINTR)
+			continue;
+		if (done <= 0)
+			return false;
+		data += done;
+		length -= (size_t)done;
+	}
+	return true;
+}
+
+/* Takes the frame off what the console brings: DLE DLE is one DLE, DLE EOT the end. */
+static void relay(int to) __attribute__((noreturn));
+static void relay(int to)
+{
+	char in[4096], out[4096];
+	bool escaped = false;
+
+	/* Without this terminal's session no job control stops us reading it. */
+	setsid();
+	for (;;) {
+		ssize_t got = read(console, in, sizeof(in));
+		size_t length = 0;
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		for (ssize_t i = 0; i < got; i++) {
+			if (!escaped && in[i] == FRAME_DLE) {
+				escaped = true;
+				continue;
+			}
+			if (escaped && in[i] == FRAME_EOT) {
+				write_all(to, out, length);
+				_exit(0);
+			}
+			escaped = false;
+			out[length++] = in[i];
+		}
+		if (got <= 0 || !write_all(to, out, length))
+			_exit(0);
+	}
+}
+
+/* Where the command's standard input comes from: the console, or what a relay makes of it. */
+static int open_input(void)
+{
+	int ends[2];
+	pid_t pid;
+
+	if (!option_is("pyvmm.stdin", "framed"))
+		return console;
+	out_byte(MARK_PORT, READY_BYTE);
+	if (pipe2(ends, O_CLOEXEC))
+		fail("cannot make a pipe: %s", strerror(errno));
+	pid = fork();
+	if (pid < 0)
+		fail("cannot fork: %s", strerror(errno));
+	if (!pid) {
+		close(ends[0]);
+		relay(ends[1]);
+	}
+	close(ends[1]);
+	return ends[0];
+}
+
 /* In the child. A session of a shell user: its own process group in the foreground. */
-static void take_terminal(void)
+static void take_terminal(int input)
 {
 	setpgid(0, 0);
 	tcsetpgrp(console, getpid());
-	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
-		if (dup2(console, fd) < 0)
-			_exit(STATUS_INIT_FAILED);
+	if (dup2(input, STDIN_FILENO) < 0 || dup2(console, STDOUT_FILENO) < 0 ||
+	    dup2(console, STDERR_FILENO) < 0)
+		_exit(STATUS_INIT_FAILED);
 }
 
-static void run_child(char **argv, const sigset_t *mask) __attribute__((noreturn));
-static void run_child(char **argv, const sigset_t *mask)
+static void run_child(char **argv, int input, const sigset_t *mask) __attribute__((noreturn));
+static void run_child(char **argv, int input, const sigset_t *mask)
 {
-	take_terminal();
+	take_terminal(input);
 	sigprocmask(SIG_SETMASK, mask, NULL);
 	execvp(!strcmp(argv[0], "-sh") ? "/bin/sh" : argv[0], argv);
 
@@ -522,10 +603,13 @@ int main(void)
 	sigdelset(&signals, SIGTTOU);
 
 	char **argv = read_command();
+	int input = open_input();
 	pid_t command = fork();
 	if (command < 0)
 		fail("cannot fork: %s", strerror(errno));
 	if (command == 0)
-		run_child(argv, &before);
+		run_child(argv, input, &before);
+	if (input != console)
+		close(input);
 	finish(wait_for(command, &signals));
 }

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyvmm.cli import status
 
@@ -31,20 +33,18 @@ def overview() -> str:
     return "\n".join(lines)
 
 
-def _parse(name: str, rest: Sequence[str]) -> tuple[argparse.Namespace, object]:
+def _parse(module: Any, name: str, rest: Sequence[str]) -> argparse.Namespace:
     import argparse
-    import importlib
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> None:  # type: ignore[override]
             self.print_usage(sys.stderr)
             self.exit(status.USAGE, f"pyvmm: {message}\n")
 
-    module = importlib.import_module(f"pyvmm.cli.{name}")
     parser = Parser(prog="pyvmm")
     sub = parser.add_subparsers(dest="command", required=True)
     module.add_parser(sub)
-    return parser.parse_args([name, *rest]), module
+    return parser.parse_args([name, *rest])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,9 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(name: str, rest: Sequence[str]) -> int:
     from pyvmm.errors import Error
 
+    module: Any = importlib.import_module(f"pyvmm.cli.{name}")
+    quick = getattr(module, "quick_parse", None)
     try:
-        args, module = _parse(name, rest)
-        return int(module.main(args))  # type: ignore[attr-defined]
+        args = quick(rest) if quick else None
+        return int(module.main(args or _parse(module, name, rest)))
     except Error as error:
         print(f"pyvmm: {error}", file=sys.stderr)
         return status.of_error(error)
@@ -83,4 +85,14 @@ def _run(name: str, rest: Sequence[str]) -> int:
 
 def entry() -> None:
     """The `pyvmm` program."""
+    _fill_standard_descriptors()
     sys.exit(main())
+
+
+def _fill_standard_descriptors() -> None:
+    """A closed stdin would otherwise become the number of /dev/kvm or of the guest's memory."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)

@@ -393,7 +393,9 @@ def _add_devices(vm: VM, plan: Plan, tty: bool, quit_fd: int, log: int) -> None:
         quit_fd=quit_fd if on_serial else -1,
     )
     if plan.console == "virtio":
-        vm.add_console(0, 1, escape=tty, quit_fd=quit_fd, framed=plan.framed)
+        # A terminal that is not set up yet would take bytes of the input for control keys.
+        gate_fd = vm.machine.ready_fd() if plan.framed else -1
+        vm.add_console(0, 1, escape=tty, quit_fd=quit_fd, framed=plan.framed, gate_fd=gate_fd)
     for name, readonly, serial in plan.disks:
         vm.add_disk(name, readonly=readonly, serial=serial)
     for tap in args.net or []:

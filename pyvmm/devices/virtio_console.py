@@ -23,6 +23,8 @@ class VirtioConsole(VirtioDevice):
     Both descriptors (terminals, pipes, sockets, files) stay the caller's and may be closed once this returns. Output
     that its reader does not take makes the guest wait; nothing is dropped until the output is closed at the other
     end. With `escape`, ctrl-a x in the input signals the eventfd `quit_fd`, ctrl-a h prints help.
+    With `framed` the input is framed (csrc/framing.h), so that a guest that knows it sees the end of the input.
+    No input is read until the eventfd `gate_fd` is signalled, if there is one.
 
     `size` is (columns, rows); by default that of the terminal at `output_fd`, or (0, 0) for unknown.
 
@@ -39,13 +41,16 @@ class VirtioConsole(VirtioDevice):
         *,
         escape: bool = False,
         quit_fd: int = -1,
+        framed: bool = False,
+        gate_fd: int = -1,
         size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__(machine)
         plug = ffi.new("struct virtio_console_plug *")
         plug.input_fd = _checked("input_fd", input_fd)
         plug.output_fd = _checked("output_fd", output_fd)
-        plug.escape, plug.quit_fd = escape, quit_fd
+        plug.escape, plug.quit_fd, plug.framed = escape, quit_fd, framed
+        plug.gate_fd = gate_fd
         columns, rows = size or _terminal_size(plug.output_fd)
         _check_size(columns, rows)
         try:

@@ -180,6 +180,12 @@ class Machine:
         self._undo.append(lambda: os.close(fd))
         return fd
 
+    def ready_fd(self) -> int:
+        """An eventfd that is signalled when the guest says, by a mark, that it takes input. Closed with the machine."""
+        if self.platform.ready_fd < 0:
+            self.platform.ready_fd = self._eventfd()
+        return int(self.platform.ready_fd)
+
     def allocate_virtio(self) -> tuple[int, int]:
         """Address of the registers and interrupt line of the next virtio device."""
         if self._virtio_count == len(VIRTIO_GSIS):

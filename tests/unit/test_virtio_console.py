@@ -338,3 +338,52 @@ def test_without_descriptors(consoles: list[Console]) -> None:
 def test_bad_descriptor() -> None:
     with FakeMachine() as machine, pytest.raises(HostError, match="input_fd=987654"):
         VirtioConsole(machine, 987654, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"plain\n", b"\x10", b"\x10\x04\x10\x10end", bytes(range(256)) * 40]
+)
+def test_framed_input_is_escaped_and_its_end_arrives(
+    consoles: list[Console], pipes: list[int], data: bytes
+) -> None:
+    console = Console(pipes[0], pipes[3], framed=True).start()
+    consoles.append(console)
+    for at in range(0, len(data), 1000):
+        os.write(pipes[1], data[at : at + 1000])
+    os.close(pipes[1])
+    wanted = data.replace(b"\x10", b"\x10\x10") + b"\x10\x04"
+    got = b""
+    deadline = time.monotonic() + PATIENCE
+    while len(got) < len(wanted):
+        assert time.monotonic() < deadline, got
+        console.offer()
+        while not (piece := console.received(console.rx)) and time.monotonic() < deadline:
+            time.sleep(0.0002)
+        got += piece
+    assert got == wanted
+
+
+def test_framed_input_of_none_ends_at_once(consoles: list[Console], pipes: list[int]) -> None:
+    console = Console(None, pipes[3], framed=True).start()
+    consoles.append(console)
+    console.offer()
+    console.expect(b"\x10\x04")
+
+
+def test_no_input_is_read_before_the_gate_opens(consoles: list[Console], pipes: list[int]) -> None:
+    gate = os.eventfd(0, os.EFD_NONBLOCK)
+    console = Console(pipes[0], pipes[3], gate_fd=gate).start()
+    consoles.append(console)
+    os.write(pipes[1], b"early")
+    console.offer()
+    time.sleep(0.05)
+    assert console.received(console.rx) == b""
+    os.eventfd_write(gate, 1)
+    console.expect(b"early")
+
+
+def test_a_console_whose_gate_never_opened_closes(pipes: list[int]) -> None:
+    gate = os.eventfd(0, os.EFD_NONBLOCK)
+    console = Console(pipes[0], pipes[3], framed=True, gate_fd=gate)
+    console.machine.close()
+    os.close(gate)

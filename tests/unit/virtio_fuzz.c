@@ -274,7 +274,13 @@ static void run_driver(struct world *world)
 
 static struct virtio_device *make_device(struct world *world, int kind)
 {
-	struct virtio_console_plug plug = {world->sockets[0], world->sockets[0], 1, -1};
+	struct virtio_console_plug plug = {
+	        .input_fd = world->sockets[0],
+	        .output_fd = world->sockets[0],
+	        .escape = 1,
+	        .quit_fd = -1,
+	        .gate_fd = -1,
+	};
 
 	if (kind == 0)
 		return virtio_rng_create(world->memory, world->thread, world->irq_fd);
