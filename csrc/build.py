@@ -55,15 +55,10 @@ def declarations(header: Path) -> str:
     return "\n".join(MARKED.findall(header.read_text()))
 
 
-def present(names: list[str]) -> list[Path]:
-    """The headers of a list that exist, in its order."""
-    return [HERE / name for name in names if (HERE / name).exists()]
-
-
 def builder_of_core() -> FFI:
     """The C engine: memory, buses, the vCPU loop and the devices."""
     ffi = FFI()
-    headers = present(CORE_HEADERS)
+    headers = [HERE / name for name in CORE_HEADERS]
     for header in headers:
         ffi.cdef(declarations(header))
     ffi.set_source(

@@ -47,6 +47,7 @@ EXIT_ROUNDS = 3000
 SPIN_ROUNDS = 20_000
 SPIN_ROUNDS_MOST = 80_000_000
 SPIN_SECONDS = 0.03
+SPIN_TRIES = 3
 
 
 class Probe(NamedTuple):
@@ -138,7 +139,19 @@ def exit_cost(path: str = "/dev/kvm") -> float:
 
 
 def instruction_rate(path: str = "/dev/kvm") -> float:
-    """Instructions a second that guest kernel code gets, for the simplest of loops."""
+    """Instructions a second that guest kernel code gets, for the simplest of loops.
+
+    The best of a few: a busy host makes a fast KVM look slow, nothing makes a slow one look fast.
+    """
+    best = 0.0
+    for _ in range(SPIN_TRIES):
+        best = max(best, _instruction_rate(path))
+        if best >= 2 * LINUX_NEEDS_INSTRUCTIONS:
+            break
+    return best
+
+
+def _instruction_rate(path: str) -> float:
     base = _run_loop(path, SPIN_LOOP, 1)
     rounds = SPIN_ROUNDS
     while True:

@@ -39,14 +39,23 @@ def _leaf_1(entry: Any, apic_id: int, cpus: int, deadline: bool, nested: bool) -
     entry.edx = entry.edx | HTT if cpus > 1 else entry.edx & ~HTT
 
 
+def _sharing(level: int, cpus: int) -> int:
+    """Logical CPUs, less one, that share a cache: each core has its own, the last level is everybody's."""
+    return min((1 << apic_id_bits(cpus)) - 1, 0xFFF) if level >= 3 else 0
+
+
 def _leaf_4(entry: Any, cpus: int) -> None:
-    """Caches: each core has its own, the last level is shared by all."""
-    level = entry.eax >> 5 & 7
+    """Intel's cache leaf, which also counts the cores."""
     if not entry.eax & 0x1F:
         return
-    sharing = (1 << apic_id_bits(cpus)) - 1 if level >= 3 else 0
-    cores = (1 << apic_id_bits(cpus)) - 1
-    entry.eax = (entry.eax & 0x3FFF) | min(sharing, 0xFFF) << 14 | min(cores, 0x3F) << 26
+    cores = min((1 << apic_id_bits(cpus)) - 1, 0x3F)
+    entry.eax = (entry.eax & 0x3FFF) | _sharing(entry.eax >> 5 & 7, cpus) << 14 | cores << 26
+
+
+def _leaf_8000001d(entry: Any, cpus: int) -> None:
+    """AMD's cache leaf."""
+    if entry.eax & 0x1F:
+        entry.eax = (entry.eax & ~0x3FFC000) | _sharing(entry.eax >> 5 & 7, cpus) << 14
 
 
 def _topology(entry: Any, apic_id: int, cpus: int) -> None:
@@ -67,6 +76,8 @@ def _amd(entry: Any, apic_id: int, cpus: int, nested: bool) -> None:
         entry.ecx = (entry.ecx & ~0xF0FF) | min(cpus - 1, 0xFF) | apic_id_bits(cpus) << 12
     elif entry.function == 0x8000000A and not nested:
         entry.eax = entry.ebx = entry.ecx = entry.edx = 0
+    elif entry.function == 0x8000001D:
+        _leaf_8000001d(entry, cpus)
     elif entry.function == 0x8000001E:
         entry.eax = apic_id
         entry.ebx = apic_id & 0xFF  # core id, one thread a core

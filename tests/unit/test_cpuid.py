@@ -143,3 +143,11 @@ def test_no_leaf_twice(case: tuple[int, int], rows: list[dict[str, int]], nested
     made = table(rows, case[1], case[0], nested=nested)
     names = [(made.entries[i].function, made.entries[i].index) for i in range(made.nent)]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(("cpus", "level", "sharing"), [(1, 3, 0), (4, 1, 0), (4, 3, 3), (3, 3, 3)])
+def test_amd_cache_leaf_shares_the_last_level_alone(cpus: int, level: int, sharing: int) -> None:
+    entry = kvm.ffi.new("struct kvm_cpuid_entry2 *")
+    entry.function, entry.eax = 0x8000001D, 1 | level << 5 | 15 << 14
+    cpuid.adjust(entry, 1, apic_id=0, cpus=cpus, deadline=False)
+    assert entry.eax == 1 | level << 5 | sharing << 14
