@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyvmm.lab.image import Image
 
 TAIL = 32768  # bytes of console kept for an error message
-TAIL_LINES = 25
+TAIL_LINES = 60  # a panic's report, with the line that says why
 
 
 class Outer:
@@ -39,7 +39,11 @@ class Outer:
         self._outgoing = bytearray()
         self._port, port = socket.socketpair()
         self._console, console = socket.socketpair()
-        with port, console:
+        self._port.setblocking(False)
+        self._console.setblocking(False)
+        with port, console, contextlib.ExitStack() as undo:
+            undo.enter_context(self._port)
+            undo.enter_context(self._console)
             argv = qemu.command(
                 image,
                 cpus=cpus,
@@ -48,21 +52,8 @@ class Outer:
                 port_fd=port.fileno(),
                 console_fd=console.fileno(),
             )
-            try:
-                self._process = subprocess.Popen(
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=console.fileno(),
-                    stderr=console.fileno(),
-                    pass_fds=(port.fileno(), console.fileno()),
-                    start_new_session=True,  # the terminal's Ctrl-C is for us, and we end it
-                )
-            except OSError as error:
-                self._port.close()
-                self._console.close()
-                raise LabError(f"cannot start '{argv[0]}': {error.strerror}") from error
-        self._port.setblocking(False)
-        self._console.setblocking(False)
+            self._process = start(argv, port.fileno(), console.fileno())
+            undo.pop_all()
 
     @property
     def pid(self) -> int:
@@ -155,3 +146,18 @@ class Outer:
             pass
         self._port.close()
         self._console.close()
+
+
+def start(argv: list[str], port: int, console: int) -> subprocess.Popen[bytes]:
+    """Starts QEMU, which inherits the two descriptors. What it says itself goes to the console too."""
+    try:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=console,
+            pass_fds=(port, console),
+            start_new_session=True,  # the terminal's Ctrl-C is for us, and we end it
+        )
+    except OSError as error:
+        raise LabError(f"cannot start '{argv[0]}': {error.strerror}") from error
