@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from pyvmm.errors import (
     ConfigError,
     Error,
@@ -18,7 +16,10 @@ from pyvmm.errors import (
     StateError,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyvmm.machine.cpustate import CpuState
     from pyvmm.machine.hook import Exit, GuestFault
     from pyvmm.machine.result import Result

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyvmm.boot import acpi, load
 from pyvmm.devices.serial import Serial
@@ -15,7 +14,10 @@ from pyvmm.machine.machine import Machine
 from pyvmm.machine.memory import parse_size
 from pyvmm.machine.result import Result
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
     from pyvmm.devices.virtio_blk import VirtioBlk
     from pyvmm.devices.virtio_console import VirtioConsole
     from pyvmm.devices.virtio_net import VirtioNet
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from pyvmm.machine.hook import Handler
     from pyvmm.machine.vcpu import Vcpu
 
-F = TypeVar("F", bound=Callable[..., Any])
+    F = TypeVar("F", bound=Callable[..., Any])
+
 
 #: One file, or several (paths, or bytes of further archives) that the kernel unpacks one after the other.
 Initrd = str | bytes | Sequence[str | bytes]

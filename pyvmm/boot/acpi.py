@@ -10,15 +10,18 @@ SMI command port.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.boot import aml
 from pyvmm.errors import ConfigError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NamedTuple
 
     from pyvmm.machine.memory import GuestMemory
+else:
+    from pyvmm.record import NamedTuple
 
 #: Where the blob goes, and the first address after the room it has.
 TABLES_BASE = 0xE0000

@@ -9,7 +9,6 @@ setup code is not used.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.boot import e820, initrd, params, segments
 from pyvmm.boot.e820 import HIGH_MEMORY
@@ -17,11 +16,15 @@ from pyvmm.boot.layout import PAGE_SIZE, align_up, low_memory_end, mib, write_co
 from pyvmm.errors import ConfigError, ImageError
 from pyvmm.machine.cpustate import CpuState
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import NamedTuple
 
     from pyvmm.boot.image import Image, Source
     from pyvmm.machine.memory import GuestMemory, Region
+else:
+    from pyvmm.record import NamedTuple
 
 _SECTOR = 512
 #: The header's fields up to init_size must be there; what follows is optional.

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import NamedTuple
 
     from pyvmm.machine.memory import Region
+else:
+    from pyvmm.record import NamedTuple
 
 RAM = 1
 RESERVED = 2

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import struct
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.boot import e820, initrd, segments
 from pyvmm.boot.e820 import HIGH_MEMORY
@@ -19,13 +18,17 @@ from pyvmm.boot.layout import PVH_START_INFO, low_memory_end, mib, write_command
 from pyvmm.errors import ConfigError, ImageError
 from pyvmm.machine.cpustate import CpuState
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import NamedTuple
 
     from pyvmm.boot.e820 import Entry
     from pyvmm.boot.image import Image, Source
     from pyvmm.boot.initrd import Placed
     from pyvmm.machine.memory import GuestMemory, Region
+else:
+    from pyvmm.record import NamedTuple
 
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 _PHDR = struct.Struct("<IIQQQQQQ")

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pyvmm.boot import segments
 from pyvmm.boot.image import Image
 from pyvmm.boot.layout import GDT, PAGE_TABLES
 from pyvmm.errors import ConfigError, ImageError
 from pyvmm.machine.cpustate import CpuState
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.boot.image import Source
     from pyvmm.machine.memory import GuestMemory

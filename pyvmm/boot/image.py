@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from pyvmm.errors import HostError, ImageError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 

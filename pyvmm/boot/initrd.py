@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, NamedTuple
-
 from pyvmm.boot.image import Image
 from pyvmm.boot.layout import PAGE_SIZE, align_up, mib
 from pyvmm.errors import ConfigError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import NamedTuple
 
     from pyvmm.boot.image import Source
     from pyvmm.machine.memory import GuestMemory
+else:
+    from pyvmm.record import NamedTuple
 
 
 class Placed(NamedTuple):
@@ -31,22 +32,30 @@ def load(memory: GuestMemory, parts: Iterable[Source], *, floor: int, ceiling: i
     archives apart (Documentation/driver-api/early-userspace/buffer-format.rst). Raises
     `ConfigError` when they do not fit, `ImageError` or `HostError` for a part that cannot be used.
     """
-    with ExitStack() as opened:
-        images = [opened.enter_context(Image(part, "initrd")) for part in parts]
-        size = 0
+    images: list[Image] = []
+    try:
+        images += (Image(part, "initrd") for part in parts)
+        return _place(memory, images, floor, ceiling)
+    finally:
         for image in images:
-            size = align_up(size, 4) + image.size
-        if size == 0:
-            return Placed(0, 0)
-        gpa = (ceiling - size) & -PAGE_SIZE
-        if gpa < floor:
-            raise ConfigError(
-                f"the initrd of {mib(size)} MiB does not fit between the kernel, which ends at "
-                f"{mib(floor)} MiB, and the highest address for it, {mib(ceiling)} MiB; "
-                "give the guest more memory or use a smaller initrd"
-            )
-        with memory.view(gpa, size) as view:
-            _fill(view, images)
+            image.close()
+
+
+def _place(memory: GuestMemory, images: Sequence[Image], floor: int, ceiling: int) -> Placed:
+    size = 0
+    for image in images:
+        size = align_up(size, 4) + image.size
+    if size == 0:
+        return Placed(0, 0)
+    gpa = (ceiling - size) & -PAGE_SIZE
+    if gpa < floor:
+        raise ConfigError(
+            f"the initrd of {mib(size)} MiB does not fit between the kernel, which ends at "
+            f"{mib(floor)} MiB, and the highest address for it, {mib(ceiling)} MiB; "
+            "give the guest more memory or use a smaller initrd"
+        )
+    with memory.view(gpa, size) as view:
+        _fill(view, images)
     return Placed(gpa, size)
 
 

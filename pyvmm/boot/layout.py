@@ -6,11 +6,10 @@ All of it lies below the firmware's area; a kernel copies what it needs and then
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pyvmm.boot.e820 import EBDA, HIGH_MEMORY
 from pyvmm.errors import ConfigError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.machine.memory import GuestMemory
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import TYPE_CHECKING
 
 from pyvmm.boot.layout import BOOT_PARAMS, PAGE_SIZE, SETUP_DATA
 from pyvmm.errors import ConfigError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

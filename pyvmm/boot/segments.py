@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
 
 from pyvmm.boot.layout import GDT, PAGE_SIZE, PAGE_TABLES
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.machine.memory import GuestMemory
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
 from pyvmm.cli import status
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from typing import Any
 
 #: Subcommand -> what its line in the help says. The module is pyvmm.cli.<name>.
 COMMANDS = {

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
 from pyvmm.cli import status
 from pyvmm.errors import ConfigError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from typing import Any
 
     from pyvmm.machine.result import Result
     from pyvmm.vm import VM

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError, HostError, StateError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, NamedTuple
+
     from pyvmm.machine.machine import Machine
+else:
+    from pyvmm.record import NamedTuple
 
 PORT = 0x3F8
 GSI = 4

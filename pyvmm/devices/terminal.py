@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
 
 from pyvmm.errors import StateError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
+    from typing import Any
 
 # Indices into what tcgetattr returns (termios(3)).
 IFLAG, OFLAG, CFLAG, LFLAG, CC = 0, 1, 2, 3, 6

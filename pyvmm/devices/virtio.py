@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError, HostError, StateError
 from pyvmm.kvm import KvmError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any, ClassVar
 
     from pyvmm.machine.machine import Machine
 

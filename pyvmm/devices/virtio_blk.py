@@ -7,13 +7,15 @@ import errno
 import fcntl
 import os
 import stat
-from typing import TYPE_CHECKING, Any
 
 from pyvmm._core import ffi, lib
 from pyvmm.devices.virtio import VirtioDevice
 from pyvmm.errors import ConfigError, HostError, ImageError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyvmm.machine.machine import Machine
 
 SECTOR = 512

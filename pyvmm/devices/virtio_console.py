@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from pyvmm._core import ffi, lib
 from pyvmm.devices.virtio import VirtioDevice
 from pyvmm.errors import ConfigError, HostError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.machine.machine import Machine
 

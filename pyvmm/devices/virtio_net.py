@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from pyvmm._core import lib
 from pyvmm.devices.virtio import VirtioDevice
 from pyvmm.errors import ConfigError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.devices.tap import Tap
     from pyvmm.machine.machine import Machine

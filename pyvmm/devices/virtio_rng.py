@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pyvmm._core import lib
 from pyvmm.devices.virtio import VirtioDevice
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.machine.machine import Machine
 

@@ -16,7 +16,12 @@ file of the recipe was touched since the build.
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple
+else:
+    from pyvmm.record import NamedTuple
 
 DEFAULT_LINUX = "6.12"
 VERSIONS = ("6.12", "6.1")

@@ -6,9 +6,11 @@ Sources: Intel SDM volume 2A (CPUID), AMD APM volume 3 appendix E, Documentation
 
 from __future__ import annotations
 
-from typing import Any
-
 from pyvmm import kvm
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 HYPERVISOR = 1 << 31  # leaf 1 ECX
 TSC_DEADLINE = 1 << 24  # leaf 1 ECX

@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple
+else:
+    from pyvmm.record import NamedTuple
+
 
 #: Selectors of the boot GDT (Documentation/arch/x86/boot.rst: __BOOT_CS and __BOOT_DS).
 BOOT_CS = 0x10

@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
 
 from pyvmm import kvm
 from pyvmm._core import ffi, lib
@@ -18,9 +17,19 @@ from pyvmm.machine.memory import GuestMemory
 from pyvmm.machine.result import Result
 from pyvmm.machine.vcpu import Vcpu
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Protocol
+
     from pyvmm.machine.cpustate import CpuState
     from pyvmm.machine.hook import Handler
+
+    class Device(Protocol):
+        """What the machine knows of a device: how to end it."""
+
+        def close(self) -> None:
+            """Stops the device's threads and frees it. Called once, in reverse order of adding."""
+
 
 IDENTITY_MAP = 0xFFFBC000
 TSS = 0xFFFBD000
@@ -32,13 +41,6 @@ VIRTIO_GSIS = (*range(16, 24), 5, 6, 7, 10, 11, 12, 13, 14, 15)
 PORTS = 0x10000
 #: How long a vCPU thread may take to notice a stop before the machine calls it stuck.
 STOP_SECONDS = 30.0
-
-
-class Device(Protocol):
-    """What the machine knows of a device: how to end it."""
-
-    def close(self) -> None:
-        """Stops the device's threads and frees it. Called once, in reverse order of adding."""
 
 
 class Machine:

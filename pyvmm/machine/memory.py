@@ -10,10 +10,15 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from typing import Any, NamedTuple
 
 from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError, GuestMemoryError, HostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NamedTuple
+else:
+    from pyvmm.record import NamedTuple
 
 PAGE = 4096
 MIB = 1 << 20

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pyvmm._core import lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 #: Reasons, in the words that `Result.reason` uses.
 POWEROFF = "poweroff"

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
 
 from pyvmm import kvm
 from pyvmm._core import ffi, lib
@@ -12,7 +11,10 @@ from pyvmm.machine import result as results
 from pyvmm.machine.cpustate import BOOT_CS, BOOT_DS
 from pyvmm.machine.hook import Exit, GuestFault
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyvmm.machine.cpustate import CpuState
     from pyvmm.machine.machine import Machine
 

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "pyvmm"
 # The lower the number the lower the layer; parts of the same layer do not import each other.
 LAYERS = {
     "errors": 0,
+    "record": 0,
     "_core": 0,
     "kvm": 1,
     "machine": 2,
