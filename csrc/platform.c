@@ -125,12 +125,16 @@ static void update_sci(struct platform *platform)
 	(void)!ioctl(platform->vm_fd, KVM_IRQ_LINE, &line);
 }
 
-static void write_pm_event(struct platform *platform, uint64_t offset, uint16_t value)
+/* The low half is the status, cleared by writing ones; the high half enables what raises the SCI.
+ * A write may be of any part of the two; a port access has at most four bytes. */
+static void write_pm_event(struct platform *platform, uint32_t mask, uint32_t value)
 {
-	if (offset == 0) /* status bits are cleared by writing them */
-		__atomic_and_fetch(&platform->pm_status, (uint16_t)~value, __ATOMIC_SEQ_CST);
-	else
-		__atomic_store_n(&platform->pm_enable, value, __ATOMIC_SEQ_CST);
+	uint16_t enable = __atomic_load_n(&platform->pm_enable, __ATOMIC_SEQ_CST);
+
+	enable = (uint16_t)((enable & ~(mask >> 16)) | value >> 16);
+	__atomic_and_fetch(&platform->pm_status, (uint16_t)~value, __ATOMIC_SEQ_CST);
+	if (mask >> 16)
+		__atomic_store_n(&platform->pm_enable, enable, __ATOMIC_SEQ_CST);
 	update_sci(platform);
 }
 
@@ -138,16 +142,14 @@ static int pm_event(void *opaque, struct bus_access *access)
 {
 	struct platform *platform = opaque;
 	uint32_t both = platform->pm_status | (uint32_t)platform->pm_enable << 16;
+	uint32_t mask;
 
 	if (!access->is_write) {
 		access->value = both >> (access->offset * 8);
 		return BUS_DONE;
 	}
-	if (access->offset & 1)
-		return BUS_DONE;
-	write_pm_event(platform, access->offset, (uint16_t)access->value);
-	if (access->length == 4 && access->offset == 0)
-		write_pm_event(platform, 2, (uint16_t)(access->value >> 16));
+	mask = (uint32_t)((1ULL << access->length * 8) - 1) << access->offset * 8;
+	write_pm_event(platform, mask, (uint32_t)(access->value << access->offset * 8) & mask);
 	return BUS_DONE;
 }
 
