@@ -36,6 +36,8 @@ echo broken; read line
 w {STATUS} 0
 echo status $(devmem $(({base} + {STATUS})) 32)
 echo reset; read line
+# What Linux leaves in the register when it lets go of a device, and expects to find there.
+w {STATUS} 1
 for d in /sys/bus/virtio/devices/*; do
     if [ $(cat $d/device) = 0x0004 ]; then
         basename $d > /sys/bus/virtio/drivers/virtio_rng/bind
