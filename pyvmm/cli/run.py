@@ -23,6 +23,8 @@ BASE_CMDLINE = "panic=-1 8250.nr_uarts=1 random.trust_cpu=on"
 QUIET = "quiet loglevel=3"
 VERBOSE = "ignore_loglevel"
 STOCK = "stock-"
+#: Of the serial log, shown when a run ended badly: a panic with its trace takes about 40.
+LOG_LINES = 60
 
 
 #: The options, in argparse's words; `quick_parse` reads the same table.
@@ -463,7 +465,7 @@ def _explain(vm: VM, plan: Plan, result: Result) -> None:
     out = sys.stderr
     print(f"pyvmm: the guest ended by {result.reason}. {result.detail}".rstrip(), file=out)
     if plan.console != "serial":
-        tail = vm.console_log().decode("utf-8", "replace").splitlines()[-30:]
+        tail = vm.console_log().decode("utf-8", "replace").splitlines()[-LOG_LINES:]
         if tail:
             print("pyvmm: the end of its serial log:", file=out)
             print("\n".join(f"  {line}" for line in tail), file=out)

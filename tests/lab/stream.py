@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: A bound for guests that hang, in seconds; a boot takes about 5.
 SECONDS = 120.0
+#: Of the terminals here.
+ROWS, COLUMNS = 37, 101
 PYVMM = (sys.executable, "-m", "pyvmm")
 
 
@@ -70,6 +72,7 @@ class Terminal(Stream):
     def __init__(self, *arguments: str) -> None:
         master, self.slave = pty.openpty()
         super().__init__(master)
+        termios.tcsetwinsize(self.slave, (ROWS, COLUMNS))
         self.before = termios.tcgetattr(self.slave)
         self.process = subprocess.Popen(
             [*PYVMM, *arguments],

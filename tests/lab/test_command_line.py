@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,8 +14,6 @@ from pyvmm.cli.run import find_guest
 from tests.lab.linux import pyvmm
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.lab.conftest import Run
 
 MIB = 1 << 20
@@ -42,7 +41,7 @@ def test_record_of_a_run(run: Run, tmp_path: Path) -> None:
     assert "quiet_is_no_more=1" in config["cmdline"]
     check_footprint(record["footprint"])
     kinds = [device["kind"] for device in record["devices"]]
-    assert kinds == ["virtio-console", "virtio-rng"]
+    assert kinds == ["serial", "virtio-console", "virtio-rng"]
     text = log.read_text()
     assert "Linux version" in text
     assert "quiet_is_no_more=1" in text
@@ -98,8 +97,8 @@ def test_broken_kernels_are_named(tmp_path: Path) -> None:
     broken = {
         "empty": b"",
         "text": b"this is no kernel\n" * 100,
-        "cut-elf": open(guest.vmlinux, "rb").read(100_000),  # noqa: SIM115
-        "cut-bzimage": open(guest.kernel, "rb").read(100_000),  # noqa: SIM115
+        "cut-elf": Path(guest.vmlinux).read_bytes()[:100_000],
+        "cut-bzimage": Path(guest.kernel).read_bytes()[:100_000],
     }
     for name, data in broken.items():
         path = tmp_path / name

@@ -198,7 +198,7 @@ def test_trimmed_file_system_gives_memory_back() -> None:
         assert full >= 12 * MIB
         guest.say("")
         guest.expect("trimmed")
-        assert allocated(fd) <= full - 12 * MIB
+        assert allocated(fd) <= full - 11 * MIB
         guest.say("")
         assert guest.finish().ok
     os.close(fd)

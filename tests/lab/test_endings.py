@@ -55,7 +55,8 @@ def test_panic_is_reported_with_dump_and_log(linux: str, run: Run) -> None:
     assert done.status == status.GUEST_PANIC, done
     assert done.record["reason"] == "panic"
     assert "sysrq triggered crash" in done.stderr
-    assert "Call Trace" in done.stderr
+    # Our kernel is built without the names of what it warns of, and then panics without a trace.
+    assert ("Call Trace" in done.stderr) == (linux == "stock-6.1")
     assert "rip" in done.record["dump"].lower()
     assert done.record["dump"] in done.stderr
 
