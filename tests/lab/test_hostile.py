@@ -35,7 +35,6 @@ echo status $(devmem $(({base} + {STATUS})) 32)
 echo broken; read line
 w {STATUS} 0
 echo status $(devmem $(({base} + {STATUS})) 32)
-w {STATUS} 1  # as the kernel leaves a device that has no driver
 echo reset; read line
 # What Linux leaves in the register when it lets go of a device, and expects to find there.
 w {STATUS} 1
