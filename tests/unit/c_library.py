@@ -14,8 +14,18 @@ CSRC = Path(__file__).resolve().parents[2] / "csrc"
 MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 
 
-def load(folder: Path, parts: tuple[str, ...], more: str) -> tuple[Any, Any]:
-    """(ffi, lib) of csrc/PART.c for each part; `more` declares what stands outside the headers' marks."""
+def load(
+    folder: Path,
+    parts: tuple[str, ...],
+    more: str,
+    *,
+    extra: tuple[Path, ...] = (),
+    defines: tuple[str, ...] = (),
+) -> tuple[Any, Any]:
+    """(ffi, lib) of csrc/PART.c for each part; `more` declares what stands outside the headers' marks.
+
+    `extra` are further C files, `defines` macros as in "ioctl=fake_ioctl".
+    """
     ffi = FFI()
     for part in parts:
         ffi.cdef("\n".join(MARKED.findall((CSRC / f"{part}.h").read_text())))
@@ -32,6 +42,7 @@ def load(folder: Path, parts: tuple[str, ...], more: str) -> tuple[Any, Any]:
         "-shared",
         "-pthread",
     ]
-    sources = [str(CSRC / f"{part}.c") for part in parts]
+    flags += [f"-I{CSRC}", *(f"-D{define}" for define in defines)]
+    sources = [*(str(CSRC / f"{part}.c") for part in parts), *map(str, extra)]
     subprocess.run(["gcc", *flags, "-o", str(library), *sources], check=True)
     return ffi, ffi.dlopen(str(library))

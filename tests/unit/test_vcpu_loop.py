@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C loop against a scripted KVM: what each exit makes of a run, those too that no guest can force."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyvmm import kvm
+from pyvmm.machine import result as results
+from tests.unit import c_library
+
+HERE = Path(__file__).resolve().parent
+DECLARED = """
+struct fake_exit { int error; unsigned int reason; unsigned int detail; };
+void fake_kvm(void *run, const struct fake_exit *list, unsigned int count);
+"""
+RUN_SIZE = 12288
+
+SHUTDOWN, RESET, CRASH, WAKEUP = 1, 2, 3, 4  # <linux/kvm.h>: KVM_SYSTEM_EVENT_*
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    return c_library.load(
+        tmp_path_factory.mktemp("loop"),
+        ("bus", "vcpu"),
+        DECLARED,
+        extra=(HERE / "fake_kvm.c",),
+        defines=("ioctl=fake_ioctl",),
+    )
+
+
+class Loop:
+    """A vCPU whose KVM_RUN returns the given (errno, exit reason, detail), one after the other."""
+
+    def __init__(self, built: tuple[Any, Any], *exits: tuple[int, int, int]) -> None:
+        self.ffi, self.lib = built
+        self.run = self.ffi.new("uint8_t[]", RUN_SIZE)
+        self.exits = self.ffi.new("struct fake_exit[]", [tuple(each) for each in exits])
+        self.buses = [self.lib.bus_create() for _ in range(3)]
+        address = int(self.ffi.cast("uintptr_t", self.run))
+        self.vcpu = self.lib.vcpu_create(-1, address, *self.buses)
+        self.lib.fake_kvm(self.run, self.exits, len(exits))
+
+    def step(self) -> int:
+        return int(self.lib.vcpu_run(self.vcpu))
+
+    def close(self) -> None:
+        self.lib.vcpu_destroy(self.vcpu)
+        for bus in self.buses:
+            self.lib.bus_destroy(bus)
+
+
+ENDS = {
+    "fail entry": ((0, kvm.KVM_EXIT_FAIL_ENTRY, 0), results.ENTRY_FAILURE),
+    "internal error": ((0, kvm.KVM_EXIT_INTERNAL_ERROR, 0), results.INTERNAL_ERROR),
+    "shutdown": ((0, kvm.KVM_EXIT_SHUTDOWN, 0), results.TRIPLE_FAULT),
+    "halt": ((0, kvm.KVM_EXIT_HLT, 0), results.HALT),
+    "system shutdown": ((0, kvm.KVM_EXIT_SYSTEM_EVENT, SHUTDOWN), results.POWEROFF),
+    "system reset": ((0, kvm.KVM_EXIT_SYSTEM_EVENT, RESET), results.REBOOT),
+    "system crash": ((0, kvm.KVM_EXIT_SYSTEM_EVENT, CRASH), results.PANIC),
+    "another system event": ((0, kvm.KVM_EXIT_SYSTEM_EVENT, WAKEUP), results.UNKNOWN_EXIT),
+    "an exit nobody knows": ((0, 4711, 0), results.UNKNOWN_EXIT),
+    "an impossible MMIO length": ((0, kvm.KVM_EXIT_MMIO, 9), results.UNKNOWN_EXIT),
+    "KVM_RUN fails": ((errno.EFAULT, 0, 0), results.RUN_FAILED),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_ends(built: tuple[Any, Any], name: str) -> None:
+    script, reason = ENDS[name]
+    loop = Loop(built, script)
+    event = loop.step()
+    assert results.BY_EVENT[event] == reason
+    if script[0]:
+        assert loop.vcpu.error == script[0]
+    loop.close()
+
+
+def test_interruptions_do_not_end_a_run(built: tuple[Any, Any]) -> None:
+    loop = Loop(
+        built,
+        (errno.EINTR, 0, 0),
+        (errno.EAGAIN, 0, 0),
+        (0, kvm.KVM_EXIT_INTR, 0),
+        (0, kvm.KVM_EXIT_MMIO, 4),
+        (0, kvm.KVM_EXIT_HLT, 0),
+    )
+    assert results.BY_EVENT[loop.step()] == results.HALT
+    assert loop.vcpu.exits[kvm.KVM_EXIT_INTR] == 3
+    assert loop.vcpu.exits[kvm.KVM_EXIT_MMIO] == 1
+    assert loop.vcpu.unclaimed == 1
+    loop.close()
+
+
+def test_a_request_is_seen_before_the_guest_is_entered(built: tuple[Any, Any]) -> None:
+    loop = Loop(built, (0, kvm.KVM_EXIT_HLT, 0))
+    loop.lib.vcpu_request(loop.vcpu, loop.lib.VCPU_REQUEST_PAUSE)
+    loop.lib.vcpu_request(loop.vcpu, loop.lib.VCPU_REQUEST_STOP)
+    assert loop.step() == loop.lib.VCPU_KICKED
+    both = loop.lib.VCPU_REQUEST_PAUSE | loop.lib.VCPU_REQUEST_STOP
+    assert loop.lib.vcpu_take_requests(loop.vcpu) == both
+    assert loop.lib.vcpu_take_requests(loop.vcpu) == 0
+    assert results.BY_EVENT[loop.step()] == results.HALT
+    loop.close()
