@@ -1,13 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For all tests: a failure leaves its report in the folder that PYVMM_ARTEFACTS names."""
+"""For all tests: signals as at a prompt, and a failure leaves its report in the folder that PYVMM_ARTEFACTS names."""
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """A background job or nohup starts us with signals ignored, which every program under test would inherit."""
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, usual)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

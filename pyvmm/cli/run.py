@@ -412,7 +412,9 @@ def _stop_on_signals(vm: VM) -> None:
     import signal
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: vm.stop())
+        # nohup(1) asks for a hang-up to be ignored.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: vm.stop())
 
 
 def _watch_quit(vm: VM, quit_fd: int) -> Any:
