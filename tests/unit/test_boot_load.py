@@ -103,12 +103,19 @@ def test_a_path_that_is_no_file(tmp_path, write) -> None:
         load_kernel("/dev/zero", FakeMemory())
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read(write) -> None:
     path = write(support.vmlinux())
     path.chmod(0)
-    with pytest.raises(HostError) as caught:
-        load_kernel(path, FakeMemory())
+    fd = os.open(path.parent, os.O_PATH)
+    before = os.geteuid()
+    if before == 0:  # root may read everything
+        os.seteuid(65534)
+    try:
+        with pytest.raises(HostError) as caught:
+            load_kernel(f"/proc/self/fd/{fd}/{path.name}", FakeMemory())
+    finally:
+        os.seteuid(before)
+        os.close(fd)
     assert caught.value.errno == errno.EACCES
 
 
@@ -232,18 +239,6 @@ def test_setup_header_with_any_place(pref: int, init: int, alignment: int, reloc
 def test_noise(data: bytes) -> None:
     attempt(elf, b"\x7fELF\x02\x01\x01" + data)
     attempt(bzimage, data)
-
-
-@pytest.mark.parametrize(
-    "path", support.cached_kernels("vmlinu*") + support.cached_kernels("bzImage*") or [None]
-)
-def test_real_kernels(path) -> None:
-    if path is None:
-        pytest.skip("no kernel in the cache")
-    memory = FakeMemory(256 * MIB)
-    state = load_kernel(path, memory, cmdline="console=ttyS0", initrd=[b"x"], rsdp=0xE0000)
-    assert state.rip >= 16 * MIB
-    assert any(memory.read(state.rip, 16))
 
 
 def test_launch_path_imports_nothing_heavy() -> None:

@@ -12,15 +12,11 @@ from pathlib import Path
 import pytest
 
 from pyvmm.errors import ConfigError, HostError
-from pyvmm.guest import cache, inventory, kconfig, kernel, source, tools
+from pyvmm.guest import cache, inventory, kconfig, source, tools
 from pyvmm.guest.build import build
 from pyvmm.guest.stock import stock
 from tests.unit.guest_support import GOOD_PATCH, FakeApt, add_patch, kernel_tree, patch_tree
 from tests.unit.test_guest_cpio import walk
-
-pytestmark = pytest.mark.skipif(
-    any(shutil.which(name) is None for name in kernel.PROGRAMS), reason="no kernel build tools"
-)
 
 
 @pytest.fixture
