@@ -405,9 +405,11 @@ class Machine:
             raise StateError("the machine is closed")
 
     def close(self) -> None:
-        """Ends the run if there is one and gives everything back. May be called twice."""
+        """Ends the run if there is one and gives everything back. May be called twice, not from a hook."""
         if self.closed:
             return
+        if getattr(self, "vcpus", None) and self._on_vcpu_thread():
+            raise StateError("a hook cannot close the machine it runs in; call stop()")
         self.closed = True
         if getattr(self, "vcpus", None) and self.state in ("running", "paused", "stopping"):
             self.stop()

@@ -183,6 +183,20 @@ def test_an_exception_in_a_hook_ends_the_run_and_is_raised() -> None:
             machine.wait(60)
 
 
+def test_a_hook_cannot_close_its_machine() -> None:
+    with bare.machine("1: out 0xe0, al; jmp 1b") as machine:
+        machine.on_port(0xE0, lambda exit: machine.close())
+        machine.start()
+        with pytest.raises(StateError, match="call stop"):
+            machine.wait(60)
+
+
+def test_a_hook_can_stop_its_machine() -> None:
+    with bare.machine("1: out 0xe0, al; jmp 1b") as machine:
+        machine.on_port(0xE0, lambda exit: machine.stop())
+        assert bare.run(machine).reason == "stopped"
+
+
 ENDINGS = {
     "reboot by the keyboard controller": ("mov al, 0xfe; out 0x64, al", "reboot"),
     "reboot by port cf9": ("mov dx, 0xcf9; mov al, 6; out dx, al", "reboot"),
