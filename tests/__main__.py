@@ -22,8 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("unit", "local", "host", "lab")
 GUESTS = ("6.12", "6.1")
 LAB_SECONDS = 45 * 60
-# One: with two, QEMU's TCG now and then runs a breakpoint that a guest's kernel patched away (docs/lab.md).
-LAB_CPUS = 1
+LAB_CPUS = 2
 
 
 def pytest_command(stage: str, options: list[str]) -> list[str]:

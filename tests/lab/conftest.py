@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +20,12 @@ class Run(Protocol):
     """`tests.lab.linux.run` with the folder given."""
 
     def __call__(self, script: str, *options: str, stdin: bytes | None = None) -> linux.Outcome: ...
+
+
+def pytest_configure() -> None:
+    """In the lab all guests run on one CPU: on two, the emulator breaks guests that patch their code (docs/lab.md)."""
+    if os.environ.get("PYVMM_LAB"):
+        os.sched_setaffinity(0, {0})
 
 
 @pytest.fixture(scope="session")
