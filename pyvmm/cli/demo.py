@@ -31,7 +31,7 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
 def run_arguments(linux: str) -> list[str]:
     """The `pyvmm run` of the demonstration: the kernel's own messages, then a few words by the guest."""
     return [
-        "run", "--linux", linux, "-c", "2", "-m", "256M", "--console", "serial", "--summary", "--timeout", "240", "-v",
+        "run", "--linux", linux, "-m", "256M", "--console", "serial", "--summary", "--timeout", "240", "-v",
         "--", "sh", "-c", GUEST_SAYS,
     ]  # fmt: skip
 
@@ -67,9 +67,8 @@ def main(args: argparse.Namespace) -> int:
     ensure_guest(args.linux)
     from pyvmm import lab
 
-    # On one of its CPUs: on two, the emulator now and then breaks a guest with several (docs/lab.md).
-    command = ["taskset", "-c", "0", sys.executable, "-m", "pyvmm", "demo", "--inside"]
-    return lab.run([*command, "--linux", args.linux], env=_env())
+    command = [sys.executable, "-m", "pyvmm", "demo", "--inside", "--linux", args.linux]
+    return lab.run(command, env=_env())
 
 
 def _env() -> dict[str, str]:
