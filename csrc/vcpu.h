@@ -36,7 +36,6 @@ enum {
 	/* Requests, a bit each. */
 	VCPU_REQUEST_PAUSE = 1,
 	VCPU_REQUEST_STOP = 2,
-	VCPU_REQUEST_CALL = 4, /* run a function on the vCPU's thread */
 };
 
 struct vcpu {

@@ -214,8 +214,9 @@ class VM:
             self.machine.stop(Result(results.TIMEOUT, detail=detail))
             result = self.wait()
         assert result is not None
-        if self.serial is not None:
-            self.serial.drain()
+        for device in self.machine.devices:
+            if drain := getattr(device, "drain", None):
+                drain()
         return result
 
     def pause(self) -> None:

@@ -356,7 +356,6 @@ def _run(vm: VM, plan: Plan) -> int:
             finally:
                 os.eventfd_write(quit_fd, 1)
                 watcher.join()
-            _drain(vm)
     finally:
         os.close(quit_fd)
         if log >= 0:
@@ -430,13 +429,6 @@ def _watch_quit(vm: VM, quit_fd: int) -> Any:
     return thread
 
 
-def _drain(vm: VM) -> None:
-    for device in vm.machine._devices:
-        drain = getattr(device, "drain", None)
-        if drain is not None:
-            drain()
-
-
 def _report(vm: VM, plan: Plan, result: Result) -> None:
     if not result.ok and result.reason not in ("poweroff", "reboot", "halt", "stopped"):
         _explain(vm, plan, result)
@@ -450,7 +442,7 @@ def _report(vm: VM, plan: Plan, result: Result) -> None:
         record = result.as_dict() | {
             "config": plan.as_dict(),
             "footprint": of_machine(vm.machine)._asdict(),
-            "devices": [_device_record(device) for device in vm.machine._devices],
+            "devices": [_device_record(device) for device in vm.machine.devices],
         }
         _print_json(record, plan.args.json)
 

@@ -71,7 +71,7 @@ class VirtioDevice:
         """
         machine = self._machine
         page = int(ffi.cast("uintptr_t", lib.virtio_mmio_page(self._c)))
-        slot = machine._next_slot()
+        slot = machine.next_slot()
         try:
             machine.vm.set_memory_region(slot, self.base, lib.VIRTIO_MMIO_PAGE, page, readonly=True)
         except KvmError:

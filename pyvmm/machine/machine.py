@@ -84,7 +84,7 @@ class Machine:
     ) -> None:
         self.hooks: list[Handler] = []
         self._msr_ranges: list[tuple[int, int]] = []
-        self._devices: list[Device] = []
+        self.devices: list[Device] = []
         self._virtio_count = 0
         self._slots = 0
         self.vcpus: list[Vcpu] = []
@@ -102,7 +102,7 @@ class Machine:
         self.vm = self._keep(self.kvm.create_vm())
         self.memory = self._keep(GuestMemory(memory, shared=shared, hugepages=hugepages))
         for gpa, size, address in self.memory.slots():
-            self.vm.set_memory_region(self._next_slot(), gpa, size, address)
+            self.vm.set_memory_region(self.next_slot(), gpa, size, address)
         self.pio, self.mmio, self.msr = (self._bus() for _ in range(3))
         self.platform = lib.platform_create(self.vm.fd)
         self._undo.append(lambda: lib.platform_destroy(self.platform))
@@ -127,7 +127,8 @@ class Machine:
         if not 1 <= cpus <= most:
             raise ConfigError(f"{cpus} vCPUs: this KVM takes 1 to {most}")
 
-    def _next_slot(self) -> int:
+    def next_slot(self) -> int:
+        """The number of a KVM memory slot that nobody uses yet."""
         self._slots += 1
         return self._slots - 1
 
@@ -204,7 +205,7 @@ class Machine:
 
     def add_device(self, device: Device) -> None:
         """Hands a device over: the machine closes it before it closes itself."""
-        self._devices.append(device)
+        self.devices.append(device)
         self._undo.append(device.close)
 
     # Hooks.

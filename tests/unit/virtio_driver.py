@@ -78,7 +78,7 @@ class FakeMachine:
         self._count += 1
         return 0xD0000000 + (self._count - 1) * 0x1000, 15 + self._count
 
-    def _next_slot(self) -> int:
+    def next_slot(self) -> int:
         return self._count
 
     def add_device(self, device: Any) -> None:
