@@ -5,7 +5,8 @@
  *
  * Files:   /pyvmm/command  arguments, each closed by a zero byte; without it, a shell
  *          /pyvmm/env      NAME=VALUE, each closed by a zero byte
- *          /pyvmm/modules  kernel modules to load first, one path a line
+ *          /pyvmm/modules  kernel modules to load first, one path a line; one whose device is not
+ *                          there is left out
  *
  * Options on the kernel command line:
  *
@@ -309,7 +310,7 @@ static void load_modules(void)
 		int fd = open(path, O_RDONLY | O_CLOEXEC);
 		if (fd < 0)
 			fail("cannot open kernel module %s: %s", path, strerror(errno));
-		if (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST)
+		if (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST && errno != ENODEV)
 			fail("cannot load kernel module %s: %s", path, strerror(errno));
 		close(fd);
 	}
