@@ -26,3 +26,7 @@ class GuestMemoryError(Error, ValueError):
 
 class StateError(Error, RuntimeError):
     """A call that does not fit the state of the virtual machine (running, paused, closed)."""
+
+
+class GuestDataError(Error, ValueError):
+    """Something the guest answered that cannot be true: a size, a count, an address. Says which."""
