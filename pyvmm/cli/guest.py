@@ -56,6 +56,11 @@ def add_stock(actions: argparse._SubParsersAction[Any]) -> None:
         "stock", help="fetch Debian's own kernel and make an initramfs with its virtio modules"
     )
     parser.add_argument("--linux", metavar="VERSION", help="6.12 or 6.1 (default: 6.12)")
+    parser.add_argument(
+        "--symbiotic",
+        action="store_true",
+        help="with the guest driver as a module, built against Debian's headers: stock-VERSION-symbiotic",
+    )
     parser.add_argument("--force", action="store_true", help="fetch the newest that apt knows")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -71,6 +76,9 @@ def add_path(actions: argparse._SubParsersAction[Any]) -> None:
     parser = actions.add_parser("path", help="print the path of a file of a guest")
     parser.add_argument("--linux", default="6.12", metavar="VERSION", help="which (%(default)s)")
     parser.add_argument("--stock", action="store_true", help="the one with Debian's own kernel")
+    parser.add_argument(
+        "--symbiotic", action="store_true", help="of those, the one with the module"
+    )
     parser.add_argument(
         "--file",
         default="bzImage",
@@ -111,7 +119,7 @@ def stock(args: argparse.Namespace) -> int:
     """Fetches and says where the files are."""
     from pyvmm.guest.stock import stock as stock_guest
 
-    return show(stock_guest(args.linux, force=args.force), args.json)
+    return show(stock_guest(args.linux, symbiotic=args.symbiotic, force=args.force), args.json)
 
 
 def show(guest: Guest, as_json: bool) -> int:
@@ -158,9 +166,10 @@ def path(args: argparse.Namespace) -> int:
     from pyvmm.errors import ConfigError
     from pyvmm.guest.cache import find, find_stock
 
-    guest = find_stock(args.linux) if args.stock else find(args.linux)
+    stock = args.stock or args.symbiotic
+    guest = find_stock(args.linux, args.symbiotic) if stock else find(args.linux)
     if guest is None:
-        action = "stock" if args.stock else "build"
+        action = "stock --symbiotic" if args.symbiotic else "stock" if stock else "build"
         raise ConfigError(
             f"no current guest for Linux {args.linux}: "
             f"run 'pyvmm guest {action} --linux {args.linux}'"

@@ -62,7 +62,8 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         {
             "metavar": "NAME",
             "default": "6.12",
-            "help": "which built guest: 6.12, 6.1, or Debian's own as stock-6.12, stock-6.1 (%(default)s)",
+            "help": "which built guest: 6.12, 6.1, or Debian's own as stock-6.12, stock-6.1; those with the "
+            "guest driver as a module are stock-6.12-symbiotic, stock-6.1-symbiotic (%(default)s)",
         },
     ),
     (
@@ -276,7 +277,9 @@ def find_guest(name: str) -> Any:
     if name.startswith(STOCK):
         from pyvmm.guest.stock import stock
 
-        return stock(name.removeprefix(STOCK))
+        linux = name.removeprefix(STOCK)
+        symbiotic = linux.endswith(cache.SYMBIOTIC)
+        return stock(linux.removesuffix(cache.SYMBIOTIC), symbiotic=symbiotic)
     if name not in cache.VERSIONS:
         known = ", ".join([*cache.VERSIONS, *(STOCK + v for v in cache.VERSIONS)])
         raise ConfigError(f"no guest {name!r}; there are {known}")

@@ -6,6 +6,7 @@ The cache is ``$PYVMM_CACHE``, else ``$XDG_CACHE_HOME/pyvmm``, else ``~/.cache/p
     guest/current-<version>      what `find` hands out, and the recipe it was made from
     guest/kernel-<key>/          bzImage, vmlinux, vmlinux.debug, config, ...
     guest/initramfs-<key>/       initramfs, init
+    guest/module-<key>/          symbiotic.ko for a Debian kernel
     debian/<package>_<version>/  unpacked Debian packages
     source/<name>/               unpacked kernel sources
 
@@ -28,6 +29,8 @@ VERSIONS = ("6.12", "6.1")
 POINTER_HEAD = "pyvmm guest 1"
 INIT = "init/init.c"
 STOCK = "stock-"  # before the version: the pointer to a stock Debian guest
+SYMBIOTIC = "-symbiotic"  # after it: the same with the guest driver as a module
+MODULE = ("module/Makefile", "module/compat.h", "module/extract.sh")
 
 
 class Guest(NamedTuple):
@@ -93,6 +96,11 @@ def initramfs_dir(key: str) -> str:
     return os.path.join(cache_root(), "guest", "initramfs-" + key)
 
 
+def module_dir(key: str) -> str:
+    """Where the module of that key is, or would be."""
+    return os.path.join(cache_root(), "guest", "module-" + key)
+
+
 def pointer_path(linux: str) -> str:
     """The file that says which guest is current for ``linux``."""
     return os.path.join(cache_root(), "guest", "current-" + linux)
@@ -113,10 +121,28 @@ def series(tree: str, linux: str) -> list[str]:
 
 def recipe_files(tree: str, linux: str) -> list[str]:
     """The small files that decide what a guest is, relative to the tree, in a fixed order."""
-    files = ["config/base.config", f"config/{linux}.config", INIT]
-    if os.path.exists(os.path.join(tree, "series-" + linux, "series")):
-        files.append(f"series-{linux}/series")
-    return files + series(tree, linux)
+    return ["config/base.config", f"config/{linux}.config", INIT, *series_files(tree, linux)]
+
+
+def series_files(tree: str, linux: str) -> list[str]:
+    """The patches of a version and the list of them, relative to the tree."""
+    listed = os.path.exists(os.path.join(tree, "series-" + linux, "series"))
+    return [*([f"series-{linux}/series"] if listed else []), *series(tree, linux)]
+
+
+def stock_name(linux: str, symbiotic: bool) -> str:
+    """What a Debian guest is found under."""
+    return STOCK + linux + (SYMBIOTIC if symbiotic else "")
+
+
+def files_of(tree: str, name: str) -> list[str]:
+    """The small files that decide what the guest of that name is, relative to the tree."""
+    if not name.startswith(STOCK):
+        return recipe_files(tree, name)
+    if not name.endswith(SYMBIOTIC):
+        return [INIT]
+    linux = name.removeprefix(STOCK).removesuffix(SYMBIOTIC)
+    return [INIT, *MODULE, *series_files(tree, linux)]
 
 
 def file_digest(path: str) -> str:
@@ -185,10 +211,14 @@ def find(linux: str = DEFAULT_LINUX) -> Guest | None:
     return guest if complete else None
 
 
-def find_stock(linux: str = DEFAULT_LINUX) -> Guest | None:
-    """The guest that ``pyvmm guest stock`` made; None if there is none or init changed since."""
-    pointer = read_pointer(STOCK + linux)
-    if pointer is None or not is_current(pointer, [INIT]):
+def find_stock(linux: str = DEFAULT_LINUX, symbiotic: bool = False) -> Guest | None:
+    """The guest that ``pyvmm guest stock`` made, with the driver as a module if ``symbiotic``.
+
+    None if there is none or its recipe changed since.
+    """
+    name = stock_name(linux, symbiotic)
+    pointer = read_pointer(name)
+    if pointer is None or not is_current(pointer, files_of(patch_tree(), name)):
         return None
     guest = assemble_stock(pointer)
     return guest if os.path.isfile(guest.kernel) and os.path.isfile(guest.initramfs) else None

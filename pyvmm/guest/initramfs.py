@@ -82,7 +82,7 @@ def make_all(target: Path, key: str, init: Path, busybox: Path, modules: Sequenc
     loaded = {f"lib/modules/{plain_name(path)}": debian.module_bytes(path) for path in modules}
     data = archive((target / "init").read_bytes(), busybox.read_bytes(), applets(busybox), loaded)
     (target / "initramfs").write_bytes(data)
-    info = {"key": key, "busybox": str(busybox), "bytes": len(data), "modules": list(loaded)}
+    info = {"key": key, "busybox": str(busybox), "bytes": len(data), "modules": list(modules)}
     (target / "info.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
 
 

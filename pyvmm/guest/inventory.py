@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ PARTS = ("guest", "debian", "source")
 class Entry(NamedTuple):
     """One guest that can be found by name."""
 
-    name: str  # '6.12', or 'stock-6.12' for a Debian kernel
+    name: str  # '6.12'; 'stock-6.12' or 'stock-6.12-symbiotic' for a Debian kernel
     guest: Guest
     state: str  # 'current', 'stale' (the recipe changed since) or 'broken' (files are missing)
     size: int  # bytes of kernel and initramfs
@@ -43,13 +44,13 @@ def read_entry(name: str) -> Entry | None:
     if pointer is None:
         return None
     if name.startswith(cache.STOCK):
-        guest, files = cache.assemble_stock(pointer), [cache.INIT]
+        guest = cache.assemble_stock(pointer)
     else:
         guest = cache.assemble(pointer.version, pointer.kernel_key, pointer.initramfs_key)
-        try:
-            files = cache.recipe_files(cache.patch_tree(), name)
-        except OSError:
-            files = []
+    try:
+        files = cache.files_of(cache.patch_tree(), name)
+    except OSError:
+        files = []
     sizes = [file_size(path) for path in (guest.kernel, guest.initramfs)]
     state = "current" if cache.is_current(pointer, files) else "stale"
     if None in sizes:
@@ -94,11 +95,22 @@ def victims(root: Path, everything: bool) -> list[Path]:
     for entry in entries():
         used.add(Path(entry.guest.kernel).parent.name)
         used.add(Path(entry.guest.initramfs).parent.name)
-    builds = [*(root / "guest").glob("kernel-*/"), *(root / "guest").glob("initramfs-*/")]
+        used.update(Path(path).parent.name for path in modules_of(Path(entry.guest.initramfs)))
+    kinds = ("kernel-*/", "initramfs-*/", "module-*/")
+    builds = [path for kind in kinds for path in (root / "guest").glob(kind)]
     unused = [path for path in builds if path.name not in used]
     marks = ("*.new.*", "*.old.*", "work-*")
     left = [path for part in PARTS for mark in marks for path in (root / part).glob(mark)]
     return sorted({*unused, *left})
+
+
+def modules_of(initramfs: Path) -> list[str]:
+    """The module files that went into an initramfs."""
+    try:
+        info = json.loads(initramfs.with_name("info.json").read_text(encoding="utf-8"))
+        return [str(path) for path in info.get("modules", [])]
+    except (OSError, ValueError):
+        return []
 
 
 def tree_size(path: Path) -> int:

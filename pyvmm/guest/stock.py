@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pyvmm.guest import cache, debian, initramfs, pointer, tools
+from pyvmm.guest import cache, debian, initramfs, module, pointer, tools
 
 if TYPE_CHECKING:
     from pyvmm.guest.cache import Guest
@@ -18,22 +18,26 @@ MODULES = (
 )
 
 
-def stock(linux: str | None = None, *, force: bool = False) -> Guest:
+def stock(linux: str | None = None, *, symbiotic: bool = False, force: bool = False) -> Guest:
     """Debian's own kernel of a version with an initramfs that loads the virtio modules it needs.
 
-    ``force`` asks apt for the newest one. Raises ConfigError and HostError as `build` does.
+    ``symbiotic`` adds the guest driver as a module, which init loads first of all. ``force`` asks
+    apt for the newest kernel. Raises ConfigError and HostError as `build` does.
     """
     version = linux or cache.DEFAULT_LINUX
-    stamps = pointer.take_stamps([cache.INIT])
+    name = cache.stock_name(version, symbiotic)
+    stamps = pointer.take_stamps(cache.files_of(cache.patch_tree(), name))
     files = debian.kernel_package(version, force=force)
     modules = debian.module_closure(files.modules_dir, MODULES, missing=note_missing)
+    if symbiotic:
+        modules.insert(0, module.build(files, version, force=force))
     initramfs_key = initramfs.build(modules, force=force)
     kernel_key = os.path.relpath(files.vmlinuz, cache.cache_root())
     note = cache.Pointer(files.release, kernel_key, initramfs_key, stamps)
-    pointer.write(cache.STOCK + version, note)
+    pointer.write(name, note)
     return cache.assemble_stock(note)
 
 
-def note_missing(module: str) -> None:
+def note_missing(name: str) -> None:
     """Says that a kernel comes without a module; init does without it."""
-    tools.say(f"this kernel has no module {module}")
+    tools.say(f"this kernel has no module {name}")

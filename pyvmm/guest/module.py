@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest driver as a module for Debian's own kernel, built from the patches into the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyvmm.errors import HostError
+from pyvmm.guest import cache, headers, source, tools
+from pyvmm.guest.kernel import FOREIGN
+
+if TYPE_CHECKING:
+    from pyvmm.guest.debian import KernelFiles
+
+# Part of every key: raise it when a change here makes another module from the same inputs.
+RECIPE = 1
+NAME = "symbiotic.ko"
+PROGRAMS = ("make", "patch", "awk", "strip")
+TAIL = 40
+
+
+def build(kernel: KernelFiles, linux: str, *, force: bool = False) -> str:
+    """The path of the module for a kernel of version ``linux``; built unless the cache has it.
+
+    Raises ConfigError if a patch that is listed is missing, HostError if the machine lacks something
+    or the build fails.
+    """
+    key = make_key(kernel, linux)
+    final = Path(cache.module_dir(key))
+    with tools.lock(f"guest/module-{linux}"):
+        if force or not (final / "info.json").is_file():
+            tools.publish(final, lambda fresh: make_all(fresh, key, kernel, linux))
+    return str(final / NAME)
+
+
+def make_key(kernel: KernelFiles, linux: str) -> str:
+    """The name of the result in the cache: the kernel's package, the patches, the module's own files."""
+    tree = Path(cache.patch_tree())
+    inputs = [[patch.name, digest(patch.text)] for patch in source.read_series(linux)]
+    try:
+        inputs += [[name, digest((tree / name).read_bytes())] for name in cache.MODULE]
+    except OSError as error:
+        raise HostError(
+            error.errno, f"part of the module's recipe: {error.strerror}", error.filename
+        ) from error
+    text = json.dumps([RECIPE, headers.package_of(kernel), inputs])
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def digest(data: bytes) -> str:
+    """SHA-256, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def make_all(target: Path, key: str, kernel: KernelFiles, linux: str) -> None:
+    """Fetches the headers, runs the module's makefile, and leaves what is worth keeping."""
+    for program in PROGRAMS:
+        tools.tool(program)
+    folder = headers.headers(kernel)
+    tools.tool(headers.compiler(folder))
+    tools.say(f"building the symbiotic module for {kernel.release}")
+    tree = Path(cache.patch_tree())
+    work = target / "work"
+    run_make(
+        [
+            *("make", "-C", str(tree / "module"), f"KDIR={folder}", f"BUILD={work}"),
+            f"SERIES={tree / f'series-{linux}'}",
+        ],
+        Path(cache.cache_root()) / "guest" / f"module-{linux}.log",
+    )
+    shutil.move(work / NAME, target / NAME)
+    shutil.rmtree(work)
+    info = {"key": key, "kernel": headers.package_of(kernel), "release": kernel.release}
+    (target / "info.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+
+
+def run_make(command: list[str], log: Path) -> None:
+    """Runs make with its output in ``log``; HostError has the end of it."""
+    surroundings = {**os.environ, "LC_ALL": "C"}
+    for name in (*FOREIGN, "ARCH", "KCFLAGS"):
+        surroundings.pop(name, None)
+    done = subprocess.run(
+        [tools.tool(command[0]), *command[1:]],
+        env=surroundings,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    log.write_text(done.stdout, encoding="utf-8")
+    if done.returncode != 0:
+        last = "\n".join(done.stdout.splitlines()[-TAIL:])
+        raise HostError(
+            f"building the symbiotic module failed; the whole log is in {log}. It ends with:\n{last}"
+        )
