@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a guest answered, taken apart with suspicion: counts, sizes and text are the guest's to lie about."""
+
+from __future__ import annotations
+
+import errno
+import struct
+import time
+
+from pyvmm.errors import GuestDataError, SymcallError
+from pyvmm.symbiotic import abi
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyvmm.machine.symcall import Raw, Results
+
+#: A 64-bit field that the guest cannot fill in.
+UNKNOWN = (1 << 64) - 1
+
+#: How long a caller that can wait keeps asking a guest that says EAGAIN, and how long it sleeps in between, seconds.
+PATIENCE = 1.0
+PAUSE = 0.002
+
+
+def ask(raw: Raw, number: int, *args: int, want: int = 0) -> Results:
+    """One call; EAGAIN of the guest is tried again for `PATIENCE` seconds if `raw` says it is `patient`.
+
+    A hook's is not: as long as it runs, its vCPU cannot give back what the guest found locked.
+    """
+    deadline = None
+    while True:
+        try:
+            return raw(number, *args, want=want)
+        except SymcallError as error:
+            again = error.reason == "error" and error.code == errno.EAGAIN
+            if not (again and getattr(raw, "patient", False)):
+                raise
+            deadline = deadline or time.monotonic() + PATIENCE
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(PAUSE)
+
+
+def unpack(layout: struct.Struct, results: Results, what: str) -> tuple[Any, ...]:
+    """The one structure a call left in the data area; RBX is its size, which its first field repeats.
+
+    A larger one is a newer guest's: the fields known here come first. Raises GuestDataError for anything shorter.
+    """
+    size, data = results.rbx, results.data
+    if not layout.size <= size <= abi.PAGE_DATA_SIZE or size > len(data):
+        raise GuestDataError(
+            f"{what}: the guest answered with {size} bytes; there should be {layout.size}"
+            f" to {abi.PAGE_DATA_SIZE}"
+        )
+    fields = layout.unpack_from(data)
+    if not layout.size <= fields[0] <= size:
+        raise GuestDataError(f"{what}: the structure says it has {fields[0]} of {size} bytes")
+    return fields
+
+
+def known(value: int) -> int | None:
+    """A 64-bit field, None if the guest says that it does not know."""
+    return None if value == UNKNOWN else value
+
+
+def text(raw: bytes) -> str:
+    """A name up to its NUL, fit for a terminal.
+
+    A process chooses its name and may put anything there: what is not UTF-8 or not printable comes as \\x1b is written.
+    """
+    name = raw.partition(b"\0")[0].decode("utf-8", "backslashreplace")
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls into the guest with names and types: docs/symcall.md is their manual.
+
+Each takes a `raw` first, the function that makes a call by number on some vCPU. Importing this module gives
+`VM.symcall` and `Vcpu.symcall` the names; `register` adds others.
+"""
+
+from __future__ import annotations
+
+from pyvmm.errors import GuestDataError
+from pyvmm.machine.symcall import register
+from pyvmm.symbiotic import abi, facts, memory, task
+from pyvmm.symbiotic.answer import ask
+from pyvmm.symbiotic.facts import Facts
+from pyvmm.symbiotic.memory import Lookup, Memory
+from pyvmm.symbiotic.task import Current, Task, tasks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.machine.symcall import Raw
+
+__all__ = [
+    "Current",
+    "Facts",
+    "Lookup",
+    "Memory",
+    "Task",
+    "read_current",
+    "read_facts",
+    "read_memory",
+    "register",
+    "task_list",
+    "tasks",
+    "test",
+]
+
+_WORD = (1 << 64) - 1
+
+
+def test(raw: Raw, *args: int) -> tuple[int, ...]:
+    """Up to five numbers; the guest gives each back with 1 added. Raises GuestDataError if it does not."""
+    padded = (*args, *(0,) * (5 - len(args)))
+    answer = tuple(ask(raw, abi.SYMCALL_TEST, *args)[:5])
+    expected = tuple(number + 1 & _WORD for number in padded)
+    if answer != expected:
+        raise GuestDataError(f"test: {expected} expected, the guest answered {answer}")
+    return answer[: len(args)]
+
+
+def read_facts(raw: Raw) -> Facts:
+    """What the guest's kernel is and where it lies."""
+    return facts.parse(ask(raw, abi.SYMCALL_FACTS, want=abi.PAGE_DATA_SIZE))
+
+
+def read_current(raw: Raw) -> Current:
+    """The task that the vCPU is running."""
+    return task.parse_current(ask(raw, abi.SYMCALL_CURRENT))
+
+
+def task_list(raw: Raw, threads: bool = False) -> list[Task]:
+    """All of `tasks` at once."""
+    return list(tasks(raw, threads))
+
+
+def read_memory(raw: Raw) -> Memory:
+    """The guest's memory and swap statistics."""
+    return memory.parse(ask(raw, abi.SYMCALL_MEMORY, want=abi.PAGE_DATA_SIZE))
+
+
+register("test", test)
+register("mem_lookup", memory.lookup)
+register("facts", read_facts)
+register("current", read_current)
+register("tasks", task_list)
+register("memory", read_memory)
+register("read", memory.read)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks of a guest: the one that runs on a CPU, and all of them, page by page."""
+
+from __future__ import annotations
+
+import struct
+
+from pyvmm.errors import GuestDataError
+from pyvmm.symbiotic import abi
+from pyvmm.symbiotic.answer import ask, known, text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import NamedTuple
+
+    from pyvmm.machine.symcall import Raw, Results
+else:
+    from pyvmm.record import NamedTuple
+
+#: pid, tgid, ppid, uid; state; flags, cpu, threads; start, user, system time; resident, swapped, virtual; comm.
+RECORD = struct.Struct("<IIIIc3xIIIQQQQQQ16s")
+
+KERNEL_THREAD = 1 << 0
+EXITING = 1 << 1
+IDLE = 1 << 2
+
+_LOW = 0xFFFF_FFFF
+
+#: A pid is below this on every 64-bit Linux (PID_MAX_LIMIT), so a cursor is at most this.
+PID_LIMIT = 1 << 22
+#: Full pages of half a million tasks. A guest that sends more, or as many that are nearly empty, is given up on.
+MAX_PAGES = 1 << 14
+
+
+class Current(NamedTuple):
+    """The task that a vCPU was running when it was interrupted; `address` is that of its task_struct.
+
+    `kernel_thread`: it has no user space; `exiting`: it is on its way out; `idle`: the CPU had nothing to do.
+    """
+
+    pid: int
+    tgid: int
+    comm: str
+    cpu: int
+    kernel_thread: bool
+    exiting: bool
+    idle: bool
+    address: int
+
+
+class Task(NamedTuple):
+    """One process or thread: ids as seen from the guest's initial namespaces.
+
+    `state` is a letter as in /proc (R S D Z T t X I, ? if it is no letter). Times are in nanoseconds, `start_ns` since
+    the guest's boot; memory is in bytes; None is what the guest cannot say. `cpu` is the one it runs on or ran on last,
+    `threads` counts those of its process. The flags are as in `Current`.
+    """
+
+    pid: int
+    tgid: int
+    ppid: int
+    uid: int
+    state: str
+    comm: str
+    cpu: int
+    threads: int
+    kernel_thread: bool
+    exiting: bool
+    idle: bool
+    start_ns: int | None
+    utime_ns: int | None
+    stime_ns: int | None
+    rss_bytes: int | None
+    swap_bytes: int | None
+    vsize_bytes: int | None
+
+
+def _flags(flags: int) -> tuple[bool, bool, bool]:
+    return bool(flags & KERNEL_THREAD), bool(flags & EXITING), bool(flags & IDLE)
+
+
+def parse_current(results: Results) -> Current:
+    """The answer to CURRENT_TASK; any bits make one."""
+    ids, where = results.rbx, results.rcx
+    comm = (results.rdx | results.rsi << 64).to_bytes(16, "little")
+    flags = _flags(where >> 32)
+    return Current(ids & _LOW, ids >> 32, text(comm), where & _LOW, *flags, results.rdi)
+
+
+def parse_task(record: bytes) -> Task:
+    """One record of TASKS, `RECORD.size` bytes."""
+    pid, tgid, ppid, uid, letter, flags, cpu, threads, *amounts, comm = RECORD.unpack(record)
+    state = letter.decode() if letter.isalpha() else "?"
+    of_task = (pid, tgid, ppid, uid, state, text(comm), cpu, threads)
+    return Task(*of_task, *_flags(flags), *map(known, amounts))
+
+
+def tasks(raw: Raw, threads: bool = False) -> Iterator[Task]:
+    """Every process of the guest by pid, with `threads` every thread; a page is asked for when it is needed.
+
+    Tasks come and go meanwhile: each that was there all along is seen, and none twice. Raises GuestDataError for pages
+    that cannot be, and when there is no end to them.
+    """
+    cursor = last = 0
+    for _ in range(MAX_PAGES):
+        results = ask(raw, abi.SYMCALL_TASKS, cursor, int(threads), want=abi.PAGE_DATA_SIZE)
+        for record in _records(results):
+            task = parse_task(record)
+            # A thread that execs takes over the pid of its process, and may so be met again.
+            if task.pid > last:
+                last = task.pid
+                yield task
+        after = results.rcx
+        if after == 0:
+            return
+        if not cursor < after <= PID_LIMIT:
+            raise GuestDataError(f"tasks: after pid {cursor} the guest wants to go on at {after}")
+        cursor = after
+    raise GuestDataError(f"tasks: no end after {MAX_PAGES} pages; the last began at pid {cursor}")
+
+
+def _records(results: Results) -> Iterator[bytes]:
+    count, size, data = results.rbx, results.rdx, results.data
+    # Longer records are a newer guest's: the fields known here come first.
+    if count and not RECORD.size <= size <= abi.PAGE_DATA_SIZE:
+        raise GuestDataError(
+            f"tasks: the guest's records have {size} bytes; there should be {RECORD.size} or more"
+        )
+    if count * size > len(data):
+        raise GuestDataError(f"tasks: {count} records of {size} bytes are more than were sent")
+    return (data[at : at + RECORD.size] for at in range(0, count * size, size or 1))
