@@ -26,6 +26,7 @@ LAYERS = {
     "probe": 4,
     "lab": 5,
     "bench": 5,
+    "drgn": 5,
     "cli": 6,
 }
 # What a part may use of its own layer or without one.

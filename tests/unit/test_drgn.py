@@ -1,0 +1,455 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lies under drgn: memory of another process, the note of a kernel, the choice of a vmlinux; all made up here."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import drgn
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyvmm.cli import status
+from pyvmm.drgn import make_program, vmcoreinfo, vmlinux
+from pyvmm.drgn.physical import RemoteMemory
+from pyvmm.drgn.program import reader
+from pyvmm.errors import (
+    ConfigError,
+    GuestDataError,
+    GuestMemoryError,
+    HostError,
+    ImageError,
+    StateError,
+)
+from pyvmm.machine.memory import Region
+from pyvmm.symbiotic.facts import Facts
+
+MIB = 1 << 20
+KERNEL_MAP = vmcoreinfo.KERNEL_MAP
+#: Of the made-up kernel: KASLR offset, guest-physical address of its page table and that table's virtual address.
+KASLR, ROOT, NOTE = 0x1A00000, 0x3000, 0x10000
+PHYS_BASE = 0x1000 - KASLR & (1 << 64) - 1
+TABLE = KERNEL_MAP + ROOT - PHYS_BASE & (1 << 64) - 1
+BUILD_ID = "00112233445566778899aabbccddeeff00112233"
+
+
+class Memory:
+    """Two mebibytes of RAM at 0 and one at 4 GiB."""
+
+    ram = (Region(0, 2 * MIB), Region(4 << 30, MIB))
+
+    def __init__(self) -> None:
+        self.parts = {region.gpa: bytearray(region.size) for region in self.ram}
+
+    def _at(self, gpa: int, length: int) -> tuple[bytearray, slice]:
+        for start, data in self.parts.items():
+            if start <= gpa and gpa + length <= start + len(data):
+                return data, slice(gpa - start, gpa - start + length)
+        raise GuestMemoryError(f"{gpa:#x}")
+
+    def read(self, gpa: int, length: int) -> bytes:
+        data, where = self._at(gpa, length)
+        return bytes(data[where])
+
+    def write(self, gpa: int, content: bytes) -> None:
+        data, where = self._at(gpa, len(content))
+        data[where] = content
+
+
+def text(**changes: str | None) -> bytes:
+    """The text of a note; None leaves a line out."""
+    fields: dict[str, str | None] = {
+        "OSRELEASE": "6.12.117-made-up",
+        "BUILD-ID": BUILD_ID,
+        "PAGESIZE": "4096",
+        "SYMBOL(swapper_pg_dir)": f"{TABLE:x}",
+        "KERNELOFFSET": f"{KASLR:x}",
+        "NUMBER(phys_base)": str(PHYS_BASE - (1 << 64) if PHYS_BASE >> 63 else PHYS_BASE),
+        "NUMBER(pgtable_l5_enabled)": "0",
+    }
+    fields.update(changes)
+    return "".join(f"{k}={v}\n" for k, v in fields.items() if v is not None).encode()
+
+
+def note(content: bytes) -> bytes:
+    return struct.pack("<III", 11, len(content), 0) + b"VMCOREINFO\0\0" + content
+
+
+def guest(content: bytes | None = None, where: int = NOTE) -> Memory:
+    """Memory with page tables that map themselves, and with a note."""
+    memory = Memory()
+    table = ROOT
+    for level, shift in enumerate((39, 30, 21, 12)):
+        target = ROOT if shift == 12 else 0x4000 + level * 0x1000
+        memory.write(table + (TABLE >> shift & 511) * 8, struct.pack("<Q", target | 3))
+        table = target
+    memory.write(where, note(text() if content is None else content))
+    return memory
+
+
+def facts(**changes: object) -> Facts:
+    found = Facts(
+        release="6.12.117-made-up",
+        version="#1",
+        out_of_tree=False,
+        kaslr_offset=KASLR,
+        phys_base=PHYS_BASE,
+        page_offset=None,
+        vmcoreinfo_gpa=NOTE,
+        vmcoreinfo_size=4096,
+        kernel_pgd_gpa=ROOT,
+        page_table_levels=4,
+        percpu_base=None,
+        cpu=0,
+        possible_cpus=1,
+    )
+    return found._replace(**changes)
+
+
+# The note.
+
+
+def test_note_where_the_kernel_says():
+    info = vmcoreinfo.of_guest(guest(), facts())
+    assert (info.release, info.build_id, info.root_gpa) == ("6.12.117-made-up", BUILD_ID, ROOT)
+    assert info.text == text()
+
+
+def test_text_without_a_note():
+    memory = guest()
+    memory.write(NOTE, text().ljust(4096, b"\0"))
+    assert vmcoreinfo.of_guest(memory, facts()).text == text()
+
+
+@pytest.mark.parametrize("known", [None, facts(vmcoreinfo_gpa=None)])
+def test_note_is_looked_for(known):
+    assert vmcoreinfo.of_guest(guest(), known).text == text()
+
+
+def test_note_in_the_last_page_of_ram():
+    assert vmcoreinfo.search(guest(where=(4 << 30) + MIB - 4096)).text == text()
+
+
+def test_note_that_is_another_kernels_is_passed_over():
+    memory = guest(where=0x90000)
+    memory.write(0x20000, note(text(**{"NUMBER(phys_base)": "0"})))
+    memory.write(0x30000, note(b"VMCOREINFO\0"))
+    memory.write(0x40008, note(text(OSRELEASE="not at a page")))
+    assert vmcoreinfo.search(memory).text == text()
+
+
+def test_no_note():
+    with pytest.raises(GuestDataError, match="CONFIG_VMCORE_INFO"):
+        vmcoreinfo.search(Memory())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vmcoreinfo_size": 0}, "0 bytes"),
+        ({"vmcoreinfo_size": 1 << 20}, "1048576 bytes"),
+        ({"vmcoreinfo_gpa": 3 << 30}, "0xc0000000"),
+        ({"vmcoreinfo_gpa": (1 << 64) - 8}, "0xfffffffffffffff8"),
+        ({"vmcoreinfo_gpa": 0x50000}, "names no kernel release"),
+        ({"kaslr_offset": 0}, "contradicts itself: KASLR offset"),
+        ({"kernel_pgd_gpa": 0x8000}, "contradicts itself: page table"),
+        ({"release": "5.0"}, "contradicts itself: release"),
+    ],
+)
+def test_facts_that_cannot_be(changes, message):
+    with pytest.raises(GuestDataError, match=message):
+        vmcoreinfo.of_guest(guest(), facts(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"OSRELEASE": None}, "names no kernel release"),
+        ({"SYMBOL(swapper_pg_dir)": None}, "where the kernel's page table is"),
+        ({"SYMBOL(swapper_pg_dir)": "no number"}, "where the kernel's page table is"),
+        ({"NUMBER(phys_base)": None}, "where the kernel's page table is"),
+        ({"NUMBER(phys_base)": "0"}, "not the kernel's: the PML4 entry"),
+        ({"SYMBOL(swapper_pg_dir)": f"{TABLE + 0x1000:x}"}, "not the kernel's"),
+        ({"SYMBOL(swapper_pg_dir)": f"{1 << 63:x}"}, "not canonical"),
+        ({"NUMBER(pgtable_l5_enabled)": "1"}, "not the kernel's: the PML4 entry"),
+    ],
+)
+def test_note_that_cannot_be(changes, message):
+    with pytest.raises(GuestDataError, match=message):
+        vmcoreinfo.of_guest(guest(text(**changes)), facts())
+
+
+def test_note_that_maps_to_another_place():
+    memory = guest()
+    memory.write(0x6000 + (TABLE >> 12 & 511) * 8, struct.pack("<Q", 0x9000 | 3))
+    with pytest.raises(GuestDataError, match="they map it to 0x9000"):
+        vmcoreinfo.of_guest(memory, facts())
+
+
+@pytest.mark.parametrize("size", [4073, 1 << 31])
+def test_note_that_is_longer_than_its_place(size):
+    memory = guest()
+    memory.write(NOTE + 4, struct.pack("<I", size))
+    with pytest.raises(GuestDataError, match=f"a note of {size} bytes in 4096"):
+        vmcoreinfo.of_guest(memory, facts())
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", note(b"")[:24], b"OSRELEASE=1\n"]))
+def test_noise_is_a_note_or_an_error_of_ours(noise, start):
+    try:
+        info = vmcoreinfo.parse(start + noise)
+    except GuestDataError:
+        return
+    assert info.release
+    _ = info.root_gpa, info.build_id, info.five_levels
+
+
+# Memory of another process.
+
+HOLD = """
+import mmap, sys
+import ctypes
+m = mmap.mmap(-1, 1 << 21)
+m[:4] = b"head"
+m[(1 << 21) - 4:] = b"tail"
+print(ctypes.addressof(ctypes.c_char.from_buffer(m)), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def other():
+    """A process with two mebibytes; yields it, the address and a descriptor of its memory."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    address = int(process.stdout.readline())
+    fd = os.open(f"/proc/{process.pid}/mem", os.O_RDONLY)
+    yield process, address, fd
+    os.close(fd)
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        pipe.close()
+
+
+def test_memory_of_another_process(other):
+    process, address, fd = other
+    memory = RemoteMemory(fd, [[4 << 30, MIB, address + MIB], [0, MIB, address]])
+    assert memory.ram == (Region(0, MIB), Region(4 << 30, MIB))
+    assert memory.read(0, 4) == b"head"
+    assert memory.read((4 << 30) + MIB - 4, 4) == b"tail"
+    assert memory.read(0, MIB) == b"head".ljust(MIB, b"\0")
+    assert memory.read(0, 0) == b""
+    for gpa, length in ((MIB, 1), (MIB - 1, 2), (-1, 1), (0, -1), ((4 << 30) + MIB, 1)):
+        with pytest.raises(GuestMemoryError):
+            memory.read(gpa, length)
+    process.kill()
+    process.wait()
+    with pytest.raises(StateError, match="has ended"):
+        memory.read(0, 4)
+
+
+def test_memory_that_is_not_mapped(other):
+    _, _, fd = other
+    with pytest.raises(HostError, match="reading the memory"):
+        RemoteMemory(fd, [[0, MIB, 4096]]).read(0, 4)
+
+
+@pytest.mark.parametrize(
+    "regions",
+    [
+        [[0, 0, 4096]],
+        [[0, -1, 4096]],
+        [[-4096, 4096, 4096]],
+        [[0, 4096, 0]],
+        [[0, 8192, 4096], [4096, 4096, 1 << 20]],
+        [[(1 << 64) - 1, 2, 4096]],
+        [[0, 8192, (1 << 64) - 4096]],
+    ],
+)
+def test_regions_that_cannot_be(regions):
+    with pytest.raises(HostError, match="says it has RAM"):
+        RemoteMemory(-1, regions)
+
+
+# vmlinux.
+
+
+def elf(
+    folder: Path,
+    name: str = "vmlinux",
+    *,
+    build_id: str = BUILD_ID,
+    types: bool = True,
+    banner: str = "6.12.117-made-up",
+) -> str:
+    """A kernel without code: sections for its build id, its banner and its types."""
+    value = bytes.fromhex(build_id)
+    notes = struct.pack("<III", 4, 4, 1) + b"GNU\0" + b"abcd"
+    notes += struct.pack("<III", 4, len(value), 3) + b"GNU\0" + value
+    bodies = {
+        "": b"",
+        ".notes": notes,
+        ".rodata": f"Linux version {banner} (pyvmm@pyvmm)".encode(),
+        ".debug_info" if types else ".symtab": bytes(8),
+    }
+    names = b""
+    headers, data = b"", b""
+    for section, body in [*bodies.items(), (".shstrtab", b"")]:
+        at = len(names)
+        names += section.encode() + b"\0"
+        body = names if section == ".shstrtab" else body
+        kind = {"": 0, ".notes": 7, ".shstrtab": 3}.get(section, 1)
+        headers += struct.pack("<IIQQQQIIQQ", at, kind, 0, 0, 64 + len(data), len(body), 0, 0, 1, 0)
+        data += body
+    count = len(bodies) + 1
+    header = struct.pack(
+        "<16sHHIQQQIHHHHHH",
+        *(
+            b"\x7fELF\x02\x01\x01",
+            2,
+            62,
+            1,
+            0,
+            0,
+            64 + len(data),
+            0,
+            64,
+            0,
+            0,
+            64,
+            count,
+            count - 1,
+        ),
+    )
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(header + data + headers)
+    return str(path)
+
+
+@pytest.fixture
+def info(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYVMM_CACHE", str(tmp_path / "cache"))
+    return vmcoreinfo.parse(text())
+
+
+def test_vmlinux_that_is_given(info, tmp_path):
+    path = elf(tmp_path)
+    assert vmlinux.find(info, path) == vmlinux.Vmlinux(path, BUILD_ID, True)
+
+
+def test_vmlinux_of_another_kernel(info, tmp_path):
+    path = elf(tmp_path, build_id="ff" * 20)
+    with pytest.raises(ImageError, match="not of the running kernel") as caught:
+        vmlinux.find(info, path)
+    assert "ff" * 20 in str(caught.value)
+    assert BUILD_ID in str(caught.value)
+    assert status.of_error(caught.value) == status.USAGE
+
+
+def test_vmlinux_without_types(info, tmp_path):
+    with pytest.raises(ImageError, match=r"no debug information; build one .* --linux 6.12-debug"):
+        vmlinux.find(info, elf(tmp_path, types=False))
+
+
+@pytest.mark.parametrize(("banner", "same"), [("6.12.117-made-up", True), ("6.12.117", False)])
+def test_vmlinux_without_a_build_id(banner, same, tmp_path):
+    old = vmcoreinfo.parse(text(**{"BUILD-ID": None}))
+    path = elf(tmp_path, banner=banner)
+    if same:
+        assert vmlinux.find(old, path).path == path
+    else:
+        with pytest.raises(ImageError, match="the guest's missing"):
+            vmlinux.find(old, path)
+
+
+def test_vmlinux_of_the_cache(info, tmp_path):
+    folder = tmp_path / "cache" / "guest"
+    elf(folder, "kernel-1/vmlinux.debug", build_id="ff" * 20)
+    wanted = elf(folder, "kernel-2/vmlinux.debug")
+    (folder / "kernel-0").mkdir()
+    (folder / "kernel-0" / "vmlinux.debug").write_bytes(b"broken")
+    assert vmlinux.find(info).path == wanted
+
+
+def test_vmlinux_of_the_cache_without_types(info, tmp_path):
+    elf(tmp_path / "cache/guest/kernel-1", "vmlinux.debug", types=False)
+    with pytest.raises(ImageError, match="is the running kernel's but has no debug information"):
+        vmlinux.find(info)
+
+
+def test_no_vmlinux(info):
+    with pytest.raises(ConfigError, match=r"no vmlinux of the running kernel 6.12.117-made-up"):
+        vmlinux.find(info)
+
+
+def test_release_is_no_way_out_of_a_folder():
+    info = vmcoreinfo.parse(text(OSRELEASE="../../etc", **{"BUILD-ID": "../.."}))
+    assert not [place for place in vmlinux.places(info) if ".." in place]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no 64-bit ELF"),
+        (b"bzImage".ljust(4096, b"\0"), "no 64-bit ELF"),
+        (b"\x7fELF\x02\x01".ljust(64, b"\0"), "no sections"),
+    ],
+)
+def test_file_that_is_no_vmlinux(content, message, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=message):
+        vmlinux.examine(str(path))
+
+
+def test_vmlinux_that_is_not_there(tmp_path):
+    with pytest.raises(ImageError, match="No such file"):
+        vmlinux.examine(str(tmp_path / "vmlinux"))
+
+
+@given(st.data())
+def test_damaged_vmlinux(tmp_path_factory, data):
+    path = Path(elf(tmp_path_factory.mktemp("elf")))
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(4, len(content) - 1))
+        content[at] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    try:
+        vmlinux.examine(str(path))
+    except ImageError:
+        pass
+
+
+# drgn itself.
+
+
+def test_drgn_reads_through_the_page_tables():
+    """As far as a kernel without code lets drgn come: to its memory, by physical and by virtual address."""
+    memory = guest()
+    prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64), vmcoreinfo=text())
+    for region in memory.ram:
+        prog.add_memory_segment(region.gpa, region.size, reader(memory), True)
+    prog.set_linux_kernel_custom(text(), True)
+    memory.write((4 << 30) + 16, b"high")
+    assert prog.read((4 << 30) + 16, 4, physical=True) == b"high"
+    assert prog.read(TABLE, 4096) == memory.read(ROOT, 4096)
+    with pytest.raises(drgn.FaultError):
+        prog.read(3 << 30, 4, physical=True)
+    with pytest.raises(drgn.FaultError):
+        prog.read(TABLE + 4096, 4)
+
+
+def test_drgn_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "drgn", None)
+    with pytest.raises(ConfigError, match=r"pip install 'pyvmm\[drgn\]'"):
+        make_program(guest(), facts())
