@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: The kernel gives the note a page; more than a few are none.
 MAX_SIZE = 1 << 16
+#: Facts have no room for more of a release than this.
+RELEASE_SIZE = 63
 PAGE = 4096
 STEP = 4 << 20
 
@@ -157,7 +159,7 @@ def of_guest(memory: PhysicalMemory, facts: Facts | None) -> VmcoreInfo:
     for what, said, noted in (
         ("KASLR offset", facts.kaslr_offset, offset),
         ("page table", facts.kernel_pgd_gpa, info.root_gpa),
-        ("release", facts.release, info.release),
+        ("release", facts.release, info.release[:RELEASE_SIZE]),
     ):
         if said is not None and said != noted:
             raise GuestDataError(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import subprocess
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.cli import status
-from pyvmm.drgn import make_program, vmcoreinfo, vmlinux
+from pyvmm.drgn import make_program, session, vmcoreinfo, vmlinux
 from pyvmm.drgn.physical import RemoteMemory
 from pyvmm.drgn.program import reader
 from pyvmm.errors import (
@@ -453,3 +454,68 @@ def test_drgn_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "drgn", None)
     with pytest.raises(ConfigError, match=r"pip install 'pyvmm\[drgn\]'"):
         make_program(guest(), facts())
+
+
+# A session.
+
+
+@pytest.fixture
+def prog():
+    prog = drgn.Program(drgn.Platform(drgn.Architecture.X86_64), vmcoreinfo=text())
+    memory = guest()
+    prog.add_memory_segment(0, 2 * MIB, reader(memory), True)
+    prog.set_linux_kernel_custom(text(), True)
+    yield prog
+    drgn.set_default_prog(None)
+
+
+@pytest.fixture(autouse=True)
+def _process_as_before(monkeypatch):
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def test_code(prog, capsys):
+    session.run(
+        prog, code="import sys; print(sys.argv, for_each_task.__name__, prog.flags)", words=["a"]
+    )
+    assert capsys.readouterr().out.startswith(
+        "['-c', 'a'] for_each_task ProgramFlags.IS_LINUX_KERNEL"
+    )
+
+
+def test_script(prog, capsys, tmp_path):
+    (tmp_path / "beside.py").write_text("NAME = 'beside'\n")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, beside, drgn\n"
+        "assert drgn.get_default_prog() is prog\n"
+        "print(sys.argv[1:], __name__, beside.NAME)\n"
+        "raise SystemExit(3)\n"
+    )
+    with pytest.raises(SystemExit) as end:
+        session.run(prog, words=[str(script), "a", "--b"])
+    assert end.value.code == 3
+    assert capsys.readouterr().out == "['a', '--b'] __main__ beside\n"
+
+
+def test_script_that_is_none(prog):
+    with pytest.raises(ConfigError, match="is no file"):
+        session.run(prog, words=["print(1)"])
+
+
+def test_standard_input(prog, capsys, monkeypatch):
+    monkeypatch.setattr(
+        sys, "stdin", io.StringIO("print(prog.platform.arch.name)")
+    )
+    session.run(prog)
+    assert capsys.readouterr().out == "X86_64\n"
+
+
+def test_prompt(prog, monkeypatch):
+    """At a terminal drgn's own prompt is opened on the program."""
+    seen = []
+    monkeypatch.setattr("drgn.cli.run_interactive", seen.append)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    session.run(prog)
+    assert seen == [prog]
