@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples as bars with their spread: on a terminal, and as a picture where matplotlib is installed."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench import stats
+
+if TYPE_CHECKING:
+    from bench.steps import Share
+
+FULL, HALF, SPREAD = "█", "▌", "─"
+LEAST_WIDTH = 72
+
+
+class Bar(NamedTuple):
+    """One subject's figure: its median and quartiles, and the ratio to the base subject with its interval."""
+
+    group: str
+    name: str
+    middle: float
+    low: float
+    high: float
+    ratio: tuple[float, float, float]
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """A quarter of the samples lies below the first, a quarter above the second."""
+    if len(values) < 2:
+        return values[0], values[0]
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return first, third
+
+
+def bars(samples: Mapping[str, Mapping[str, list[float]]], base: str) -> list[Bar]:
+    """The bars, group after group: each figure that the base subject has is a group."""
+    made = []
+    for group in samples[base]:
+        for name, figures in samples.items():
+            if values := figures.get(group):
+                low, high = quartiles(values)
+                ratio = stats.ratio(values, samples[base][group])
+                made.append(Bar(group, name, statistics.median(values), low, high, ratio))
+    return made
+
+
+def line(bar: Bar, most: float, width: int) -> str:
+    """A bar of at most `width` characters, of which `most` is the longest; the upper quartile as a whisker."""
+    length = bar.middle / most * width
+    text = FULL * int(length) + (HALF if length % 1 >= 0.5 else "")
+    return text + SPREAD * (round(bar.high / most * width) - len(text))
+
+
+def text(made: list[Bar], unit: str, scale: float, width: int | None = None) -> str:
+    """For a terminal."""
+    width = max(width or shutil.get_terminal_size().columns, LEAST_WIDTH)
+    names = max(len(bar.name) for bar in made)
+    room = width - names - 25
+    lines = []
+    for group in dict.fromkeys(bar.group for bar in made):
+        lines.append(group)
+        these = [bar for bar in made if bar.group == group]
+        most = max(bar.high for bar in these)
+        for bar in these:
+            figure = f"{bar.middle * scale:9.2f} {unit} {bar.ratio[0]:6.2f} x"
+            lines.append(f"  {bar.name:{names}} {figure}  {line(bar, most, room)}")
+    return "\n".join(lines)
+
+
+def available() -> bool:
+    """Whether pictures can be made."""
+    from importlib.util import find_spec
+
+    return find_spec("matplotlib") is not None
+
+
+def draw_bars(axes: object, these: list[Bar], unit: str, scale: float) -> None:
+    from matplotlib.axes import Axes
+
+    assert isinstance(axes, Axes)
+    heights = range(len(these))
+    middles = [bar.middle * scale for bar in these]
+    spread = [
+        [(bar.middle - bar.low) * scale for bar in these],
+        [(bar.high - bar.middle) * scale for bar in these],
+    ]
+    colours = [
+        f"C{0 if 'symcall' not in bar.name and 'ioctls' not in bar.name else 1}" for bar in these
+    ]
+    axes.barh(heights, middles, xerr=spread, capsize=3, color=colours)
+    for height, bar in zip(heights, these, strict=True):
+        middle, low, high = bar.ratio
+        label = f" {bar.middle * scale:.1f} {unit}, {middle:.2f} x ({low:.2f} to {high:.2f})"
+        axes.text(bar.high * scale, height, label, va="center", fontsize=8)
+    axes.set_yticks(heights, [bar.name for bar in these])
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(bar.high for bar in these) * scale * 1.6)
+    axes.set_xlabel(f"{unit} a round; bar: median, whisker: quartiles")
+    axes.set_title(these[0].group)
+
+
+def draw_shares(
+    axes: object, shares_of: Mapping[str, Sequence[Share]], unit: str, scale: float
+) -> None:
+    from matplotlib.axes import Axes
+
+    assert isinstance(axes, Axes)
+    steps = list(dict.fromkeys(share.step for found in shares_of.values() for share in found))
+    for height, found in enumerate(shares_of.values()):
+        left = 0.0
+        for share in found:
+            colour = f"C{steps.index(share.step) % 10}"
+            axes.barh(height, share.seconds * scale, left=left, color=colour)
+            if share.part > 0.05:
+                middle = left + share.seconds * scale / 2
+                axes.text(middle, height, f"{share.part:.0%}", ha="center", va="center", fontsize=8)
+            left += share.seconds * scale
+    for index, step in enumerate(steps):
+        axes.barh(0, 0, color=f"C{index % 10}", label=step)
+    axes.set_yticks(range(len(shares_of)), list(shares_of))
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{unit}")
+    axes.set_title("steps of a round, timed around each ioctl")
+    axes.legend(fontsize=8)
+
+
+def picture(
+    path: str,
+    title: str,
+    made: list[Bar],
+    shares_of: Mapping[str, Sequence[Share]],
+    unit: str,
+    scale: float,
+) -> None:
+    """Writes a PNG: a panel of bars for each group, and one of the steps. Wants matplotlib."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    groups = list(dict.fromkeys(bar.group for bar in made))
+    rows = [[bar for bar in made if bar.group == group] for group in groups]
+    heights = [len(these) for these in rows] + ([len(shares_of)] if shares_of else [])
+    figure, panels = pyplot.subplots(
+        len(heights),
+        1,
+        figsize=(11, 1.2 * len(heights) + 0.36 * sum(heights)),
+        height_ratios=[height + 1 for height in heights],
+        squeeze=False,
+        layout="constrained",
+    )
+    for panel, these in zip(panels[:, 0], rows, strict=False):
+        draw_bars(panel, these, unit, scale)
+    if shares_of:
+        draw_shares(panels[-1, 0], shares_of, unit, scale)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
