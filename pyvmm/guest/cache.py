@@ -30,7 +30,7 @@ POINTER_HEAD = "pyvmm guest 1"
 INIT = "init/init.c"
 STOCK = "stock-"  # before the version: the pointer to a stock Debian guest
 SYMBIOTIC = "-symbiotic"  # after it: the same with the guest driver as a module
-MODULE = ("module/Makefile", "module/compat.h", "module/extract.sh")
+MODULE = ("module/Makefile", "module/reach.h", "module/extract.sh")
 
 
 class Guest(NamedTuple):

@@ -75,6 +75,7 @@ KBUILD = """\
 modules:
 \t@echo "for $(CONFIG_SYMBIOTIC) with $(KCFLAGS)" > said
 \t@cat said
+\t@grep -q "made of what the kernel exports" $(M)/reach.h
 \t@test ! -e broken || { echo "core.c:1: error: this is broken"; exit 2; }
 \tgcc -c -o $(M)/symbiotic.ko $(M)/core.c
 """
@@ -199,14 +200,14 @@ def test_module_is_built_once(tree: Path, kernel: debian.KernelFiles) -> None:
     assert path.stat().st_ino != before
     said = (headers.headers(kernel) / "said").read_text()
     assert said.startswith("for m with ")
-    assert f"-include {tree}/module/compat.h" in said
+    assert "-DCONFIG_SYMBIOTIC=1" in said
 
 
 def test_what_the_key_depends_on(tree: Path, kernel: debian.KernelFiles) -> None:
     keys = {module.make_key(kernel, "6.12")}
     (tree / "config" / "base.config").write_text("# of the other guests\n")
     assert module.make_key(kernel, "6.12") in keys
-    for path in (tree / "series-6.12" / "second.patch", tree / "module" / "compat.h"):
+    for path in (tree / "series-6.12" / "second.patch", tree / "module" / "reach.h"):
         with path.open("a") as file:
             file.write("\n")
         keys.add(module.make_key(kernel, "6.12"))
@@ -224,8 +225,8 @@ def test_failed_build_shows_the_log(tree: Path, kernel: debian.KernelFiles) -> N
 
 
 def test_recipe_that_is_incomplete(tree: Path, kernel: debian.KernelFiles) -> None:
-    (tree / "module" / "compat.h").unlink()
-    with pytest.raises(HostError, match=r"part of the module's recipe: .*compat\.h"):
+    (tree / "module" / "reach.h").unlink()
+    with pytest.raises(HostError, match=r"part of the module's recipe: .*reach\.h"):
         module.build(kernel, "6.12")
     (tree / "series-6.12" / "first.patch").unlink()
     with pytest.raises(ConfigError, match=r"first\.patch"):
