@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyvmm.vm import VM
 
 #: Why a symcall may be out of reach though the guest's memory is not.
-UNREACHABLE = ("absent", "disabled", "deadline", "stopped", "fault", "ended")
+UNREACHABLE = ("absent", "disabled", "deadline", "fault", "stopped")
 
 
 def program(vm: VM, path: str | os.PathLike[str] | None = None) -> drgn.Program:

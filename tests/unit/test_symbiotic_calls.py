@@ -27,10 +27,7 @@ def results(*registers: int, data: bytes = b"") -> Results:
 
 
 def refusal(code: int, reason: str = "error") -> SymcallError:
-    error = SymcallError.__new__(SymcallError)
-    Exception.__init__(error, "the guest said no")
-    error.reason, error.code = reason, code
-    return error
+    return SymcallError("the guest said no", reason, code)
 
 
 class Raw:
