@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyvmm.drgn import vmcoreinfo, vmlinux
-from pyvmm.errors import ConfigError, ImageError, SymcallError
+from pyvmm.errors import ConfigError, GuestDataError, ImageError, SymcallError
 
 if TYPE_CHECKING:
     import os
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import drgn
 
     from pyvmm.drgn.physical import PhysicalMemory
+    from pyvmm.drgn.vmcoreinfo import VmcoreInfo
     from pyvmm.symbiotic.facts import Facts
     from pyvmm.vm import VM
 
@@ -49,14 +50,25 @@ def make_program(
     drgn = import_drgn()
     info = vmcoreinfo.of_guest(memory, facts)
     kernel = vmlinux.find(info, str(path) if path is not None else None)
-    prog: Any = drgn.Program(drgn.Platform(drgn.Architecture.X86_64), vmcoreinfo=info.text)
-    for region in memory.ram:
-        prog.add_memory_segment(region.gpa, region.size, reader(memory), True)
-    prog.set_linux_kernel_custom(info.text, True)
+    prog = _program(memory, info)
     try:
         prog.load_debug_info([kernel.path])
     except drgn.MissingDebugInfoError as error:
         raise ImageError(f"drgn finds no types in {kernel.path}: {error}") from error
+    return prog
+
+
+def _program(memory: PhysicalMemory, info: VmcoreInfo) -> drgn.Program:
+    library = import_drgn()
+    platform = library.Platform(library.Architecture.X86_64)
+    bad = (ValueError, OverflowError, LookupError, library.FaultError, library.BadDataError)
+    try:
+        prog: drgn.Program = library.Program(platform, vmcoreinfo=info.text)
+        for region in memory.ram:
+            prog.add_memory_segment(region.gpa, region.size, reader(memory), True)
+        prog.set_linux_kernel_custom(info.text, True)
+    except bad as error:
+        raise GuestDataError(f"vmcoreinfo: drgn cannot begin with it: {error}") from error
     return prog
 
 

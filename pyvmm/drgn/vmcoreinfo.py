@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from pyvmm.errors import GuestDataError, GuestMemoryError
 from pyvmm.machine import pagewalk
+from pyvmm.symbiotic.answer import text as printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,11 +85,8 @@ def parse(data: bytes) -> VmcoreInfo:
             raise GuestDataError(f"vmcoreinfo: a note of {size} bytes in {len(data)}")
         text = data[_TEXT : _TEXT + size]
     text = text.partition(b"\0")[0]
-    lines = text.decode("ascii", "backslashreplace").split("\n")
-    fields = {
-        key: value for key, equals, value in (line.partition("=") for line in lines) if equals
-    }
-    info = VmcoreInfo(text, fields)
+    lines = (printable(line).partition("=") for line in text.split(b"\n"))
+    info = VmcoreInfo(text, {key: value for key, equals, value in lines if equals})
     if not info.release:
         raise GuestDataError("vmcoreinfo: the text names no kernel release")
     return info

@@ -200,6 +200,11 @@ def test_note_that_is_longer_than_its_place(size):
         vmcoreinfo.of_guest(memory, facts())
 
 
+def test_what_the_note_says_can_be_printed():
+    info = vmcoreinfo.parse(text(OSRELEASE="6.12\x1b[2J"))
+    assert info.release == "6.12\\x1b[2J"
+
+
 @given(st.binary(max_size=200), st.sampled_from([b"", note(b"")[:24], b"OSRELEASE=1\n"]))
 def test_noise_is_a_note_or_an_error_of_ours(noise, start):
     try:
@@ -450,6 +455,13 @@ def test_drgn_reads_through_the_page_tables():
         prog.read(TABLE + 4096, 4)
 
 
+@pytest.mark.parametrize("changes", [{"PAGESIZE": None}, {"PAGESIZE": "many"}, {"BUILD-ID": "zz"}])
+def test_note_that_drgn_refuses(changes, info, tmp_path):
+    path = elf(tmp_path, build_id="" if "BUILD-ID" in changes else BUILD_ID)
+    with pytest.raises(GuestDataError, match="drgn cannot begin with it"):
+        make_program(guest(text(**changes)), facts(), path)
+
+
 def test_drgn_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "drgn", None)
     with pytest.raises(ConfigError, match=r"pip install 'pyvmm\[drgn\]'"):
@@ -505,9 +517,7 @@ def test_script_that_is_none(prog):
 
 
 def test_standard_input(prog, capsys, monkeypatch):
-    monkeypatch.setattr(
-        sys, "stdin", io.StringIO("print(prog.platform.arch.name)")
-    )
+    monkeypatch.setattr(sys, "stdin", io.StringIO("print(prog.platform.arch.name)"))
     session.run(prog)
     assert capsys.readouterr().out == "X86_64\n"
 
