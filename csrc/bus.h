@@ -13,6 +13,8 @@
 #include <stdint.h>
 
 /* cffi: begin */
+struct vcpu;
+
 struct bus_access {
 	uint64_t address; /* as the guest named it: port, guest-physical address, MSR index */
 	uint64_t offset;  /* from the start of the range */
@@ -20,6 +22,7 @@ struct bus_access {
 	                  */
 	uint32_t length; /* bytes: 1, 2, 4 or 8; an MMIO access may have any length from 1 to 8 */
 	uint32_t is_write;
+	struct vcpu *vcpu; /* that made the access, for handlers to whom it matters */
 };
 
 enum {

@@ -9,6 +9,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "symcall.h"
+
 /* Real-time signals below SIGRTMIN + 8 are left to the program that imports us, as is SIGUSR1. */
 #define KICK_SIGNAL (SIGRTMIN + 8)
 
@@ -26,17 +28,22 @@ int vcpu_setup_kick(void)
 	return sigaction(KICK_SIGNAL, &action, NULL) ? -errno : 0;
 }
 
-struct vcpu *vcpu_create(int fd, uintptr_t run, struct bus *pio, struct bus *mmio, struct bus *msr)
+struct vcpu *vcpu_create(int fd, uint32_t index, uintptr_t run, struct bus *pio, struct bus *mmio,
+                         struct bus *msr)
 {
 	struct vcpu *vcpu = calloc(1, sizeof(*vcpu));
 
 	if (!vcpu)
 		return NULL;
 	vcpu->fd = fd;
+	vcpu->index = index;
 	vcpu->run = (struct kvm_run *)run;
 	vcpu->pio = pio;
 	vcpu->mmio = mmio;
 	vcpu->msr = msr;
+	vcpu->settled = 1;
+	vcpu->may_sleep = 1;
+	vcpu->touched = 1;
 	return vcpu;
 }
 
@@ -93,6 +100,7 @@ static int dispatch(struct vcpu *vcpu, struct bus *bus, struct bus_access *acces
 		return BUS_FAULT;
 	}
 	access->offset = access->address - range->base;
+	access->vcpu = vcpu;
 	if (range->handler)
 		return range->handler(range->opaque, access);
 	vcpu->access = *access;
@@ -215,13 +223,14 @@ static int serve_system_event(struct vcpu *vcpu)
 	}
 }
 
-/* 0 to go on, otherwise the event. */
-static int serve_exit(struct vcpu *vcpu)
+int vcpu_serve(struct vcpu *vcpu)
 {
 	uint32_t reason = vcpu->run->exit_reason;
 
 	vcpu->exit_reason = reason;
 	vcpu->exits[reason < VCPU_EXIT_KINDS ? reason : 0]++;
+	if (vcpu->lingering && symcall_lingered(vcpu))
+		return 0;
 	switch (reason) {
 	case KVM_EXIT_IO:
 		vcpu->io_next = 0;
@@ -251,7 +260,6 @@ static int serve_exit(struct vcpu *vcpu)
 	}
 }
 
-/* Takes the hook's answer over and goes on with what it interrupted. */
 static int resume_hook(struct vcpu *vcpu)
 {
 	vcpu->hook_pending = 0;
@@ -269,40 +277,137 @@ static int resume_hook(struct vcpu *vcpu)
 	}
 }
 
-static int enter(struct vcpu *vcpu)
+/* Takes the hook's answer over and goes on with what it interrupted. */
+int vcpu_resume(struct vcpu *vcpu)
 {
-	if (!ioctl(vcpu->fd, KVM_RUN, 0))
-		return serve_exit(vcpu);
-	if (errno == EINTR || errno == EAGAIN) {
-		/* Cleared before the requests are looked at, so that no kick is lost. */
-		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-		vcpu->exits[KVM_EXIT_INTR]++;
-		return 0;
-	}
-	vcpu->error = errno;
+	int event = resume_hook(vcpu);
+
+	if (!event && vcpu->symcall)
+		replay_take_answer(vcpu);
+	return event;
+}
+
+static int fail(struct vcpu *vcpu, int error)
+{
+	vcpu->error = error;
 	/* EFAULT and the like may still carry an exit reason; the caller reports both. */
 	vcpu->exit_reason = vcpu->run->exit_reason;
 	return VCPU_IOCTL_FAILED;
 }
 
-int vcpu_run(struct vcpu *vcpu)
+static int enter(struct vcpu *vcpu)
 {
-	int event = vcpu->hook_pending ? resume_hook(vcpu) : 0;
+	int result = ioctl(vcpu->fd, KVM_RUN, 0);
 
-	while (!event) {
-		if (__atomic_load_n(&vcpu->requests, __ATOMIC_SEQ_CST))
-			return VCPU_KICKED;
-		event = enter(vcpu);
-	}
-	return event;
+	vcpu->touched = 0;
+	vcpu->settled = result != 0;
+	vcpu->may_sleep = result != 0;
+	if (!result)
+		return vcpu_serve(vcpu);
+	if (errno != EINTR && errno != EAGAIN)
+		return fail(vcpu, errno);
+	/* Cleared before the requests are looked at, so that no kick is lost. */
+	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	vcpu->exits[KVM_EXIT_INTR]++;
+	return 0;
 }
 
-void vcpu_settle(struct vcpu *vcpu)
+int vcpu_settle_step(struct vcpu *vcpu)
 {
 	uint8_t before = __atomic_exchange_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-
 	/* Fails with EINTR by design: completion comes first, then the door is found shut. */
-	(void)!ioctl(vcpu->fd, KVM_RUN, 0);
+	int result = ioctl(vcpu->fd, KVM_RUN, 0) ? -errno : 0;
+
 	if (!before)
 		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	vcpu->touched = 0;
+	vcpu->settled = result == -EINTR;
+	if (!result)
+		vcpu->may_sleep = 0;
+	return result;
+}
+
+static int settle(struct vcpu *vcpu)
+{
+	int result = vcpu_settle_step(vcpu);
+
+	if (!result)
+		return vcpu_serve(vcpu);
+	return result == -EINTR ? 0 : fail(vcpu, -result);
+}
+
+static void forget_request(struct vcpu *vcpu, uint32_t bit)
+{
+	__atomic_fetch_and(&vcpu->requests, ~bit, __ATOMIC_SEQ_CST);
+}
+
+static int serve_requests(struct vcpu *vcpu, uint32_t requests)
+{
+	if (!vcpu->settled)
+		return settle(vcpu);
+	if (requests & VCPU_REQUEST_LATE) {
+		forget_request(vcpu, VCPU_REQUEST_LATE);
+		return symcall_late(vcpu);
+	}
+	if (requests & VCPU_REQUEST_STOP)
+		return VCPU_KICKED;
+	if (requests & VCPU_REQUEST_SYMCALL) {
+		forget_request(vcpu, VCPU_REQUEST_SYMCALL);
+		return symcall_next(vcpu);
+	}
+	return VCPU_KICKED;
+}
+
+/* During a symcall the others wait: it is short, or too late. */
+static uint32_t heeded(const struct vcpu *vcpu)
+{
+	return vcpu->in_symcall ? VCPU_REQUEST_STOP | VCPU_REQUEST_LATE : ~0u;
+}
+
+static int go_on(struct vcpu *vcpu)
+{
+	uint32_t requests = __atomic_load_n(&vcpu->requests, __ATOMIC_SEQ_CST) & heeded(vcpu);
+
+	if (requests)
+		return serve_requests(vcpu, requests);
+	if (vcpu->held && !vcpu->in_symcall)
+		return VCPU_KICKED;
+	return enter(vcpu);
+}
+
+/* What the guest's handler of a symcall did to the vCPU may be undone. */
+static bool may_be_undone(int event)
+{
+	return event == VCPU_TRIPLE_FAULT || event == VCPU_INTERNAL_ERROR ||
+	       event == VCPU_ENTRY_FAILURE || event == VCPU_IOCTL_FAILED || event == VCPU_HALTED;
+}
+
+static int end_of_symcall(struct vcpu *vcpu, int event)
+{
+	if (event == VCPU_RETURNED)
+		return symcall_returned(vcpu);
+	return vcpu->in_symcall && may_be_undone(event) ? symcall_collapsed(vcpu, event) : event;
+}
+
+int vcpu_flush(struct vcpu *vcpu)
+{
+	int result = 0;
+
+	if (vcpu->run->kvm_dirty_regs)
+		result = vcpu_settle_step(vcpu);
+	vcpu->touched = 1;
+	return result == -EINTR ? 0 : result;
+}
+
+int vcpu_run(struct vcpu *vcpu)
+{
+	int event = vcpu->hook_pending ? vcpu_resume(vcpu) : 0;
+
+	for (;;) {
+		if (event)
+			event = end_of_symcall(vcpu, event);
+		if (event)
+			return event;
+		event = go_on(vcpu);
+	}
 }

@@ -18,6 +18,8 @@ enum vcpu_event {
 	VCPU_HOOK,       /* `access` and `hook` describe it; a read's answer goes to access.value */
 	VCPU_HALTED,     /* HLT with no interrupt controller in the kernel */
 	VCPU_DEBUG,      /* guest debug: a breakpoint or a single step */
+	VCPU_SYMCALL,    /* a symcall of this thread is over */
+	VCPU_HYPERCALL,  /* `hypercall` and `hook` describe it; doorbell_answer() answers */
 	/* The guest ended the machine. */
 	VCPU_POWEROFF,
 	VCPU_REBOOT,
@@ -36,10 +38,15 @@ enum {
 	/* Requests, a bit each. */
 	VCPU_REQUEST_PAUSE = 1,
 	VCPU_REQUEST_STOP = 2,
+	VCPU_REQUEST_SYMCALL = 4, /* another thread posted a symcall */
+	VCPU_REQUEST_LATE = 8,    /* the symcall under way missed its deadline */
 };
+
+struct symcall;
 
 struct vcpu {
 	int fd;
+	uint32_t index;
 	struct kvm_run *run;
 	struct bus *pio;
 	struct bus *mmio;
@@ -54,6 +61,17 @@ struct vcpu {
 	uint32_t io_next;
 	uint32_t hook_pending;
 
+	uint32_t settled;   /* the last exit left nothing open in KVM */
+	uint32_t may_sleep; /* the last KVM_RUN came back without an exit: maybe from a HLT */
+	uint32_t touched;   /* somebody outside may have set registers since the last KVM_RUN */
+	uint32_t held;      /* only symcalls run: the guest itself does not go on */
+
+	struct symcall *symcall; /* NULL: the guest cannot be called */
+	uint32_t in_symcall;
+	uint32_t lingering; /* exits for which KVM still shares the registers */
+	uint64_t symcall_number;
+	uint64_t hypercall[6]; /* the number, RBX RCX RDX RSI RDI */
+
 	uint32_t requests;
 	int tid; /* of the thread that runs this vCPU, 0 for none */
 
@@ -62,19 +80,24 @@ struct vcpu {
 };
 
 /* The run structure is given as the address where it is mapped. NULL and errno on failure. */
-struct vcpu *vcpu_create(int fd, uintptr_t run, struct bus *pio, struct bus *mmio, struct bus *msr);
+struct vcpu *vcpu_create(int fd, uint32_t index, uintptr_t run, struct bus *pio, struct bus *mmio,
+                         struct bus *msr);
 void vcpu_destroy(struct vcpu *vcpu);
 
 /* Tie the vCPU to the calling thread (so that kicks reach it) and untie it. */
 void vcpu_attach(struct vcpu *vcpu);
 void vcpu_detach(struct vcpu *vcpu);
 
-/* Runs the guest until an event, an enum vcpu_event. On the attached thread. */
+/*
+ * Runs the guest until an event, an enum vcpu_event. On the attached thread. When it comes back
+ * for a request the last exit is settled: the registers are those after the instruction. A vCPU
+ * that is held comes back (VCPU_KICKED) once no symcall is under way or waits.
+ */
 int vcpu_run(struct vcpu *vcpu);
 
-/* Lets KVM finish what the last exit left open (the second half of I/O) without running guest code.
- */
-void vcpu_settle(struct vcpu *vcpu);
+/* For those who get or set registers by ioctls while the vCPU stands: KVM gets what the shared
+ * structure still holds for it, and that is not believed any more. 0 or -errno. */
+int vcpu_flush(struct vcpu *vcpu);
 
 /* From any thread: sets request bits and gets the vCPU out of the guest. */
 void vcpu_request(struct vcpu *vcpu, uint32_t bits);
@@ -85,5 +108,16 @@ uint32_t vcpu_take_requests(struct vcpu *vcpu);
 /* Installs the handler of the kick signal for the process: 0 or -errno. Once is enough. */
 int vcpu_setup_kick(void);
 /* cffi: end */
+
+/* Between the parts of the loop. */
+enum { VCPU_RETURNED = 1000 }; /* an event: the guest's handler of a symcall returned */
+
+/* Lets KVM finish what the last exit left open, without running guest code: -EINTR when nothing is
+ * left, 0 when that brought a further exit, or -errno. */
+int vcpu_settle_step(struct vcpu *vcpu);
+
+/* Serves the exit at hand; goes on with one whose hook has answered. 0 or an event. */
+int vcpu_serve(struct vcpu *vcpu);
+int vcpu_resume(struct vcpu *vcpu);
 
 #endif

@@ -30,3 +30,16 @@ class StateError(Error, RuntimeError):
 
 class GuestDataError(Error, ValueError):
     """Something the guest answered that cannot be true: a size, a count, an address. Says which."""
+
+
+class SymcallError(Error):
+    """A call into the guest kernel that did not come back with results.
+
+    `reason` is one of absent, disabled, active, invalid, deadline, fault, nested, stopped, error, host; `code` is the
+    guest's errno for "error", the host's for "host", else 0.
+    """
+
+    def __init__(self, message: str, reason: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.code = code

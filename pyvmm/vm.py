@@ -10,9 +10,11 @@ from pyvmm.boot import acpi, load
 from pyvmm.devices.serial import Serial
 from pyvmm.errors import ConfigError, StateError
 from pyvmm.machine import result as results
+from pyvmm.machine import symcall as symcalls
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.memory import parse_size
 from pyvmm.machine.result import Result
+from pyvmm.machine.symbiosis import DEADLINE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     from pyvmm.devices.virtio_net import VirtioNet
     from pyvmm.devices.virtio_rng import VirtioRng
     from pyvmm.machine.cpustate import CpuState
-    from pyvmm.machine.hook import Handler
     from pyvmm.machine.vcpu import Vcpu
+    from pyvmm.symbiotic.calls import Facts, Task
 
     F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,6 +43,8 @@ class VM:
     `load_state` the registers yourself. `initrd` is a file or several parts. `shared=True`
     puts RAM into a memfd, `hugepages` ("2M" or "1G") into one from the hugetlb pool.
     `irqchip=False` is for bare programs that end with HLT. `nested=True` shows VMX or SVM to the guest.
+    `symbiotic` shows it the interface for symcalls (None: where this KVM can), each of which may take
+    `symcall_deadline` seconds.
 
     Raises `ConfigError` for options that cannot work, `ImageError` (at `start`) for images, and `pyvmm.kvm` errors when
     the host refuses. A context manager; `close` gives everything back.
@@ -59,6 +63,8 @@ class VM:
         hugepages: str | None = None,
         irqchip: bool = True,
         nested: bool = False,
+        symbiotic: bool | None = None,
+        symcall_deadline: float = DEADLINE,
         kvm_path: str = "/dev/kvm",
     ) -> None:
         self.kernel = os.fspath(kernel) if kernel is not None else None
@@ -74,6 +80,8 @@ class VM:
             hugepages=hugepages,
             irqchip=irqchip,
             nested=nested,
+            symbiotic=symbiotic,
+            symcall_deadline=symcall_deadline,
             kvm_path=kvm_path,
         )
 
@@ -156,13 +164,46 @@ class VM:
         """Decorator: the same for RDMSR and WRMSR; raise `GuestFault` to give the guest #GP."""
         return self._decorator(lambda handler: self.machine.on_msr(index, handler, count))
 
+    def on_hypercall(self, number: int) -> Callable[[F], F]:
+        """Decorator: calls the function with a `Hypercall` when the guest's kernel rings the doorbell with that number.
+
+        What it returns, up to five numbers, goes back to the guest. Users' own numbers are 0x6000 to 0xffff.
+        """
+        return self._decorator(lambda handler: self.machine.on_hypercall(number, handler))
+
     @staticmethod
-    def _decorator(register: Callable[[Handler], None]) -> Callable[[F], F]:
+    def _decorator(register: Callable[[Any], None]) -> Callable[[F], F]:
         def decorate(function: F) -> F:
             register(function)
             return function
 
         return decorate
+
+    # Calls into the guest kernel.
+
+    def symcall(
+        self, cpu: int, call: int | str, *args: Any, data: bytes = b"", want: int = 0
+    ) -> Any:
+        """Calls into the guest kernel on a vCPU, from any thread: by number, or by name ("current", "facts", ...).
+
+        A number gives `Results`, a name what its function returns. Raises SymcallError.
+        """
+        return self.machine.symcall(cpu, call, *args, data=data, want=want)
+
+    def tasks(self, threads: bool = False, cpu: int = 0) -> list[Task]:
+        """The guest's processes, with `threads` each thread of them, as its kernel knows them."""
+        found: list[Task] = self.symcall(cpu, "tasks", threads)
+        return found
+
+    def facts(self, cpu: int = 0) -> Facts:
+        """What the guest's kernel is and where in memory it lies."""
+        found: Facts = self.symcall(cpu, "facts")
+        return found
+
+    @property
+    def symcalls(self) -> dict[str, int]:
+        """Counters of symcalls, doorbells and refused registrations."""
+        return self.machine.symcalls
 
     # The life of a run.
 
@@ -252,6 +293,14 @@ class VM:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _load_typed() -> None:
+    """Makes the named symcalls known, when the first is made: not every launch needs them."""
+    import pyvmm.symbiotic.calls  # noqa: F401
+
+
+symcalls.load = _load_typed
 
 
 def _parts(initrd: Initrd | None) -> list[str | bytes]:

@@ -15,9 +15,11 @@ from pyvmm.kvm.vcpu import PAGE, Vcpu
 TYPE_CHECKING = False  # what type checkers take for true; spares an import of typing
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Any
+    from typing import Any, TypeVar
 
     from pyvmm.kvm.msr import MsrRange
+
+    AnyVcpu = TypeVar("AnyVcpu", bound=Vcpu)
 
 
 def dirty_pages(bitmap: bytes) -> Iterator[int]:
@@ -41,10 +43,10 @@ class Vm(Interrupts):
         self._slots: dict[int, int] = {}  # slot -> bytes; sizes the bitmaps of the dirty log
         self.dirty_ring_size = 0  # bytes a vCPU, once enabled
 
-    def create_vcpu(self, id: int) -> Vcpu:
-        """A new vCPU; `id` is its local APIC id (KVM_CREATE_VCPU)."""
+    def create_vcpu(self, id: int, kind: type[AnyVcpu] = Vcpu) -> AnyVcpu:  # type: ignore[assignment]
+        """A new vCPU; `id` is its local APIC id (KVM_CREATE_VCPU), `kind` a class of the caller's for it."""
         fd = checked(lib.kvm_create_vcpu(self.fd, id), "KVM_CREATE_VCPU", f"vCPU {id}")
-        return Vcpu(self, fd, id, self._run_size)
+        return kind(self, fd, id, self._run_size)
 
     def set_boot_cpu_id(self, id: int) -> None:
         """Which vCPU starts by itself; the others wait for INIT and SIPI. Default 0; before the first vCPU."""

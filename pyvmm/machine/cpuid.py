@@ -6,6 +6,8 @@ Sources: Intel SDM volume 2A (CPUID), AMD APM volume 3 appendix E, Documentation
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pyvmm import kvm
 
 TYPE_CHECKING = False
@@ -107,10 +109,19 @@ def adjust(
             _amd(entry, apic_id, cpus, nested)
 
 
-def table(supported: Any, apic_id: int, cpus: int, *, deadline: bool, nested: bool = False) -> Any:
+def table(
+    supported: Any,
+    apic_id: int,
+    cpus: int,
+    *,
+    deadline: bool,
+    nested: bool = False,
+    more: Sequence[tuple[int, int, int, int, int]] = (),
+) -> Any:
     """A fresh `struct kvm_cpuid2 *` for one vCPU, made from KVM's supported one.
 
-    The topology leaves are written anew: KVM lists at most their first sub-leaf.
+    The topology leaves are written anew: KVM lists at most their first sub-leaf. `more` are further leaves, each its
+    number and EAX to EDX.
     """
     kept = [
         supported.entries[i]
@@ -119,7 +130,7 @@ def table(supported: Any, apic_id: int, cpus: int, *, deadline: bool, nested: bo
     ]
     highest = next((entry.eax for entry in kept if entry.function == 0), 0)
     topology = [leaf for leaf in (0xB, 0x1F) if leaf <= highest]
-    count = len(kept) + 3 * len(topology)
+    count = len(kept) + 3 * len(topology) + len(more)
     result = kvm.ffi.new("struct kvm_cpuid2 *", {"nent": count, "entries": count})
     for i, entry in enumerate(kept):
         result.entries[i] = entry
@@ -133,5 +144,10 @@ def table(supported: Any, apic_id: int, cpus: int, *, deadline: bool, nested: bo
                 kvm.KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
             )
             at += 1
+    for number, *registers in more:
+        entry = result.entries[at]
+        entry.function = number
+        entry.eax, entry.ebx, entry.ecx, entry.edx = registers
+        at += 1
     adjust(result.entries, count, apic_id=apic_id, cpus=cpus, deadline=deadline, nested=nested)
     return result

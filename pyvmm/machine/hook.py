@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,3 +41,25 @@ class Exit:
 
 #: A hook gets the access; for a read it returns the value, or sets exit.value and returns None.
 Handler = Callable[[Exit], "int | None"]
+
+
+class Hypercall:
+    """A call of the guest's kernel to the VMM by the doorbell, as a hook sees it.
+
+    `args` are RBX, RCX, RDX, RSI and RDI. The vCPU stands still until the hook returns.
+    """
+
+    __slots__ = ("args", "number", "vcpu")
+
+    def __init__(self, vcpu: Vcpu, number: int, args: tuple[int, ...]) -> None:
+        self.vcpu = vcpu
+        self.number = number
+        self.args = args
+
+    def __repr__(self) -> str:
+        words = ", ".join(f"{arg:#x}" for arg in self.args)
+        return f"<Hypercall {self.number:#x}({words})>"
+
+
+#: Gets the hypercall; what it returns, up to five numbers, goes into the same registers.
+HypercallHandler = Callable[[Hypercall], "Sequence[int] | None"]

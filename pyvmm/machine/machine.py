@@ -6,15 +6,17 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pyvmm import kvm
 from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError, HostError, StateError
-from pyvmm.machine import cpuid
+from pyvmm.machine import cpuid, symbiosis
 from pyvmm.machine import result as results
 from pyvmm.machine.memory import GuestMemory
 from pyvmm.machine.result import Result
+from pyvmm.machine.symbiosis import Symbiosis
+from pyvmm.machine.symcall import Call, typed
 from pyvmm.machine.vcpu import Vcpu
 
 TYPE_CHECKING = False
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from pyvmm.machine.cpustate import CpuState
-    from pyvmm.machine.hook import Handler
+    from pyvmm.machine.hook import Handler, HypercallHandler
+    from pyvmm.machine.symcall import Results
 
     class Device(Protocol):
         """What the machine knows of a device: how to end it."""
@@ -39,8 +42,11 @@ VIRTIO_STRIDE = 0x1000
 VIRTIO_GSIS = (*range(16, 24), 5, 6, 7, 10, 11, 12, 13, 14, 15)
 
 PORTS = 0x10000
+MSR_RANGES = 16
 #: How long a vCPU thread may take to notice a stop before the machine calls it stuck.
 STOP_SECONDS = 30.0
+#: How often a thread that waits for a symcall looks for an interrupt.
+WAIT_MS = 100
 
 
 class Machine:
@@ -48,7 +54,8 @@ class Machine:
 
     `memory` in bytes, with `shared` and `hugepages` as for `GuestMemory`; `cpus` as many as KVM allows;
     `irqchip=False` leaves the interrupt controllers out, for bare programs that end with HLT; `nested=True` shows VMX
-    or SVM to the guest. Raises ConfigError and, from the host, `pyvmm.kvm` errors.
+    or SVM to the guest. `symbiotic` shows the guest the interface for symcalls, None where KVM can; a symcall may take
+    `symcall_deadline` seconds. Raises ConfigError and, from the host, `pyvmm.kvm` errors.
 
     Life: built -> `start` -> running, paused -> ended -> `close`.
     """
@@ -62,12 +69,15 @@ class Machine:
         hugepages: str | None = None,
         irqchip: bool = True,
         nested: bool = False,
+        symbiotic: bool | None = None,
+        symcall_deadline: float = symbiosis.DEADLINE,
         kvm_path: str = "/dev/kvm",
     ) -> None:
         self._undo: list[Callable[[], None]] = []
         self.closed = False
         try:
-            self._build(memory, cpus, shared, hugepages, irqchip, nested, kvm_path)
+            self._build(memory, cpus, shared, hugepages, irqchip, kvm_path)
+            self._create_vcpus(cpus, nested, symbiotic, symcall_deadline)
         except BaseException:
             self.close()
             raise
@@ -79,10 +89,12 @@ class Machine:
         shared: bool,
         hugepages: str | None,
         irqchip: bool,
-        nested: bool,
         kvm_path: str,
     ) -> None:
         self.hooks: list[Handler] = []
+        self.hypercall_hooks: list[HypercallHandler] = []
+        self.symbiosis: Symbiosis | None = None
+        self._callers = 0
         self._msr_ranges: list[tuple[int, int]] = []
         self.devices: list[Device] = []
         self._virtio_count = 0
@@ -109,7 +121,6 @@ class Machine:
         check(lib.platform_attach(self.platform, self.pio), "claiming the chipset's ports")
         self.irqchip = irqchip
         self._create_controllers(irqchip)
-        self._create_vcpus(cpus, nested)
 
     def _keep(self, thing: Any) -> Any:
         self._undo.append(thing.close)
@@ -147,15 +158,25 @@ class Machine:
             self.vm.create_irqchip()
             self.vm.create_pit2(kvm.KVM_PIT_SPEAKER_DUMMY)
 
-    def _create_vcpus(self, cpus: int, nested: bool) -> None:
+    def _create_vcpus(
+        self, cpus: int, nested: bool, symbiotic: bool | None, symcall_deadline: float
+    ) -> None:
+        if symbiotic is not False:
+            lacking = symbiosis.missing(self.vm)
+            if lacking and symbiotic:
+                raise ConfigError(f"symbiotic: this KVM lacks {', '.join(lacking)}")
+            symbiotic = not lacking
+        more = [symbiosis.leaf()] if symbiotic else []
         supported = self.kvm.supported_cpuid()
         deadline = self.irqchip and self.kvm.check_extension(kvm.KVM_CAP_TSC_DEADLINE_TIMER) > 0
         for index in range(cpus):
             vcpu = self._keep(Vcpu(self, index))
-            table = cpuid.table(supported, index, cpus, deadline=deadline, nested=nested)
+            table = cpuid.table(supported, index, cpus, deadline=deadline, nested=nested, more=more)
             vcpu.set_cpuid(table)
             vcpu.set_msrs()
             self.vcpus.append(vcpu)
+        if symbiotic:
+            self.symbiosis = self._keep(Symbiosis(self, symcall_deadline, nested))
 
     # What devices need.
 
@@ -236,13 +257,35 @@ class Machine:
             raise ConfigError(f"MSRs {index:#x} + {count} are out of range")
         if index < 0x900 and index + count > 0x800:
             raise ConfigError("x2APIC MSRs 0x800 to 0x8ff cannot be hooked")
-        if len(self._msr_ranges) == 16:
-            raise ConfigError("KVM filters at most 16 ranges of MSRs")
+        if len(self._msr_ranges) == MSR_RANGES:
+            raise ConfigError(f"KVM filters at most {MSR_RANGES} ranges of MSRs, all are in use")
         self._hook(self.msr, index, count, handler, f"MSR {index:#x}")
-        self._msr_ranges.append((index, count))
-        if len(self._msr_ranges) == 1:
+        self.filter_msrs([(index, count)])
+
+    def filter_msrs(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Makes accesses to these MSRs (first, count) exit to the VMM."""
+        if not self._msr_ranges:
             self.vm.enable_cap(kvm.KVM_CAP_X86_USER_SPACE_MSR, kvm.KVM_MSR_EXIT_REASON_FILTER)
+        self._msr_ranges.extend(ranges)
         self.vm.set_msr_filter([kvm.MsrRange(first, n) for first, n in self._msr_ranges])
+
+    def on_hypercall(self, number: int, handler: HypercallHandler) -> None:
+        """Calls `handler` when the guest's kernel rings the doorbell with that number.
+
+        Users' own numbers are 0x6000 to 0xffff. Raises ConfigError if it is taken, or if the machine is not symbiotic.
+        """
+        if self.symbiosis is None:
+            raise ConfigError("hypercalls need a symbiotic machine")
+        if not lib.HYPERCALL_FIRST <= number <= lib.HYPERCALL_LAST:
+            raise ConfigError(f"hypercall {number:#x}: the numbers are 0x5000 to 0xffff")
+        self._check_open()
+        self.hypercall_hooks.append(handler)
+        error = lib.bus_add_hook(
+            self.symbiosis.hypercalls, number, 1, len(self.hypercall_hooks) - 1
+        )
+        if error:
+            self.hypercall_hooks.pop()
+            raise ConfigError(f"hypercall {number:#x}: already taken")
 
     def _hook(self, bus: Any, base: int, length: int, handler: Handler, what: str) -> None:
         self._check_open()
@@ -341,13 +384,82 @@ class Machine:
         self._change.notify_all()
 
     def _park(self, vcpu: Vcpu) -> bool:
-        """On the vCPU's thread: waits while the machine is paused. False when the run is over."""
+        """On the vCPU's thread: waits while the machine is paused, but for symcalls. False when the run is over."""
+        while True:
+            with self._change:
+                vcpu.parked = True
+                self._change.notify_all()
+                self._change.wait_for(lambda: self.state != "paused" or vcpu.is_called())
+                vcpu.parked = False
+                if self.state != "paused":
+                    return self.state == "running"
+            if not vcpu.serve_symcalls():
+                return False
+
+    # Symcalls.
+
+    def symcall(
+        self, cpu: int, call: int | str, *args: Any, data: bytes = b"", want: int = 0
+    ) -> Any:
+        """Calls into the guest kernel on a vCPU, from any thread, also while the machine is paused.
+
+        As `Vcpu.symcall`. Raises SymcallError, StateError if the machine does not run, ConfigError for a vCPU that
+        does not exist.
+        """
+        if not 0 <= cpu < len(self.vcpus):
+            raise ConfigError(f"vCPU {cpu}: there are 0 to {len(self.vcpus) - 1}")
+        vcpu = self.vcpus[cpu]
+        if threading.current_thread() is vcpu.thread:
+            return vcpu.symcall(call, *args, data=data, want=want)
+
+        def raw(number: int, *args: int, data: bytes = b"", want: int = 0) -> Results:
+            return self._call(vcpu, number, args, data, want)
+
+        raw.patient = not self._on_vcpu_thread()  # type: ignore[attr-defined]
+        if isinstance(call, str):
+            return typed(call)(raw, *args)
+        return raw(call, *args, data=data, want=want)
+
+    def _call(
+        self, vcpu: Vcpu, number: int, args: tuple[int, ...], data: bytes, want: int
+    ) -> Results:
         with self._change:
-            vcpu.parked = True
-            self._change.notify_all()
-            self._change.wait_for(lambda: self.state != "paused")
-            vcpu.parked = False
-            return self.state == "running"
+            self._check_open()
+            if self.state not in ("running", "paused"):
+                raise StateError(f"the machine is {self.state}; a running one takes symcalls")
+            self._callers += 1
+        call = Call()
+        try:
+            message = call.message
+            message.number = number
+            message.regs = call.pack(args, data, want)
+            lib.symcall_post(vcpu._c, call._c)
+            with self._change:
+                self._change.notify_all()
+            self._await(vcpu, call)
+            return call.results()
+        finally:
+            call.close()
+            with self._change:
+                self._callers -= 1
+                self._change.notify_all()
+
+    @staticmethod
+    def _await(vcpu: Vcpu, call: Call) -> None:
+        """Waits until the call is over; an interrupt (ctrl-c) takes it back, or waits for its deadline."""
+        try:
+            while not lib.symcall_wait(vcpu._c, call._c, WAIT_MS):
+                pass
+        except BaseException:
+            if not lib.symcall_withdraw(vcpu._c, call._c):
+                while not lib.symcall_wait(vcpu._c, call._c, WAIT_MS):
+                    pass
+            raise
+
+    @property
+    def symcalls(self) -> dict[str, int]:
+        """Counters of the symbiotic interface over all vCPUs; empty if the machine is not symbiotic."""
+        return self.symbiosis.counters() if self.symbiosis is not None else {}
 
     def _ended(self, vcpu: Vcpu, result: Result) -> None:
         """On the vCPU's thread: the guest, or KVM, ended the run."""
@@ -422,6 +534,8 @@ class Machine:
             for vcpu in self.vcpus:
                 if vcpu.thread is not None and vcpu.thread is not threading.current_thread():
                     vcpu.thread.join()
+            with self._change:
+                self._change.wait_for(lambda: not self._callers)
         while self._undo:
             self._undo.pop()()
 

@@ -7,9 +7,11 @@ import threading
 
 from pyvmm import kvm
 from pyvmm._core import ffi, lib
+from pyvmm.errors import HostError, SymcallError
 from pyvmm.machine import result as results
 from pyvmm.machine.cpustate import BOOT_CS, BOOT_DS
-from pyvmm.machine.hook import Exit, GuestFault
+from pyvmm.machine.hook import Exit, GuestFault, Hypercall
+from pyvmm.machine.symcall import Call, Results, typed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +44,24 @@ def _flat(segment: Any, selector: int, kind: int, *, long: bool) -> None:
     segment.l, segment.db = int(code and long), int(not (code and long))
 
 
+class Registers(kvm.Vcpu):
+    """The descriptor of a vCPU that the C loop runs: using it finds, in KVM, the registers as they are.
+
+    The loop leaves registers that it restored in the shared structure until the next KVM_RUN.
+    """
+
+    loop: Any = None
+
+    @property
+    def fd(self) -> int:
+        """The descriptor, for an ioctl that is about to come."""
+        if self.loop is not None:
+            error = lib.vcpu_flush(self.loop)
+            if error:
+                raise HostError(-error, f"KVM_RUN of vCPU {self.id}: {errno_text(-error)}")
+        return super().fd
+
+
 class Vcpu:
     """A vCPU of a machine. `index` is its APIC id; `kvm` the `pyvmm.kvm.Vcpu` for its registers.
 
@@ -51,14 +71,16 @@ class Vcpu:
     def __init__(self, machine: Machine, index: int) -> None:
         self.machine = machine
         self.index = index
-        self.kvm = machine.vm.create_vcpu(index)
+        self.kvm = machine.vm.create_vcpu(index, Registers)
         self.parked = False
         self.thread: threading.Thread | None = None
         run = int(ffi.cast("uintptr_t", kvm.ffi.cast("uintptr_t", self.kvm.run)))
-        self._c = lib.vcpu_create(self.kvm.fd, run, machine.pio, machine.mmio, machine.msr)
+        self._c = lib.vcpu_create(self.kvm.fd, index, run, machine.pio, machine.mmio, machine.msr)
         if self._c == ffi.NULL:
             self.kvm.close()
             raise MemoryError
+        self.kvm.loop = self._c
+        self._call: Call | None = Call()
 
     def set_cpuid(self, table: Any) -> None:
         """Gives the vCPU its CPUID table, a `struct kvm_cpuid2 *`."""
@@ -115,9 +137,53 @@ class Vcpu:
         """Gets the vCPU out of the guest, from any thread, to look at a VCPU_REQUEST_* bit."""
         lib.vcpu_request(self._c, bits)
 
-    def settle(self) -> None:
-        """Completes the second half of the last exit, so that registers are those after the instruction."""
-        lib.vcpu_settle(self._c)
+    def symcall(self, call: int | str, *args: Any, data: bytes = b"", want: int = 0) -> Any:
+        """Calls into the guest kernel on this vCPU, from a hook of its own or from any other thread.
+
+        A number takes up to five arguments and gives `Results`; `data` goes to the guest with it, `want` bytes come
+        back. A name calls the function that `pyvmm.machine.symcall.register` knows by it. Raises SymcallError.
+        """
+        if threading.current_thread() is not self.thread:
+            return self.machine.symcall(self.index, call, *args, data=data, want=want)
+        if isinstance(call, str):
+            return typed(call)(self._raw, *args)
+        return self._raw(call, *args, data=data, want=want)
+
+    def _raw(self, number: int, *args: int, data: bytes = b"", want: int = 0) -> Results:
+        """A call on the vCPU's own thread, in a hook."""
+        call = self._call or Call()
+        self._call = None  # a hook within the call must not use it as well
+        try:
+            packed = call.pack(args, data, want)
+            self._see_through(call, lib.symcall_make(self._c, call._c, number, *packed))
+            return call.results()
+        finally:
+            self._keep(call)
+
+    def _see_through(self, call: Call, event: int) -> None:
+        """Serves the events of a call until it is over. If a hook fails the call, and no other, is given up."""
+        try:
+            while event != lib.VCPU_SYMCALL:
+                self._serve_in_symcall(event)
+                event = lib.symcall_continue(self._c, call._c)
+        except BaseException:
+            lib.symcall_abandon(self._c, lib.SYMCALL_STOPPED)
+            raise
+
+    def _keep(self, call: Call) -> None:
+        """Saves a call for the next one."""
+        if self._call is not None:
+            self._call.close()
+        self._call = call
+
+    def _serve_in_symcall(self, event: int) -> None:
+        """Serves what the guest's handler brought about. Raises SymcallError if the guest ended with it."""
+        number = self._c.symcall_number
+        if event == lib.VCPU_KICKED:
+            raise SymcallError(f"symcall {number:#x}: the machine stops", "stopped")
+        if not self._serve(event):
+            self.machine._ended(self, self._result(event))
+            raise SymcallError(f"symcall {number:#x}: the guest ended in it", "fault")
 
     def _main(self) -> None:
         lib.vcpu_attach(self._c)
@@ -126,48 +192,87 @@ class Vcpu:
         except BaseException as error:
             self.machine._failed(self, error)
         finally:
+            lib.symcall_close(self._c)
             lib.vcpu_detach(self._c)
             self.machine._left(self)
 
     def _loop(self) -> None:
-        run, c, hooks = lib.vcpu_run, self._c, self.machine.hooks
-        kicked, hooked = lib.VCPU_KICKED, lib.VCPU_HOOK
-        access = c.access
+        run, c, kicked = lib.vcpu_run, self._c, lib.VCPU_KICKED
         while True:
             event = run(c)
-            if event == hooked:
-                value = access.value
-                is_write = access.is_write
-                if not is_write:
-                    value = 0xFFFFFFFFFFFFFFFF
-                exit = Exit(
-                    self, access.address, access.offset, access.length, bool(is_write), value
-                )
-                try:
-                    answer = hooks[c.hook](exit)
-                except GuestFault:
-                    c.error = lib.BUS_FAULT
-                    continue
-                if not is_write:
-                    if answer is None:
-                        answer = exit.value
-                    access.value = answer & 0xFFFFFFFFFFFFFFFF
-            elif event == kicked:
+            if event == kicked:
                 if not self._serve_requests():
                     return
-            else:
+            elif not self._serve(event):
                 self.machine._ended(self, self._result(event))
                 return
+
+    def _serve(self, event: int) -> bool:
+        """Serves the hook of an event; False for an event that has none."""
+        if event == lib.VCPU_HOOK:
+            self._serve_access()
+        elif event == lib.VCPU_HYPERCALL:
+            self._serve_hypercall()
+        else:
+            return False
+        return True
+
+    def _serve_access(self) -> None:
+        c = self._c
+        access = c.access
+        value = access.value
+        is_write = access.is_write
+        if not is_write:
+            value = 0xFFFFFFFFFFFFFFFF
+        exit = Exit(self, access.address, access.offset, access.length, bool(is_write), value)
+        try:
+            answer = self.machine.hooks[c.hook](exit)
+        except GuestFault:
+            c.error = lib.BUS_FAULT
+            return
+        if not is_write:
+            if answer is None:
+                answer = exit.value
+            access.value = answer & 0xFFFFFFFFFFFFFFFF
+
+    def _serve_hypercall(self) -> None:
+        c = self._c
+        number, *args = ffi.unpack(c.hypercall, 6)
+        answer = self.machine.hypercall_hooks[c.hook](Hypercall(self, number, tuple(args)))
+        words = [word & 0xFFFFFFFFFFFFFFFF for word in answer or ()]
+        error = lib.doorbell_answer(c, lib.HYPERCALL_DONE, words, len(words))
+        if error:
+            raise HostError(-error, f"hypercall {number:#x}: {errno_text(-error)}")
 
     def _serve_requests(self) -> bool:
         """False when the vCPU shall leave its loop."""
         requests = lib.vcpu_take_requests(self._c)
         if requests & lib.VCPU_REQUEST_STOP:
-            self.settle()
             return False
         if requests & lib.VCPU_REQUEST_PAUSE:
-            self.settle()
             return self.machine._park(self)
+        return True
+
+    def is_called(self) -> bool:
+        """Whether another thread waits for a symcall."""
+        return bool(lib.symcall_pending(self._c))
+
+    def serve_symcalls(self) -> bool:
+        """On the vCPU's thread, while the machine is paused: makes the calls of other threads; the guest stays where it
+        is. False when the vCPU shall leave its loop.
+        """
+        self._c.held = 1
+        try:
+            while lib.symcall_pending(self._c) or self._c.in_symcall:
+                event = lib.vcpu_run(self._c)
+                if event == lib.VCPU_KICKED:
+                    if lib.vcpu_take_requests(self._c) & lib.VCPU_REQUEST_STOP:
+                        return False
+                elif not self._serve(event):
+                    self.machine._ended(self, self._result(event))
+                    return False
+        finally:
+            self._c.held = 0
         return True
 
     def _result(self, event: int) -> results.Result:
@@ -175,13 +280,15 @@ class Vcpu:
         return results.Result(reason, vcpu=self.index, detail=self._detail(event))
 
     def _detail(self, event: int) -> str:
+        where = f"in symcall {self._c.symcall_number:#x}" if self._c.in_symcall else ""
+        return ": ".join(filter(None, (where, self._reason(event))))
+
+    def _reason(self, event: int) -> str:
         run = self.kvm.run
         name = exit_name(self._c.exit_reason)
         if event == lib.VCPU_IOCTL_FAILED:
-            import os
-
             error = self._c.error
-            return f"KVM_RUN failed: {os.strerror(error)} (errno {error}), exit reason {name}"
+            return f"KVM_RUN failed: {errno_text(error)} (errno {error}), exit reason {name}"
         if event == lib.VCPU_INTERNAL_ERROR:
             return f"KVM could not go on: suberror {run.internal.suberror}"
         if event == lib.VCPU_ENTRY_FAILURE:
@@ -205,10 +312,20 @@ class Vcpu:
 
     def close(self) -> None:
         """Frees the vCPU; its thread must have ended."""
+        if self._call is not None:
+            self._call.close()
+        self.kvm.loop = None
         if self._c != ffi.NULL:
             lib.vcpu_destroy(self._c)
             self._c = ffi.NULL
             self.kvm.close()
+
+
+def errno_text(error: int) -> str:
+    """What an errno means."""
+    import os
+
+    return os.strerror(error)
 
 
 _EXIT_NAMES: dict[int, str] = {}

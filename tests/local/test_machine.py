@@ -127,20 +127,20 @@ def test_msr_hook_reads_and_writes() -> None:
         return 0x1111222233334444
 
     code = """
-        mov ecx, 0x534
+        mov ecx, 0x4b564d10
         mov eax, 0x89abcdef
         mov edx, 0x01234567
         wrmsr
-        mov ecx, 0x535
+        mov ecx, 0x4b564d11
         rdmsr
         mov [0x2000], eax
         mov [0x2004], edx
         hlt"""
     with bare.machine(code) as machine:
-        machine.on_msr(0x534, hook, 2)
+        machine.on_msr(0x4b564d10, hook, 2)
         result = bare.run(machine)
         assert machine.memory.read(0x2000, 8) == (0x1111222233334444).to_bytes(8, "little")
-    assert stored == {0x534: 0x0123456789ABCDEF}
+    assert stored == {0x4b564d10: 0x0123456789ABCDEF}
     assert result.exits["x86_wrmsr"] == result.exits["x86_rdmsr"] == 1
 
 
@@ -150,8 +150,8 @@ def test_refused_msr_is_a_general_protection_fault() -> None:
     def hook(exit: Exit) -> int | None:
         raise GuestFault
 
-    with bare.machine("mov ecx, 0x534; rdmsr; hlt") as machine:
-        machine.on_msr(0x534, hook)
+    with bare.machine("mov ecx, 0x4b564d10; rdmsr; hlt") as machine:
+        machine.on_msr(0x4b564d10, hook)
         result = bare.run(machine)
     assert result.reason == "triple-fault"
     assert "rip" in result.dump.lower()

@@ -43,7 +43,7 @@ class Loop:
         self.exits = self.ffi.new("struct fake_exit[]", [tuple(each) for each in exits])
         self.buses = [self.lib.bus_create() for _ in range(3)]
         address = int(self.ffi.cast("uintptr_t", self.run))
-        self.vcpu = self.lib.vcpu_create(-1, address, *self.buses)
+        self.vcpu = self.lib.vcpu_create(-1, 0, address, *self.buses)
         self.lib.fake_kvm(self.run, self.exits, len(exits))
 
     def step(self) -> int:

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "replay.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "symcall.h"
+#include "vcpu.h"
+
+/* Older headers lack it (api.rst, KVM_SET_GUEST_DEBUG). */
+#ifndef KVM_GUESTDBG_BLOCKIRQ
+#define KVM_GUESTDBG_BLOCKIRQ 0x00100000
+#endif
+
+/* Each element of a string input that has parts beyond RAM may exit again; more than these no
+ * instruction has. */
+enum { EXITS_OF_ONE_INSTRUCTION = 64 };
+
+static uint8_t *exit_of(struct kvm_run *run)
+{
+	return (uint8_t *)run + offsetof(struct kvm_run, hw);
+}
+
+static uint32_t data_size(const struct kvm_run *run, uint32_t reason)
+{
+	uint64_t size;
+
+	if (reason != KVM_EXIT_IO)
+		return 0;
+	size = (uint64_t)run->io.size * run->io.count;
+	return size <= REPLAY_DATA ? (uint32_t)size : REPLAY_DATA;
+}
+
+static uint8_t *data_of(struct kvm_run *run)
+{
+	return (uint8_t *)run + run->io.data_offset;
+}
+
+static bool is_input(const struct kvm_run *run, uint32_t reason)
+{
+	switch (reason) {
+	case KVM_EXIT_IO:
+		return run->io.direction == KVM_EXIT_IO_IN;
+	case KVM_EXIT_MMIO:
+		return !run->mmio.is_write;
+	case KVM_EXIT_X86_RDMSR:
+	case KVM_EXIT_X86_WRMSR: /* may still be refused */
+		return true;
+	default:
+		return false;
+	}
+}
+
+bool replay_needed(const struct vcpu *vcpu)
+{
+	return !vcpu->settled && is_input(vcpu->run, vcpu->exit_reason);
+}
+
+static void answer_zero(struct kvm_run *run)
+{
+	switch (run->exit_reason) {
+	case KVM_EXIT_IO:
+		if (run->io.direction == KVM_EXIT_IO_IN)
+			memset(data_of(run), 0, data_size(run, run->exit_reason));
+		break;
+	case KVM_EXIT_MMIO:
+		memset(run->mmio.data, 0, sizeof(run->mmio.data));
+		break;
+	case KVM_EXIT_X86_RDMSR:
+	case KVM_EXIT_X86_WRMSR:
+		run->msr.error = 0;
+		run->msr.data = 0;
+		break;
+	default:
+		break;
+	}
+}
+
+int replay_abandon(struct vcpu *vcpu, const struct kvm_regs *regs)
+{
+	struct replay *replay = &vcpu->symcall->replay;
+
+	for (int i = 0; i < EXITS_OF_ONE_INSTRUCTION; i++) {
+		int error;
+
+		answer_zero(vcpu->run);
+		error = vcpu_settle_step(vcpu);
+		if (error == -EINTR) {
+			replay->state = REPLAY_WANTED;
+			replay->rip = regs->rip;
+			replay->rsp = regs->rsp;
+			return 0;
+		}
+		if (error)
+			return error;
+	}
+	return -ELOOP;
+}
+
+static void block_interrupts(struct vcpu *vcpu, bool on)
+{
+	struct replay *replay = &vcpu->symcall->replay;
+	struct kvm_guest_debug debug = {
+	        .control = on ? KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_BLOCKIRQ : 0,
+	};
+
+	if (!replay->can_block || replay->blocked == on)
+		return;
+	/* Without it the guest may take an interrupt first: the answer then waits for its return.
+	 */
+	if (!ioctl(vcpu->fd, KVM_SET_GUEST_DEBUG, &debug))
+		replay->blocked = on;
+}
+
+void replay_take_answer(struct vcpu *vcpu)
+{
+	struct replay *replay = &vcpu->symcall->replay;
+
+	if (replay->state != REPLAY_WANTED || vcpu->in_symcall)
+		return;
+	replay->reason = vcpu->exit_reason;
+	memcpy(replay->exit, exit_of(vcpu->run), REPLAY_EXIT);
+	replay->data_size = data_size(vcpu->run, replay->reason);
+	memcpy(replay->data, data_of(vcpu->run), replay->data_size);
+	replay->state = REPLAY_READY;
+	block_interrupts(vcpu, true);
+}
+
+static bool same_access(const struct kvm_run *run, const struct replay *replay)
+{
+	struct kvm_run then;
+
+	if (run->exit_reason != replay->reason || !is_input(run, replay->reason))
+		return false;
+	memcpy((uint8_t *)&then + offsetof(struct kvm_run, hw), replay->exit, REPLAY_EXIT);
+	switch (run->exit_reason) {
+	case KVM_EXIT_IO:
+		return run->io.port == then.io.port && run->io.size == then.io.size &&
+		       run->io.count == then.io.count;
+	case KVM_EXIT_MMIO:
+		return run->mmio.phys_addr == then.mmio.phys_addr && run->mmio.len == then.mmio.len;
+	default:
+		return run->msr.index == then.msr.index;
+	}
+}
+
+static void give_answer(struct kvm_run *run, const struct replay *replay)
+{
+	struct kvm_run then;
+
+	memcpy((uint8_t *)&then + offsetof(struct kvm_run, hw), replay->exit, REPLAY_EXIT);
+	switch (run->exit_reason) {
+	case KVM_EXIT_IO:
+		memcpy(data_of(run), replay->data, replay->data_size);
+		break;
+	case KVM_EXIT_MMIO:
+		memcpy(run->mmio.data, then.mmio.data, sizeof(run->mmio.data));
+		break;
+	default:
+		run->msr.error = then.msr.error;
+		run->msr.data = then.msr.data;
+		break;
+	}
+}
+
+bool replay_serve(struct vcpu *vcpu)
+{
+	struct replay *replay = &vcpu->symcall->replay;
+	const struct kvm_regs *regs = &vcpu->run->s.regs.regs;
+
+	block_interrupts(vcpu, false);
+	/* Another access (of an interrupt handler, say) is not meant; the stack tells the contexts
+	 * apart. */
+	if (regs->rip != replay->rip || regs->rsp != replay->rsp || !same_access(vcpu->run, replay))
+		return false;
+	give_answer(vcpu->run, replay);
+	replay->state = REPLAY_NONE;
+	return true;
+}

@@ -1,0 +1,847 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "symcall.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+
+#include "symcall_watch.h"
+#include "vcpu.h"
+
+enum {
+	/* Exits after a call for which KVM goes on to share the registers: the next call is likely
+	 * to be near, and a guest that nobody calls any more pays nothing. */
+	LINGER = 64,
+	PAGE_FLAGS = 0x008,
+	NESTED_STATE_SIZE = 16384,
+	SETTLE_STEPS = 64,
+};
+
+/* What a hook has under way while its exit's place in struct kvm_run serves others. */
+struct frame {
+	bool kept;
+	struct bus_access access;
+	uint32_t hook;
+	uint32_t hook_pending;
+	uint32_t exit_reason;
+	uint32_t run_reason;
+	uint32_t io_next;
+	int error;
+	uint32_t data_size;
+	uint8_t exit[REPLAY_EXIT];
+	uint8_t data[REPLAY_DATA];
+};
+
+struct symcall_call {
+	struct symcall_message message;
+	symcall_done *done; /* a C caller */
+	bool local;         /* a caller on the vCPU's own thread */
+	struct frame frame;
+	struct symcall_call *next;
+};
+
+struct symcall *symcall_create(struct vcpu *vcpu, struct symspy *symspy,
+                               struct symcall_watch *watch, uint32_t xsave_size,
+                               int can_block_interrupts, int nested)
+{
+	struct symcall *symcall = calloc(1, sizeof(*symcall));
+
+	if (!symcall)
+		return NULL;
+	symcall->echo = symcall_call_create();
+	if (!symcall->echo || context_init(&symcall->context, xsave_size)) {
+		symcall_call_destroy(symcall->echo);
+		free(symcall);
+		errno = ENOMEM;
+		return NULL;
+	}
+	symcall->vcpu = vcpu;
+	symcall->symspy = symspy;
+	symcall->watch = watch;
+	symcall->nested = nested;
+	symcall->replay.can_block = can_block_interrupts;
+	pthread_mutex_init(&symcall->lock, NULL);
+	pthread_cond_init(&symcall->over, NULL);
+	symcall_watch_add(watch, symcall);
+	vcpu->symcall = symcall;
+	return symcall;
+}
+
+void symcall_destroy(struct symcall *symcall)
+{
+	if (!symcall)
+		return;
+	symcall->vcpu->symcall = NULL;
+	context_free(&symcall->context);
+	symcall_call_destroy(symcall->echo);
+	pthread_cond_destroy(&symcall->over);
+	pthread_mutex_destroy(&symcall->lock);
+	free(symcall);
+}
+
+struct symcall_counters *symcall_counters(struct symcall *symcall)
+{
+	return &symcall->counters;
+}
+
+struct symcall_call *symcall_call_create(void)
+{
+	return calloc(1, sizeof(struct symcall_call));
+}
+
+void symcall_call_destroy(struct symcall_call *call)
+{
+	free(call);
+}
+
+struct symcall_message *symcall_message(struct symcall_call *call)
+{
+	return &call->message;
+}
+
+/* What the guest registers. */
+
+/* Sign-extended from bit 56, the widest that any CPU takes; the call itself looks closer. */
+static bool canonical(uint64_t address)
+{
+	return (uint64_t)((int64_t)(address << 7) >> 7) == address;
+}
+
+static uint64_t *field_of(struct context_entry *entry, uint64_t msr)
+{
+	switch (msr) {
+	case SYMCALL_MSR_RIP:
+		return &entry->rip;
+	case SYMCALL_MSR_RSP:
+		return &entry->rsp;
+	case SYMCALL_MSR_CS:
+		return &entry->cs;
+	case SYMCALL_MSR_GS:
+		return &entry->gs;
+	case SYMCALL_MSR_FS:
+		return &entry->fs;
+	case SYMCALL_MSR_CR3_CLEAR:
+		return &entry->cr3_clear;
+	default:
+		return &entry->promises;
+	}
+}
+
+static bool acceptable(uint64_t msr, uint64_t value)
+{
+	switch (msr) {
+	case SYMCALL_MSR_CS:
+		return value <= 0xffff && !(value & 7);
+	case SYMCALL_MSR_CR3_CLEAR:
+		return !(value >> 52);
+	case SYMCALL_MSR_PROMISES:
+		return !(value & ~(uint64_t)CONTEXT_PROMISE_STATE_KEPT);
+	default:
+		return canonical(value);
+	}
+}
+
+static int on_msr(void *opaque, struct bus_access *access)
+{
+	struct symcall *symcall = access->vcpu->symcall;
+	uint64_t *field;
+
+	(void)opaque;
+	if (!symcall)
+		return BUS_FAULT;
+	field = field_of(&symcall->entry, access->address);
+	if (!access->is_write) {
+		access->value = *field;
+		return BUS_DONE;
+	}
+	if (!acceptable(access->address, access->value)) {
+		symcall->counters.msr_refused++;
+		return BUS_FAULT;
+	}
+	if (symcall->active)
+		symcall->counters.reregistered++;
+	if (access->address == SYMCALL_MSR_RIP)
+		symcall->disabled = false;
+	*field = access->value;
+	return BUS_DONE;
+}
+
+int symcall_attach(struct bus *msr)
+{
+	int error = bus_add(msr, SYMCALL_MSR_RIP, SYMCALL_MSR_PROMISES - SYMCALL_MSR_RIP + 1,
+	                    on_msr, NULL);
+
+	return error ? error : bus_add(msr, SYMCALL_MSR_FS, 1, on_msr, NULL);
+}
+
+/* Beginning. */
+
+static uint32_t *flags_of(uint8_t *page)
+{
+	return (uint32_t *)(page + PAGE_FLAGS);
+}
+
+static int refuse(struct symcall_call *call, enum symcall_status status, const char *text)
+{
+	call->message.status = status;
+	snprintf(call->message.text, sizeof(call->message.text), "%s", text);
+	call->message.finished = 1;
+	return VCPU_SYMCALL;
+}
+
+static int refuse_host(struct symcall_call *call, int error)
+{
+	call->message.error = (uint64_t)-error;
+	return refuse(call, SYMCALL_HOST, "KVM refused");
+}
+
+/* Whether the vCPU takes a call at all, as far as that shows without its registers: 0 or
+ * VCPU_SYMCALL. */
+static int check(struct symcall *symcall, struct symcall_call *call)
+{
+	uint8_t *page = symspy_vcpu_page(symcall->symspy, symcall->vcpu->index);
+
+	call->message.finished = 0;
+	call->message.error = 0;
+	if (symcall->active) {
+		symcall->counters.refused_active++;
+		return refuse(call, SYMCALL_ACTIVE, "");
+	}
+	if (!symcall->entry.rip) {
+		symcall->counters.refused_absent++;
+		return refuse(call, SYMCALL_ABSENT, "");
+	}
+	if (symcall->disabled || !page ||
+	    !(__atomic_load_n(flags_of(page), __ATOMIC_ACQUIRE) & SYMSPY_VCPU_ENABLED)) {
+		symcall->counters.refused_disabled++;
+		return refuse(call, SYMCALL_DISABLED,
+		              symcall->disabled ? "it missed a deadline and did not register anew"
+		              : page            ? "it does not take calls now"
+		                                : "it has no SymSpy page");
+	}
+	return 0;
+}
+
+static bool in_nested_guest(struct vcpu *vcpu)
+{
+	struct kvm_nested_state *state = calloc(1, NESTED_STATE_SIZE);
+	bool result;
+
+	if (!state)
+		return true;
+	state->size = NESTED_STATE_SIZE;
+	result = ioctl(vcpu->fd, KVM_GET_NESTED_STATE, state) ||
+	         state->flags & KVM_STATE_NESTED_GUEST_MODE;
+	free(state);
+	return result;
+}
+
+/* The same with the registers at hand. */
+static int check_context(struct symcall *symcall, struct symcall_call *call)
+{
+	const char *why = context_refuse(&symcall->entry, &symcall->context.sregs);
+
+	if (symcall->nested && in_nested_guest(symcall->vcpu))
+		return refuse(call, SYMCALL_NESTED, "");
+	if (!why && symcall->context.events.smi.smm)
+		why = "the vCPU is in system management mode";
+	if (!why)
+		return 0;
+	symcall->counters.refused_invalid++;
+	return refuse(call, SYMCALL_INVALID, why);
+}
+
+/* Whether the shared registers are the vCPU's, and those after the instruction. */
+static bool is_fresh(const struct vcpu *vcpu)
+{
+	return vcpu->settled && vcpu->run->kvm_valid_regs == CONTEXT_SYNC && !vcpu->touched;
+}
+
+int symcall_freshen(struct vcpu *vcpu)
+{
+	int error;
+
+	if (is_fresh(vcpu))
+		return 0;
+	vcpu->run->kvm_valid_regs = CONTEXT_SYNC;
+	vcpu->lingering = LINGER;
+	error = vcpu_settle_step(vcpu);
+	return error == -EINTR ? 0 : error ? error : -EBUSY;
+}
+
+static void take_context(struct symcall *symcall)
+{
+	const struct kvm_sync_regs *shared = &symcall->vcpu->run->s.regs;
+
+	symcall->context.regs = shared->regs;
+	symcall->context.sregs = shared->sregs;
+	symcall->context.events = shared->events;
+}
+
+/* The calls come in through the vCPU's page, whatever the guest has in that memory now. */
+static void give_data(struct symcall *symcall, struct symcall_call *call)
+{
+	uint8_t *page = symspy_vcpu_page(symcall->symspy, symcall->vcpu->index);
+	uint32_t size = call->message.given;
+
+	if (size > SYMSPY_DATA_SIZE)
+		size = SYMSPY_DATA_SIZE;
+	if (size)
+		memcpy(page + SYMSPY_DATA, call->message.data, size);
+	__atomic_fetch_or(flags_of(page), SYMSPY_VCPU_ACTIVE, __ATOMIC_RELEASE);
+}
+
+static void count_sequence(struct symcall *symcall)
+{
+	__atomic_store_n(&symcall->sequence, symcall->sequence + 1, __ATOMIC_SEQ_CST);
+}
+
+/* With the context in symcall->context: puts the vCPU at the guest's entry. */
+static int start(struct symcall *symcall, struct symcall_call *call)
+{
+	struct vcpu *vcpu = symcall->vcpu;
+	const uint64_t *given = call->message.regs;
+	struct kvm_regs regs = {
+	        .rax = call->message.number,
+	        .rbx = given[0],
+	        .rcx = given[1],
+	        .rdx = given[2],
+	        .rsi = given[3],
+	        .rdi = given[4],
+	};
+	int error;
+
+	symcall->context.has_extras = false;
+	if (!(symcall->entry.promises & CONTEXT_PROMISE_STATE_KEPT)) {
+		error = context_save_extras(vcpu, &symcall->context);
+		if (error)
+			return refuse_host(call, error);
+	}
+	give_data(symcall, call);
+	context_enter(vcpu, &symcall->context, &symcall->entry, &regs);
+	vcpu->run->kvm_valid_regs = CONTEXT_SYNC;
+	vcpu->lingering = LINGER;
+	symcall->active = call;
+	vcpu->in_symcall = 1;
+	vcpu->symcall_number = call->message.number;
+	symcall->counters.calls++;
+	count_sequence(symcall);
+	symcall_watch_begin(symcall->watch);
+	return 0;
+}
+
+int symcall_begin_c(struct vcpu *vcpu, struct symcall_call *call, symcall_done *done)
+{
+	struct symcall *symcall = vcpu->symcall;
+	int event = check(symcall, call);
+
+	if (event)
+		return event;
+	take_context(symcall);
+	symcall->context.slept = false;
+	event = check_context(symcall, call);
+	if (event)
+		return event;
+	call->done = done;
+	call->local = false;
+	return start(symcall, call);
+}
+
+/* Frames. */
+
+static uint8_t *exit_of(struct kvm_run *run)
+{
+	return (uint8_t *)run + offsetof(struct kvm_run, hw);
+}
+
+static void keep_frame(struct vcpu *vcpu, struct frame *frame)
+{
+	struct kvm_run *run = vcpu->run;
+
+	if (frame->kept)
+		return;
+	frame->kept = true;
+	frame->access = vcpu->access;
+	frame->hook = vcpu->hook;
+	frame->hook_pending = vcpu->hook_pending;
+	frame->exit_reason = vcpu->exit_reason;
+	frame->run_reason = run->exit_reason;
+	frame->io_next = vcpu->io_next;
+	frame->error = vcpu->error;
+	frame->data_size = 0;
+	memcpy(frame->exit, exit_of(run), REPLAY_EXIT);
+	if (vcpu->hook_pending && vcpu->exit_reason == KVM_EXIT_IO) {
+		uint64_t size = (uint64_t)run->io.size * run->io.count;
+
+		frame->data_size = size <= REPLAY_DATA ? (uint32_t)size : REPLAY_DATA;
+		memcpy(frame->data, (uint8_t *)run + run->io.data_offset, frame->data_size);
+	}
+	vcpu->hook_pending = 0;
+}
+
+static void put_frame_back(struct vcpu *vcpu, struct frame *frame)
+{
+	struct kvm_run *run = vcpu->run;
+
+	if (!frame->kept)
+		return;
+	frame->kept = false;
+	vcpu->access = frame->access;
+	vcpu->hook = frame->hook;
+	vcpu->hook_pending = frame->hook_pending;
+	vcpu->exit_reason = frame->exit_reason;
+	run->exit_reason = frame->run_reason;
+	vcpu->io_next = frame->io_next;
+	vcpu->error = frame->error;
+	memcpy(exit_of(run), frame->exit, REPLAY_EXIT);
+	memcpy((uint8_t *)run + run->io.data_offset, frame->data, frame->data_size);
+}
+
+static int refuse_local(struct vcpu *vcpu, struct symcall_call *call, int event)
+{
+	put_frame_back(vcpu, &call->frame);
+	return event;
+}
+
+/* The exit under way is an input: its context is the one before the instruction. */
+static int begin_in_input(struct symcall *symcall, struct symcall_call *call)
+{
+	struct context *context = &symcall->context;
+	struct vcpu *vcpu = symcall->vcpu;
+	int error = context_fetch(vcpu, &context->regs, &context->sregs, &context->events);
+	int event;
+
+	if (error)
+		return refuse_host(call, error);
+	event = check_context(symcall, call);
+	if (event)
+		return event;
+	error = replay_abandon(vcpu, &context->regs);
+	return error ? refuse_host(call, error) : start(symcall, call);
+}
+
+/* Any other exit is completed first. It may have more to it, which is then served. */
+static int begin_settled(struct symcall *symcall, struct symcall_call *call)
+{
+	struct vcpu *vcpu = symcall->vcpu;
+	int error, event;
+
+	while (!is_fresh(vcpu)) {
+		vcpu->run->kvm_valid_regs = CONTEXT_SYNC;
+		vcpu->lingering = LINGER;
+		error = vcpu_settle_step(vcpu);
+		event = error ? 0 : vcpu_serve(vcpu);
+		if (event)
+			return event;
+		if (error && error != -EINTR)
+			return refuse_host(call, error);
+	}
+	take_context(symcall);
+	event = check_context(symcall, call);
+	return event ? event : start(symcall, call);
+}
+
+static int begin(struct vcpu *vcpu, struct symcall_call *call)
+{
+	struct symcall *symcall = vcpu->symcall;
+	int event = 0;
+
+	if (!symcall)
+		return refuse(call, SYMCALL_ABSENT, "");
+	if (call->frame.kept && vcpu->hook_pending)
+		event = vcpu_resume(vcpu);
+	if (event)
+		return event;
+	event = check(symcall, call);
+	if (event)
+		return refuse_local(vcpu, call, event);
+	call->done = NULL;
+	call->local = true;
+	symcall->context.slept = false;
+	if (!call->frame.kept && replay_needed(vcpu)) {
+		keep_frame(vcpu, &call->frame);
+		event = begin_in_input(symcall, call);
+	} else {
+		keep_frame(vcpu, &call->frame);
+		event = begin_settled(symcall, call);
+	}
+	if (event == VCPU_SYMCALL)
+		return refuse_local(vcpu, call, event);
+	return event;
+}
+
+int symcall_continue(struct vcpu *vcpu, struct symcall_call *call)
+{
+	bool begun = vcpu->symcall && vcpu->symcall->active == call;
+	int event = begun ? 0 : begin(vcpu, call);
+
+	return event ? event : vcpu_run(vcpu);
+}
+
+int symcall_make(struct vcpu *vcpu, struct symcall_call *call, uint64_t number, uint64_t rbx,
+                 uint64_t rcx, uint64_t rdx, uint64_t rsi, uint64_t rdi)
+{
+	struct symcall_message *message = &call->message;
+
+	message->number = number;
+	message->regs[0] = rbx;
+	message->regs[1] = rcx;
+	message->regs[2] = rdx;
+	message->regs[3] = rsi;
+	message->regs[4] = rdi;
+	return symcall_continue(vcpu, call);
+}
+
+/* Ending. */
+
+static int hand_over_local(struct vcpu *vcpu, struct symcall_call *call)
+{
+	put_frame_back(vcpu, &call->frame);
+	call->message.finished = 1;
+	return VCPU_SYMCALL;
+}
+
+static void request_more(struct symcall *symcall)
+{
+	if (symcall->first)
+		__atomic_fetch_or(&symcall->vcpu->requests, VCPU_REQUEST_SYMCALL, __ATOMIC_SEQ_CST);
+}
+
+static void wake_caller(struct symcall *symcall, struct symcall_call *call)
+{
+	pthread_mutex_lock(&symcall->lock);
+	call->message.finished = 1;
+	pthread_cond_broadcast(&symcall->over);
+	request_more(symcall);
+	pthread_mutex_unlock(&symcall->lock);
+}
+
+static int hand_over(struct symcall *symcall, struct symcall_call *call)
+{
+	struct vcpu *vcpu = symcall->vcpu;
+
+	if (call->done)
+		return call->done(vcpu, call, &vcpu->run->s.regs.regs);
+	if (call->local)
+		return hand_over_local(vcpu, call);
+	wake_caller(symcall, call);
+	return 0;
+}
+
+static void end_active(struct symcall *symcall, enum symcall_status status)
+{
+	uint8_t *page = symspy_vcpu_page(symcall->symspy, symcall->vcpu->index);
+
+	symcall->active->message.status = status;
+	symcall->active = NULL;
+	symcall->vcpu->in_symcall = 0;
+	count_sequence(symcall);
+	if (page)
+		__atomic_fetch_and(flags_of(page), ~(uint32_t)SYMSPY_VCPU_ACTIVE, __ATOMIC_RELEASE);
+}
+
+static int finish(struct symcall *symcall, enum symcall_status status)
+{
+	struct symcall_call *call = symcall->active;
+	struct vcpu *vcpu = symcall->vcpu;
+	int error, event;
+
+	end_active(symcall, status);
+	error = context_restore(vcpu, &symcall->context);
+	vcpu->settled = 1;
+	event = hand_over(symcall, call);
+	if (!error)
+		return event;
+	vcpu->error = -error;
+	return VCPU_IOCTL_FAILED;
+}
+
+void symcall_outcome(struct vcpu *vcpu, bool failed)
+{
+	struct symcall *symcall = vcpu->symcall;
+	struct symcall_message *message = &symcall->active->message;
+	const struct kvm_regs *regs = &vcpu->run->s.regs.regs;
+	uint8_t *page = symspy_vcpu_page(symcall->symspy, vcpu->index);
+	uint32_t wanted = message->wanted;
+
+	message->status = failed ? SYMCALL_ERROR : SYMCALL_OK;
+	message->error = failed ? regs->rbx : 0;
+	message->regs[0] = regs->rbx;
+	message->regs[1] = regs->rcx;
+	message->regs[2] = regs->rdx;
+	message->regs[3] = regs->rsi;
+	message->regs[4] = regs->rdi;
+	if (wanted > SYMSPY_DATA_SIZE)
+		wanted = SYMSPY_DATA_SIZE;
+	if (wanted && page)
+		memcpy(message->data, page + SYMSPY_DATA, wanted);
+	else
+		memset(message->data, 0, wanted);
+	if (failed)
+		symcall->counters.errors++;
+	else
+		symcall->counters.returned++;
+}
+
+int symcall_returned(struct vcpu *vcpu)
+{
+	struct symcall *symcall = vcpu->symcall;
+
+	return finish(symcall, symcall->active->message.status);
+}
+
+int symcall_late(struct vcpu *vcpu)
+{
+	struct symcall *symcall = vcpu->symcall;
+	uint64_t late = __atomic_load_n(&symcall->late, __ATOMIC_ACQUIRE);
+
+	if (!symcall->active || late != symcall->sequence)
+		return 0;
+	symcall->disabled = true;
+	symcall->counters.deadlines++;
+	return finish(symcall, SYMCALL_DEADLINE);
+}
+
+/* Where a triple fault resets the vCPU (SVM: APM volume 2, 15.14.3), nothing is left to go on with.
+ */
+static bool was_reset(const struct symcall *symcall)
+{
+	const struct kvm_sregs *now = &symcall->vcpu->run->s.regs.sregs;
+	const struct kvm_sregs *then = &symcall->context.sregs;
+
+	return now->efer != then->efer || now->gdt.base != then->gdt.base ||
+	       (now->cr0 & 0x80000001) != (then->cr0 & 0x80000001);
+}
+
+static const char *collapse_text(int event)
+{
+	switch (event) {
+	case VCPU_TRIPLE_FAULT:
+		return "a triple fault";
+	case VCPU_HALTED:
+		return "a halt that nothing ends";
+	case VCPU_INTERNAL_ERROR:
+		return "KVM could not emulate an instruction";
+	default:
+		return "the CPU refused the entry";
+	}
+}
+
+int symcall_collapsed(struct vcpu *vcpu, int event)
+{
+	struct symcall *symcall = vcpu->symcall;
+	struct symcall_message *message = &symcall->active->message;
+
+	if (event == VCPU_IOCTL_FAILED && vcpu->error != EINVAL)
+		return event;
+	symcall->counters.faults++;
+	message->status = SYMCALL_FAULT;
+	snprintf(message->text, sizeof(message->text), "%s", collapse_text(event));
+	if (event == VCPU_TRIPLE_FAULT && was_reset(symcall))
+		return event;
+	symcall->disabled = true;
+	return finish(symcall, SYMCALL_FAULT);
+}
+
+bool symcall_lingered(struct vcpu *vcpu)
+{
+	enum replay_state state = vcpu->symcall->replay.state;
+
+	if (vcpu->in_symcall)
+		return false;
+	if (state == REPLAY_READY)
+		return replay_serve(vcpu);
+	if (state == REPLAY_NONE && !--vcpu->lingering)
+		vcpu->run->kvm_valid_regs = 0;
+	return false;
+}
+
+/* Completes an exit of a handler that will not go on. */
+static void settle_blindly(struct vcpu *vcpu)
+{
+	for (int i = 0; i < SETTLE_STEPS && !vcpu_settle_step(vcpu); i++)
+		;
+}
+
+void symcall_abandon(struct vcpu *vcpu, uint32_t status)
+{
+	struct symcall *symcall = vcpu->symcall;
+
+	if (!symcall || !symcall->active)
+		return;
+	settle_blindly(vcpu);
+	finish(symcall, status);
+}
+
+/* Calls of other threads. */
+
+void symcall_post(struct vcpu *vcpu, struct symcall_call *call)
+{
+	struct symcall *symcall = vcpu->symcall;
+
+	call->done = NULL;
+	call->local = false;
+	call->next = NULL;
+	call->message.finished = 0;
+	if (!symcall) {
+		refuse(call, SYMCALL_ABSENT, "");
+		return;
+	}
+	pthread_mutex_lock(&symcall->lock);
+	if (symcall->closed) {
+		refuse(call, SYMCALL_STOPPED, "");
+	} else {
+		if (symcall->last)
+			symcall->last->next = call;
+		else
+			symcall->first = call;
+		symcall->last = call;
+	}
+	pthread_mutex_unlock(&symcall->lock);
+	vcpu_request(vcpu, VCPU_REQUEST_SYMCALL);
+}
+
+static struct timespec later(uint32_t milliseconds)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += milliseconds / 1000;
+	until.tv_nsec += (long)(milliseconds % 1000) * 1000000;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_nsec -= 1000000000;
+		until.tv_sec++;
+	}
+	return until;
+}
+
+int symcall_wait(struct vcpu *vcpu, struct symcall_call *call, uint32_t milliseconds)
+{
+	struct symcall *symcall = vcpu->symcall;
+	struct timespec until = later(milliseconds);
+	int finished;
+
+	if (!symcall)
+		return 1;
+	pthread_mutex_lock(&symcall->lock);
+	while (!call->message.finished &&
+	       pthread_cond_timedwait(&symcall->over, &symcall->lock, &until) != ETIMEDOUT)
+		;
+	finished = (int)call->message.finished;
+	pthread_mutex_unlock(&symcall->lock);
+	return finished;
+}
+
+/* With the lock held: takes the call out of the queue, if it is there. */
+static int unqueue(struct symcall *symcall, struct symcall_call *call)
+{
+	struct symcall_call **link = &symcall->first;
+	struct symcall_call *before = NULL;
+
+	while (*link && *link != call) {
+		before = *link;
+		link = &before->next;
+	}
+	if (!*link)
+		return 0;
+	*link = call->next;
+	if (symcall->last == call)
+		symcall->last = before;
+	return 1;
+}
+
+int symcall_withdraw(struct vcpu *vcpu, struct symcall_call *call)
+{
+	struct symcall *symcall = vcpu->symcall;
+	int found;
+
+	if (!symcall)
+		return 1;
+	pthread_mutex_lock(&symcall->lock);
+	found = unqueue(symcall, call);
+	pthread_mutex_unlock(&symcall->lock);
+	return found;
+}
+
+int symcall_pending(struct vcpu *vcpu)
+{
+	struct symcall *symcall = vcpu->symcall;
+	int pending;
+
+	if (!symcall)
+		return 0;
+	pthread_mutex_lock(&symcall->lock);
+	pending = symcall->first != NULL;
+	pthread_mutex_unlock(&symcall->lock);
+	return pending;
+}
+
+static struct symcall_call *take_first(struct symcall *symcall)
+{
+	struct symcall_call *call;
+
+	pthread_mutex_lock(&symcall->lock);
+	call = symcall->first;
+	if (call)
+		unqueue(symcall, call);
+	pthread_mutex_unlock(&symcall->lock);
+	return call;
+}
+
+/* A vCPU that waits for its start, or that KVM does not let us wake, takes no call. */
+static int begin_posted(struct symcall *symcall, struct symcall_call *call)
+{
+	struct vcpu *vcpu = symcall->vcpu;
+	int error = 0, event = check(symcall, call);
+
+	if (event)
+		return event;
+	symcall->context.slept = false;
+	error = symcall_freshen(vcpu);
+	if (error)
+		return refuse_host(call, error);
+	take_context(symcall);
+	event = check_context(symcall, call);
+	if (event)
+		return event;
+	if (vcpu->may_sleep)
+		error = context_wake(vcpu, &symcall->context);
+	if (error == -EAGAIN)
+		return refuse(call, SYMCALL_STOPPED, "");
+	if (error)
+		return refuse_host(call, error);
+	return start(symcall, call);
+}
+
+int symcall_next(struct vcpu *vcpu)
+{
+	struct symcall_call *call = take_first(vcpu->symcall);
+
+	if (call && begin_posted(vcpu->symcall, call))
+		wake_caller(vcpu->symcall, call);
+	return 0;
+}
+
+void symcall_close(struct vcpu *vcpu)
+{
+	struct symcall *symcall = vcpu->symcall;
+
+	if (!symcall)
+		return;
+	pthread_mutex_lock(&symcall->lock);
+	symcall->closed = true;
+	pthread_mutex_unlock(&symcall->lock);
+	if (symcall->active) {
+		enum symcall_status status = symcall->active->message.status;
+
+		symcall_abandon(vcpu, status == SYMCALL_FAULT ? SYMCALL_FAULT : SYMCALL_STOPPED);
+	}
+	for (struct symcall_call *call = take_first(symcall); call; call = take_first(symcall)) {
+		refuse(call, SYMCALL_STOPPED, "");
+		wake_caller(symcall, call);
+	}
+}

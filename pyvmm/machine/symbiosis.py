@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The symbiotic interface of a machine: SymSpy pages, symcalls and the doorbell, put together."""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm import kvm
+from pyvmm._core import ffi, lib
+from pyvmm.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyvmm.machine.machine import Machine
+
+CPUID_LEAF = 0x90000000
+SIGNATURE = b"V3V\0"
+VERSION = 1
+FEATURES = 1 << 0 | 1 << 1  # SymSpy, SymCall
+
+MSRS = (
+    (lib.SYMSPY_MSR_VM_PAGE, 2),
+    (lib.SYMCALL_MSR_RIP, lib.SYMCALL_MSR_PROMISES - lib.SYMCALL_MSR_RIP + 1),
+    (lib.SYMCALL_MSR_FS, 1),
+)
+#: Where the firmware tables are; no guest page may cover them.
+FIRMWARE = (0xE0000, 0x20000)
+
+#: Seconds a symcall may take.
+DEADLINE = 2.0
+LEAST_DEADLINE = 0.008
+
+NEEDED = (
+    "KVM_CAP_SYNC_REGS",
+    "KVM_CAP_X86_USER_SPACE_MSR",
+    "KVM_CAP_X86_MSR_FILTER",
+    "KVM_CAP_VCPU_EVENTS",
+    "KVM_CAP_IMMEDIATE_EXIT",
+)
+
+
+def missing(vm: Any) -> list[str]:
+    """The capabilities that the interface needs and this KVM lacks."""
+    return [name for name in NEEDED if vm.check_extension(getattr(kvm, name)) <= 0]
+
+
+def backend_name() -> bytes:
+    """Which virtualization the guest runs on, as the CPUID leaf says it."""
+    for module, name in (("kvm_amd", b"SVM\0"), ("kvm_intel", b"VMX\0")):
+        if os.path.exists(f"/sys/module/{module}"):
+            return name
+    return b"KVM\0"
+
+
+def leaf() -> tuple[int, int, int, int, int]:
+    """The CPUID leaf: its number, EAX, EBX, ECX, EDX."""
+    eax, ebx = (int.from_bytes(text, "little") for text in (SIGNATURE, backend_name()))
+    return CPUID_LEAF, eax, ebx, VERSION, FEATURES
+
+
+class Symbiosis:
+    """What all vCPUs of a machine share of it. Made after the vCPUs, closed before them."""
+
+    def __init__(self, machine: Machine, deadline: float, nested: bool) -> None:
+        if not LEAST_DEADLINE <= deadline <= 3600:
+            raise ConfigError(f"a symcall deadline of {deadline:g} s: from 0.008 to 3600 it may be")
+        self._calls: list[Any] = []
+        self._watch = self._spy = self.hypercalls = ffi.NULL
+        try:
+            self._build(machine, deadline, nested)
+        except BaseException:
+            self.close()
+            raise
+
+    def _build(self, machine: Machine, deadline: float, nested: bool) -> None:
+        cpus = len(machine.vcpus)
+        self.hypercalls = made(lib.bus_create())
+        self._spy = made(lib.symspy_create(machine.memory._c, cpus))
+        done(lib.symspy_reserve(self._spy, *FIRMWARE))
+        self._watch = made(lib.symcall_watch_create(int(deadline * 1000), cpus))
+        xsave = max(machine.vm.check_extension(kvm.KVM_CAP_XSAVE2), 0)
+        debug = max(machine.vm.check_extension(kvm.KVM_CAP_SET_GUEST_DEBUG2), 0)
+        block = int(bool(debug & kvm.KVM_GUESTDBG_BLOCKIRQ))
+        for vcpu in machine.vcpus:
+            self._calls.append(
+                made(lib.symcall_create(vcpu._c, self._spy, self._watch, xsave, block, nested))
+            )
+        done(lib.symspy_attach(self._spy, machine.msr))
+        done(lib.symcall_attach(machine.msr))
+        done(lib.doorbell_attach(machine.pio, self.hypercalls))
+        machine.filter_msrs(MSRS)
+
+    def page(self, cpu: int) -> int:
+        """Guest-physical address of a vCPU's SymSpy page, of the VM-wide one for -1; 0 for none."""
+        return int(lib.symspy_page(self._spy, cpu))
+
+    def counters(self) -> dict[str, int]:
+        """What happened so far, over all vCPUs."""
+        total = {"pages_refused": int(lib.symspy_refused(self._spy))}
+        for call in self._calls:
+            counters = lib.symcall_counters(call)
+            for name, _ in ffi.typeof("struct symcall_counters").fields:
+                total[name] = total.get(name, 0) + int(getattr(counters, name))
+        return total
+
+    def close(self) -> None:
+        """Frees everything; the vCPUs' threads have ended."""
+        lib.symcall_watch_destroy(self._watch)
+        for call in self._calls:
+            lib.symcall_destroy(call)
+        lib.symspy_destroy(self._spy)
+        lib.bus_destroy(self.hypercalls)
+        self._calls.clear()
+        self._watch = self._spy = self.hypercalls = ffi.NULL
+
+
+def made(thing: Any) -> Any:
+    """What C made. Raises MemoryError if it could not."""
+    if thing == ffi.NULL:
+        raise MemoryError
+    return thing
+
+
+def done(error: int) -> None:
+    """Raises ConfigError if C refused."""
+    if error:
+        raise ConfigError(f"the symbiotic interface: {os.strerror(-error)}")

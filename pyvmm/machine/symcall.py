@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls into the guest kernel: by number here, by name through the functions that `register` makes known."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from pyvmm._core import ffi, lib
+from pyvmm.errors import ConfigError, SymcallError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NamedTuple
+else:
+    from pyvmm.record import NamedTuple
+
+DATA_SIZE: int = lib.SYMSPY_DATA_SIZE
+WORD = (1 << 64) - 1
+ARGUMENTS: int = lib.SYMCALL_REGISTERS
+
+
+class Results(NamedTuple):
+    """What a call brought back: the five registers, and the bytes of the data area that were asked for."""
+
+    rbx: int
+    rcx: int
+    rdx: int
+    rsi: int
+    rdi: int
+    data: bytes
+
+
+#: `raw(number, *args, data=b"", want=0)`; its attribute `patient` says whether the caller may wait and try again.
+Raw = Callable[..., Results]
+
+#: The calls that have a name: functions that get a Raw and the caller's arguments.
+TYPED: dict[str, Callable[..., Any]] = {}
+
+#: Makes the package's own names known, when one is first asked for; set by the layer that has them.
+load: Callable[[], None] = lambda: None  # noqa: E731
+
+
+def register(name: str, function: Callable[..., Any]) -> None:
+    """Gives a call a name: `vcpu.symcall(name, *args)` becomes `function(raw, *args)`.
+
+    Raises ConfigError if the name is taken by another function.
+    """
+    if TYPED.setdefault(name, function) is not function:
+        raise ConfigError(f"symcall {name!r} exists already")
+
+
+def typed(name: str) -> Callable[..., Any]:
+    """The function of a name. Raises ConfigError for one that nobody registered."""
+    if name not in TYPED:
+        load()
+    if name not in TYPED:
+        raise ConfigError(f"no symcall is named {name!r}; there are: {', '.join(sorted(TYPED))}")
+    return TYPED[name]
+
+
+_REASONS = {
+    lib.SYMCALL_ERROR: "error",
+    lib.SYMCALL_ABSENT: "absent",
+    lib.SYMCALL_DISABLED: "disabled",
+    lib.SYMCALL_ACTIVE: "active",
+    lib.SYMCALL_INVALID: "invalid",
+    lib.SYMCALL_DEADLINE: "deadline",
+    lib.SYMCALL_FAULT: "fault",
+    lib.SYMCALL_NESTED: "nested",
+    lib.SYMCALL_STOPPED: "stopped",
+    lib.SYMCALL_HOST: "host",
+}
+_TEXTS = {
+    "absent": "the guest has not registered an entry for symcalls: its kernel has no symbiotic driver, "
+    "or has not loaded it yet",
+    "disabled": "the guest takes no symcalls",
+    "active": "a symcall cannot be made within another one",
+    "invalid": "the entry that the guest registered cannot be used",
+    "deadline": "the guest's handler did not return in time; symcalls are off until it registers again",
+    "fault": "the guest's handler brought the vCPU down",
+    "nested": "the vCPU runs a guest of the guest",
+    "stopped": "the vCPU does not run",
+}
+
+
+class Call:
+    """One call on its way; used again and again by whoever makes one at a time."""
+
+    def __init__(self) -> None:
+        self._c = lib.symcall_call_create()
+        if self._c == ffi.NULL:
+            raise MemoryError
+        self.message = lib.symcall_message(self._c)
+
+    def close(self) -> None:
+        """Frees it."""
+        if self._c != ffi.NULL:
+            lib.symcall_call_destroy(self._c)
+            self._c = ffi.NULL
+
+    def pack(self, args: tuple[int, ...], data: bytes, want: int) -> tuple[int, ...]:
+        """The five arguments, with the data put in. Raises ConfigError for too many of anything."""
+        message = self.message
+        if len(args) > ARGUMENTS:
+            raise ConfigError(f"{len(args)} arguments: a symcall takes at most {ARGUMENTS}")
+        if not 0 <= want <= DATA_SIZE or len(data) > DATA_SIZE:
+            raise ConfigError(f"a symcall passes at most {DATA_SIZE} bytes of data each way")
+        message.given, message.wanted = len(data), want
+        if data:
+            ffi.memmove(message.data, data, len(data))
+        return (*(arg & WORD for arg in args), *(0,) * (ARGUMENTS - len(args)))
+
+    def results(self) -> Results:
+        """What it brought. Raises SymcallError if it failed."""
+        message = self.message
+        if message.status:
+            raise self._error()
+        want = message.wanted
+        data = bytes(ffi.buffer(message.data, want)) if want else b""
+        rbx, rcx, rdx, rsi, rdi = ffi.unpack(message.regs, ARGUMENTS)
+        return Results(rbx, rcx, rdx, rsi, rdi, data)
+
+    def _error(self) -> SymcallError:
+        message = self.message
+        reason = _REASONS.get(message.status, "host")
+        text = ffi.string(message.text).decode("ascii", "replace") if reason != "error" else ""
+        code = int(message.error) if reason in ("error", "host") else 0
+        if reason in ("error", "host"):
+            why = os.strerror(code) if code < 4096 else "no known code"
+            who = "the guest answered" if reason == "error" else "KVM refused"
+            what = f"{who}: {why} ({code})"
+        else:
+            what = _TEXTS[reason] + (f": {text}" if text else "")
+        return SymcallError(f"symcall {message.number:#x}: {what}", reason, code)
