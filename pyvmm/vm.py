@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from pyvmm.boot import acpi, load
 from pyvmm.devices.serial import Serial
@@ -190,10 +190,11 @@ class VM:
         """
         return self.machine.symcall(cpu, call, *args, data=data, want=want)
 
-    def tasks(self, threads: bool = False, cpu: int = 0) -> list[Task]:
-        """The guest's processes, with `threads` each thread of them, as its kernel knows them."""
-        found: list[Task] = self.symcall(cpu, "tasks", threads)
-        return found
+    def tasks(self, threads: bool = False, cpu: int = 0) -> Iterator[Task]:
+        """The guest's processes, with `threads` each thread of them, as its kernel knows them: a call for every 32."""
+        from pyvmm.symbiotic.task import tasks
+
+        return tasks(self.machine.raw(cpu), threads)
 
     def facts(self, cpu: int = 0) -> Facts:
         """What the guest's kernel is and where in memory it lies."""

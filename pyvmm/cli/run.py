@@ -84,6 +84,10 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     ),
     (("--nested",), {"action": "store_true", "help": "let the guest see VMX or SVM"}),
     (
+        ("--no-symbiotic",),
+        {"action": "store_true", "help": "hide the interface for calls into the guest kernel"},
+    ),
+    (
         ("--timeout",),
         {"metavar": "SECONDS", "type": float, "help": "end the guest then, with status 124"},
     ),
@@ -338,6 +342,7 @@ def main(args: Any) -> int:
         shared=args.shared,
         hugepages=args.hugepages,
         nested=args.nested,
+        symbiotic=False if args.no_symbiotic else None,
         kvm_path=args.kvm,
     ) as vm:
         return _run(vm, plan)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pyvmm.machine.cpustate import CpuState
     from pyvmm.machine.hook import Handler, HypercallHandler
-    from pyvmm.machine.symcall import Results
+    from pyvmm.machine.symcall import Raw, Results
 
     class Device(Protocol):
         """What the machine knows of a device: how to end it."""
@@ -406,19 +406,24 @@ class Machine:
         As `Vcpu.symcall`. Raises SymcallError, StateError if the machine does not run, ConfigError for a vCPU that
         does not exist.
         """
+        raw = self.raw(cpu)
+        if isinstance(call, str):
+            return typed(call)(raw, *args)
+        return raw(call, *args, data=data, want=want)
+
+    def raw(self, cpu: int) -> Raw:
+        """The function that makes calls by number on a vCPU, for those who make several."""
         if not 0 <= cpu < len(self.vcpus):
             raise ConfigError(f"vCPU {cpu}: there are 0 to {len(self.vcpus) - 1}")
         vcpu = self.vcpus[cpu]
         if threading.current_thread() is vcpu.thread:
-            return vcpu.symcall(call, *args, data=data, want=want)
+            return vcpu.raw
 
         def raw(number: int, *args: int, data: bytes = b"", want: int = 0) -> Results:
             return self._call(vcpu, number, args, data, want)
 
         raw.patient = not self._on_vcpu_thread()  # type: ignore[attr-defined]
-        if isinstance(call, str):
-            return typed(call)(raw, *args)
-        return raw(call, *args, data=data, want=want)
+        return raw
 
     def _call(
         self, vcpu: Vcpu, number: int, args: tuple[int, ...], data: bytes, want: int

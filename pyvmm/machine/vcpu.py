@@ -146,10 +146,10 @@ class Vcpu:
         if threading.current_thread() is not self.thread:
             return self.machine.symcall(self.index, call, *args, data=data, want=want)
         if isinstance(call, str):
-            return typed(call)(self._raw, *args)
-        return self._raw(call, *args, data=data, want=want)
+            return typed(call)(self.raw, *args)
+        return self.raw(call, *args, data=data, want=want)
 
-    def _raw(self, number: int, *args: int, data: bytes = b"", want: int = 0) -> Results:
+    def raw(self, number: int, *args: int, data: bytes = b"", want: int = 0) -> Results:
         """A call on the vCPU's own thread, in a hook."""
         call = self._call or Call()
         self._call = None  # a hook within the call must not use it as well
