@@ -20,6 +20,7 @@ COMMANDS = {
     "run": "boot a guest, or run one command in it",
     "demo": "boot the project's Linux guest and show what happened",
     "doctor": "say what KVM this machine has and what it can run",
+    "drgn": "debug the kernel of a running guest with drgn",
     "guest": "build, list and remove guest kernels",
     "lab": "run a command inside an outer Linux with emulated SVM",
 }
