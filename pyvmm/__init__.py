@@ -10,10 +10,12 @@ from __future__ import annotations
 from pyvmm.errors import (
     ConfigError,
     Error,
+    GuestDataError,
     GuestMemoryError,
     HostError,
     ImageError,
     StateError,
+    SymcallError,
 )
 
 TYPE_CHECKING = False
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm.machine.cpustate import CpuState
-    from pyvmm.machine.hook import Exit, GuestFault
+    from pyvmm.machine.hook import Exit, GuestFault, Hypercall
     from pyvmm.machine.result import Result
     from pyvmm.vm import VM
 
@@ -32,6 +34,7 @@ _LAZY = {
     "CpuState": "pyvmm.machine.cpustate",
     "Exit": "pyvmm.machine.hook",
     "GuestFault": "pyvmm.machine.hook",
+    "Hypercall": "pyvmm.machine.hook",
     "Result": "pyvmm.machine.result",
 }
 
@@ -41,12 +44,15 @@ __all__ = [
     "CpuState",
     "Error",
     "Exit",
+    "GuestDataError",
     "GuestFault",
     "GuestMemoryError",
     "HostError",
+    "Hypercall",
     "ImageError",
     "Result",
     "StateError",
+    "SymcallError",
 ]
 
 

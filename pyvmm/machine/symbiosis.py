@@ -20,11 +20,8 @@ SIGNATURE = b"V3V\0"
 VERSION = 1
 FEATURES = 1 << 0 | 1 << 1  # SymSpy, SymCall
 
-MSRS = (
-    (lib.SYMSPY_MSR_VM_PAGE, 2),
-    (lib.SYMCALL_MSR_RIP, lib.SYMCALL_MSR_PROMISES - lib.SYMCALL_MSR_RIP + 1),
-    (lib.SYMCALL_MSR_FS, 1),
-)
+#: One range for the filter; the few numbers in it that are nobody's give #GP as they would without it.
+MSRS = (lib.SYMSPY_MSR_VM_PAGE, lib.SYMCALL_MSR_FS - lib.SYMSPY_MSR_VM_PAGE + 1)
 #: Where the firmware tables are; no guest page may cover them.
 FIRMWARE = (0xE0000, 0x20000)
 
@@ -90,7 +87,7 @@ class Symbiosis:
         done(lib.symspy_attach(self._spy, machine.msr))
         done(lib.symcall_attach(machine.msr))
         done(lib.doorbell_attach(machine.pio, self.hypercalls))
-        machine.filter_msrs(MSRS)
+        machine.filter_msrs([MSRS])
 
     def page(self, cpu: int) -> int:
         """Guest-physical address of a vCPU's SymSpy page, of the VM-wide one for -1; 0 for none."""
