@@ -260,5 +260,7 @@ int context_restore(struct vcpu *vcpu, const struct context *context)
 	if (!error && (context->slept || vcpu->may_sleep))
 		error = set_mp_state(vcpu,
 		                     context->slept ? KVM_MP_STATE_HALTED : KVM_MP_STATE_RUNNABLE);
+	/* The next call may come before the vCPU is entered again. */
+	vcpu->may_sleep = context->slept;
 	return error;
 }
