@@ -154,28 +154,34 @@ static void call_by_sync(uint64_t round)
 	run->kvm_dirty_regs = run->kvm_valid_regs;
 }
 
-static void await_mark(void)
+static void call(uint32_t port, uint64_t round)
 {
-	enter();
-	must(run->exit_reason == KVM_EXIT_IO && run->io.port == MARK_PORT, "the guest's mark");
+	if (method == PLAIN)
+		return;
+	if (port != RETURN_PORT)
+		settle();
+	if (method == REGS)
+		call_by_ioctls(round);
+	else
+		call_by_sync(round);
 }
 
-static void loop(uint32_t port)
+/* The nanoseconds from the guest's mark to its end. */
+static uint64_t loop(uint32_t port)
 {
+	uint64_t begin = 0;
+
 	for (uint64_t round = 0;; round++) {
 		enter();
 		must(run->exit_reason == KVM_EXIT_IO, "the guest's exit");
 		if (run->io.port == END_PORT)
-			return;
-		must(run->io.port == port, "the guest's port");
-		if (method == PLAIN)
+			return now() - begin;
+		if (run->io.port == MARK_PORT) {
+			begin = now();
 			continue;
-		if (port != RETURN_PORT)
-			settle();
-		if (method == REGS)
-			call_by_ioctls(round);
-		else
-			call_by_sync(round);
+		}
+		must(run->io.port == port, "the guest's port");
+		call(port, round);
 	}
 }
 
@@ -265,7 +271,6 @@ static enum method method_of(const char *name)
 int main(int argc, char **argv)
 {
 	uint32_t port;
-	uint64_t begin;
 
 	must(argc == 6, "usage: bare_symcall IMAGE METHOD PORT FLAGS ROUNDS");
 	method = method_of(argv[2]);
@@ -276,9 +281,6 @@ int main(int argc, char **argv)
 		run->kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
 	if (method == SYNC_REGS)
 		run->kvm_valid_regs = KVM_SYNC_X86_REGS;
-	await_mark();
-	begin = now();
-	loop(port);
-	printf("%llu\n", (unsigned long long)(now() - begin));
+	printf("%llu\n", (unsigned long long)loop(port));
 	return 0;
 }

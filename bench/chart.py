@@ -59,7 +59,7 @@ def text(made: list[Bar], unit: str, scale: float, width: int | None = None) -> 
     """For a terminal."""
     width = max(width or shutil.get_terminal_size().columns, LEAST_WIDTH)
     names = max(len(bar.name) for bar in made)
-    room = width - names - 25
+    room = width - names - 26
     lines = []
     for group in dict.fromkeys(bar.group for bar in made):
         lines.append(group)
@@ -78,6 +78,13 @@ def available() -> bool:
     return find_spec("matplotlib") is not None
 
 
+def colour_of(name: str) -> str:
+    """Exits, symcalls and other calls tell apart."""
+    if "symcall" in name:
+        return "C1"
+    return "C2" if "call" in name else "C0"
+
+
 def draw_bars(axes: object, these: list[Bar], unit: str, scale: float) -> None:
     from matplotlib.axes import Axes
 
@@ -88,9 +95,7 @@ def draw_bars(axes: object, these: list[Bar], unit: str, scale: float) -> None:
         [(bar.middle - bar.low) * scale for bar in these],
         [(bar.high - bar.middle) * scale for bar in these],
     ]
-    colours = [
-        f"C{0 if 'symcall' not in bar.name and 'ioctls' not in bar.name else 1}" for bar in these
-    ]
+    colours = [colour_of(bar.name) for bar in these]
     axes.barh(heights, middles, xerr=spread, capsize=3, color=colours)
     for height, bar in zip(heights, these, strict=True):
         middle, low, high = bar.ratio
@@ -125,7 +130,7 @@ def draw_shares(
     axes.invert_yaxis()
     axes.set_xlabel(f"{unit}")
     axes.set_title("steps of a round, timed around each ioctl")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4, frameon=False)
 
 
 def picture(

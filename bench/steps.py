@@ -16,6 +16,8 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from bench import symguest
+
 HERE = Path(__file__).resolve().parent
 RECORD = struct.Struct("=QQIiii")
 
@@ -69,7 +71,7 @@ def rounds_of(records: list[Record], rounds: int) -> list[list[Record]]:
     vcpu = Counter(r.fd for r in records if r.request == KVM_RUN).most_common(1)[0][0]
     of_vcpu = [r for r in records if r.fd == vcpu]
     last = max(i for i, r in enumerate(of_vcpu) if r.request == KVM_RUN and r.result == 0)
-    period = last // rounds
+    period = last // (rounds + symguest.WARM_UP)
     starts = range(last - period * rounds, last, period)
     cut = [of_vcpu[start : start + period + 1] for start in starts]
     kinds = [tuple((r.request, r.result < 0) for r in one) for one in cut]
@@ -122,7 +124,7 @@ def trace(library: str, command: list[str], rounds: int, timeout: float) -> list
         env = {
             "LD_PRELOAD": library,
             "IOCTL_CLOCK": str(target),
-            "IOCTL_CLOCK_RECORDS": str(rounds * 16 + 10000),
+            "IOCTL_CLOCK_RECORDS": str((rounds + symguest.WARM_UP) * 16 + 10000),
         }
         subprocess.run(
             command, env=os.environ | env, check=True, timeout=timeout, stdout=subprocess.DEVNULL

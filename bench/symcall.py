@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A symcall's round trip against a plain exit: from C and Python, from CPL 0 and 3, against calls without care.
+
+Every subject runs the same guest. A round is an exit of it, with a call into it or without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from bench import chart, naive, ours, stats, steps, symguest
+
+HERE = Path(__file__).resolve().parent
+PATIENCE = 120.0
+TRIES = 3
+
+BARE_EXIT = "exit, bare C"
+EXIT = "exit, C"
+CALL = "exit + symcall, C"
+PYTHON = "exit, Python"
+PYTHON_CALL = "exit + symcall, Python"
+OFF = "exit, C, symbiotic off"
+READY = "exit, C, registered"
+BARE_SYNC = "exit + call, bare C, shared"
+BARE_IOCTLS = "exit + call, bare C, ioctls"
+KVM_EXIT = "exit, pyvmm.kvm"
+KVM_IOCTLS = "exit + call, pyvmm.kvm, ioctls"
+LEGEND = """\
+bare C: a loop of KVM_RUN and no more. shared: registers through the run structure (KVM_CAP_SYNC_REGS);
+ioctls: GET and SET of REGS and SREGS. pyvmm.kvm: a loop in Python over the bindings alone.
+registered: the guest takes symcalls and gets none. From CPL 3 a port stands for the doorbell, which is for CPL 0."""
+
+
+class Aim(NamedTuple):
+    """`figure` of one subject is to be at most `limit` times that of another."""
+
+    figure: str
+    subject: str
+    base: str
+    limit: float
+
+
+AIMS = (
+    Aim("CPL 0", CALL, EXIT, 2.1),
+    Aim("CPL 3", CALL, EXIT, 2.6),
+    Aim("CPL 0", PYTHON_CALL, CALL, 1.3),
+    Aim("CPL 3", PYTHON_CALL, CALL, 1.3),
+    Aim("CPL 0", EXIT, OFF, 1.02),
+    Aim("CPL 0", READY, OFF, 1.02),
+)
+
+Samples = dict[str, dict[str, list[float]]]
+
+
+class Bare:
+    """The program bare_symcall, built in a folder with the guest's image beside it."""
+
+    def __init__(self, folder: str) -> None:
+        self.program = str(Path(folder) / "bare_symcall")
+        self.image = str(Path(folder) / "image")
+        source = str(HERE / "bare_symcall.c")
+        subprocess.run(["gcc", "-O2", "-o", self.program, source], check=True)
+        Path(self.image).write_bytes(symguest.image())
+        self.lost = 0
+
+    def command(self, method: str, flags: int, rounds: int) -> list[str]:
+        port = ours.PORT_IN_C if flags & symguest.FLAG_USER or method == "plain" else ours.DOORBELL
+        return [self.program, self.image, method, str(port), str(flags), str(rounds)]
+
+    def run(self, method: str, flags: int, rounds: int) -> float:
+        """Seconds. A program that hangs, as the emulator of the lab now and then makes it, is run again and counted."""
+        for _ in range(TRIES):
+            try:
+                output = subprocess.check_output(
+                    self.command(method, flags, rounds), timeout=PATIENCE
+                )
+            except subprocess.TimeoutExpired:
+                self.lost += 1
+                continue
+            return int(output) / 1e9
+        raise RuntimeError(f"{self.program} hung {TRIES} times")
+
+
+def subjects(bare: Bare) -> dict[str, object]:
+    """What is measured: functions of the guest's flags and of rounds, to seconds."""
+
+    def by_ioctls(calling: bool) -> object:
+        def run(flags: int, rounds: int) -> float:
+            call_from_kernel = calling and not flags & symguest.FLAG_USER
+            port = ours.DOORBELL if call_from_kernel else ours.PORT_IN_C
+            return naive.run(port, flags, rounds, calling=calling)
+
+        return run
+
+    def registered(flags: int, rounds: int) -> float:
+        return ours.exit_in_c(flags | symguest.FLAG_REGISTER, rounds)
+
+    return {
+        BARE_EXIT: lambda flags, rounds: bare.run("plain", flags, rounds),
+        EXIT: ours.exit_in_c,
+        CALL: ours.call_in_c,
+        PYTHON: ours.exit_in_python,
+        PYTHON_CALL: ours.call_in_python,
+        OFF: lambda flags, rounds: ours.exit_in_c(flags, rounds, symbiotic=False),
+        READY: registered,
+        BARE_SYNC: lambda flags, rounds: bare.run("sync", flags, rounds),
+        BARE_IOCTLS: lambda flags, rounds: bare.run("regs", flags, rounds),
+        KVM_EXIT: by_ioctls(False),
+        KVM_IOCTLS: by_ioctls(True),
+    }
+
+
+def at_both_levels(run: object, exits: int) -> dict[str, float]:
+    """Seconds a round."""
+    assert callable(run)
+    return {cpl: run(flags, exits) / exits for cpl, flags in ours.CPLS.items()}
+
+
+def measure(bare: Bare, rounds: int, exits: int) -> Samples:
+    runs = subjects(bare)
+    return stats.interleave(
+        {name: lambda run=run: at_both_levels(run, exits) for name, run in runs.items()}, rounds
+    )
+
+
+def measure_remote(rounds: int, calls: int) -> Samples:
+    return stats.interleave(
+        {name: lambda flags=flags: ours.remote(flags, calls) for name, flags in ours.WHILE.items()},
+        rounds,
+    )
+
+
+def measure_steps(bare: Bare, folder: str, exits: int) -> dict[str, list[steps.Share]]:
+    """The steps of a call: of ours from C and Python, and of the ways without care."""
+    library = steps.build_clock(folder)
+    found = {}
+    for cpl, flags in ours.CPLS.items():
+        for name, kind in ((CALL, "call"), (PYTHON_CALL, "python-call")):
+            command = [sys.executable, "-m", "bench.ours", kind, cpl.split()[1], str(exits)]
+            found[f"{name}, {cpl}"] = steps.trace(library, command, exits, PATIENCE)
+        for name, method in ((BARE_SYNC, "sync"), (BARE_IOCTLS, "regs")):
+            command = bare.command(method, flags, exits)
+            found[f"{name}, {cpl}"] = steps.trace(library, command, exits, PATIENCE)
+    return found
+
+
+class Verdict(NamedTuple):
+    """An aim and what was measured: the ratio of medians and its 95% interval."""
+
+    aim: Aim
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def met(self) -> bool:
+        return self.ratio <= self.aim.limit
+
+    def __str__(self) -> str:
+        aim = self.aim
+        met = "met" if self.met else "missed"
+        if self.low <= aim.limit < self.high:
+            met += " within the spread"
+        text = f"{aim.figure}: {aim.subject} / {aim.base}"
+        return (
+            f"  {text:56} {self.ratio:6.3f} ({self.low:.3f} to {self.high:.3f}),"
+            f" aim at most {aim.limit}: {met}"
+        )
+
+
+def verdicts(samples: Samples) -> list[Verdict]:
+    """Each aim against the samples."""
+    return [
+        Verdict(aim, *stats.ratio(samples[aim.subject][aim.figure], samples[aim.base][aim.figure]))
+        for aim in AIMS
+    ]
+
+
+def revision() -> str:
+    """The commit that was measured, with a mark if the tree had changes."""
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+    done = subprocess.run(
+        [git, "-C", str(HERE), "describe", "--always", "--dirty"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.stdout.strip() or "unknown"
+
+
+def remote_table(samples: Samples) -> str:
+    lines = ["called from another thread (the median, and the slowest, of each run; their medians)"]
+    for name, figures in samples.items():
+        middle, slowest = (statistics.median(figures[key]) * 1e6 for key in ("median", "slowest"))
+        lines.append(f"  {name:24} {middle:10.2f} us  slowest {slowest:10.2f} us")
+    return "\n".join(lines)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--exits", type=int, default=2000, help="exits a sample (2000)")
+    parser.add_argument("--quick", action="store_true", help="5 rounds of 300 exits")
+    parser.add_argument("--plot", metavar="FILE", help="a picture, as PNG; wants matplotlib")
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.quick:
+        args.rounds, args.exits = 5, 300
+    if args.plot and not chart.available():
+        raise SystemExit("bench: --plot wants matplotlib: pip install 'pyvmm[bench]'")
+    with tempfile.TemporaryDirectory() as folder:
+        bare = Bare(folder)
+        samples = measure(bare, args.rounds, args.exits)
+        remote = measure_remote(args.rounds, max(args.exits // 20, 10))
+        found = measure_steps(bare, folder, args.exits)
+    judged = verdicts(samples)
+    report(args, samples, remote, found, judged)
+    stats.write(
+        args.json or "bench/out/symcall.json", "symcall", samples,
+        revision=revision(), exits=args.exits, remote=remote, lost=bare.lost,
+        steps={name: [share._asdict() for share in shares] for name, shares in found.items()},
+        aims=[{**verdict.aim._asdict(), "ratio": verdict.ratio, "low": verdict.low, "high": verdict.high}
+              for verdict in judged],
+    )  # fmt: skip
+
+
+def report(
+    args: argparse.Namespace,
+    samples: Samples,
+    remote: Samples,
+    found: dict[str, list[steps.Share]],
+    judged: list[Verdict],
+) -> None:
+    print(stats.table(samples, EXIT, "us", 1e6))
+    print(LEGEND)
+    print(f"\n{remote_table(remote)}")
+    print(f"\nsteps of a round: the median of each, timed around its ioctl\n{steps.table(found)}")
+    print("\naims, as ratios of medians with their 95% interval")
+    print("\n".join(map(str, judged)))
+    made = chart.bars(samples, EXIT)
+    if not args.plot:
+        print(f"\n{chart.text(made, 'us', 1e6)}")
+        return
+    machine = stats.environment()
+    title = (
+        f"symcall, {revision()}, {machine['kvm']} on {machine['cpu']}, Linux {machine['kernel']}"
+    )
+    chart.picture(args.plot, title, made, found, "us", 1e6)
+    print(f"\n{args.plot}")

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arithmetic of the benchmarks: ratios, rounds cut out of traces, aims, charts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench import chart, stats, steps, symguest
+from bench.symcall import AIMS, Aim, Verdict, verdicts
+
+SAMPLES = {
+    "exit": {"CPL 0": [10.0, 10.0, 11.0, 9.0, 10.0], "CPL 3": [20.0, 20.0]},
+    "call": {"CPL 0": [20.0, 21.0, 19.0, 20.0, 30.0]},
+}
+
+
+def test_ratio_of_medians_and_its_interval() -> None:
+    middle, low, high = stats.ratio(SAMPLES["call"]["CPL 0"], SAMPLES["exit"]["CPL 0"])
+    assert middle == 2.0
+    assert low <= middle <= high
+    assert stats.ratio([3.0], [2.0]) == (1.5, 1.5, 1.5)
+
+
+# Traces
+
+
+def record(request: int, begin: int, end: int, result: int = 0, fd: int = 5) -> steps.Record:
+    return steps.Record(begin, end, request, result, 77, fd)
+
+
+def symcall_trace(rounds: int) -> list[steps.Record]:
+    """Set-up on other descriptors, then rounds of an exit of 10 us, a settle of 1, a handler of 12, 0.5 in between."""
+    records = [record(0xAE01, 0, 50, fd=3), record(steps.SET_REGS, 60, 70)]
+    at = 1000
+    records.append(record(steps.KVM_RUN, 500, 900))
+    for _ in range(rounds + symguest.WARM_UP):
+        for length, result in ((10_000, 0), (1000, -4), (12_000, 0)):
+            records.append(record(steps.KVM_RUN, at, at + length, result))
+            at += length + 500
+    records.append(record(steps.KVM_RUN, at, at + 10_000))
+    records.append(record(steps.KVM_RUN, at + 11_000, at + 12_000, -4))
+    return records
+
+
+def test_records_are_read_back() -> None:
+    records = symcall_trace(3)
+    data = b"".join(steps.RECORD.pack(*one) for one in records)
+    assert steps.parse(data) == records
+
+
+def test_rounds_and_their_steps() -> None:
+    records = symcall_trace(20)
+    rounds = steps.rounds_of(records, 20)
+    assert len(rounds) == 20
+    assert {len(one) for one in rounds} == {4}
+    found = {share.step: share for share in steps.shares(records, 20)}
+    assert list(found) == [steps.EXIT, steps.SETTLE, steps.HANDLER, steps.VMM]
+    assert found[steps.EXIT].seconds == pytest.approx(10e-6)
+    assert found[steps.SETTLE].seconds == pytest.approx(1e-6)
+    assert found[steps.HANDLER].seconds == pytest.approx(12e-6)
+    assert found[steps.VMM].seconds == pytest.approx(1.5e-6)
+    assert found[steps.VMM].times == 3
+    assert sum(share.part for share in found.values()) == pytest.approx(1)
+
+
+def test_a_disturbed_round_is_left_out() -> None:
+    records = symcall_trace(20)
+    at = next(i for i, one in enumerate(records) if one.begin > 2_900_000)
+    records[at] = records[at]._replace(request=steps.GET_REGS)
+    assert len(steps.rounds_of(records, 20)) in (18, 19)
+    assert steps.GET_REGS not in {one.request for r in steps.rounds_of(records, 20) for one in r}
+
+
+def test_register_ioctls_are_named() -> None:
+    records = [record(steps.KVM_RUN, 0, 10)]
+    at = 20
+    for _ in range(5 + symguest.WARM_UP):
+        for request in (
+            steps.KVM_RUN,
+            steps.GET_REGS,
+            steps.SET_REGS,
+            steps.KVM_RUN,
+            steps.SET_REGS,
+        ):
+            records.append(record(request, at, at + 10))
+            at += 10
+    records.append(record(steps.KVM_RUN, at, at + 10))
+    found = {share.step: share for share in steps.shares(records, 5)}
+    assert found["set registers"].times == 2
+    assert found["set registers"].seconds == pytest.approx(20e-9)
+    assert found["get registers"].times == 1
+    assert found[steps.VMM].seconds == 0
+
+
+def test_steps_as_text() -> None:
+    text = steps.table({"call": steps.shares(symcall_trace(5), 5)})
+    assert "call: 24.50 us a round" in text
+    assert "49.0 %" in text
+
+
+# Aims
+
+
+def test_aims_are_judged_by_the_ratio() -> None:
+    names = {name for aim in AIMS for name in (aim.subject, aim.base)}
+    samples = {name: {"CPL 0": [2.0] * 5, "CPL 3": [2.0] * 5} for name in names}
+    assert all(verdict.met for verdict in verdicts(samples))
+    aim = Aim("CPL 0", "call", "exit", 2.1)
+    assert "met" in str(Verdict(aim, 2.0, 1.9, 2.05))
+    assert "missed" in str(Verdict(aim, 2.2, 2.15, 2.3))
+    assert "met within the spread" in str(Verdict(aim, 2.0, 1.9, 2.2))
+    assert "missed within the spread" in str(Verdict(aim, 2.2, 2.0, 2.3))
+
+
+# Charts
+
+
+def test_bars_are_grouped_and_compared() -> None:
+    made = chart.bars(SAMPLES, "exit")
+    assert [(bar.group, bar.name) for bar in made] == [
+        ("CPL 0", "exit"),
+        ("CPL 0", "call"),
+        ("CPL 3", "exit"),
+    ]
+    call = made[1]
+    assert call.middle == 20.0
+    assert (call.low, call.high) == (20.0, 21.0)
+    assert call.ratio[0] == 2.0
+    assert made[0].ratio[0] == 1.0
+
+
+def test_chart_on_a_terminal() -> None:
+    lines = chart.text(chart.bars(SAMPLES, "exit"), "us", 1.0, width=100).splitlines()
+    assert lines[0] == "CPL 0"
+    assert "10.00 us   1.00 x" in lines[1]
+    assert "20.00 us   2.00 x" in lines[2]
+    assert abs(lines[2].count(chart.FULL) - 2 * lines[1].count(chart.FULL)) <= 2
+    assert max(map(len, lines)) <= 100
+
+
+def test_picture(tmp_path: Path) -> None:
+    target = tmp_path / "chart.png"
+    shares = {"call": steps.shares(symcall_trace(5), 5)}
+    chart.picture(str(target), "a title", chart.bars(SAMPLES, "exit"), shares, "us", 1.0)
+    data = target.read_bytes()
+    assert data.startswith(b"\x89PNG")
+    assert len(data) > 10_000
+
+
+# The guest
+
+
+def test_the_image_has_its_parts_where_they_are_said_to_be() -> None:
+    image = symguest.image()
+    assert len(image) <= symguest.SIZE
+    assert image[symguest.ENTRY : symguest.ENTRY + 3] == b"\x48\xff\xc3"  # inc rbx
+    code = image[symguest.CODE : symguest.ENTRY]
+    assert b"\x0f\x30" in code
+    assert int.from_bytes(image[symguest.TABLES : symguest.TABLES + 8], "little") & 7 == 7
+    descriptors = image[symguest.GDT : symguest.GDT + symguest.GDT_LIMIT + 1]
+    assert descriptors[symguest.CS + 6] & 0x20  # a 64-bit code segment
