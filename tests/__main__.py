@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("unit", "local", "host", "lab")
 GUESTS = ("6.12", "6.1")
+DEBUG_GUEST = "6.12-debug"
 LAB_SECONDS = 45 * 60
 LAB_CPUS = 2
 
@@ -37,6 +38,8 @@ def build_guests() -> None:
     for linux in GUESTS:
         build(linux)
         stock(linux)
+        stock(linux, symbiotic=True)
+    build(DEBUG_GUEST)
 
 
 def run_here(stage: str, options: list[str]) -> int:

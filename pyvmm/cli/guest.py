@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from pyvmm.guest.inventory import Entry
 
 
+BUILDABLE = "6.12 or 6.1, or 6.12-debug, which checks its own locking (default: 6.12)"
+
+
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
     """Adds the subcommand's own subcommands and their options."""
     parser = sub.add_parser(
@@ -36,7 +39,7 @@ def add_build(actions: argparse._SubParsersAction[Any]) -> None:
         description="Takes about 6 minutes on 2 CPUs the first time. Needs a compiler and what "
         "kernels need to build; says what is missing.",
     )
-    parser.add_argument("--linux", metavar="VERSION", help="6.12 or 6.1 (default: 6.12)")
+    parser.add_argument("--linux", metavar="VERSION", help=BUILDABLE)
     parser.add_argument(
         "--source",
         metavar="PATH",

@@ -284,8 +284,10 @@ def find_guest(name: str) -> Any:
         linux = name.removeprefix(STOCK)
         symbiotic = linux.endswith(cache.SYMBIOTIC)
         return stock(linux.removesuffix(cache.SYMBIOTIC), symbiotic=symbiotic)
-    if name not in cache.VERSIONS:
-        known = ", ".join([*cache.VERSIONS, *(STOCK + v for v in cache.VERSIONS)])
+    if cache.base_version(name) not in cache.VERSIONS:
+        known = ", ".join(
+            form.format(v) for form in ("{}", "{}-debug", "stock-{}") for v in cache.VERSIONS
+        )
         raise ConfigError(f"no guest {name!r}; there are {known}")
     guest = cache.find(name)
     if guest is None:

@@ -28,7 +28,7 @@ def build(
     `find` returns.
 
     ``linux`` is '6.12' or '6.1' (default: the version of ``source_path`` if that is a directory,
-    else 6.12).
+    else 6.12), or one of these with '-debug' after it: that kernel checks its own locking.
     ``source_path`` is a kernel source directory or tar archive in place of Debian's package,
     ``config`` a file with further kernel options, ``jobs`` the number of compilers at once
     (default: the CPUs there are). ``force`` builds even what the cache has.
@@ -39,15 +39,16 @@ def build(
     if jobs is not None and jobs < 1:
         raise ConfigError(f"the number of jobs must be at least 1, not {jobs}")
     version = linux or default_version(source_path)
-    options, patches = kconfig.fragment(version, config), source.read_series(version)
+    number = cache.base_version(version)
+    options, patches = kconfig.fragment(version, config), source.read_series(number)
     # Now, so that an edit during the build counts as a change.
     stamps = pointer.take_stamps(cache.recipe_files(cache.patch_tree(), version))
-    plan = kernel.Plan(version, source.locate(version, source_path), patches, options)
+    plan = kernel.Plan(version, source.locate(number, source_path), patches, options)
     kernel_key = kernel.build(plan, jobs=jobs, force=force)
     initramfs_key = initramfs.build(force=force)
-    number = kernel.read_info(kernel_key)["version"]
-    pointer.write(version, cache.Pointer(number, kernel_key, initramfs_key, stamps))
-    return cache.assemble(number, kernel_key, initramfs_key)
+    exact = kernel.read_info(kernel_key)["version"]
+    pointer.write(version, cache.Pointer(exact, kernel_key, initramfs_key, stamps))
+    return cache.assemble(exact, kernel_key, initramfs_key)
 
 
 def default_version(source_path: str | os.PathLike[str] | None) -> str:

@@ -3,7 +3,7 @@
 
 The cache is ``$PYVMM_CACHE``, else ``$XDG_CACHE_HOME/pyvmm``, else ``~/.cache/pyvmm``; in it::
 
-    guest/current-<version>      what `find` hands out, and the recipe it was made from
+    guest/current-<name>         what `find` hands out, and the recipe it was made from
     guest/kernel-<key>/          bzImage, vmlinux, vmlinux.debug, config, ...
     guest/initramfs-<key>/       initramfs, init
     guest/module-<key>/          symbiotic.ko for a Debian kernel
@@ -28,6 +28,7 @@ DEFAULT_LINUX = "6.12"
 VERSIONS = ("6.12", "6.1")
 POINTER_HEAD = "pyvmm guest 1"
 INIT = "init/init.c"
+DEBUG = "-debug"  # after the version: a kernel that checks its own locking
 STOCK = "stock-"  # before the version: the pointer to a stock Debian guest
 SYMBIOTIC = "-symbiotic"  # after it: the same with the guest driver as a module
 MODULE = ("module/Makefile", "module/reach.h", "module/extract.sh")
@@ -119,9 +120,20 @@ def series(tree: str, linux: str) -> list[str]:
     return [folder + "/" + line for line in lines if line]
 
 
-def recipe_files(tree: str, linux: str) -> list[str]:
+def base_version(name: str) -> str:
+    """The Linux version of a guest that is built here: '6.12' for '6.12-debug'."""
+    return name.removesuffix(DEBUG)
+
+
+def config_files(name: str) -> list[str]:
+    """The fragments of its configuration, relative to the tree; the last has the last word."""
+    files = ["config/base.config", f"config/{base_version(name)}.config"]
+    return [*files, "config/debug.config"] if name.endswith(DEBUG) else files
+
+
+def recipe_files(tree: str, name: str) -> list[str]:
     """The small files that decide what a guest is, relative to the tree, in a fixed order."""
-    return ["config/base.config", f"config/{linux}.config", INIT, *series_files(tree, linux)]
+    return [*config_files(name), INIT, *series_files(tree, base_version(name))]
 
 
 def series_files(tree: str, linux: str) -> list[str]:

@@ -27,16 +27,15 @@ COMPRESSION = (
 
 
 def fragment(linux: str, extra: str | os.PathLike[str] | None = None) -> str:
-    """What the kernel for ``linux`` is to have: the tree's fragments, the compression, and the
-    caller's own file, whose word is the last.
+    """What the kernel of the guest ``linux`` is to have: the tree's fragments, the compression, and
+    the caller's own file, whose word is the last.
 
     Raises ConfigError for a version without a configuration and for files that are none.
     """
     tree = Path(cache.patch_tree())
-    own = tree / "config" / f"{linux}.config"
-    if not own.is_file():
+    files = [tree / name for name in cache.config_files(linux)]
+    if not files[1].is_file():
         raise ConfigError(missing_version(tree, linux))
-    files = [tree / "config" / "base.config", own]
     texts = [read_fragment(path) for path in files] + [f"{compression()}=y\n"]
     if extra is not None:
         texts.append(read_fragment(Path(extra)))
@@ -61,7 +60,10 @@ def missing_version(tree: Path, linux: str) -> str:
             "or point PYVMM_GUEST_PATCH at its guest-linux-patch directory"
         )
     known = sorted(path.stem for path in (tree / "config").glob("[0-9]*.config"))
-    return f"no configuration for Linux {linux}; there is one for {', '.join(known)}"
+    return (
+        f"no configuration for Linux {linux}; there is one for {', '.join(known)}, "
+        f"each also with {cache.DEBUG} after it"
+    )
 
 
 def compression() -> str:

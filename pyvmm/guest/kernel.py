@@ -89,7 +89,7 @@ def make_all(plan: Plan, key: str, target: Path, jobs: int) -> None:
     """Source tree, configuration, compilation, and the files worth keeping."""
     pristine = source.pristine(plan.source)
     version = source.source_version(pristine)
-    if version.split(".")[:2] != plan.linux.split(".")[:2]:
+    if version.split(".")[:2] != cache.base_version(plan.linux).split(".")[:2]:
         raise ConfigError(f"{plan.source.path} is Linux {version}, not {plan.linux}")
     work = Path(cache.cache_root()) / "guest" / f"work-{plan.linux}"
     log = work.with_name(f"build-{plan.linux}.log")

@@ -285,7 +285,10 @@ def test_verbose_wins_over_quiet(guest: cache.Guest) -> None:
         (["--timeout", "0", "-k", "k"], "more than 0 seconds"),
         (["--timeout", "-3", "-k", "k"], "more than 0 seconds"),
         (["-d", "x,y", "-k", "k"], "neither ro nor serial"),
-        (["--linux", "5.4"], "no guest '5.4'; there are 6.12, 6.1, stock-6.12, stock-6.1"),
+        (
+            ["--linux", "5.4"],
+            "no guest '5.4'; there are 6.12, 6.1, 6.12-debug, 6.1-debug, stock-6.12, stock-6.1",
+        ),
     ],
 )
 def test_plans_that_cannot_work(words: list[str], complaint: str) -> None:

@@ -259,11 +259,34 @@ def test_fragment_lines() -> None:
         kconfig.parse("CONFIG_A=y\nFOO=1\n", "it")
 
 
-def test_the_real_fragments_are_well_formed(guest_cache: Path) -> None:
-    for linux in cache.VERSIONS:
-        wanted = kconfig.parse(kconfig.fragment(linux), linux)
-        assert wanted["CONFIG_PVH"] == "y"
-        assert wanted["CONFIG_VIRTIO_MMIO"] == "y"
-        assert len(wanted) > 100
-        for patch in source.read_series(linux):
-            assert patch.text
+def test_debug_guest_is_another_one_of_the_same_sources(tree: Path) -> None:
+    add_patch(patches(), "a.patch", GOOD_PATCH)
+    plain = build(source_path=tree)
+    (patches() / "config" / "debug.config").write_text("CONFIG_TWO=8\nCONFIG_SLOW=y\n")
+    debug = build("6.12-debug", source_path=tree)
+    assert cache.find() == plain  # an option for debugging is none of its concern
+    assert cache.find("6.12-debug") == debug
+    assert debug.version == plain.version == "6.12.7"
+    assert Path(debug.kernel).read_text() == "hello, patched\n"
+    config = (Path(debug.kernel).parent / "config").read_text()
+    assert "CONFIG_ONE=y\n" in config
+    assert "CONFIG_TWO=8\n" in config
+    assert [entry.name for entry in inventory.entries()] == ["6.12", "6.12-debug"]
+    assert {entry.state for entry in inventory.entries()} == {"current"}
+    (patches() / "config" / "debug.config").write_text("CONFIG_SLOW=y\n")
+    assert cache.find("6.12-debug") is None
+    assert cache.find() == plain
+
+
+def test_debug_of_an_unknown_version_is_refused(tree: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no configuration for Linux 5\.10-debug; there is one"):
+        build("5.10-debug", source_path=tree)
+
+
+@pytest.mark.parametrize("name", [v + kind for v in cache.VERSIONS for kind in ("", cache.DEBUG)])
+def test_the_real_fragments_are_well_formed(name: str, guest_cache: Path) -> None:
+    wanted = kconfig.parse(kconfig.fragment(name), name)
+    assert wanted["CONFIG_PVH"] == "y"
+    assert wanted["CONFIG_VIRTIO_MMIO"] == "y"
+    assert ("CONFIG_PROVE_LOCKING" in wanted) == name.endswith(cache.DEBUG)
+    assert len(wanted) > 100
