@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TypeVar
 
+    from pyvmm.control.server import Server
     from pyvmm.devices.virtio_blk import VirtioBlk
     from pyvmm.devices.virtio_console import VirtioConsole
     from pyvmm.devices.virtio_net import VirtioNet
@@ -72,6 +73,7 @@ class VM:
         self.cmdline = cmdline
         self.flat = flat
         self.serial: Serial | None = None
+        self._server: Server | None = None
         self._state: CpuState | None = None
         self.machine = Machine(
             parse_size(memory, "memory"),
@@ -241,11 +243,12 @@ class VM:
         return self.machine.wait(timeout)
 
     def run(self, timeout: float | None = None) -> Result:
-        """Starts, waits, and returns how it ended; after `timeout` seconds the run ends as "timeout".
+        """Starts it, unless it was started, waits, and returns how it ended; after `timeout` seconds as "timeout".
 
         An interrupt (ctrl-c) stops the guest and is raised again.
         """
-        self.start()
+        if self.state == "built":
+            self.start()
         try:
             result = self.wait(timeout)
         except BaseException:
@@ -277,6 +280,20 @@ class VM:
         """Asks the guest to shut down; False while it does not listen to the ACPI power button."""
         return self.machine.power_button()
 
+    def serve(self, name: str | None = None) -> str:
+        """Makes it known as `name`, else vm-PID, to `pyvmm list` and its kin until `close`; returns the socket's path.
+
+        Best after `start`: the guest boots meanwhile. Raises ConfigError for a name that another VM has or none can
+        have, HostError if the user's runtime directory is not safe, StateError if it is served already or closed.
+        """
+        from pyvmm.control.runtime_dir import default_name
+        from pyvmm.control.server import Server
+
+        if self._server is not None or self.state == "closed":
+            raise StateError("this VM " + ("has a name already" if self._server else "is closed"))
+        self._server = Server(self, name if name is not None else default_name())
+        return self._server.path
+
     def console_log(self) -> bytes:
         """The last output of the serial port, at most 64 KiB."""
         return self.serial.tail() if self.serial is not None else b""
@@ -287,6 +304,11 @@ class VM:
 
     def close(self) -> None:
         """Ends a run that is still on and gives everything back. May be called twice."""
+        own_thread = self.machine._on_vcpu_thread()  # a hook, which is refused below
+        if self._server is not None and not self.machine.closed and not own_thread:
+            self._server.close()
+            self.machine.stop()  # a client may be waiting for the guest
+            self._server.join()
         self.machine.close()
 
     def __enter__(self) -> VM:

@@ -21,6 +21,7 @@ LAYERS = {
     "boot": 3,
     "devices": 3,
     "symbiotic": 3,
+    "control": 3,
     "vm": 4,
     "guest": 4,
     "probe": 4,

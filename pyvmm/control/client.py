@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Speaks to running VMs over their control sockets."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+from pyvmm.control import protocol
+from pyvmm.control.protocol import ProtocolError
+from pyvmm.control.runtime_dir import RuntimeDir, check_name, place
+from pyvmm.errors import ConfigError, Error, HostError, StateError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+#: How long an answer may take, seconds. A symcall has a deadline of its own, far below.
+TIMEOUT = 60.0
+#: The same when all VMs are asked who they are.
+LIST_TIMEOUT = 5.0
+#: How long a VM that was stopped may take to be gone, seconds.
+GONE_SECONDS = 60.0
+
+_CHUNK = 1 << 16
+_MAX_FDS = 4
+
+
+class Client:
+    """A connection to one VM. A context manager; one request at a time."""
+
+    def __init__(self, connection: socket.socket, name: str) -> None:
+        self.name = name
+        self._connection = connection
+        self._buffer = bytearray()
+        self._fds: list[int] = []
+        self._number = 0
+
+    def call(self, op: str, **params: Any) -> Any:
+        """The result of an operation (docs/control.md).
+
+        Raises what it raised in the VM: `SymcallError`, `StateError`, ...; StateError too if the VM ends meanwhile,
+        HostError if it does not answer, ProtocolError for an answer that is none.
+        """
+        try:
+            return self._call(op, params)
+        finally:
+            self._drop_fds()
+
+    def memory(self) -> tuple[int, list[list[int]]]:
+        """A descriptor of the VMM's memory, and where the guest's RAM lies in it: [gpa, size, host address] each.
+
+        Read there with os.pread at the host address. The descriptor is the caller's to close; it reads nothing once
+        the VMM has ended.
+        """
+        try:
+            result = self._call("memory", {})
+            if not self._fds:
+                raise ProtocolError(f"{self.name} sent no descriptor of its memory")
+            return self._fds.pop(0), result["ram"]
+        finally:
+            self._drop_fds()
+
+    def wait_gone(self, timeout: float = GONE_SECONDS) -> None:
+        """Waits until the VM has given up its socket: its name is free then. HostError if it takes longer."""
+        self._connection.settimeout(timeout)
+        try:
+            while self._connection.recv(_CHUNK):
+                pass
+        except TimeoutError as error:
+            raise HostError(
+                errno.ETIMEDOUT, f"{self.name} is still there after {timeout:g} s"
+            ) from error
+        except OSError:
+            pass
+
+    def _call(self, op: str, params: dict[str, Any]) -> Any:
+        self._number += 1
+        given = {name: value for name, value in params.items() if value is not None}
+        line = protocol.encode({"id": self._number, "op": op} | given)
+        answer = protocol.decode(self._exchange(line))
+        if not answer.get("ok"):
+            raise protocol.error_of(answer.get("error"))
+        if answer.get("id") != self._number or "result" not in answer:
+            raise ProtocolError(f"{self.name} answered something that was not asked")
+        return answer["result"]
+
+    def _exchange(self, line: bytes) -> bytes:
+        try:
+            try:
+                self._connection.sendall(line)
+            except BrokenPipeError:
+                pass  # it may have said why before it left
+            return self._read_line()
+        except TimeoutError as error:
+            seconds = self._connection.gettimeout()
+            raise HostError(
+                errno.ETIMEDOUT,
+                f"{self.name} has not answered for {seconds:g} s; is its process stopped?",
+            ) from error
+        except OSError as error:
+            if error.errno in (errno.ECONNRESET, errno.EPIPE):
+                raise self._ended() from error
+            raise HostError(error.errno, f"{self.name}: {error.strerror}") from error
+
+    def _ended(self) -> StateError:
+        return StateError(f"{self.name} ended before it answered")
+
+    def _read_line(self) -> bytes:
+        searched = 0
+        while (end := self._buffer.find(b"\n", searched)) < 0:
+            searched = len(self._buffer)
+            if searched > protocol.MAX_ANSWER:
+                raise ProtocolError(f"{self.name} answers more than {protocol.MAX_ANSWER} bytes")
+            data, fds, _, _ = socket.recv_fds(
+                self._connection, _CHUNK, _MAX_FDS, socket.MSG_CMSG_CLOEXEC
+            )
+            self._fds += fds
+            if not data:
+                raise self._ended()
+            self._buffer += data
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return line
+
+    def _drop_fds(self) -> None:
+        """Descriptors that nobody asked for."""
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._drop_fds()
+        self._connection.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def connect(name: str | None = None, timeout: float = TIMEOUT) -> Client:
+    """A connection to the running VM of that name; without a name, to the only one there is.
+
+    Raises ConfigError, which lists those that run, if that is none.
+    """
+    if name is not None:
+        check_name(name)
+    if not os.path.isdir(place()):
+        raise ConfigError(_nothing(name, []))
+    with RuntimeDir() as directory:
+        if name is None:
+            alive = [found for found in directory.names() if directory.is_alive(found)]
+            if len(alive) != 1:
+                raise ConfigError(_nothing(None, alive))
+            name = alive[0]
+        connection = directory.connect(name, timeout)
+        if connection is None:
+            alive = [found for found in directory.names() if directory.is_alive(found)]
+            raise ConfigError(_nothing(name, alive))
+    return Client(connection, name)
+
+
+def _nothing(name: str | None, alive: list[str]) -> str:
+    """Why there is no VM to connect to."""
+    what = f"no VM named {name} is running" if name is not None else "no VM is running"
+    if not alive:
+        return f"{what}; pyvmm run starts one, and VM.serve() makes one of a program's own known"
+    if name is None:
+        what = f"{len(alive)} VMs are running"
+    return f"{what}; name one of: {', '.join(alive)}"
+
+
+def running(timeout: float = LIST_TIMEOUT) -> list[dict[str, Any]]:
+    """The `info` of each running VM by name, and sockets of dead ones removed.
+
+    One that does not answer has only its `name`, the `error`, and the `state` "silent".
+    """
+    if not os.path.isdir(place()):
+        return []
+    found = []
+    with RuntimeDir() as directory:
+        for name in directory.names():
+            record = _info(directory, name, timeout)
+            if record is not None:
+                found.append(record)
+    return found
+
+
+def _info(directory: RuntimeDir, name: str, timeout: float) -> dict[str, Any] | None:
+    try:
+        connection = directory.connect(name, timeout)
+        if connection is None:
+            if directory.remove_dead(name):
+                return None
+            connection = directory.connect(name, timeout)
+            if connection is None:
+                return None
+        with Client(connection, name) as client:
+            return {**client.call("info")}
+    except StateError:
+        return None  # it ended just now
+    except Error as error:
+        text = error.strerror if isinstance(error, OSError) else str(error)
+        return {"name": name, "state": "silent", "error": text}

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be asked of a running VM over its control socket. docs/control.md has the list."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pyvmm
+from pyvmm.control import protocol
+from pyvmm.control.protocol import ProtocolError
+from pyvmm.errors import StateError, SymcallError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Protocol
+
+    class Served(Protocol):
+        """What is used of a `pyvmm.VM`."""
+
+        kernel: str | None
+        machine: Any
+
+        @property
+        def memory(self) -> Any:
+            """Guest RAM, with `size` and `slots()`."""
+
+        @property
+        def vcpus(self) -> list[Any]:
+            """By index."""
+
+        @property
+        def state(self) -> str:
+            """As `VM.state`."""
+
+        @property
+        def symcalls(self) -> dict[str, int]:
+            """Counters."""
+
+        def pause(self) -> None:
+            """Waits until it is."""
+
+        def resume(self) -> None:
+            """Goes on."""
+
+        def stop(self) -> None:
+            """Ends the run."""
+
+        def power_button(self) -> bool:
+            """False if nobody listens."""
+
+        def symcall(self, cpu: int, call: int | str, *args: Any, **options: Any) -> Any:
+            """From any thread."""
+
+
+#: Another vCPU may do where one fails for these reasons: it is off line, or its handler hangs.
+OF_THIS_CPU = frozenset({"absent", "disabled", "active", "invalid", "deadline", "nested"})
+OVER = ("ended", "closed")
+
+
+class Params:
+    """The parameters of a request, taken one by one; what nobody took is a mistake."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def take(self, name: str, kinds: type | tuple[type, ...], default: Any = None) -> Any:
+        """One of them, or the default. Raises ProtocolError for another kind of value."""
+        value = self._values.pop(name, None)
+        if value is None:
+            return default
+        kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise ProtocolError(f"{name!r} is to be {wanted}, not {type(value).__name__}")
+        return value
+
+    def end(self) -> None:
+        """Raises ProtocolError if there are more."""
+        if self._values:
+            raise ProtocolError(f"no parameter is named {', '.join(sorted(self._values))!r} here")
+
+
+class Reply:
+    """The result of an operation; `fds` go with it and are closed afterwards."""
+
+    def __init__(self, result: Any, fds: tuple[int, ...] = ()) -> None:
+        self.result = result
+        self.fds = fds
+
+
+class Operations:
+    """The operations on one VM, by name. They run on the threads of the clients, several at a time."""
+
+    def __init__(self, vm: Served, name: str) -> None:
+        self._vm = vm
+        self._name = name
+        self._since = time.monotonic()
+        self._table: dict[str, Callable[[Params], Any]] = {
+            "ping": self._ping,
+            "info": self._info,
+            "pause": self._pause,
+            "resume": self._resume,
+            "stop": self._stop,
+            "power-button": self._power_button,
+            "symcall": self._symcall,
+            "tasks": self._tasks,
+            "facts": self._facts,
+            "memory-stats": self._memory_stats,
+            "memory": self._memory,
+        }
+
+    def run(self, request: dict[str, Any]) -> Reply:
+        """Does what a request asks for. Raises what that raises, ProtocolError for what cannot be asked."""
+        values = {name: value for name, value in request.items() if name not in ("id", "op")}
+        op = request.get("op")
+        function = self._table.get(op) if isinstance(op, str) else None
+        if function is None:
+            raise ProtocolError(f"no operation {op!r}; there are: {', '.join(self._table)}")
+        params = Params(values)
+        result = function(params)
+        return result if isinstance(result, Reply) else Reply(protocol.plain(result))
+
+    def _ping(self, params: Params) -> Any:
+        params.end()
+        return {
+            "name": self._name,
+            "pid": os.getpid(),
+            "state": self._vm.state,
+            "version": pyvmm.__version__,
+            "protocol": protocol.VERSION,
+        }
+
+    def _info(self, params: Params) -> Any:
+        vm = self._vm
+        return {
+            **self._ping(params),
+            "cpus": len(vm.vcpus),
+            "memory": vm.memory.size,
+            "kernel": vm.kernel,
+            "seconds": time.monotonic() - self._since,
+            "exits": vm.machine.exits(),
+            "symcalls": vm.symcalls,
+        }
+
+    def _pause(self, params: Params) -> Any:
+        params.end()
+        self._vm.pause()
+        return {"state": self._vm.state}
+
+    def _resume(self, params: Params) -> Any:
+        params.end()
+        self._vm.resume()
+        return {"state": self._vm.state}
+
+    def _stop(self, params: Params) -> Any:
+        params.end()
+        self._vm.stop()
+        return {"state": self._vm.state}
+
+    def _power_button(self, params: Params) -> Any:
+        params.end()
+        return {"pressed": self._vm.power_button()}
+
+    def _symcall(self, params: Params) -> Any:
+        call = params.take("call", (int, str))
+        args = params.take("args", list, [])
+        cpu = params.take("cpu", int)
+        data = protocol.from_base64(params.take("data", str, ""))
+        want = params.take("want", int, 0)
+        params.end()
+        if call is None:
+            raise ProtocolError("'call' is missing: the number or the name of a symcall")
+        if not all(isinstance(arg, int) for arg in args):
+            raise ProtocolError("'args' is to be a list of integers")
+        if isinstance(call, str):
+            if data or want:
+                raise ProtocolError(f"{call!r} is a name; data and want go with a number")
+            return self._call(cpu, call, *args)
+        results = self._call(0 if cpu is None else cpu, call, *args, data=data, want=want)
+        return results._asdict() | {"data": protocol.to_base64(results.data)}
+
+    def _tasks(self, params: Params) -> Any:
+        cpu, threads = params.take("cpu", int), params.take("threads", bool, False)
+        params.end()
+        return self._call(cpu, "tasks", threads)
+
+    def _facts(self, params: Params) -> Any:
+        cpu = params.take("cpu", int)
+        params.end()
+        return self._call(cpu, "facts")
+
+    def _memory_stats(self, params: Params) -> Any:
+        cpu = params.take("cpu", int)
+        params.end()
+        return self._call(cpu, "memory")
+
+    def _call(self, cpu: int | None, call: int | str, *args: Any, **options: Any) -> Any:
+        """A symcall on that vCPU; without one, on the first that takes it."""
+        if cpu is not None:
+            if not 0 <= cpu < len(self._vm.vcpus):
+                raise ProtocolError(f"no vCPU {cpu}; there are 0 to {len(self._vm.vcpus) - 1}")
+            return self._vm.symcall(cpu, call, *args, **options)
+        first: SymcallError | None = None
+        for index in range(len(self._vm.vcpus)):
+            try:
+                return self._vm.symcall(index, call, *args, **options)
+            except SymcallError as error:
+                if error.reason not in OF_THIS_CPU:
+                    raise
+                first = first or error
+        assert first is not None
+        raise first
+
+    def _memory(self, params: Params) -> Any:
+        """The address space of this process, for a client to read RAM from without the VMM's help."""
+        params.end()
+        if self._vm.state in OVER:
+            raise StateError("the VM has ended, and its memory with it")
+        regions = [list(slot) for slot in self._vm.memory.slots()]
+        fd = os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
+        return Reply({"pid": os.getpid(), "ram": regions}, (fd,))

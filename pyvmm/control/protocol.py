@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lines of the control protocol: one JSON object each, a request one way, its answer the other."""
+
+from __future__ import annotations
+
+import json
+
+from pyvmm import errors
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+#: Changes when an operation or an answer changes its meaning; what is only added leaves it.
+VERSION = 1
+#: Of a request, bytes. The longest is a symcall with a full data area in base64, a tenth of it.
+MAX_REQUEST = 64 << 10
+#: Of an answer, bytes: what a client still reads. The list of half a million tasks fits.
+MAX_ANSWER = 256 << 20
+
+
+class ProtocolError(errors.Error, ValueError):
+    """What came is not what the protocol says."""
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """A line."""
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """The object of a line. Raises ProtocolError."""
+    try:
+        message = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"the line is no JSON: {error}") from error
+    if not isinstance(message, dict):
+        raise ProtocolError(f"the line is no JSON object but a {type(message).__name__}")
+    return message
+
+
+def plain(value: Any) -> Any:
+    """The same in what JSON has: records and their parts become objects, bytes an object with `base64`."""
+    if hasattr(value, "_asdict"):
+        return {name: plain(part) for name, part in value._asdict().items()}
+    if isinstance(value, dict):
+        return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return {"base64": to_base64(bytes(value))}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return [plain(part) for part in value] if hasattr(value, "__iter__") else str(value)
+
+
+def to_base64(data: bytes) -> str:
+    """As text."""
+    import base64
+
+    return base64.b64encode(data).decode("ascii")
+
+
+def from_base64(text: str) -> bytes:
+    """Raises ProtocolError if the text is none."""
+    import base64
+
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise ProtocolError(f"data is no base64: {error}") from error
+
+
+def error_record(error: BaseException) -> dict[str, Any]:
+    """An exception as the `error` of an answer: its kind, message, and reason and code where it has them."""
+    known = isinstance(error, errors.Error)
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    record: dict[str, Any] = {
+        "kind": type(error).__name__ if known else "InternalError",
+        "message": text if known else f"{type(error).__name__}: {text}",
+        "reason": getattr(error, "reason", None) if known else None,
+    }
+    code = error.errno if isinstance(error, OSError) else getattr(error, "code", None)
+    if isinstance(code, int):
+        record["code"] = code
+    return record
+
+
+def error_of(record: Any) -> errors.Error:
+    """The exception again, for a client to raise; kinds that it does not know become `Error`."""
+    if not isinstance(record, dict):
+        return ProtocolError(f"an answer without a reason: {record!r}")
+    kind, message = str(record.get("kind")), str(record.get("message"))
+    code = record.get("code")
+    code = code if isinstance(code, int) else 0
+    if kind == "SymcallError":
+        return errors.SymcallError(message, str(record.get("reason")), code)
+    if kind == "ProtocolError":
+        return ProtocolError(message)
+    known = getattr(errors, kind, None)
+    if not (isinstance(known, type) and issubclass(known, errors.Error)):
+        return errors.Error(f"{kind}: {message}" if kind == "InternalError" else message)
+    if issubclass(known, errors.HostError):
+        return known(code, message)
+    return known(message)
