@@ -22,6 +22,13 @@ COMMANDS = {
     "doctor": "say what KVM this machine has and what it can run",
     "drgn": "debug the kernel of a running guest with drgn",
     "guest": "build, list and remove guest kernels",
+    "list": "list the running VMs",
+    "info": "say what a running VM is and has done",
+    "pause": "stop the vCPUs of a running VM until pyvmm resume",
+    "resume": "let a paused VM go on",
+    "stop": "end a running VM, or ask its guest to shut down",
+    "ps": "show the processes of a running guest",
+    "symcall": "call into the kernel of a running guest",
     "lab": "run a command inside an outer Linux with emulated SVM",
 }
 

@@ -7,7 +7,8 @@ import os
 import sys
 
 from pyvmm.cli import status
-from pyvmm.errors import ConfigError
+from pyvmm.control.runtime_dir import refuse_taken
+from pyvmm.errors import ConfigError, HostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (
         ("-d", "--disk"),
         {"metavar": "FILE[,ro][,serial=S]", "action": "append", "help": "virtio disk; repeat"},
+    ),
+    (
+        ("--name",),
+        {"metavar": "NAME", "help": "what pyvmm list and ps call this VM (vm-PID)"},
     ),
     (("--net",), {"metavar": "TAP", "action": "append", "help": "virtio network card on a tap"}),
     (("--no-rng",), {"action": "store_true", "help": "no virtio entropy source"}),
@@ -196,6 +201,8 @@ class Plan:
             )
         if args.timeout is not None and args.timeout <= 0:
             raise ConfigError(f"--timeout {args.timeout:g}: it must be more than 0 seconds")
+        if args.name is not None:
+            refuse_taken(args.name)
         self.disks = [parse_disk(text) for text in args.disk or []]
         self.kernel, initrd = self._images()
         self.initrd: list[str | bytes] = [*initrd]
@@ -362,6 +369,8 @@ def _run(vm: VM, plan: Plan) -> int:
             _stop_on_signals(vm)
             watcher = _watch_quit(vm, quit_fd)
             try:
+                vm.start()
+                _serve(vm, args.name)
                 result = vm.run(args.timeout)
             finally:
                 os.eventfd_write(quit_fd, 1)
@@ -414,6 +423,19 @@ def _add_devices(vm: VM, plan: Plan, tty: bool, quit_fd: int, log: int) -> None:
         vm.add_net(tap)
     if not args.no_rng:
         vm.add_rng()
+
+
+def _serve(vm: VM, name: str | None) -> None:
+    """Opens the control socket, once the guest boots: what that takes to import is then loaded meanwhile.
+
+    A guest that nobody gave a name runs without, if there is no place for one.
+    """
+    try:
+        vm.serve(name)
+    except (ConfigError, HostError) as error:
+        if name is not None:
+            raise
+        print(f"pyvmm: no control socket: {error}", file=sys.stderr)
 
 
 def _stop_on_signals(vm: VM) -> None:

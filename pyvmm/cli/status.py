@@ -21,7 +21,7 @@ MEANINGS = {
     "0..118": "the guest's own: what its command ended with, 0 where it reports none",
     GUEST_PANIC: "the guest kernel panicked",
     GUEST_FAULT: "the guest died of a triple fault",
-    STOPPED: "the guest was stopped from outside (ctrl-a x, SIGTERM)",
+    STOPPED: "the guest was stopped from outside (ctrl-a x, SIGTERM, pyvmm stop)",
     USAGE: "bad arguments, or an image that cannot be booted",
     HOST: "the host refused: no KVM, no permission, no memory, no such tap",
     TIMEOUT: "the time given with --timeout passed",

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pyvmm info`: one running VM, its machine, its exits and symcalls so far."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyvmm.cli import vms
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pyvmm.control.client import Client
+
+
+def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
+    """Adds the subcommand's options."""
+    vms.add_vm(
+        vms.add_parser(
+            sub,
+            "info",
+            "say what a running VM is and has done",
+            vms.ONLY,
+        )
+    )
+
+
+def text(info: dict[str, Any]) -> str:
+    """For people: a name and a value a line, counters that are zero left out."""
+    lines = []
+    for name, value in info.items():
+        if isinstance(value, dict):
+            lines += [f"{name:10}", *(f"  {key:20} {n}" for key, n in value.items() if n)]
+        elif name == "memory":
+            lines.append(f"{name:10} {value >> 20} MiB")
+        elif name == "seconds":
+            lines.append(f"{name:10} {value:.1f}")
+        else:
+            lines.append(f"{name:10} {vms.printable(value)}")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints it."""
+
+    def question(client: Client) -> int:
+        info = client.call("info")
+        return vms.say(info, as_json=args.json, text=text(info))
+
+    return vms.ask(args.vm, question)

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pyvmm ps`: the processes of a running guest, as its kernel knows them; nothing in the guest's user space helps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyvmm.cli import vms
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pyvmm.control.client import Client
+
+#: What can be sorted by -> key in a task's record, and whether the largest comes first.
+SORTS = {
+    "pid": ("pid", False),
+    "rss": ("rss_bytes", True),
+    "swap": ("swap_bytes", True),
+    "start": ("start_ns", False),
+    "time": ("utime_ns", True),
+}
+HEAD = ("PID", "PPID", "UID", "S", "CPU", "TIME", "RSS", "SWAP", "START", "COMMAND:")
+
+
+def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
+    """Adds the subcommand's options."""
+    parser = vms.add_parser(
+        sub,
+        "ps",
+        "show the processes of a running guest",
+        "Without NAME the guest of the only VM there is. Asks the guest's kernel by a symcall, so the guest needs a "
+        "symbiotic kernel or module, and no agent. TIME is processor time in minutes and seconds, RSS and SWAP are in "
+        "KiB, START is in seconds after the guest's boot.",
+    )
+    parser.add_argument("-T", "--threads", action="store_true", help="every thread, with its TID")
+    parser.add_argument(
+        "--sort", metavar="WHAT", choices=SORTS, default="pid", help=f"{', '.join(SORTS)} (pid)"
+    )
+    parser.add_argument("--cpu", metavar="N", type=int, help="ask on this vCPU (any that answers)")
+    vms.add_vm(parser)
+
+
+def clock(nanoseconds: int | None) -> str:
+    """Processor time as minutes:seconds."""
+    if nanoseconds is None:
+        return "-"
+    hundredths = nanoseconds // 10_000_000
+    return f"{hundredths // 6000}:{hundredths // 100 % 60:02}.{hundredths % 100:02}"
+
+
+def used(task: dict[str, Any]) -> int | None:
+    """Nanoseconds of processor time, if the guest says."""
+    parts = (task["utime_ns"], task["stime_ns"])
+    return None if None in parts else sum(parts)
+
+
+def command(task: dict[str, Any]) -> str:
+    """The task's name, a kernel thread's in brackets, as ps(1) has it."""
+    name = vms.printable(task["comm"])
+    return f"[{name}]" if task["kernel_thread"] else name
+
+
+def row(task: dict[str, Any], threads: bool) -> list[str]:
+    """A line of the table."""
+    rss, swap = (
+        "-" if task[name] is None else str(task[name] >> 10) for name in ("rss_bytes", "swap_bytes")
+    )
+    start = "-" if task["start_ns"] is None else f"{task['start_ns'] / 1e9:.2f}"
+    ids = [str(task["tgid"]), str(task["pid"])] if threads else [str(task["pid"])]
+    numbers = [str(task[name]) for name in ("ppid", "uid", "state", "cpu")]
+    return [*ids, *numbers, clock(used(task)), rss, swap, start, command(task)]
+
+
+def ordered(tasks: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
+    """Sorted, those of which it is not known last."""
+    key, largest_first = SORTS[what]
+
+    def place(task: dict[str, Any]) -> tuple[bool, int, int]:
+        value = used(task) if what == "time" else task[key]
+        return (
+            value is None,
+            (-value if largest_first else value) if value is not None else 0,
+            task["pid"],
+        )
+
+    return sorted(tasks, key=place)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints the table."""
+
+    def question(client: Client) -> int:
+        tasks = ordered(client.call("tasks", threads=args.threads, cpu=args.cpu), args.sort)
+        head = [HEAD[0], "TID", *HEAD[1:]] if args.threads else HEAD
+        text = "" if args.json else vms.table(head, [row(task, args.threads) for task in tasks])
+        return vms.say(tasks, as_json=args.json, text=text)
+
+    return vms.ask(args.vm, question)
