@@ -17,6 +17,7 @@ enum {
 	SELECTOR_TI_RPL = 7,
 	MSR_KERNEL_GS_BASE = 0xc0000102u,
 	DESCRIPTOR = 8,
+	TSS_BUSY = 2,
 };
 
 struct one_msr {
@@ -163,6 +164,20 @@ static void set_events(struct vcpu *vcpu, const struct kvm_vcpu_events *events)
 	vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_EVENTS;
 }
 
+/*
+ * AMD's VMCB does not show that a TSS is busy, KVM adds it to what it reports, and takes it from
+ * what it is given: a TR that is handed back as it was reported differs from the one the CPU had.
+ * Where that CPU is QEMU's, user programs then lose their I/O ports.
+ */
+static void set_sregs(struct vcpu *vcpu, const struct context *context,
+                      const struct kvm_sregs *sregs)
+{
+	vcpu->run->s.regs.sregs = *sregs;
+	if (context->tr_not_busy)
+		vcpu->run->s.regs.sregs.tr.type &= (uint8_t)~TSS_BUSY;
+	vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_SREGS;
+}
+
 void context_enter(struct vcpu *vcpu, const struct context *context,
                    const struct context_entry *entry, const struct kvm_regs *regs)
 {
@@ -174,9 +189,10 @@ void context_enter(struct vcpu *vcpu, const struct context *context,
 	shared->regs.rflags = RFLAGS_FIXED;
 	vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
 	if (!fits(entry, &context->sregs)) {
-		shared->sregs = context->sregs;
-		fit(entry, &shared->sregs);
-		vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_SREGS;
+		struct kvm_sregs sregs = context->sregs;
+
+		fit(entry, &sregs);
+		set_sregs(vcpu, context, &sregs);
 	}
 	if (has_events(&context->events)) {
 		struct kvm_vcpu_events none = context->events;
@@ -248,10 +264,8 @@ int context_restore(struct vcpu *vcpu, const struct context *context)
 
 	shared->regs = context->regs;
 	vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
-	if (memcmp(&shared->sregs, &context->sregs, sizeof(shared->sregs)) != 0) {
-		shared->sregs = context->sregs;
-		vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_SREGS;
-	}
+	if (memcmp(&shared->sregs, &context->sregs, sizeof(shared->sregs)) != 0)
+		set_sregs(vcpu, context, &context->sregs);
 	if (!same_events(&shared->events, &context->events))
 		restore_events(vcpu, context);
 	if (context->has_extras)

@@ -42,6 +42,7 @@ struct context {
 	uint64_t kernel_gs;
 	uint32_t xsave_size;
 	void *xsave;
+	bool tr_not_busy; /* see set_sregs() */
 };
 
 /* 0 or -ENOMEM. The size is that of KVM_CAP_XSAVE2, or 0 where KVM does not have it. */

@@ -45,15 +45,14 @@ struct symcall_call {
 };
 
 struct symcall *symcall_create(struct vcpu *vcpu, struct symspy *symspy,
-                               struct symcall_watch *watch, uint32_t xsave_size,
-                               int can_block_interrupts, int nested)
+                               struct symcall_watch *watch, const struct symcall_setup *setup)
 {
 	struct symcall *symcall = calloc(1, sizeof(*symcall));
 
 	if (!symcall)
 		return NULL;
 	symcall->echo = symcall_call_create();
-	if (!symcall->echo || context_init(&symcall->context, xsave_size)) {
+	if (!symcall->echo || context_init(&symcall->context, setup->xsave_size)) {
 		symcall_call_destroy(symcall->echo);
 		free(symcall);
 		errno = ENOMEM;
@@ -62,8 +61,9 @@ struct symcall *symcall_create(struct vcpu *vcpu, struct symspy *symspy,
 	symcall->vcpu = vcpu;
 	symcall->symspy = symspy;
 	symcall->watch = watch;
-	symcall->nested = nested;
-	symcall->replay.can_block = can_block_interrupts;
+	symcall->nested = setup->nested;
+	symcall->context.tr_not_busy = setup->svm;
+	symcall->replay.can_block = setup->can_block_interrupts;
 	pthread_mutex_init(&symcall->lock, NULL);
 	pthread_cond_init(&symcall->over, NULL);
 	symcall_watch_add(watch, symcall);

@@ -84,11 +84,18 @@ struct symcall_call;
 struct symcall_watch;
 struct vcpu;
 
+/* What symcall_create() is to know of this KVM. */
+struct symcall_setup {
+	uint32_t xsave_size;           /* of KVM_CAP_XSAVE2, 0 without it */
+	uint32_t can_block_interrupts; /* KVM_GUESTDBG_BLOCKIRQ */
+	uint32_t nested;               /* the guest may have guests */
+	uint32_t svm;                  /* the back end is kvm_amd */
+};
+
 /* Makes the vCPU one that can be called; destroyed with symcall_destroy() before the vCPU is.
  * NULL and errno on failure. */
 struct symcall *symcall_create(struct vcpu *vcpu, struct symspy *symspy,
-                               struct symcall_watch *watch, uint32_t xsave_size,
-                               int can_block_interrupts, int nested);
+                               struct symcall_watch *watch, const struct symcall_setup *setup);
 void symcall_destroy(struct symcall *symcall);
 struct symcall_counters *symcall_counters(struct symcall *symcall);
 

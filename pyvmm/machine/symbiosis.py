@@ -77,13 +77,18 @@ class Symbiosis:
         self._spy = made(lib.symspy_create(machine.memory._c, cpus))
         done(lib.symspy_reserve(self._spy, *FIRMWARE))
         self._watch = made(lib.symcall_watch_create(int(deadline * 1000), cpus))
-        xsave = max(machine.vm.check_extension(kvm.KVM_CAP_XSAVE2), 0)
         debug = max(machine.vm.check_extension(kvm.KVM_CAP_SET_GUEST_DEBUG2), 0)
-        block = int(bool(debug & kvm.KVM_GUESTDBG_BLOCKIRQ))
+        setup = ffi.new(
+            "struct symcall_setup *",
+            {
+                "xsave_size": max(machine.vm.check_extension(kvm.KVM_CAP_XSAVE2), 0),
+                "can_block_interrupts": bool(debug & kvm.KVM_GUESTDBG_BLOCKIRQ),
+                "nested": nested,
+                "svm": backend_name() == b"SVM\0",
+            },
+        )
         for vcpu in machine.vcpus:
-            self._calls.append(
-                made(lib.symcall_create(vcpu._c, self._spy, self._watch, xsave, block, nested))
-            )
+            self._calls.append(made(lib.symcall_create(vcpu._c, self._spy, self._watch, setup)))
         done(lib.symspy_attach(self._spy, machine.msr))
         done(lib.symcall_attach(machine.msr))
         done(lib.doorbell_attach(machine.pio, self.hypercalls))
