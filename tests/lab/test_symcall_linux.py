@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Linux is called into while it works, and does not notice."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pyvmm.errors import SymcallError
+from tests.lab import linux
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pyvmm.machine.hook import Exit
+    from pyvmm.vm import VM
+
+#: Seconds of work under symcalls; long enough for lockdep and RCU to say what they do not like.
+WORK_SECONDS = int(os.environ.get("PYVMM_SYMCALL_SECONDS", "120"))
+
+#: What Linux says when it is not well.
+SPLAT = re.compile(
+    r"WARNING|BUG:|Oops|general protection|suspicious RCU|possible .* deadlock|inconsistent lock"
+    r"|rcu.*stall|Call Trace|soft lockup|hung task|traps:|segfault"
+)
+#: The emulator's clocks drift apart; that is about the lab.
+OF_THE_LAB = re.compile(r"clocksource|tsc: Marking TSC unstable|sched_clock", re.IGNORECASE)
+
+
+def splats(log: bytes) -> list[str]:
+    lines = log.decode("utf-8", "replace").splitlines()
+    return [line for line in lines if SPLAT.search(line) and not OF_THE_LAB.search(line)]
+
+
+class Caller(threading.Thread):
+    """Makes symcalls on a vCPU, one after the other, until told to stop."""
+
+    def __init__(self, vm: VM, cpu: int) -> None:
+        super().__init__(daemon=True)
+        self.vm = vm
+        self.cpu = cpu
+        self.ending = threading.Event()
+        self.calls = 0
+        self.again = 0
+        self.failed: Exception | None = None
+
+    def run(self) -> None:
+        kinds: list[Callable[[Any], None]] = [self.test, self.current, self.memory, self.tasks]
+        raw = self.vm.machine.raw(self.cpu)
+        raw_test = [self.test] * 60
+        try:
+            while not self.ending.is_set():
+                for kind in (*raw_test, *kinds):
+                    kind(raw)
+        except Exception as error:
+            self.failed = error
+
+    def test(self, raw: Any) -> None:
+        given = self.calls & 0xFFFF
+        got = raw(1, given, 2, 3, 4, 1 << 63)
+        assert got[:5] == (given + 1, 3, 4, 5, (1 << 63) + 1), got
+        self.calls += 1
+
+    def current(self, raw: Any) -> None:
+        task = self.vm.symcall(self.cpu, "current")
+        assert task.cpu == self.cpu, task
+        self.calls += 1
+
+    def memory(self, raw: Any) -> None:
+        memory = self.vm.symcall(self.cpu, "memory")
+        assert 0 < memory.free < memory.total, memory
+        self.calls += 1
+
+    def tasks(self, raw: Any) -> None:
+        try:
+            names = {task.comm for task in self.vm.tasks(cpu=self.cpu)}
+            assert "init" in names, names
+        except SymcallError as error:
+            # The guest may say that it cannot, all the time; anything else is a failure.
+            if error.reason != "error":
+                raise
+            self.again += 1
+        self.calls += 1
+
+
+def test_a_guest_called_a_thousand_times_a_second_does_not_notice(tmp_path: Path) -> None:
+    program = linux.compile_program(tmp_path, "checksum")
+    script = (
+        "echo READY; read go; for i in 1 2 3; do checksum $1 & done; "
+        "wait; echo ALL DONE; cat /proc/interrupts | grep -c . ; sleep 1"
+    ).replace("$1", str(WORK_SECONDS))
+    guest = linux.Guest(
+        script,
+        linux="6.12-debug",
+        memory="512M",
+        cpus=2,
+        params="loglevel=7",
+        files={"/bin/checksum": program},
+    )
+    with guest:
+        guest.start()
+        guest.expect("READY")
+        callers = [Caller(guest.vm, cpu) for cpu in (0, 1)]
+        for caller in callers:
+            caller.start()
+        began = time.monotonic()
+        guest.say("go")
+        text = guest.expect("ALL DONE", WORK_SECONDS * 3 + 120)
+        seconds = time.monotonic() - began
+        for caller in callers:
+            caller.ending.set()
+            caller.join()
+        result = guest.finish()
+        log = guest.vm.console_log()
+        counters = guest.vm.symcalls
+    calls = sum(caller.calls for caller in callers)
+    print(f"{calls} symcalls in {seconds:.0f} s, {calls / seconds:.0f} a second; {counters}")
+    assert [caller.failed for caller in callers] == [None, None]
+    assert "WRONG" not in text, text
+    assert [int(n) > 0 for n in re.findall(r"rounds (\d+)", text)] == [True] * 3, text
+    assert result.ok, result
+    assert splats(log) == []
+    assert counters["deadlines"] == counters["faults"] == counters["stray_returns"] == 0
+    assert counters["calls"] == counters["returned"] + counters["errors"]
+    assert calls / seconds > 100, "the callers were hardly running"
+
+
+def in_hook(guest: linux.Guest, port: int) -> list[Any]:
+    """What each write to the port found out about the task that made it."""
+    found: list[Any] = []
+
+    def probe(exit: Exit) -> None:
+        found.append((exit.value, exit.vcpu.symcall("current"), exit.vcpu.symcall(1, exit.value)))
+
+    guest.vm.machine.on_port(port, probe)
+    return found
+
+
+@pytest.mark.parametrize("version", ["6.12", "6.1"])
+def test_a_hook_asks_which_task_made_the_exit(tmp_path: Path, version: str) -> None:
+    script = (
+        'outport() { printf "\\\\x$1" | dd of=/dev/port bs=1 seek=1296 conv=notrunc 2>/dev/null; };'
+        "for n in 11 22 33; do outport $n; done; echo $$ DONE"
+    )
+    with linux.Guest(script, linux=version) as guest:
+        found = in_hook(guest, 1296)
+        guest.start()
+        text = guest.expect("DONE")
+        assert guest.finish().ok
+    assert [value for value, _, _ in found] == [0x11, 0x22, 0x33], text
+    for value, task, test in found:
+        assert task.comm == "dd", task
+        assert not task.idle
+        assert not task.kernel_thread
+        assert test.rbx == value + 1
+
+
+def test_calls_during_kicks_of_a_device_lose_nothing(tmp_path: Path) -> None:
+    """The guest writes and reads a disk, sums compared, while its vCPU is called all the time."""
+    disk = tmp_path / "disk"
+    disk.write_bytes(os.urandom(1 << 20) * 8)
+    script = (
+        "echo READY; read go; sum=$(md5sum < /dev/vda);"
+        "for n in 1 2 3 4; do dd if=/dev/vda of=/tmp/copy bs=4k iflag=direct 2>/dev/null;"
+        "dd if=/tmp/copy of=/dev/vda bs=4k oflag=direct conv=fsync 2>/dev/null;"
+        'test "$(md5sum < /tmp/copy)" = "$sum" || echo WRONG; done;'
+        'test "$(md5sum < /dev/vda)" = "$sum" && echo SAME; echo DONE'
+    )
+    with linux.Guest(script, cpus=1) as guest:
+        guest.vm.add_disk(disk)
+        guest.start()
+        guest.expect("READY")
+        caller = Caller(guest.vm, 0)
+        caller.start()
+        guest.say("go")
+        text = guest.expect("DONE", 240)
+        caller.ending.set()
+        caller.join()
+        assert guest.finish().ok
+    assert caller.failed is None
+    assert caller.calls > 50
+    assert "SAME" in text, text
+    assert "WRONG" not in text, text
+
+
+def test_a_paused_guest_answers_and_stays_where_it_is(tmp_path: Path) -> None:
+    with linux.Guest("echo READY; read go; echo WENT", cpus=2) as guest:
+        guest.start()
+        guest.expect("READY")
+        guest.vm.pause()
+        before = [vcpu.kvm.get_regs().rip for vcpu in guest.vm.vcpus]
+        names = {task.comm for task in guest.vm.tasks()}
+        assert {"init", "sh"} <= names
+        assert guest.vm.symcall(1, "current").cpu == 1
+        assert [vcpu.kvm.get_regs().rip for vcpu in guest.vm.vcpus] == before
+        guest.vm.resume()
+        guest.say("go")
+        guest.expect("WENT")
+        assert guest.finish().ok
+
+
+def test_a_sleeping_guest_goes_back_to_sleep() -> None:
+    """Calls wake the vCPU out of HLT, and its idle task stays the current one."""
+    with linux.Guest("echo READY; read go; cat /proc/uptime; echo WENT") as guest:
+        guest.start()
+        guest.expect("READY")
+        time.sleep(1)
+        idle = [guest.vm.symcall(0, "current").idle for _ in range(200)]
+        assert sum(idle) > 150, sum(idle)
+        guest.say("go")
+        guest.expect("WENT")
+        assert guest.finish().ok
