@@ -93,6 +93,8 @@ static int hypercall(struct vcpu *vcpu, struct bus *hypercalls, uint32_t number)
 	if (range->handler)
 		return range->handler(range->opaque, &access);
 	vcpu->hook = range->hook;
+	/* Which a hook without results need not say. */
+	answer(vcpu, HYPERCALL_DONE);
 	return VCPU_HYPERCALL;
 }
 

@@ -49,12 +49,21 @@ class Hypercall:
     `args` are RBX, RCX, RDX, RSI and RDI. The vCPU stands still until the hook returns.
     """
 
-    __slots__ = ("args", "number", "vcpu")
+    __slots__ = ("_words", "vcpu")
 
-    def __init__(self, vcpu: Vcpu, number: int, args: tuple[int, ...]) -> None:
+    def __init__(self, vcpu: Vcpu, words: tuple[int, ...]) -> None:
         self.vcpu = vcpu
-        self.number = number
-        self.args = args
+        self._words = words
+
+    @property
+    def number(self) -> int:
+        """The number of the hypercall."""
+        return self._words[0]
+
+    @property
+    def args(self) -> tuple[int, ...]:
+        """The five arguments."""
+        return self._words[1:]
 
     def __repr__(self) -> str:
         words = ", ".join(f"{arg:#x}" for arg in self.args)

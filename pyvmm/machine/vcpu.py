@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import struct
 import threading
+from _thread import get_ident
 
 from pyvmm import kvm
 from pyvmm._core import ffi, lib
@@ -44,6 +46,10 @@ def _flat(segment: Any, selector: int, kind: int, *, long: bool) -> None:
     segment.l, segment.db = int(code and long), int(not (code and long))
 
 
+#: The number and the five arguments.
+_HYPERCALL = struct.Struct("=6Q")
+
+
 class Registers(kvm.Vcpu):
     """The descriptor of a vCPU that the C loop runs: using it finds, in KVM, the registers as they are.
 
@@ -81,6 +87,8 @@ class Vcpu:
             raise MemoryError
         self.kvm.loop = self._c
         self._call: Call | None = Call()
+        self._ident = 0  # of the thread, while it runs
+        self._hypercall = ffi.buffer(self._c.hypercall)
 
     def set_cpuid(self, table: Any) -> None:
         """Gives the vCPU its CPUID table, a `struct kvm_cpuid2 *`."""
@@ -143,22 +151,28 @@ class Vcpu:
         A number takes up to five arguments and gives `Results`; `data` goes to the guest with it, `want` bytes come
         back. A name calls the function that `pyvmm.machine.symcall.register` knows by it. Raises SymcallError.
         """
-        if threading.current_thread() is not self.thread:
+        if get_ident() != self._ident:
             return self.machine.symcall(self.index, call, *args, data=data, want=want)
         if isinstance(call, str):
             return typed(call)(self.raw, *args)
-        return self.raw(call, *args, data=data, want=want)
+        return self._make(call, args, data, want)
 
     def raw(self, number: int, *args: int, data: bytes = b"", want: int = 0) -> Results:
         """A call on the vCPU's own thread, in a hook."""
+        return self._make(number, args, data, want)
+
+    def _make(self, number: int, args: tuple[int, ...], data: bytes, want: int) -> Results:
         call = self._call or Call()
         self._call = None  # a hook within the call must not use it as well
         try:
-            packed = call.pack(args, data, want)
-            self._see_through(call, lib.symcall_make(self._c, call._c, number, *packed))
+            event = lib.symcall_make(self._c, call._c, number, *call.pack(args, data, want))
+            if event != lib.VCPU_SYMCALL:
+                self._see_through(call, event)
             return call.results()
         finally:
-            self._keep(call)
+            if self._call is not None:
+                self._call.close()
+            self._call = call
 
     def _see_through(self, call: Call, event: int) -> None:
         """Serves the events of a call until it is over. If a hook fails the call, and no other, is given up."""
@@ -169,12 +183,6 @@ class Vcpu:
         except BaseException:
             lib.symcall_abandon(self._c, lib.SYMCALL_STOPPED)
             raise
-
-    def _keep(self, call: Call) -> None:
-        """Saves a call for the next one."""
-        if self._call is not None:
-            self._call.close()
-        self._call = call
 
     def _serve_in_symcall(self, event: int) -> None:
         """Serves what the guest's handler brought about. Raises SymcallError if the guest ended with it."""
@@ -187,6 +195,7 @@ class Vcpu:
 
     def _main(self) -> None:
         lib.vcpu_attach(self._c)
+        self._ident = get_ident()
         try:
             self._loop()
         except BaseException as error:
@@ -194,6 +203,7 @@ class Vcpu:
         finally:
             lib.symcall_close(self._c)
             lib.vcpu_detach(self._c)
+            self._ident = 0
             self.machine._left(self)
 
     def _loop(self) -> None:
@@ -237,12 +247,14 @@ class Vcpu:
 
     def _serve_hypercall(self) -> None:
         c = self._c
-        number, *args = ffi.unpack(c.hypercall, 6)
-        answer = self.machine.hypercall_hooks[c.hook](Hypercall(self, number, tuple(args)))
-        words = [word & 0xFFFFFFFFFFFFFFFF for word in answer or ()]
+        call = Hypercall(self, _HYPERCALL.unpack(self._hypercall))
+        answer = self.machine.hypercall_hooks[c.hook](call)
+        if not answer:
+            return  # the guest has been answered so far
+        words = [word & 0xFFFFFFFFFFFFFFFF for word in answer]
         error = lib.doorbell_answer(c, lib.HYPERCALL_DONE, words, len(words))
         if error:
-            raise HostError(-error, f"hypercall {number:#x}: {errno_text(-error)}")
+            raise HostError(-error, f"hypercall {call.number:#x}: {errno_text(-error)}")
 
     def _serve_requests(self) -> bool:
         """False when the vCPU shall leave its loop."""
