@@ -170,9 +170,7 @@ class Vcpu:
                 self._see_through(call, event)
             return call.results()
         finally:
-            if self._call is not None:
-                self._call.close()
-            self._call = call
+            self._keep(call)
 
     def _see_through(self, call: Call, event: int) -> None:
         """Serves the events of a call until it is over. If a hook fails the call, and no other, is given up."""
@@ -183,6 +181,12 @@ class Vcpu:
         except BaseException:
             lib.symcall_abandon(self._c, lib.SYMCALL_STOPPED)
             raise
+
+    def _keep(self, call: Call) -> None:
+        """Saves a call for the next one."""
+        if self._call is not None:
+            self._call.close()
+        self._call = call
 
     def _serve_in_symcall(self, event: int) -> None:
         """Serves what the guest's handler brought about. Raises SymcallError if the guest ended with it."""
