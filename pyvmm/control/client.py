@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 
 from pyvmm.control import protocol
 from pyvmm.control.protocol import ProtocolError
@@ -25,6 +26,7 @@ GONE_SECONDS = 60.0
 
 _CHUNK = 1 << 16
 _MAX_FDS = 4
+_FD = struct.Struct("i")
 
 
 class Client:
@@ -113,16 +115,24 @@ class Client:
             searched = len(self._buffer)
             if searched > protocol.MAX_ANSWER:
                 raise ProtocolError(f"{self.name} answers more than {protocol.MAX_ANSWER} bytes")
-            data, fds, _, _ = socket.recv_fds(
-                self._connection, _CHUNK, _MAX_FDS, socket.MSG_CMSG_CLOEXEC
-            )
-            self._fds += fds
+            data = self._receive()
             if not data:
                 raise self._ended()
             self._buffer += data
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         return line
+
+    def _receive(self) -> bytes:
+        # socket.recv_fds() of Python 3.11 takes flags and drops them.
+        data, control, _, _ = self._connection.recvmsg(
+            _CHUNK, socket.CMSG_SPACE(_MAX_FDS * _FD.size), socket.MSG_CMSG_CLOEXEC
+        )
+        for level, kind, content in control:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                whole = len(content) // _FD.size * _FD.size
+                self._fds += [fd for (fd,) in _FD.iter_unpack(content[:whole])]
+        return data
 
     def _drop_fds(self) -> None:
         """Descriptors that nobody asked for."""

@@ -122,17 +122,16 @@ class RuntimeDir:
         found = []
         for entry in os.listdir(self.fd):
             name = entry.removesuffix(SUFFIX)
-            if name != entry and name[:1] not in ".-" and self._status(name) is not None:
+            if name != entry and name[:1] not in ".-" and self._is_socket(name):
                 found.append(name)
         return sorted(found)
 
-    def _status(self, name: str) -> os.stat_result | None:
-        """Of the socket; None if there is none."""
+    def _is_socket(self, name: str) -> bool:
         try:
             found = os.stat(name + SUFFIX, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
-            return None
-        return found if stat.S_ISSOCK(found.st_mode) else None
+            return False
+        return stat.S_ISSOCK(found.st_mode)
 
     def _address(self, name: str) -> str:
         """A path that fits into sun_path, however long the directory's own is."""
@@ -182,8 +181,8 @@ class RuntimeDir:
         """Held while a name is looked at and then taken or removed, so that no other process comes in between."""
         return _Lock(self)
 
-    def claim(self, name: str) -> tuple[socket.socket, int]:
-        """A listening socket of that name, mode 0600, and its inode number.
+    def claim(self, name: str) -> socket.socket:
+        """A listening socket of that name, mode 0600.
 
         Takes the place of a dead VM's. Raises ConfigError if a running VM has the name, HostError if that fails.
         """
@@ -198,7 +197,6 @@ class RuntimeDir:
                 self._unlink(name)
                 listener.bind(self._address(name))
                 listener.listen(BACKLOG)
-                found = self._status(name)
         except OSError as error:
             listener.close()
             if isinstance(error, HostError):
@@ -207,33 +205,25 @@ class RuntimeDir:
         except BaseException:
             listener.close()
             raise
-        return listener, found.st_ino if found else 0
+        return listener
 
     def refuse_running(self, name: str) -> None:
         """Raises ConfigError if a VM of that name runs."""
-        if self._status(name) is not None and self.is_alive(name):
+        if self._is_socket(name) and self.is_alive(name):
             raise ConfigError(
                 f"a VM named {name} is running already; choose another name, or end it: pyvmm stop {name}"
             )
-
-    def release(self, name: str, inode: int) -> None:
-        """Removes the socket that `claim` made, unless somebody else has put another one there."""
-        with self.locked():
-            found = self._status(name)
-            if found is not None and found.st_ino == inode:
-                self._unlink(name)
 
     def remove_dead(self, name: str) -> bool:
         """Removes the socket of a VM that is gone; False if one runs."""
         with self.locked():
             if self.is_alive(name):
                 return False
-            if self._status(name) is not None:
-                self._unlink(name)
+            self._unlink(name)
             return True
 
     def _unlink(self, name: str) -> None:
-        if self._status(name) is None:
+        if not self._is_socket(name):
             return  # what is no socket is not ours to remove
         try:
             os.unlink(name + SUFFIX, dir_fd=self.fd)

@@ -57,7 +57,7 @@ class Server:
         self._directory = RuntimeDir()
         self.path = f"{self._directory.path}/{name}.sock"
         try:
-            self._listener, self._inode = self._directory.claim(name)
+            self._listener = self._directory.claim(name)
         except BaseException:
             self._directory.close()
             raise
@@ -123,12 +123,13 @@ class Server:
                 return
             self._ending.set()
             connections = list(self._clients.values())
-        try:
-            self._directory.release(self.name, self._inode)
-        except Error:
-            pass  # a socket that nobody listens on is removed by the next one who meets it
+        # Nobody listens from here on, so whatever still listens there under the name is a successor's.
         for part in (self._listener, *connections):
             _shut(part, socket.SHUT_RD)
+        try:
+            self._directory.remove_dead(self.name)
+        except Error:
+            pass  # the next one who meets the socket removes it
 
     def join(self) -> None:
         """Waits until the clients have their answers, not longer than `LAST_WORDS`, and frees everything.

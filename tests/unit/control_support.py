@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A VM that is none, for the control socket to serve, and a client that says what it likes."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from pyvmm.control.runtime_dir import RuntimeDir
+from pyvmm.control.server import Server
+from pyvmm.errors import StateError, SymcallError
+
+SECONDS = 30.0
+
+
+class Registers(NamedTuple):
+    rbx: int
+    rcx: int
+    rdx: int
+    rsi: int
+    rdi: int
+    data: bytes
+
+
+class Task(NamedTuple):
+    pid: int
+    tgid: int
+    ppid: int
+    uid: int
+    state: str
+    comm: str
+    cpu: int
+    threads: int
+    kernel_thread: bool
+    exiting: bool
+    idle: bool
+    start_ns: int | None
+    utime_ns: int | None
+    stime_ns: int | None
+    rss_bytes: int | None
+    swap_bytes: int | None
+    vsize_bytes: int | None
+
+
+def task(pid: int, comm: str, **changed: Any) -> Task:
+    """A task that has used nothing."""
+    made = Task(pid, pid, 1, 0, "S", comm, 0, 1, False, False, False, 0, 0, 0, 0, 0, 0)
+    return made._replace(**changed)
+
+
+class FakeMemory:
+    """Two regions of this process."""
+
+    def __init__(self) -> None:
+        self.buffer = ctypes.create_string_buffer(b"guest memory".ljust(8192, b"."), 8192)
+        self.size = 8192
+
+    def slots(self) -> list[tuple[int, int, int]]:
+        address = ctypes.addressof(self.buffer)
+        return [(0, 4096, address), (1 << 32, 4096, address + 4096)]
+
+
+class FakeVM:
+    """What a server uses of a VM. `answers` has what a symcall gives, by its number or name."""
+
+    def __init__(self) -> None:
+        self.kernel: str | None = "vmlinux"
+        self.memory = FakeMemory()
+        self.machine = self
+        self.vcpus: list[object] = [object(), object()]
+        self.state = "running"
+        self.symcalls = {"calls": 3}
+        self.listens = True
+        self.made: list[tuple[Any, ...]] = []
+        self.hung = threading.Event()
+        self.answers: dict[int | str, Callable[..., Any]] = {
+            1: lambda cpu, *args, **options: Registers(
+                *(arg + 1 for arg in (*args, *(0,) * (5 - len(args)))), options["data"][::-1]
+            ),
+            2: self.hang,
+            "tasks": lambda cpu, threads: iter([task(1, "init"), task(7, "sh", ppid=1)]),
+        }
+
+    def hang(self, cpu: int, *args: int, **options: Any) -> Any:
+        """A vCPU that does not answer until it does."""
+        assert self.hung.wait(SECONDS)
+        return Registers(0, 0, 0, 0, 0, b"")
+
+    def exits(self) -> dict[str, int]:
+        return {"io": 5}
+
+    def pause(self) -> None:
+        self.state = "paused"
+
+    def resume(self) -> None:
+        if self.state != "paused":
+            raise StateError(f"the machine is {self.state}, not paused")
+        self.state = "running"
+
+    def stop(self) -> None:
+        self.state = "ended"
+
+    def power_button(self) -> bool:
+        return self.listens
+
+    def symcall(self, cpu: int, call: int | str, *args: Any, **options: Any) -> Any:
+        self.made.append((cpu, call, *args))
+        if call not in self.answers:
+            raise SymcallError(f"symcall {call}: the guest answered", "error", 38)
+        return self.answers[call](cpu, *args, **options)
+
+
+@contextmanager
+def served(vm: FakeVM | None = None, name: str = "web") -> Iterator[Server]:
+    """A server, ended afterwards."""
+    server = Server(vm or FakeVM(), name)
+    try:
+        yield server
+    finally:
+        server.close()
+        server.join()
+
+
+class Raw:
+    """A client that sends any bytes."""
+
+    def __init__(self, name: str = "web") -> None:
+        with RuntimeDir() as directory:
+            connection = directory.connect(name, SECONDS)
+        assert connection is not None, f"nobody listens at {name}"
+        self.socket: socket.socket = connection
+        self._buffer = b""
+
+    def send(self, data: bytes) -> Raw:
+        self.socket.sendall(data)
+        return self
+
+    def line(self) -> dict[str, Any]:
+        """The next answer; EOFError at the end."""
+        while b"\n" not in self._buffer:
+            data = self.socket.recv(65536)
+            if not data:
+                raise EOFError
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return json.loads(line)  # type: ignore[no-any-return]
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        self.send(json.dumps(request).encode() + b"\n")
+        return self.line()
+
+    def __enter__(self) -> Raw:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.socket.close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for it."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.01)
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
