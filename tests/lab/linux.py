@@ -73,7 +73,7 @@ class Guest(Stream):
     """A guest in this process that runs a shell script on a virtio console.
 
     `vm` is the machine, built and not started: add hooks and devices, then `start`. What the script prints is
-    awaited with `expect`; `say` writes to its input.
+    awaited with `expect`; `say` writes to its input. Further options are those of `VM`.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class Guest(Stream):
         cpus: int = 1,
         params: str = "quiet",
         files: Mapping[str, bytes | str | os.PathLike[str]] | None = None,
+        **options: Any,
     ) -> None:
         image = find_guest(linux)
         output, self._output = os.pipe()
@@ -96,6 +97,7 @@ class Guest(Stream):
             kernel=image.vmlinux or image.kernel,
             initrd=[image.initramfs, overlay(["sh", "-c", script], files=files)],
             cmdline=f"{BASE_CMDLINE} console=ttyS0 pyvmm.console=hvc0 pyvmm.raw=1 {params}",
+            **options,
         )
         self.console = self.vm.add_console(self._input, self._output)
 
