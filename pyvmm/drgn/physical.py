@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -11,6 +12,8 @@ from pyvmm.errors import GuestMemoryError, HostError, StateError
 from pyvmm.machine.memory import Region
 
 _SPACE = 1 << 64
+#: An end of file if the process has ended, EIO if it runs but has given the memory back.
+ENDED = "the machine whose memory is read has ended"
 
 
 class PhysicalMemory(Protocol):
@@ -63,11 +66,13 @@ class RemoteMemory:
             try:
                 piece = os.pread(self.fd, length, address)
             except OSError as error:
+                if error.errno == errno.EIO:
+                    raise StateError(ENDED) from error
                 raise HostError(
                     error.errno, f"reading the memory of the machine: {error.strerror}"
                 ) from error
             if not piece:
-                raise StateError("the machine whose memory is read has ended")
+                raise StateError(ENDED)
             pieces.append(piece)
             address += len(piece)
             length -= len(piece)

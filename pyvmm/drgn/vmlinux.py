@@ -29,8 +29,8 @@ MAX_SECTIONS = 1 << 16
 MAX_TABLE = 1 << 20
 
 REMEDY = (
-    "build one with debug information: pyvmm guest build --linux 6.12-debug; and run that,"
-    " or give the one of the running kernel with --vmlinux PATH"
+    "a kernel of pyvmm guest build has it: build and run one, or give the file of the running one, with debug"
+    " information, with --vmlinux PATH"
 )
 
 

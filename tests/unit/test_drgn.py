@@ -267,8 +267,10 @@ def test_memory_of_another_process(other):
 
 def test_memory_that_is_not_mapped(other):
     _, _, fd = other
-    with pytest.raises(HostError, match="reading the memory"):
+    with pytest.raises(StateError, match="has ended"):
         RemoteMemory(fd, [[0, MIB, 4096]]).read(0, 4)
+    with pytest.raises(HostError, match="reading the memory"):
+        RemoteMemory(-1, [[0, MIB, 4096]]).read(0, 4)
 
 
 @pytest.mark.parametrize(
@@ -365,7 +367,7 @@ def test_vmlinux_of_another_kernel(info, tmp_path):
 
 
 def test_vmlinux_without_types(info, tmp_path):
-    with pytest.raises(ImageError, match=r"no debug information; build one .* --linux 6.12-debug"):
+    with pytest.raises(ImageError, match="no debug information; a kernel of pyvmm guest build"):
         vmlinux.find(info, elf(tmp_path, types=False))
 
 
