@@ -289,8 +289,10 @@ class VM:
         from pyvmm.control.runtime_dir import default_name
         from pyvmm.control.server import Server
 
-        if self._server is not None or self.state == "closed":
-            raise StateError("this VM " + ("has a name already" if self._server else "is closed"))
+        if self.state == "closed":
+            raise StateError("this VM is closed")
+        if self._server is not None:
+            raise StateError(f"this VM is served already, as {self._server.name}")
         self._server = Server(self, name if name is not None else default_name())
         return self._server.path
 

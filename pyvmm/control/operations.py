@@ -9,7 +9,7 @@ import time
 import pyvmm
 from pyvmm.control import protocol
 from pyvmm.control.protocol import ProtocolError
-from pyvmm.errors import StateError, SymcallError
+from pyvmm.errors import ConfigError, StateError, SymcallError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class Operations:
         """A symcall on that vCPU; without one, on the first that takes it."""
         if cpu is not None:
             if not 0 <= cpu < len(self._vm.vcpus):
-                raise ProtocolError(f"no vCPU {cpu}; there are 0 to {len(self._vm.vcpus) - 1}")
+                raise ConfigError(f"no vCPU {cpu}; there are 0 to {len(self._vm.vcpus) - 1}")
             return self._vm.symcall(cpu, call, *args, **options)
         first: SymcallError | None = None
         for index in range(len(self._vm.vcpus)):

@@ -93,6 +93,16 @@ def test_symcall_by_number() -> None:
         assert talk.call("symcall", call=1, args=[big])["rbx"] == big + 1
 
 
+@pytest.mark.parametrize("cpu", [2, -1, 2**80])
+def test_a_vcpu_that_is_not_there(cpu: int) -> None:
+    with (
+        served(),
+        connect() as talk,
+        pytest.raises(ConfigError, match=f"no vCPU {cpu}; there are 0 to 1"),
+    ):
+        talk.call("symcall", call=1, cpu=cpu)
+
+
 def test_symcall_by_name() -> None:
     vm = FakeVM()
     vm.answers["text"] = lambda cpu, *args: {"a": b"\xff\0", "b": (1, None, True), "c": list(args)}
@@ -225,8 +235,6 @@ BAD = [
     (b'{"op": "symcall", "call": 1, "args": 5}', "'args' is to be list, not int"),
     (b'{"op": "symcall", "call": 1, "args": ["5"]}', "'args' is to be a list of integers"),
     (b'{"op": "symcall", "call": 1, "args": [NaN]}', "'args' is to be a list of integers"),
-    (b'{"op": "symcall", "call": 1, "cpu": 2}', "no vCPU 2; there are 0 to 1"),
-    (b'{"op": "symcall", "call": 1, "cpu": -1}', "no vCPU -1"),
     (b'{"op": "symcall", "call": 1, "data": "!"}', "data is no base64"),
     (b'{"op": "symcall", "call": "facts", "want": 5}', "data and want go with a number"),
     (b'{"op": "tasks", "threads": 1}', "'threads' is to be bool, not int"),
