@@ -84,7 +84,6 @@ class Guest(Stream):
         memory: str = "256M",
         cpus: int = 1,
         params: str = "quiet",
-        symbiotic: bool | None = None,
         files: Mapping[str, bytes | str | os.PathLike[str]] | None = None,
         **options: Any,
     ) -> None:
