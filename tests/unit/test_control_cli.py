@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -301,6 +302,15 @@ def test_a_name_that_runs_is_refused_before_anything_starts(capsys: Said) -> Non
     with served():
         assert main(["run", "--name", "web", "-k", "/nonexistent"]) == status.USAGE
     assert "web is running already" in capsys.readouterr().err
+
+
+def test_a_launch_loads_what_the_socket_needs_only_when_the_guest_runs() -> None:
+    names = "socket json selectors base64 fcntl pyvmm.control.server pyvmm.control.protocol"
+    code = (
+        "import sys; before = set(sys.modules); import pyvmm.cli.run, pyvmm.vm; "
+        f"print(set({names.split()}) & set(sys.modules) - before)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
 
 
 class Unserved:
