@@ -112,6 +112,9 @@ def test_aims_are_judged_by_the_ratio() -> None:
     assert "missed" in str(Verdict(aim, 2.2, 2.15, 2.3))
     assert "met within the spread" in str(Verdict(aim, 2.0, 1.9, 2.2))
     assert "missed within the spread" in str(Verdict(aim, 2.2, 2.0, 2.3))
+    none = Aim("CPL 0", "call", "exit", 1.0)
+    assert "no measurable cost: met" in str(Verdict(none, 1.02, 0.99, 1.05))
+    assert "no measurable cost: missed" in str(Verdict(none, 1.02, 1.01, 1.05))
 
 
 # Charts
