@@ -14,7 +14,7 @@ from pyvmm.drgn import program
 from pyvmm.errors import ImageError
 from tests.lab import processes
 from tests.lab.linux import Guest, pyvmm
-from tests.lab.stream import Process
+from tests.lab.stream import Process, Terminal
 
 NAME = f"drgn-{os.getpid()}"
 TASKS = """
@@ -106,6 +106,24 @@ def test_vm_that_is_not_there() -> None:
     done = pyvmm("drgn", "nobody-has-this-name", "-c", "1")
     assert done.status == 122
     assert "no VM named nobody-has-this-name is running" in done.stderr
+
+
+def test_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))  # drgn keeps a history
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with Guest("echo up; read word") as guest:
+        guest.start().expect("up")
+        guest.vm.serve(NAME)
+        with Terminal("drgn", NAME) as session:
+            session.expect(">>> ")
+            session.type("prog['init_uts_ns'].name.sysname\r")
+            session.expect('(char [65])"Linux"')
+            session.type("find_task(1).comm\r")
+            session.expect('(char [16])"init"')
+            session.type("exit()\r")
+            assert session.finish() == 0
+        guest.say("over")
+        assert guest.finish().ok
 
 
 def test_machine_that_ends_under_drgn() -> None:
