@@ -100,7 +100,7 @@ class Call:
         self.message = lib.symcall_message(self._c)
         self._bytes = ffi.buffer(self.message)
         self._want = 0
-        self._passes = False  # data, either way
+        self.passes = False  # data, either way
 
     def close(self) -> None:
         """Frees it."""
@@ -110,12 +110,10 @@ class Call:
 
     def pack(self, args: tuple[int, ...], data: bytes, want: int) -> tuple[int, ...]:
         """The five arguments, with the data put in. Raises ConfigError for too many of anything."""
-        if data or want or self._passes:
-            self._pass(data, want)
-        if not args:
-            return ZEROS
         if len(args) > ARGUMENTS:
             raise ConfigError(f"{len(args)} arguments: a symcall takes at most {ARGUMENTS}")
+        if data or want or self.passes:
+            self._pass(data, want)
         for arg in args:
             if not 0 <= arg <= WORD:
                 args = tuple(arg & WORD for arg in args)
@@ -127,7 +125,7 @@ class Call:
             raise ConfigError(f"a symcall passes at most {DATA_SIZE} bytes of data each way")
         message = self.message
         message.given, message.wanted = len(data), want
-        self._want, self._passes = want, bool(data or want)
+        self._want, self.passes = want, bool(data or want)
         if data:
             ffi.memmove(message.data, data, len(data))
 

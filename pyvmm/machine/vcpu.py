@@ -165,7 +165,11 @@ class Vcpu:
         call = self._call or Call()
         self._call = None  # a hook within the call must not use it as well
         try:
-            event = lib.symcall_make(self._c, call._c, number, *call.pack(args, data, want))
+            if args or data or want or call.passes:
+                packed = call.pack(args, data, want)
+                event = lib.symcall_make(self._c, call._c, number, *packed)
+            else:  # the same, short
+                event = lib.symcall_make(self._c, call._c, number, 0, 0, 0, 0, 0)
             if event != lib.VCPU_SYMCALL:
                 self._see_through(call, event)
             return call.results()
