@@ -11,6 +11,7 @@ import pytest
 
 from pyvmm.errors import SymcallError
 from pyvmm.symbiotic import abi
+from tests import example
 from tests.lab.linux import Guest, compile_program
 from tests.lab.plain_qemu import QUIET, check_silence, log_of_a_boot
 from tests.lab.test_boot import HARMLESS, TROUBLE
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pyvmm.machine.hook import Exit
+    from pyvmm.machine.hook import Exit, Hypercall
     from pyvmm.symbiotic.memory import Lookup
     from pyvmm.symbiotic.task import Current
     from pyvmm.vm import VM
@@ -293,3 +294,35 @@ def test_processes_and_threads(talk: Talk) -> None:
     (shell,) = (task for task in threads if task.pid == 1)
     assert (shell.ppid, shell.uid, shell.threads, shell.kernel_thread) == (0, 0, 1, False)
     assert (shell.rss_bytes or 0) > 0
+
+
+def test_call_from_other_kernel_code(tmp_path: Path) -> None:
+    """The module of docs/guest-driver.md: registers a call, calls the VMM, answers, and goes again."""
+    module = example.build(tmp_path, "6.12")
+    files = {"/root/load.ko": module}
+    with Guest(SCRIPT, linux="stock-6.12-symbiotic", memory="512M", files=files) as guest:
+        offered = []
+
+        @guest.vm.on_hypercall(0x6000)
+        def ready(call: Hypercall) -> list[int]:
+            offered.append(call.args[0])
+            return [77]
+
+        talk, vm = Talk(guest), guest.vm
+        assert talk.tell("insmod /root/load.ko && echo in") == "in\n"
+        assert offered == [0x1000]
+        assert "the VMM says 0, 77" in talk.tell("dmesg | tail -n 3")
+        results = vm.symcall(0, 0x1000, 1000, want=24)
+        loads = [float(word) for word in talk.tell("cat /proc/loadavg").split()[:3]]
+        assert [n / 1000 for n in results[:3]] == pytest.approx(loads, abs=0.2)
+        raw = [int.from_bytes(results.data[at : at + 8], "little") for at in (0, 8, 16)]
+        assert [n * 1000 >> 11 for n in raw] == list(results[:3])
+        with pytest.raises(SymcallError) as caught:
+            vm.symcall(0, 0x1000, 2_000_000)
+        assert (caught.value.reason, caught.value.code) == ("error", errno.EINVAL)
+        assert talk.counts()["0x1000", 0] == (2, 1)
+        assert talk.tell("grep -c load " + STATS) == "1\n"
+        assert talk.tell("rmmod load && echo out") == "out\n"
+        with pytest.raises(SymcallError) as caught:
+            vm.symcall(0, 0x1000)
+        assert caught.value.code == errno.ENOSYS

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel code in docs/guest-driver.md, built as a module for a Debian kernel, as docs/guest-module.md says it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+from pyvmm.guest import debian, headers
+from pyvmm.guest.kernel import FOREIGN
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENT = ROOT / "docs" / "guest-driver.md"
+
+
+def code() -> str:
+    """The document's one block of C."""
+    (block,) = re.findall(r"^```c\n(.*?)^```$", DOCUMENT.read_text(), re.M | re.S)
+    return str(block)
+
+
+def make(*words: str | Path) -> None:
+    """Runs make, which must succeed."""
+    blank = [f"--unset={name}" for name in FOREIGN]
+    command = ["env", *blank, "make", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def build(folder: Path, linux: str) -> Path:
+    """The module, made in `folder` for Debian's kernel of that version, with the driver's own module before it."""
+    kernel = headers.headers(debian.kernel_package(linux))
+    driver, example = folder / "driver", folder / "example"
+    patches = ROOT / "guest-linux-patch"
+    series = patches / f"series-{linux}"
+    make(
+        *("-C", patches / "module", f"KDIR={kernel}"),
+        *(f"BUILD={driver}", f"SERIES={series}"),
+    )
+    tree = driver / "tree"
+    example.mkdir()
+    (example / "load.c").write_text(code())
+    (example / "Kbuild").write_text("obj-m := load.o\n")
+    make(
+        *("-C", kernel, f"M={example}", "CONFIG_DEBUG_INFO_BTF_MODULES=", "W=1"),
+        f"KCFLAGS=-I{tree}/include -DCONFIG_SYMBIOTIC=1 -Werror",
+        f"KBUILD_EXTRA_SYMBOLS={tree}/drivers/virt/symbiotic/Module.symvers",
+        "modules",
+    )
+    return example / "load.ko"
