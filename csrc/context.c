@@ -45,7 +45,17 @@ int context_fetch(struct vcpu *vcpu, struct kvm_regs *regs, struct kvm_sregs *sr
 	if (ioctl(vcpu->fd, KVM_GET_REGS, regs) || ioctl(vcpu->fd, KVM_GET_SREGS, sregs) ||
 	    ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, events))
 		return -errno;
+	context_forget_bitmap(sregs);
 	return 0;
+}
+
+/*
+ * KVM takes a bit here as an interrupt to deliver, and in the shared registers it sets such bits and
+ * never clears one. The events say what is to be delivered.
+ */
+void context_forget_bitmap(struct kvm_sregs *sregs)
+{
+	memset(sregs->interrupt_bitmap, 0, sizeof(sregs->interrupt_bitmap));
 }
 
 /* SDM volume 1, 3.3.7.1; APM volume 2, 5.3.1 */
@@ -144,8 +154,6 @@ static void fit(const struct context_entry *entry, struct kvm_sregs *sregs)
 	if (entry->fs)
 		sregs->fs.base = entry->fs;
 	sregs->cr3 &= ~entry->cr3_clear;
-	/* KVM takes a bit here as an interrupt to deliver. */
-	memset(sregs->interrupt_bitmap, 0, sizeof(sregs->interrupt_bitmap));
 }
 
 /* Whether something waits to be delivered that must not hit the handler instead. */
@@ -264,6 +272,7 @@ int context_restore(struct vcpu *vcpu, const struct context *context)
 
 	shared->regs = context->regs;
 	vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
+	context_forget_bitmap(&shared->sregs);
 	if (memcmp(&shared->sregs, &context->sregs, sizeof(shared->sregs)) != 0)
 		set_sregs(vcpu, context, &context->sregs);
 	if (!same_events(&shared->events, &context->events))

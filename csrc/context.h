@@ -54,6 +54,9 @@ void context_free(struct context *context);
 int context_fetch(struct vcpu *vcpu, struct kvm_regs *regs, struct kvm_sregs *sregs,
                   struct kvm_vcpu_events *events);
 
+/* Clears what KVM's registers say of interrupts. */
+void context_forget_bitmap(struct kvm_sregs *sregs);
+
 /* NULL, or what is wrong with the entry in a vCPU of that state. */
 const char *context_refuse(const struct context_entry *entry, const struct kvm_sregs *sregs);
 

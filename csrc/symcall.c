@@ -275,8 +275,9 @@ int symcall_freshen(struct vcpu *vcpu)
 
 static void take_context(struct symcall *symcall)
 {
-	const struct kvm_sync_regs *shared = &symcall->vcpu->run->s.regs;
+	struct kvm_sync_regs *shared = &symcall->vcpu->run->s.regs;
 
+	context_forget_bitmap(&shared->sregs);
 	symcall->context.regs = shared->regs;
 	symcall->context.sregs = shared->sregs;
 	symcall->context.events = shared->events;

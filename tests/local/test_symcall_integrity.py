@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest that checks all its state without end while it is upcalled: it must never see a difference.
+
+The guest is tests/guests/integrity.c. It puts known values into every register, at CPL 0 and CPL 3, does one thing (a
+port access, a string of them, MMIO of every size, an MSR, an interrupt in the shadow of STI, HLT, nothing) and compares
+everything. Here are the devices it talks to, whose values form a sequence that both sides know, and the upcalls: from
+the hooks of these devices and from another thread.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pyvmm.errors import StateError, SymcallError
+from pyvmm.symbiotic import abi
+from tests import guest64
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.machine.hook import Exit, Handler
+    from pyvmm.machine.symcall import Results
+
+# As in tests/guests/integrity.h.
+PORT, PORT_STEP = 0x5C0, 0x10
+MMIO, MMIO_STEP = 0xD0100000, 0x2000
+MSR, MSR_STEP = 0x12340, 1
+KINDS = {"port": 0, "mmio": 1, "msr": 2}
+WRITE = 4
+UPCALL = 0x1000
+VECTORS, EXCURSION, PORTS, MEMORY, MSRS, SEGMENTS, CR2, NMI, DATA = (1 << i for i in range(9))
+EVERYTHING = 0x1FF
+CHEAP = SEGMENTS | CR2
+FAILURES = (
+    *("", "general register", "vector register", "upper vector register", "system register"),
+    *("segment base at CPL 3", "buffer", "interrupts", "interrupt shadow", "NMI", "symcall entry"),
+    *("device of the handler", "trap", "CR3 of CPL 3"),
+)
+OPERATIONS = (
+    *("nothing", "in", "out", "ins", "outs", "load", "store", "movs from", "movs to", "xchg"),
+    *("push", "pop", "load 16", "store 16", "load across pages", "store across pages", "rdmsr"),
+    *("wrmsr", "mov ss", "storm", "nmi", "shadow", "shadow out", "shadow in", "shadow store"),
+    *("shadow load", "halt"),
+)
+PORT_OPERATIONS = OPERATIONS[1:5]
+MASK = (1 << 64) - 1
+
+
+def mix(value: int) -> int:
+    """As mix() in tests/guests/guest.h."""
+    value = (value + 0x9E3779B97F4A7C15) & MASK
+    value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & MASK
+    value = ((value ^ value >> 27) * 0x94D049BB133111EB) & MASK
+    return value ^ value >> 31
+
+
+class Device:
+    """Registers whose n-th access has the n-th value of a sequence: a lost or doubled access is seen by both sides."""
+
+    def __init__(self, upcall: Callable[[Exit], None]) -> None:
+        self.count = 0
+        self.wrong: list[str] = []
+        self.upcall = upcall
+
+    def handler(self, kind: int) -> Handler:
+        def access(exit: Exit) -> int | None:
+            way = kind | (WRITE if exit.is_write else 0)
+            key = self.count ^ exit.address << 24 ^ exit.size << 56 ^ way << 60
+            value = mix(key & MASK) & ((1 << 8 * exit.size) - 1)
+            self.count += 1
+            if exit.is_write and exit.value != value:
+                self.wrong.append(f"access {self.count}: {exit}, not {value:#x}")
+                exit.vcpu.machine.stop()
+            self.upcall(exit)
+            return None if exit.is_write else value
+
+        return access
+
+
+class Integrity:
+    """The guest with its devices. `upcall` makes symcalls and checks what they bring back."""
+
+    def __init__(self, *, promise: bool = False, isolate: bool = False, seed: int = 1) -> None:
+        self.image = guest64.build("integrity.c", "upcall.c", "window.S")
+        self.machine = guest64.machine(self.image, symbiotic=True, symcall_deadline=60.0)
+        self.random = random.Random(seed)
+        self.made: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        self.from_exits: Counter[str] = Counter()
+        self.ready = threading.Event()
+        self.said: list[int] = []
+        #: Symcalls from each hook of the guest's devices, on average.
+        self.share = 1.0
+        self.numbers = EVERYTHING & ~(VECTORS | EXCURSION) if promise else EVERYTHING
+        self.outer = Device(self._at_exit)
+        self.inner = Device(self._inside)
+        for device, step in ((self.outer, 0), (self.inner, 1)):
+            port, mmio, msr = (device.handler(kind) for kind in KINDS.values())
+            self.machine.on_port(PORT + step * PORT_STEP, port, PORT_STEP)
+            self.machine.on_mmio(MMIO + step * MMIO_STEP, MMIO_STEP, mmio)
+            self.machine.on_msr(MSR + step * MSR_STEP, msr)
+        self.machine.on_mmio(guest64.REPORT, 4, self._report)
+        guest64.write(self.machine, self.image, "seed", seed)
+        guest64.write(self.machine, self.image, "promise", int(promise))
+        guest64.write(self.machine, self.image, "isolate", int(isolate))
+        guest64.write(self.machine, self.image, "timer_count", 4_000_000)
+        # The lab's emulated SVM forgets the interrupt shadow at each entry of a guest, symcall or not.
+        guest64.write(self.machine, self.image, "shadow_kept", int("PYVMM_LAB" not in os.environ))
+
+    def _report(self, exit: Exit) -> None:
+        self.said.append(exit.value)
+        if exit.value == 3:
+            self.ready.set()
+        else:
+            self.machine.stop()
+
+    def _at_exit(self, exit: Exit) -> None:
+        """As many symcalls as the share says, in the middle of the access."""
+        count = int(self.share)
+        count += self.random.random() < self.share - count
+        for _ in range(count):
+            self.upcall(exit.vcpu.symcall, "exit")
+            self.from_exits[name_of(exit)] += 1
+
+    def _inside(self, exit: Exit) -> None:
+        """A symcall within a symcall is refused, whatever the guest's page says."""
+        if self.random.random() < 0.05:
+            with pytest.raises(SymcallError) as raised:
+                exit.vcpu.symcall(abi.SYMCALL_TEST)
+            assert raised.value.reason == "active"
+            self.refused["active"] += 1
+
+    def upcall(self, symcall: Callable[..., Results], where: str) -> None:
+        """One symcall: mostly cheap ones, now and then one that loses everything it can."""
+        self.made[where] += 1
+        chance = self.random.random()
+        if chance < 0.5:
+            self._test(symcall)
+        else:
+            what = self.numbers if chance > 0.97 else self.numbers & self.random.getrandbits(9)
+            self._lose(symcall, what if chance > 0.85 else what & CHEAP)
+
+    def _test(self, symcall: Callable[..., Results]) -> None:
+        words = [self.random.getrandbits(64) for _ in range(5)]
+        results = symcall(abi.SYMCALL_TEST, *words)
+        assert list(results[:5]) == [(word + 1) & MASK for word in words]
+
+    def _lose(self, symcall: Callable[..., Results], what: int) -> None:
+        number = UPCALL + what
+        words = [self.random.getrandbits(64) for _ in range(5)]
+        data = self.random.randbytes(self.random.randrange(1, 64)) if what & DATA else b""
+        words[4] = len(data)
+        results = symcall(number, *words, data=data, want=len(data))
+        assert results.rbx == (mix(words[0] ^ number) + 1) & MASK
+        assert list(results[1:5]) == [(word + 1) & MASK for word in words[1:]]
+        assert results.data == bytes(byte ^ 0x5A for byte in data)
+
+    def value(self, name: str, index: int = 0) -> int:
+        """A variable of the guest."""
+        return guest64.read(self.machine, self.image, name, index)
+
+    def difference(self) -> str:
+        """What the guest found, or nothing."""
+        what, which, wanted, got = (self.value("failure", i) for i in range(4))
+        if not what:
+            return ""
+        kind = OPERATIONS[self.value("current")]
+        return f"{FAILURES[what]} {which:#x} ({kind}): {got:#x}, not {wanted:#x}"
+
+    def operations(self) -> dict[str, tuple[int, int]]:
+        """How often each operation ran, at CPL 0 and CPL 3."""
+        return {
+            name: (self.value("operations", 2 * i), self.value("operations", 2 * i + 1))
+            for i, name in enumerate(OPERATIONS)
+        }
+
+    def run(self, upcalls: int, pause: float = 0.0, seconds: float = 240) -> None:
+        """Starts the guest and upcalls it from here, and from the hooks, until there were that many."""
+        self.machine.start()
+        self._wait(self.ready.is_set, seconds)
+        caller = random.Random(2)
+        deadline = time.monotonic() + seconds
+        while sum(self.made.values()) < upcalls and time.monotonic() < deadline:
+            try:
+                self.upcall(lambda *args, **more: self.machine.symcall(0, *args, **more), "thread")
+            except StateError:
+                break
+            except SymcallError as error:
+                if error.reason != "stopped":
+                    raise
+                break
+            if pause and caller.random() < 0.1:
+                time.sleep(caller.random() * pause)
+        self.share = 0
+        guest64.write(self.machine, self.image, "stop", 1)
+        result = self.machine.wait(seconds)
+        assert result is not None
+        assert not self.difference(), f"{self.difference()} after {self.made}"
+        assert not self.outer.wrong
+        assert not self.inner.wrong
+        assert self.said[-1] == 2, result
+
+    def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition() and not self.said and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert condition(), self.difference()
+
+    def check(self, upcalls: int) -> None:
+        """The counters agree with the calls that were made, and everything was covered."""
+        counters = self.machine.symcalls
+        made = sum(self.made.values())
+        assert made >= upcalls
+        assert counters["calls"] == counters["returned"] == self.value("upcalls") == made
+        assert counters["refused_active"] == self.refused["active"]
+        for name, count in counters.items():
+            if name not in ("calls", "returned", "refused_active", "doorbells"):
+                assert count == 0, name
+        ports = self.value("user_ports")
+        for name, (kernel, user) in self.operations().items():
+            assert kernel, name
+            assert user or name in PORT_OPERATIONS[: 4 * (not ports)] or name in KERNEL_ONLY, name
+        assert self.value("ticks")
+        assert self.value("nmi_inside")
+
+
+KERNEL_ONLY = OPERATIONS[16:]
+
+
+def name_of(exit: Exit) -> str:
+    kind = "port" if exit.address < 0x10000 else "msr" if exit.address == MSR else "mmio"
+    return f"{kind} {'write' if exit.is_write else 'read'}"
+
+
+ALL_EXITS = {f"{kind} {way}" for kind in KINDS for way in ("read", "write")}
+
+
+def integrity(upcalls: int, share: float, pause: float, **options: bool) -> None:
+    guest = Integrity(**options)
+    with guest.machine:
+        guest.share = share
+        guest.run(upcalls, pause)
+        guest.check(upcalls)
+    assert set(guest.from_exits) == ALL_EXITS
+    print(dict(guest.made), dict(guest.from_exits))
+
+
+# Together well above 100,000.
+
+
+@pytest.mark.parametrize("isolate", [False, True], ids=["one map", "two maps"])
+def test_state_survives_handlers_that_lose_it(isolate: bool) -> None:
+    """Without a promise: the handlers also lose vector registers and KERNEL_GS_BASE."""
+    integrity(25_000, 2.0, 0.002, isolate=isolate)
+
+
+@pytest.mark.parametrize("isolate", [False, True], ids=["one map", "two maps"])
+def test_state_survives_handlers_that_promise_to_keep_it(isolate: bool) -> None:
+    integrity(30_000, 2.0, 0.0, promise=True, isolate=isolate)
