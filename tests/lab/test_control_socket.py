@@ -78,7 +78,7 @@ def test_ps_is_what_the_guest_says_itself(kernel: str) -> None:
         assert guest.finish().ok
 
     stable = before.keys() & after.keys()
-    assert set(known.values()) <= stable <= seen.keys() <= set(range(1, max(after) + 1))
+    assert set(known.values()) <= stable <= seen.keys()
     for pid in stable:
         task, process = seen[pid], after[pid]
         assert processes.same_name(task["comm"], process.comm)
@@ -183,8 +183,8 @@ def test_ps_of_a_paused_guest() -> None:
         again = pyvmm("resume", NAME)
         assert (again.status, again.stdout) == (vms.REFUSED, "")
         assert "not paused" in again.stderr
-        inside = processes.listing(guest)
-        assert inside.keys() & first.keys() == {pid for pid in first if pid in inside}
+        (sleeper,) = [pid for pid, task in first.items() if task["comm"] == "sleep"]
+        assert processes.listing(guest)[sleeper].state == "S"
         guest.say("over")
         assert guest.finish().ok
 
