@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench import stats
@@ -163,5 +164,6 @@ def picture(
     if shares_of:
         draw_shares(panels[-1, 0], shares_of, unit, scale)
     figure.suptitle(title, fontsize=10)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

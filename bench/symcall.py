@@ -224,7 +224,6 @@ def main(args: argparse.Namespace) -> None:
         remote = measure_remote(args.rounds, max(args.exits // 20, 10))
         found = measure_steps(bare, folder, args.exits)
     judged = verdicts(samples)
-    report(args, samples, remote, found, judged)
     stats.write(
         args.json or "bench/out/symcall.json", "symcall", samples,
         revision=revision(), exits=args.exits, remote=remote, lost=bare.lost,
@@ -232,6 +231,7 @@ def main(args: argparse.Namespace) -> None:
         aims=[{**verdict.aim._asdict(), "ratio": verdict.ratio, "low": verdict.low, "high": verdict.high}
               for verdict in judged],
     )  # fmt: skip
+    report(args, samples, remote, found, judged)
 
 
 def report(
