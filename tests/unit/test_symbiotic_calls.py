@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pyvmm.machine.symcall import TYPED, Results
 
 from pyvmm.errors import ConfigError, Error, GuestDataError, SymcallError
+from pyvmm.machine.symcall import TYPED, Results
 from pyvmm.symbiotic import abi, answer, calls, facts, memory, task
 
 if TYPE_CHECKING:
