@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import chart, stats, steps, symguest
+from bench import chart, stats, steps, symcall, symguest
 from bench.symcall import AIMS, Aim, Verdict, verdicts
 
 SAMPLES = {
@@ -115,6 +115,25 @@ def test_aims_are_judged_by_the_ratio() -> None:
     none = Aim("CPL 0", "call", "exit", 1.0)
     assert "no measurable cost: met" in str(Verdict(none, 1.02, 0.99, 1.05))
     assert "no measurable cost: missed" in str(Verdict(none, 1.02, 1.01, 1.05))
+
+
+# Programs that hang
+
+
+def test_a_program_that_hangs_is_run_again_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the lab's emulator makes one now and then."""
+    monkeypatch.setattr(symcall, "PATIENCE", 2.0)
+    program = tmp_path / "program"
+    program.write_text(
+        f"#!/bin/sh\n[ -e {tmp_path}/been ] && echo 5 && exit\n: > {tmp_path}/been\nexec sleep 60\n"
+    )
+    program.chmod(0o755)
+    bare = symcall.Bare.__new__(symcall.Bare)
+    bare.program, bare.image, bare.lost = str(program), "image", 0
+    assert bare.run("plain", 0, 1) == 5e-9
+    assert bare.lost == 1
 
 
 # Charts
