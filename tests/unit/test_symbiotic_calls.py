@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import errno
+import re
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.errors import ConfigError, Error, GuestDataError, SymcallError
+from pyvmm.machine import symcall
 from pyvmm.machine.symcall import TYPED, Results
 from pyvmm.symbiotic import abi, answer, calls, facts, memory, task
 
@@ -57,6 +60,24 @@ def structure(layout: struct.Struct, *fields: object, extra: bytes = b"") -> Res
 
 def test_every_call_has_a_name():
     assert set(TYPED) >= {"test", "mem_lookup", "facts", "current", "tasks", "memory", "read"}
+
+
+def test_example_of_the_manual(monkeypatch):
+    """The function that docs/symcall.md registers."""
+    monkeypatch.setattr(symcall, "TYPED", dict(TYPED))
+    manual = Path(__file__).resolve().parents[2] / "docs/symcall.md"
+    (code,) = [
+        block
+        for block in re.findall(r"^```python\n(.*?)^```$", manual.read_text(), re.M | re.S)
+        if "register(" in block
+    ]
+    exec(compile(code, manual.name, "exec"), {"__name__": "example"})
+    load = symcall.typed("load")
+    assert load(Raw(lambda *_: results(150, 25, 0))) == (1.5, 0.25, 0)
+    with pytest.raises(GuestDataError):
+        load(Raw(lambda *_: results(2**64 - 1, 0, 0)))
+    with pytest.raises(ConfigError, match="'load' exists already"):
+        symcall.register("load", min)
 
 
 # TEST.
