@@ -50,8 +50,8 @@ int context_fetch(struct vcpu *vcpu, struct kvm_regs *regs, struct kvm_sregs *sr
 }
 
 /*
- * KVM takes a bit here as an interrupt to deliver, and in the shared registers it sets such bits and
- * never clears one. The events say what is to be delivered.
+ * KVM takes a bit here as an interrupt to deliver, and in the shared registers it sets such bits
+ * and never clears one. The events say what is to be delivered.
  */
 void context_forget_bitmap(struct kvm_sregs *sregs)
 {

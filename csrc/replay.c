@@ -165,15 +165,50 @@ static void give_answer(struct kvm_run *run, const struct replay *replay)
 	}
 }
 
+void replay_remember(struct vcpu *vcpu)
+{
+	struct replay *replay = &vcpu->symcall->replay;
+	const struct kvm_run *run = vcpu->run;
+	struct replay_part *part = &replay->parts[replay->next_part % REPLAY_PARTS];
+
+	/* A handler's reads are none of the instruction that it interrupts. */
+	if (vcpu->in_symcall)
+		return;
+	replay->next_part++;
+	part->address = run->mmio.phys_addr;
+	part->length = run->mmio.len;
+	memcpy(part->data, run->mmio.data, sizeof(part->data));
+}
+
+/* The exit at hand is a part before the one that was put aside: answers it as it was then. */
+static bool serve_part(struct kvm_run *run, const struct replay *replay)
+{
+	if (run->exit_reason != KVM_EXIT_MMIO || run->mmio.is_write)
+		return false;
+	for (uint32_t i = 1; i <= REPLAY_PARTS; i++) {
+		const struct replay_part *part =
+		        &replay->parts[(replay->next_part - i) % REPLAY_PARTS];
+
+		if (part->address == run->mmio.phys_addr && part->length == run->mmio.len) {
+			memcpy(run->mmio.data, part->data, sizeof(part->data));
+			return true;
+		}
+	}
+	return false;
+}
+
 bool replay_serve(struct vcpu *vcpu)
 {
 	struct replay *replay = &vcpu->symcall->replay;
 	const struct kvm_regs *regs = &vcpu->run->s.regs.regs;
-
-	block_interrupts(vcpu, false);
 	/* Another access (of an interrupt handler, say) is not meant; the stack tells the contexts
 	 * apart. */
-	if (regs->rip != replay->rip || regs->rsp != replay->rsp || !same_access(vcpu->run, replay))
+	bool same_place = regs->rip == replay->rip && regs->rsp == replay->rsp;
+
+	if (same_place && !same_access(vcpu->run, replay) && serve_part(vcpu->run, replay))
+		return true;
+	block_interrupts(vcpu, false);
+	if (!same_place || !same_access(vcpu->run, replay))
 		return false;
 	give_answer(vcpu->run, replay);
 	replay->state = REPLAY_NONE;

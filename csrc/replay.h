@@ -6,6 +6,9 @@
  * is finished with zeros, the vCPU gets the state back that it had before the instruction, and the
  * guest executes it again; the exit that this brings is answered with what the hook answered to the
  * first one. Interrupts are held off meanwhile where KVM can do that.
+ *
+ * An instruction that reads MMIO in several parts has an exit for each. The parts before the one
+ * that was put aside come again too, and get the answers they had.
  */
 #ifndef PYVMM_REPLAY_H
 #define PYVMM_REPLAY_H
@@ -20,12 +23,20 @@ enum {
 	REPLAY_DATA = 4096, /* the page of struct kvm_run that carries port data */
 	/* The part of struct kvm_run that tells of an exit. */
 	REPLAY_EXIT = 256,
+	REPLAY_PARTS = 8, /* more exits than any instruction needs to read MMIO */
 };
 
 enum replay_state {
 	REPLAY_NONE,
 	REPLAY_WANTED, /* the instruction was finished with zeros; its answer is not known yet */
 	REPLAY_READY,  /* the guest is about to execute it again */
+};
+
+/* An answered read of MMIO. */
+struct replay_part {
+	uint64_t address;
+	uint32_t length;
+	uint8_t data[8];
 };
 
 struct replay {
@@ -38,7 +49,12 @@ struct replay {
 	uint32_t data_size;
 	uint8_t exit[REPLAY_EXIT];
 	uint8_t data[REPLAY_DATA];
+	struct replay_part parts[REPLAY_PARTS]; /* the last ones, in a ring */
+	uint32_t next_part;
 };
+
+/* Remembers the answer to the read of MMIO at hand. */
+void replay_remember(struct vcpu *vcpu);
 
 /* Whether the exit at hand is an input that a symcall has to put aside. */
 bool replay_needed(const struct vcpu *vcpu);

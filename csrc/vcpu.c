@@ -158,8 +158,11 @@ static int serve_port(struct vcpu *vcpu)
 
 static void finish_mmio(struct vcpu *vcpu, const struct bus_access *access)
 {
-	if (!access->is_write)
-		memcpy(vcpu->run->mmio.data, &access->value, access->length);
+	if (access->is_write)
+		return;
+	memcpy(vcpu->run->mmio.data, &access->value, access->length);
+	if (vcpu->symcall)
+		replay_remember(vcpu);
 }
 
 static int serve_mmio(struct vcpu *vcpu)
