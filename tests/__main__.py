@@ -34,12 +34,14 @@ def build_guests() -> None:
     """Everything the Linux guests need, from the cache or built now."""
     from pyvmm.guest.build import build
     from pyvmm.guest.stock import stock
+    from tests import example
 
     for linux in GUESTS:
         build(linux)
         stock(linux)
         stock(linux, symbiotic=True)
     build(DEBUG_GUEST)
+    example.cached(GUESTS[0])
 
 
 def run_here(stage: str, options: list[str]) -> int:

@@ -296,10 +296,9 @@ def test_processes_and_threads(talk: Talk) -> None:
     assert (shell.rss_bytes or 0) > 0
 
 
-def test_call_from_other_kernel_code(tmp_path: Path) -> None:
+def test_call_from_other_kernel_code() -> None:
     """The module of docs/guest-driver.md: registers a call, calls the VMM, answers, and goes again."""
-    module = example.build(tmp_path, "6.12")
-    files = {"/root/load.ko": module}
+    files = {"/root/load.ko": example.cached("6.12")}
     with Guest(SCRIPT, linux="stock-6.12-symbiotic", memory="512M", files=files) as guest:
         offered = []
 
