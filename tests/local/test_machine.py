@@ -137,10 +137,10 @@ def test_msr_hook_reads_and_writes() -> None:
         mov [0x2004], edx
         hlt"""
     with bare.machine(code) as machine:
-        machine.on_msr(0x4b564d10, hook, 2)
+        machine.on_msr(0x4B564D10, hook, 2)
         result = bare.run(machine)
         assert machine.memory.read(0x2000, 8) == (0x1111222233334444).to_bytes(8, "little")
-    assert stored == {0x4b564d10: 0x0123456789ABCDEF}
+    assert stored == {0x4B564D10: 0x0123456789ABCDEF}
     assert result.exits["x86_wrmsr"] == result.exits["x86_rdmsr"] == 1
 
 
@@ -151,7 +151,7 @@ def test_refused_msr_is_a_general_protection_fault() -> None:
         raise GuestFault
 
     with bare.machine("mov ecx, 0x4b564d10; rdmsr; hlt") as machine:
-        machine.on_msr(0x4b564d10, hook)
+        machine.on_msr(0x4B564D10, hook)
         result = bare.run(machine)
     assert result.reason == "triple-fault"
     assert "rip" in result.dump.lower()
