@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import errno
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from pyvmm.errors import SymcallError
+from pyvmm.machine import cpuid, symbiosis
+from pyvmm.machine.hook import GuestFault
 from pyvmm.symbiotic import abi
 from tests import example
 from tests.lab.linux import Guest, compile_program
@@ -325,3 +327,54 @@ def test_call_from_other_kernel_code() -> None:
         with pytest.raises(SymcallError) as caught:
             vm.symcall(0, 0x1000)
         assert caught.value.code == errno.ENOSYS
+
+
+class HalfVmm:
+    """Announces the interface and takes some of its MSRs, for a machine that has none of it."""
+
+    def __init__(self, vm: VM, taken: set[int]) -> None:
+        self.written: list[tuple[int, int]] = []
+        self._taken = taken
+        vm.on_msr(abi.MSR_VM_PAGE, abi.MSR_ENTRY_FS - abi.MSR_VM_PAGE + 1)(self._access)
+
+    def _access(self, exit: Exit) -> None:
+        if exit.address not in self._taken:
+            raise GuestFault
+        self.written.append((exit.address, exit.value))
+
+
+#: What such a VMM takes, what the driver says, and whether the machine's page is left.
+HALVES = [
+    pytest.param(set(), "symbiotic: not used: error -5", True, id="nothing"),
+    pytest.param(
+        {abi.MSR_VM_PAGE}, "symbiotic: CPU 0 is not registered: error -5", False, id="page"
+    ),
+    pytest.param(
+        set(range(abi.MSR_VM_PAGE, abi.MSR_ENTRY_FS + 1)) - {abi.MSR_ENTRY_RIP},
+        "symbiotic: CPU 0 is not registered: error -5",
+        False,
+        id="entry",
+    ),
+]
+
+
+@pytest.mark.parametrize(("taken", "said", "alone"), HALVES)
+def test_vmm_that_supports_half_of_it(
+    taken: set[int], said: str, alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line in the log, and the guest works as under any VMM; what was registered is withdrawn."""
+    table = cpuid.table
+
+    def announcing(*words: Any, more: object, **options: Any) -> Any:
+        return table(*words, **options, more=[symbiosis.leaf()])
+
+    monkeypatch.setattr(cpuid, "table", announcing)
+    with Guest(SCRIPT, cpus=CPUS, symbiotic=False) as guest:
+        vmm = HalfVmm(guest.vm, taken)
+        talk = Talk(guest)
+        assert [line.partition("] ")[2] for line in talk.trouble()] == [said]
+        assert talk.tell("nproc") == f"{CPUS}\n"
+        assert (talk.tell(f"cat {STATS} | head -n 1") == "registered:\n") != alone
+        last = dict(vmm.written)
+        assert last.get(abi.MSR_VCPU_PAGE, 0) == 0
+        assert bool(last.get(abi.MSR_VM_PAGE)) != alone
