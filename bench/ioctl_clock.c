@@ -5,7 +5,8 @@
  * compiled into it.
  *
  * IOCTL_CLOCK names the file that the records go to when the program ends; there is room for
- * IOCTL_CLOCK_RECORDS of them, later ones are dropped.
+ * IOCTL_CLOCK_RECORDS of them, later ones are dropped. The program may look at them itself and
+ * begin anew: ioctl_clock_records(), ioctl_clock_count(), ioctl_clock_reset().
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -27,6 +28,10 @@ struct record {
 	int32_t thread;
 	int32_t fd;
 };
+
+const void *ioctl_clock_records(void);
+uint64_t ioctl_clock_count(void);
+void ioctl_clock_reset(void);
 
 static struct record *records;
 static uint64_t room, used;
@@ -53,14 +58,31 @@ __attribute__((constructor)) static void make_room(void)
 __attribute__((destructor)) static void write_records(void)
 {
 	const char *name = getenv("IOCTL_CLOCK");
-	uint64_t count = used < room ? used : room;
-	FILE *file = records && name ? fopen(name, "wb") : NULL;
+	uint64_t count = ioctl_clock_count();
+	FILE *file = records && name && *name ? fopen(name, "wb") : NULL;
 
 	if (!file)
 		return;
 	if (fwrite(records, sizeof(*records), count, file) != count)
 		fprintf(stderr, "ioctl_clock: %s is not complete\n", name);
 	fclose(file);
+}
+
+const void *ioctl_clock_records(void)
+{
+	return records;
+}
+
+uint64_t ioctl_clock_count(void)
+{
+	uint64_t count = __atomic_load_n(&used, __ATOMIC_ACQUIRE);
+
+	return count < room ? count : room;
+}
+
+void ioctl_clock_reset(void)
+{
+	__atomic_store_n(&used, 0, __ATOMIC_RELEASE);
 }
 
 static __thread int32_t thread;

@@ -6,6 +6,7 @@ A step is one ioctl; what lies between two of them is the VMM's own work.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import statistics
@@ -13,6 +14,7 @@ import struct
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +22,8 @@ from bench import symguest
 
 HERE = Path(__file__).resolve().parent
 RECORD = struct.Struct("=QQIiii")
+LIBRARY = "ioctl_clock.so"
+ROOM = 200_000  # records
 
 KVM_RUN = 0xAE80
 GET_REGS, SET_REGS = 0x8090AE81, 0x4090AE82
@@ -87,6 +91,13 @@ def name_of(record: Record, runs_before: int) -> str:
     return HANDLER if runs_before else EXIT
 
 
+def seconds(cut: list[list[Record]]) -> float:
+    """The usual round, from the entry that its exit ends to the next one: the median, which a few that were held up by
+    other work do not move.
+    """
+    return statistics.median(one[-1].begin - one[0].begin for one in cut) / 1e9
+
+
 def steps_of(one: list[Record]) -> dict[str, tuple[int, float]]:
     """The steps of one round: how often, and seconds in all."""
     found: dict[str, tuple[int, float]] = {}
@@ -100,36 +111,78 @@ def steps_of(one: list[Record]) -> dict[str, tuple[int, float]]:
     return found
 
 
-def shares(records: list[Record], rounds: int) -> list[Share]:
+def shares(cut: list[list[Record]]) -> list[Share]:
     """The steps of the usual round, in their order, the VMM's own work last."""
-    each = [steps_of(one) for one in rounds_of(records, rounds)]
+    each = [steps_of(one) for one in cut]
     order = [step for step in each[0] if step != VMM] + [VMM]
-    middle = {step: statistics.median(one[step][1] for one in each) for step in order}
-    total = sum(middle.values())
-    return [Share(step, each[0][step][0], middle[step], middle[step] / total) for step in order]
+    return with_parts(
+        Share(step, each[0][step][0], statistics.median(one[step][1] for one in each), 0)
+        for step in order
+    )
+
+
+def with_parts(found: Iterable[Share]) -> list[Share]:
+    listed = list(found)
+    total = sum(share.seconds for share in listed)
+    return [share._replace(part=share.seconds / total) for share in listed]
+
+
+def merged(runs: list[list[Share]]) -> list[Share]:
+    """The medians over several runs; a run whose rounds had other steps than usual is left out."""
+    kinds = [tuple((share.step, share.times) for share in run) for run in runs]
+    usual = Counter(kinds).most_common(1)[0][0]
+    alike = [run for run, kind in zip(runs, kinds, strict=True) if kind == usual]
+    return with_parts(
+        same[0]._replace(seconds=statistics.median(share.seconds for share in same))
+        for same in zip(*alike, strict=True)
+    )
 
 
 def build_clock(folder: str) -> str:
     """The library to preload."""
-    library = str(Path(folder) / "ioctl_clock.so")
+    library = str(Path(folder) / LIBRARY)
     source = str(HERE / "ioctl_clock.c")
     subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
     return library
 
 
-def trace(library: str, command: list[str], rounds: int, timeout: float) -> list[Share]:
-    """Runs the command with the clock preloaded and says where its rounds spent their time."""
+def clocked(library: str, target: str = "") -> dict[str, str]:
+    """The environment of a program that the clock is preloaded into; it may write its records to a file in the end."""
+    return os.environ | {
+        "LD_PRELOAD": library,
+        "IOCTL_CLOCK": target,
+        "IOCTL_CLOCK_RECORDS": str(ROOM),
+    }
+
+
+def trace(library: str, command: list[str], timeout: float) -> list[Record]:
+    """Runs a command with the clock: its records."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "records"
-        env = {
-            "LD_PRELOAD": library,
-            "IOCTL_CLOCK": str(target),
-            "IOCTL_CLOCK_RECORDS": str((rounds + symguest.WARM_UP) * 16 + 10000),
-        }
         subprocess.run(
-            command, env=os.environ | env, check=True, timeout=timeout, stdout=subprocess.DEVNULL
+            command,
+            env=clocked(library, str(target)),
+            check=True,
+            timeout=timeout,
+            stdout=subprocess.DEVNULL,
         )
-        return shares(parse(target.read_bytes()), rounds)
+        return parse(target.read_bytes())
+
+
+class Clock:
+    """The clock that was preloaded into this very program."""
+
+    def __init__(self) -> None:
+        self._c = ctypes.CDLL(None)
+        self._c.ioctl_clock_records.restype = ctypes.c_void_p
+        self._c.ioctl_clock_count.restype = ctypes.c_uint64
+
+    def record(self, run: Callable[[], object]) -> list[Record]:
+        """Calls the function; the records of its ioctls."""
+        self._c.ioctl_clock_reset()
+        run()
+        count = self._c.ioctl_clock_count()
+        return parse(ctypes.string_at(self._c.ioctl_clock_records(), count * RECORD.size))
 
 
 def table(shares_of: dict[str, list[Share]]) -> str:

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """A symcall's round trip against a plain exit: from C and Python, from CPL 0 and 3, against calls without care.
 
-Every subject runs the same guest. A round is an exit of it, with a call into it or without.
+Every subject runs the same guest. A round is an exit of it, with a call into it or without. All KVM ioctls are timed by
+a library preloaded into this program (ioctl_clock.c); a sample is the median round of a run.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bench import chart, naive, ours, stats, steps, symguest
 
@@ -57,15 +60,20 @@ AIMS = (
     Aim("CPL 3", READY, OFF, 1.0),
 )
 
+#: Whose steps are shown.
+STEPPED = (CALL, PYTHON_CALL, BARE_SYNC, BARE_IOCTLS)
+
 Samples = dict[str, dict[str, list[float]]]
+Subject = Callable[[int, int], list[steps.Record]]
 
 
 class Bare:
     """The program bare_symcall, built in a folder with the guest's image beside it."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, library: str) -> None:
         self.program = str(Path(folder) / "bare_symcall")
         self.image = str(Path(folder) / "image")
+        self.library = library
         source = str(HERE / "bare_symcall.c")
         subprocess.run(["gcc", "-O2", "-o", self.program, source], check=True)
         Path(self.image).write_bytes(symguest.image())
@@ -75,60 +83,72 @@ class Bare:
         port = ours.PORT_IN_C if flags & symguest.FLAG_USER or method == "plain" else ours.DOORBELL
         return [self.program, self.image, method, str(port), str(flags), str(rounds)]
 
-    def run(self, method: str, flags: int, rounds: int) -> float:
-        """Seconds. A program that hangs, as the emulator of the lab now and then makes it, is run again and counted."""
+    def run(self, method: str, flags: int, rounds: int) -> list[steps.Record]:
+        """Its ioctls. A program that hangs, as the lab's emulator now and then makes it, is run again and counted."""
         for _ in range(TRIES):
             try:
-                output = subprocess.check_output(
-                    self.command(method, flags, rounds), timeout=PATIENCE
-                )
+                return steps.trace(self.library, self.command(method, flags, rounds), PATIENCE)
             except subprocess.TimeoutExpired:
                 self.lost += 1
-                continue
-            return int(output) / 1e9
         raise RuntimeError(f"{self.program} hung {TRIES} times")
 
 
-def subjects(bare: Bare) -> dict[str, object]:
-    """What is measured: functions of the guest's flags and of rounds, to seconds."""
+def subjects(bare: Bare, clock: steps.Clock) -> dict[str, Subject]:
+    """What is measured: functions of the guest's flags and of rounds, to the ioctls that were made."""
 
-    def by_ioctls(calling: bool) -> object:
-        def run(flags: int, rounds: int) -> float:
-            call_from_kernel = calling and not flags & symguest.FLAG_USER
-            port = ours.DOORBELL if call_from_kernel else ours.PORT_IN_C
-            return naive.run(port, flags, rounds, calling=calling)
+    def within(run: Callable[..., float], extra: int = 0, **options: Any) -> Subject:
+        return lambda flags, rounds: clock.record(lambda: run(flags | extra, rounds, **options))
 
-        return run
+    def alone(method: str) -> Subject:
+        return lambda flags, rounds: bare.run(method, flags, rounds)
 
-    def registered(flags: int, rounds: int) -> float:
-        return ours.exit_in_c(flags | symguest.FLAG_REGISTER, rounds)
+    def by_ioctls(flags: int, rounds: int, *, calling: bool) -> float:
+        from_kernel = calling and not flags & symguest.FLAG_USER
+        port = ours.DOORBELL if from_kernel else ours.PORT_IN_C
+        return naive.run(port, flags, rounds, calling=calling)
 
     return {
-        BARE_EXIT: lambda flags, rounds: bare.run("plain", flags, rounds),
-        EXIT: ours.exit_in_c,
-        CALL: ours.call_in_c,
-        PYTHON: ours.exit_in_python,
-        PYTHON_CALL: ours.call_in_python,
-        OFF: lambda flags, rounds: ours.exit_in_c(flags, rounds, symbiotic=False),
-        READY: registered,
-        BARE_SYNC: lambda flags, rounds: bare.run("sync", flags, rounds),
-        BARE_IOCTLS: lambda flags, rounds: bare.run("regs", flags, rounds),
-        KVM_EXIT: by_ioctls(False),
-        KVM_IOCTLS: by_ioctls(True),
+        BARE_EXIT: alone("plain"),
+        EXIT: within(ours.exit_in_c),
+        CALL: within(ours.call_in_c),
+        PYTHON: within(ours.exit_in_python),
+        PYTHON_CALL: within(ours.call_in_python),
+        OFF: within(ours.exit_in_c, symbiotic=False),
+        READY: within(ours.exit_in_c, symguest.FLAG_REGISTER),
+        BARE_SYNC: alone("sync"),
+        BARE_IOCTLS: alone("regs"),
+        KVM_EXIT: within(by_ioctls, calling=False),
+        KVM_IOCTLS: within(by_ioctls, calling=True),
     }
 
 
-def at_both_levels(run: object, exits: int) -> dict[str, float]:
-    """Seconds a round."""
-    assert callable(run)
-    return {cpl: run(flags, exits) / exits for cpl, flags in ours.CPLS.items()}
+class Measured:
+    """Each subject's rounds: seconds of the usual round of each run, and the steps of that round."""
+
+    def __init__(self, runs: dict[str, Subject], rounds: int, exits: int) -> None:
+        self._shares: dict[str, list[list[steps.Share]]] = {}
+        self.samples: Samples = stats.interleave(
+            {name: lambda name=name, run=run: self._once(name, run, exits) for name, run in runs.items()},
+            rounds,
+        )  # fmt: skip
+
+    def _once(self, name: str, run: Subject, exits: int) -> dict[str, float]:
+        figures = {}
+        for cpl, flags in ours.CPLS.items():
+            cut = steps.rounds_of(run(flags, exits), exits)
+            figures[cpl] = steps.seconds(cut)
+            if name in STEPPED:
+                self._shares.setdefault(f"{name}, {cpl}", []).append(steps.shares(cut))
+        return figures
+
+    def steps(self) -> dict[str, list[steps.Share]]:
+        """The steps of the calls, CPL 0 first."""
+        return {name: steps.merged(self._shares[name]) for name in sorted(self._shares, key=order)}
 
 
-def measure(bare: Bare, rounds: int, exits: int) -> Samples:
-    runs = subjects(bare)
-    return stats.interleave(
-        {name: lambda run=run: at_both_levels(run, exits) for name, run in runs.items()}, rounds
-    )
+def order(name: str) -> tuple[str, int]:
+    subject, _, cpl = name.rpartition(", ")
+    return cpl, STEPPED.index(subject)
 
 
 def measure_remote(rounds: int, calls: int) -> Samples:
@@ -136,20 +156,6 @@ def measure_remote(rounds: int, calls: int) -> Samples:
         {name: lambda flags=flags: ours.remote(flags, calls) for name, flags in ours.WHILE.items()},
         rounds,
     )
-
-
-def measure_steps(bare: Bare, folder: str, exits: int) -> dict[str, list[steps.Share]]:
-    """The steps of a call: of ours from C and Python, and of the ways without care."""
-    library = steps.build_clock(folder)
-    found = {}
-    for cpl, flags in ours.CPLS.items():
-        for name, kind in ((CALL, "call"), (PYTHON_CALL, "python-call")):
-            command = [sys.executable, "-m", "bench.ours", kind, cpl.split()[1], str(exits)]
-            found[f"{name}, {cpl}"] = steps.trace(library, command, exits, PATIENCE)
-        for name, method in ((BARE_SYNC, "sync"), (BARE_IOCTLS, "regs")):
-            command = bare.command(method, flags, exits)
-            found[f"{name}, {cpl}"] = steps.trace(library, command, exits, PATIENCE)
-    return found
 
 
 class Verdict(NamedTuple):
@@ -218,11 +224,22 @@ def main(args: argparse.Namespace) -> None:
         args.rounds, args.exits = 5, 300
     if args.plot and not chart.available():
         raise SystemExit("bench: --plot wants matplotlib: pip install 'pyvmm[bench]'")
+    library = os.environ.get("LD_PRELOAD", "")
+    if Path(library).name == steps.LIBRARY:
+        return run(args, library)
     with tempfile.TemporaryDirectory() as folder:
-        bare = Bare(folder)
-        samples = measure(bare, args.rounds, args.exits)
+        environment = steps.clocked(steps.build_clock(folder))
+        command = [sys.executable, "-m", "bench", *sys.argv[1:]]
+        raise SystemExit(subprocess.run(command, env=environment, check=False).returncode)
+
+
+def run(args: argparse.Namespace, library: str) -> None:
+    """In a process that has the clock."""
+    with tempfile.TemporaryDirectory() as folder:
+        bare = Bare(folder, library)
+        measured = Measured(subjects(bare, steps.Clock()), args.rounds, args.exits)
         remote = measure_remote(args.rounds, max(args.exits // 20, 10))
-        found = measure_steps(bare, folder, args.exits)
+    samples, found = measured.samples, measured.steps()
     judged = verdicts(samples)
     stats.write(
         args.json or "bench/out/symcall.json", "symcall", samples,

@@ -55,7 +55,7 @@ def test_rounds_and_their_steps() -> None:
     rounds = steps.rounds_of(records, 20)
     assert len(rounds) == 20
     assert {len(one) for one in rounds} == {4}
-    found = {share.step: share for share in steps.shares(records, 20)}
+    found = {share.step: share for share in steps.shares(rounds)}
     assert list(found) == [steps.EXIT, steps.SETTLE, steps.HANDLER, steps.VMM]
     assert found[steps.EXIT].seconds == pytest.approx(10e-6)
     assert found[steps.SETTLE].seconds == pytest.approx(1e-6)
@@ -63,6 +63,7 @@ def test_rounds_and_their_steps() -> None:
     assert found[steps.VMM].seconds == pytest.approx(1.5e-6)
     assert found[steps.VMM].times == 3
     assert sum(share.part for share in found.values()) == pytest.approx(1)
+    assert steps.seconds(rounds) == pytest.approx(24.5e-6)
 
 
 def test_a_disturbed_round_is_left_out() -> None:
@@ -87,15 +88,24 @@ def test_register_ioctls_are_named() -> None:
             records.append(record(request, at, at + 10))
             at += 10
     records.append(record(steps.KVM_RUN, at, at + 10))
-    found = {share.step: share for share in steps.shares(records, 5)}
+    found = {share.step: share for share in steps.shares(steps.rounds_of(records, 5))}
     assert found["set registers"].times == 2
     assert found["set registers"].seconds == pytest.approx(20e-9)
     assert found["get registers"].times == 1
     assert found[steps.VMM].seconds == 0
 
 
+def test_steps_of_several_runs_are_merged() -> None:
+    def run(*seconds: float) -> list[steps.Share]:
+        return [steps.Share("exit", 1, seconds[0], 0), steps.Share(steps.VMM, 1, seconds[1], 0)]
+
+    other = [steps.Share("exit", 2, 100, 1)]
+    found = steps.merged([run(3, 1), run(2, 1), run(9, 1), other])
+    assert found == [steps.Share("exit", 1, 3, 0.75), steps.Share(steps.VMM, 1, 1, 0.25)]
+
+
 def test_steps_as_text() -> None:
-    text = steps.table({"call": steps.shares(symcall_trace(5), 5)})
+    text = steps.table({"call": steps.shares(steps.rounds_of(symcall_trace(5), 5))})
     assert "call: 24.50 us a round" in text
     assert "49.0 %" in text
 
@@ -126,13 +136,16 @@ def test_a_program_that_hangs_is_run_again_and_counted(
     """As the lab's emulator makes one now and then."""
     monkeypatch.setattr(symcall, "PATIENCE", 2.0)
     program = tmp_path / "program"
+    records = tmp_path / "records"
+    records.write_bytes(steps.RECORD.pack(*record(steps.KVM_RUN, 1, 2)))
     program.write_text(
-        f"#!/bin/sh\n[ -e {tmp_path}/been ] && echo 5 && exit\n: > {tmp_path}/been\nexec sleep 60\n"
+        f"#!/bin/sh\n[ -e {tmp_path}/been ] && exec cp {records} $IOCTL_CLOCK\n"
+        f": > {tmp_path}/been\nexec sleep 60\n"
     )
     program.chmod(0o755)
     bare = symcall.Bare.__new__(symcall.Bare)
-    bare.program, bare.image, bare.lost = str(program), "image", 0
-    assert bare.run("plain", 0, 1) == 5e-9
+    bare.program, bare.image, bare.library, bare.lost = str(program), "image", "", 0
+    assert bare.run("plain", 0, 1) == [record(steps.KVM_RUN, 1, 2)]
     assert bare.lost == 1
 
 
@@ -164,7 +177,7 @@ def test_chart_on_a_terminal() -> None:
 
 def test_picture(tmp_path: Path) -> None:
     target = tmp_path / "chart.png"
-    shares = {"call": steps.shares(symcall_trace(5), 5)}
+    shares = {"call": steps.shares(steps.rounds_of(symcall_trace(5), 5))}
     chart.picture(str(target), "a title", chart.bars(SAMPLES, "exit"), shares, "us", 1.0)
     data = target.read_bytes()
     assert data.startswith(b"\x89PNG")
