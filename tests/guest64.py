@@ -18,7 +18,14 @@ SOURCES = Path(__file__).resolve().parent / "guests"
 CACHE = SOURCES.parents[1] / "build" / "guests"
 FLAGS = [
     *("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-ffreestanding"),
-    *("-nostdlib", "-static", "-no-pie", "-fno-pie", "-fno-stack-protector", "-fcf-protection=none"),
+    *(
+        "-nostdlib",
+        "-static",
+        "-no-pie",
+        "-fno-pie",
+        "-fno-stack-protector",
+        "-fcf-protection=none",
+    ),
     *("-mno-red-zone", "-mgeneral-regs-only", "-fno-asynchronous-unwind-tables", "-march=x86-64"),
     *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,--no-warn-rwx-segments"),
 ]

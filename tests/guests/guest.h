@@ -32,7 +32,8 @@ enum {
 	VECTOR_UD = 6,
 	VECTOR_GP = 13,
 
-	/* 4 bytes: what the guest has to say; in memory, because CPL 3 has no ports on every KVM. */
+	/* 4 bytes: what the guest has to say; in memory, because CPL 3 has no ports on every KVM.
+	 */
 	REPORT = 0xd0200000,
 
 	MSR_FS_BASE = 0xc0000100,
@@ -54,7 +55,8 @@ struct frame {
 
 /* start.S */
 extern u64 user_flags, user_cr3, resume_stack;
-extern char trap_stubs[], user_leave[], user_end[], ist_stacks[], user_stack_top[], main_stack_top[];
+extern char trap_stubs[], user_leave[], user_end[], ist_stacks[], user_stack_top[],
+        main_stack_top[];
 extern char try_fault[], try_fault_read[], try_resume[], trap_return[];
 void run_user(void (*function)(void));
 u64 try_wrmsr(u32 index, u64 value);
@@ -84,7 +86,10 @@ static inline u64 read_msr(u32 index)
 
 static inline void write_msr(u32 index, u64 value)
 {
-	__asm__ volatile("wrmsr" : : "c"(index), "a"((u32)value), "d"((u32)(value >> 32)) : "memory");
+	__asm__ volatile("wrmsr"
+	                 :
+	                 : "c"(index), "a"((u32)value), "d"((u32)(value >> 32))
+	                 : "memory");
 }
 
 #define READ_CR(name)                                                                              \

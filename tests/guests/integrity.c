@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A guest that keeps all its state under check, at CPL 0 and CPL 3, while it is upcalled: known values go into every
- * register, an operation runs, and everything must be as the operation leaves it.
+ * A guest that keeps all its state under check, at CPL 0 and CPL 3, while it is upcalled: known
+ * values go into every register, an operation runs, and everything must be as the operation leaves
+ * it.
  */
 #include "integrity.h"
 
@@ -80,7 +81,8 @@ void fail(u64 what, u64 which, u64 wanted, u64 got)
 
 void unexpected(struct frame *frame)
 {
-	fail(FAILED_TRAP, frame->vector | frame->error << 8 | frame->cs << 32, frame->rip, frame->rsp);
+	fail(FAILED_TRAP, frame->vector | frame->error << 8 | frame->cs << 32, frame->rip,
+	     frame->rsp);
 }
 
 /* Interrupts. */
@@ -203,9 +205,33 @@ static void enable_vectors(void)
 /* Operations. */
 
 enum kind {
-	NOPS, IN, OUT, INS, OUTS, LOAD, STORE, MOVS_FROM, MOVS_TO, XCHG, PUSH, POP, LOAD16, STORE16,
-	LOAD_CROSS, STORE_CROSS, RDMSR, WRMSR, SS_OUT, STORM_OF_INTERRUPTS, SELF_NMI,
-	SHADOW, SHADOW_OUT, SHADOW_IN, SHADOW_STORE, SHADOW_LOAD, HALT,
+	NOPS,
+	IN,
+	OUT,
+	INS,
+	OUTS,
+	LOAD,
+	STORE,
+	MOVS_FROM,
+	MOVS_TO,
+	XCHG,
+	PUSH,
+	POP,
+	LOAD16,
+	STORE16,
+	LOAD_CROSS,
+	STORE_CROSS,
+	RDMSR,
+	WRMSR,
+	SS_OUT,
+	STORM_OF_INTERRUPTS,
+	SELF_NMI,
+	SHADOW,
+	SHADOW_OUT,
+	SHADOW_IN,
+	SHADOW_STORE,
+	SHADOW_LOAD,
+	HALT,
 };
 
 enum {
@@ -220,6 +246,7 @@ struct operation {
 	const char *code, *end;
 };
 
+/* clang-format off */
 #define OP(name) extern char op_##name[];
 #define SIZES(name) OP(name##1) OP(name##2) OP(name##4)
 SIZES(in) SIZES(out) SIZES(ins) SIZES(outs) SIZES(rep_ins) SIZES(rep_outs) SIZES(load) SIZES(store)
@@ -265,6 +292,7 @@ static const struct operation table[] = {
 	{SHADOW_LOAD, 1, KERNEL, shadow_load, shadow_load_end},
 	{HALT, 0, KERNEL, shadow_halt, shadow_halt_end},
 };
+/* clang-format on */
 const u64 table_size = sizeof(table) / sizeof(table[0]);
 
 static u64 mask_of(unsigned size)
@@ -521,12 +549,14 @@ static void prepare_shadow(const struct operation *op)
 	case SHADOW_IN:
 		where = port_of(1);
 		expected = window_set;
-		expected.general[RAX] = merged(window_set.general[RAX], value_at(ACCESS_PORT, where, 1), 1);
+		expected.general[RAX] =
+		        merged(window_set.general[RAX], value_at(ACCESS_PORT, where, 1), 1);
 		return;
 	case SHADOW_LOAD:
 		where = address_of(1);
 		expected = window_set;
-		expected.general[RAX] = merged(window_set.general[RAX], value_at(ACCESS_MMIO, where, 1), 1);
+		expected.general[RAX] =
+		        merged(window_set.general[RAX], value_at(ACCESS_MMIO, where, 1), 1);
 		return;
 	}
 	expected = window_set;
@@ -534,7 +564,8 @@ static void prepare_shadow(const struct operation *op)
 
 static void prepare_simple(const struct operation *op)
 {
-	u64 kind = op->kind == IN || op->kind == OUT || op->kind == SS_OUT ? ACCESS_PORT : ACCESS_MMIO;
+	u64 kind =
+	        op->kind == IN || op->kind == OUT || op->kind == SS_OUT ? ACCESS_PORT : ACCESS_MMIO;
 	u64 where = kind == ACCESS_PORT ? port_of(op->size) : address_of(op->size);
 
 	if (op->kind == SS_OUT)
@@ -553,28 +584,44 @@ static void prepare(const struct operation *op)
 {
 	window_op = (u64)op->code;
 	switch (op->kind) {
-	case INS: case OUTS: case MOVS_FROM: case MOVS_TO:
+	case INS:
+	case OUTS:
+	case MOVS_FROM:
+	case MOVS_TO:
 		prepare_string(op);
 		break;
 	case XCHG:
 		prepare_exchange(op);
 		break;
-	case PUSH: case POP:
+	case PUSH:
+	case POP:
 		prepare_stack(op);
 		break;
-	case LOAD16: case STORE16:
+	case LOAD16:
+	case STORE16:
 		prepare_wide(op);
 		break;
-	case LOAD_CROSS: case STORE_CROSS:
+	case LOAD_CROSS:
+	case STORE_CROSS:
 		prepare_crossing(op);
 		break;
-	case RDMSR: case WRMSR:
+	case RDMSR:
+	case WRMSR:
 		prepare_msr(op);
 		break;
-	case IN: case OUT: case LOAD: case STORE: case SS_OUT:
+	case IN:
+	case OUT:
+	case LOAD:
+	case STORE:
+	case SS_OUT:
 		prepare_simple(op);
 		break;
-	case SHADOW: case SHADOW_OUT: case SHADOW_IN: case SHADOW_STORE: case SHADOW_LOAD: case HALT:
+	case SHADOW:
+	case SHADOW_OUT:
+	case SHADOW_IN:
+	case SHADOW_STORE:
+	case SHADOW_LOAD:
+	case HALT:
 		prepare_shadow(op);
 		break;
 	default:
@@ -718,9 +765,27 @@ static void kernel_windows(void)
 /* The system registers. */
 
 enum {
-	SYSTEM_KERNEL_GS, SYSTEM_FS_BASE, SYSTEM_GS_BASE, SYSTEM_CR2, SYSTEM_CR3, SYSTEM_CR0,
-	SYSTEM_CR4, SYSTEM_EFER, SYSTEM_DS, SYSTEM_ES, SYSTEM_FS, SYSTEM_GS, SYSTEM_SS, SYSTEM_CS,
-	SYSTEM_TASK, SYSTEM_LDT, SYSTEM_GDT, SYSTEM_GDT_LIMIT, SYSTEM_IDT, SYSTEM_IDT_LIMIT, SYSTEM,
+	SYSTEM_KERNEL_GS,
+	SYSTEM_FS_BASE,
+	SYSTEM_GS_BASE,
+	SYSTEM_CR2,
+	SYSTEM_CR3,
+	SYSTEM_CR0,
+	SYSTEM_CR4,
+	SYSTEM_EFER,
+	SYSTEM_DS,
+	SYSTEM_ES,
+	SYSTEM_FS,
+	SYSTEM_GS,
+	SYSTEM_SS,
+	SYSTEM_CS,
+	SYSTEM_TASK,
+	SYSTEM_LDT,
+	SYSTEM_GDT,
+	SYSTEM_GDT_LIMIT,
+	SYSTEM_IDT,
+	SYSTEM_IDT_LIMIT,
+	SYSTEM,
 
 	MSR_EFER = 0xc0000080,
 };
@@ -854,7 +919,9 @@ static void try_port(void)
 {
 	__asm__ volatile(".globl port_try, port_tried\n"
 	                 "port_try: outb %%al, $0x80\n"
-	                 "port_tried:" : : "a"(0));
+	                 "port_tried:"
+	                 :
+	                 : "a"(0));
 }
 
 static void on_protection(struct frame *frame)

@@ -6,7 +6,17 @@
 #include "guest.h"
 
 enum {
-	RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R15 = 15, GENERAL,
+	RAX,
+	RCX,
+	RDX,
+	RBX,
+	RSP,
+	RBP,
+	RSI,
+	RDI,
+	R8,
+	R15 = 15,
+	GENERAL,
 
 	CF_TO_SF = 0xd5, /* CF PF AF ZF SF */
 	FLAG_IF = 1 << 9,
@@ -16,10 +26,10 @@ enum {
 	FLAG_AC = 1 << 18,
 	FLAG_ID = 1 << 21,
 
-	/* Devices of the tests, for the guest proper and, one `step` further, for its symcall handler. */
+	/* Devices of the tests, for the guest proper and, one `step` further, for its symcall
+	   handler. */
 	DEVICE_PORT = 0x5c0,
 	DEVICE_PORT_STEP = 0x10,
-	DEVICE_MMIO = 0xd0100000, /* two pages */
 	DEVICE_MMIO_STEP = 0x2000,
 	DEVICE_MSR = 0x12340,
 	DEVICE_MSR_STEP = 1,
@@ -61,6 +71,8 @@ enum {
 	REPORT_ENDED,
 	REPORT_READY,
 };
+
+static const u64 DEVICE_MMIO = 0xd0100000; /* two pages */
 
 struct registers {
 	u64 general[GENERAL], rflags;

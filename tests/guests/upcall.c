@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The symcall handler of the integrity guest: checks how it is entered and loses all state it can. */
+/* The symcall handler of the integrity guest: checks how it is entered and loses all state it can.
+ */
 #include "integrity.h"
 
-#define HANDLER __attribute__((section(".handler.text")))
+#define HANDLER      __attribute__((section(".handler.text")))
 #define HANDLER_DATA __attribute__((section(".handler.data")))
 
 enum {
@@ -12,7 +13,7 @@ enum {
 };
 
 HANDLER_DATA u64 handler_sequence, handler_random;
-HANDLER_DATA volatile u64 upcalls, nmi_inside, upcalls_by_bit[16];
+HANDLER_DATA volatile u64 upcalls, nmi_inside, inside, upcalls_by_bit[16];
 u8 vcpu_page[4096] __attribute__((aligned(4096)));
 u8 vm_page[4096] __attribute__((aligned(4096)));
 
@@ -104,7 +105,9 @@ HANDLER static void lose_segments(void)
 {
 	const u16 selector = any() & 1 ? SELECTOR_OTHER_DATA : SELECTOR_KERNEL_DATA;
 
-	__asm__ volatile("mov %w0, %%ds; mov %w0, %%es; mov %w0, %%fs; mov %w0, %%gs" : : "r"(selector));
+	__asm__ volatile("mov %w0, %%ds; mov %w0, %%es; mov %w0, %%fs; mov %w0, %%gs"
+	                 :
+	                 : "r"(selector));
 	write_msr(MSR_FS_BASE, any() >> 20);
 	write_msr(MSR_GS_BASE, any() >> 20);
 	if (!promise)
@@ -112,8 +115,8 @@ HANDLER static void lose_segments(void)
 }
 
 /*
- * One at a time: two that wait would become one. It comes after the return where one is being served, or where the
- * VMM has KVM hold back all interrupts until an instruction is over.
+ * One at a time: two that wait would become one. It comes after the return where one is being
+ * served, or where the VMM has KVM hold back all interrupts until an instruction is over.
  */
 HANDLER static void interrupt_myself(void)
 {
@@ -167,6 +170,9 @@ HANDLER void upcall(void)
 
 	upcalls++;
 	check_entry();
+	/* One inside another would have the same stack. */
+	expect(30, 0, inside);
+	inside = r[RAX];
 	if (r[RAX] >= UPCALL_FIRST)
 		lose(r[RAX] - UPCALL_FIRST, r[RDI]);
 	rubbish = any();
@@ -178,4 +184,5 @@ HANDLER void upcall(void)
 	r[RDX] += 1;
 	r[RSI] += 1;
 	r[RDI] += 1;
+	inside = 0;
 }

@@ -196,7 +196,7 @@ class Integrity:
                 if error.reason != "stopped":
                     raise
                 break
-            if pause and caller.random() < 0.1:
+            if pause and caller.random() < 0.3:
                 time.sleep(caller.random() * pause)
         self.share = 0
         guest64.write(self.machine, self.image, "stop", 1)
@@ -246,21 +246,35 @@ def integrity(upcalls: int, share: float, pause: float, **options: bool) -> None
     guest = Integrity(**options)
     with guest.machine:
         guest.share = share
+        if share and is_software():
+            guest.numbers &= ~EXCURSION
         guest.run(upcalls, pause)
         guest.check(upcalls)
-    assert set(guest.from_exits) == ALL_EXITS
+    assert set(guest.from_exits) == (ALL_EXITS if share else set())
     print(dict(guest.made), dict(guest.from_exits))
+
+
+def is_software() -> bool:
+    """A KVM without VT-x and SVM. The one we know has gone back to code of the handler's CPL 3 after a read of MMIO
+    that was executed again: there such handlers are called by a thread only.
+    """
+    return not any(os.path.exists(f"/sys/module/{name}") for name in ("kvm_amd", "kvm_intel"))
 
 
 # Together well above 100,000.
 
 
-@pytest.mark.parametrize("isolate", [False, True], ids=["one map", "two maps"])
+@pytest.mark.parametrize("isolate", [False, True], ids=["one-map", "two-maps"])
 def test_state_survives_handlers_that_lose_it(isolate: bool) -> None:
     """Without a promise: the handlers also lose vector registers and KERNEL_GS_BASE."""
-    integrity(25_000, 2.0, 0.002, isolate=isolate)
+    integrity(25_000, 6.0, 0.004, isolate=isolate)
 
 
-@pytest.mark.parametrize("isolate", [False, True], ids=["one map", "two maps"])
+@pytest.mark.parametrize("isolate", [False, True], ids=["one-map", "two-maps"])
 def test_state_survives_handlers_that_promise_to_keep_it(isolate: bool) -> None:
-    integrity(30_000, 2.0, 0.0, promise=True, isolate=isolate)
+    integrity(25_000, 6.0, 0.004, promise=True, isolate=isolate)
+
+
+def test_state_survives_calls_of_a_thread() -> None:
+    """With nothing else, back to back."""
+    integrity(15_000, 0.0, 0.0)
