@@ -6,11 +6,12 @@ from __future__ import annotations
 import errno
 import re
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pyvmm.errors import SymcallError
+from pyvmm.errors import StateError, SymcallError
 from pyvmm.symbiotic import abi
 from tests.lab.linux import Guest
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 CPUS = 2
 ROUNDS = 5
+ANSWERS = 200
 PAUSE = 0.002  # seconds between symcalls, for the guest to get on as well
 LINK_ADDRESS = 0xFFFF_FFFF_8100_0000  # of the kernel's first byte, _text
 MIB = 1 << 20
@@ -65,6 +67,12 @@ class Talk:
         with pytest.raises(SymcallError) as caught:
             self.vm.symcall(0, "test")
         return caught.value.reason
+
+    def ending(self) -> str:
+        """How the guest came to its end."""
+        result = self._guest.finish()
+        tail = self.vm.console_log().decode("utf-8", "replace")[-4000:]
+        return f"the guest ended by {result.reason} {result.detail}\n{result.dump}\n{tail}"
 
     def log(self) -> str:
         """What the kernel complained of."""
@@ -159,6 +167,22 @@ def kernel_root_maps(talk: Talk, root: int | None, address: int) -> bool:
     return bool(entry & 1)
 
 
+def test_busy_guest_notices_nothing(talk: Talk) -> None:
+    """Sums of a file are taken over and over while symcalls interrupt them, in user mode and in the kernel."""
+    talk.tell("dd if=/dev/urandom of=/tmp/file bs=64k count=8 2> /dev/null")
+    talk.tell("md5sum /tmp/file > /tmp/sum")
+    talk.tell("check() { while md5sum -cs /tmp/sum; do :; done; echo broken >> /tmp/broken; }")
+    talk.tell("check & check & check &")
+    with Fire(talk.vm) as fire:
+        while min(fire.answers) < ANSWERS and not fire.failed:
+            time.sleep(PAUSE)
+    assert not fire.failed, talk.ending()
+    assert fire.wrong == []
+    assert fire.reasons <= {f"error {errno.EAGAIN}"}
+    assert talk.tell("ls /tmp") == "file\nsum\n"
+    assert talk.log() == ""
+
+
 def test_unload_and_load(talk: Talk) -> None:
     """At rest, then while symcalls go on from other threads: each of these is answered, or refused for a reason."""
     vm = talk.vm
@@ -171,6 +195,7 @@ def test_unload_and_load(talk: Talk) -> None:
             talk.unload()
             talk.load()
     assert fire.wrong == []
+    assert not fire.failed, talk.ending()
     assert min(fire.answers) > 0
     # ENOSYS: the calls go before the last CPU does. EAGAIN: a lock was taken for as long as we waited.
     assert fire.reasons <= {"absent", "disabled", f"error {errno.ENOSYS}", f"error {errno.EAGAIN}"}
@@ -186,6 +211,7 @@ class Fire:
         self.reasons: set[str] = set()
         self.answers = [0] * CPUS
         self.wrong: list[object] = []
+        self.failed = False  # the guest is no more
         self._vm = vm
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(cpu,)) for cpu in range(CPUS)]
@@ -198,6 +224,9 @@ class Fire:
                     self.wrong.append(tasks)
                 self._vm.symcall(cpu, "mem_lookup", 0x1000, 0, abi.ACCESS_READ)
                 self.answers[cpu] += 1
+            except StateError:
+                self.failed = True
+                return
             except SymcallError as error:
                 self.reasons.add(f"{error.reason} {error.code}" if error.code else error.reason)
 
