@@ -21,6 +21,27 @@ void fake_kvm(void *run, const struct fake_exit *list, unsigned int count)
 	left = count;
 }
 
+void fake_enter_long_mode(void *run)
+{
+	struct kvm_sregs *sregs = &((struct kvm_run *)run)->s.regs.sregs;
+
+	sregs->efer = 1 << 10;
+	sregs->cr0 = 0x80000001;
+	sregs->cs.selector = 0x10;
+	sregs->cs.l = 1;
+	sregs->gdt.limit = 0x7f;
+}
+
+struct kvm_regs *fake_registers(void *run)
+{
+	return &((struct kvm_run *)run)->s.regs.regs;
+}
+
+unsigned int fake_dirty(void *run)
+{
+	return ((struct kvm_run *)run)->kvm_dirty_regs != 0;
+}
+
 static void fill(const struct fake_exit *next)
 {
 	shared->exit_reason = next->reason;
@@ -33,18 +54,64 @@ static void fill(const struct fake_exit *next)
 		shared->mmio.len = next->detail;
 		shared->mmio.is_write = 0;
 		break;
+	case KVM_EXIT_X86_WRMSR:
+		shared->msr.index = next->detail;
+		shared->msr.data = next->value;
+		break;
+	case KVM_EXIT_SHUTDOWN:
+		/* SVM: the vCPU was reset. */
+		if (next->detail)
+			memset(&shared->s.regs.sregs, 0, sizeof(shared->s.regs.sregs));
+		break;
 	default:
 		break;
 	}
 }
 
-int fake_ioctl(int fd, unsigned long request, ...)
+/* Calls about state: there is none but the shared registers. */
+static int about_state(unsigned long request, void *argument)
 {
-	(void)fd;
-	if (request != KVM_RUN || !left) {
+	switch (request) {
+	case KVM_GET_REGS:
+		*(struct kvm_regs *)argument = shared->s.regs.regs;
+		return 0;
+	case KVM_GET_SREGS:
+		*(struct kvm_sregs *)argument = shared->s.regs.sregs;
+		return 0;
+	case KVM_GET_VCPU_EVENTS:
+		*(struct kvm_vcpu_events *)argument = shared->s.regs.events;
+		return 0;
+	case KVM_GET_MP_STATE:
+		((struct kvm_mp_state *)argument)->mp_state = KVM_MP_STATE_RUNNABLE;
+		return 0;
+	case KVM_SET_MP_STATE:
+		return 0;
+	default:
 		errno = ENOTTY;
 		return -1;
 	}
+}
+
+int fake_ioctl(int fd, unsigned long request, ...)
+{
+	va_list rest;
+	void *argument;
+
+	(void)fd;
+	va_start(rest, request);
+	argument = va_arg(rest, void *);
+	va_end(rest);
+	if (request != KVM_RUN)
+		return about_state(request, argument);
+	if (shared->immediate_exit) {
+		errno = EINTR;
+		return -1;
+	}
+	if (!left) {
+		errno = ENOTTY;
+		return -1;
+	}
+	shared->kvm_dirty_regs = 0;
 	left--;
 	if (exits->error) {
 		errno = exits++->error;

@@ -7,8 +7,16 @@ struct fake_exit {
 	int error;
 	unsigned int reason;
 	unsigned int detail;
+	unsigned long long value; /* of a write */
 };
 
+/* While it runs the registers that KVM shares are those of the vCPU. */
 void fake_kvm(void *run, const struct fake_exit *list, unsigned int count);
+
+/* Access to what lies deep in struct kvm_run. */
+struct kvm_regs;
+void fake_enter_long_mode(void *run);
+struct kvm_regs *fake_registers(void *run);
+unsigned int fake_dirty(void *run);
 
 #endif

@@ -15,7 +15,7 @@ from tests.unit import c_library
 
 HERE = Path(__file__).resolve().parent
 DECLARED = """
-struct fake_exit { int error; unsigned int reason; unsigned int detail; };
+struct fake_exit { int error; unsigned int reason; unsigned int detail; unsigned long long value; };
 void fake_kvm(void *run, const struct fake_exit *list, unsigned int count);
 """
 RUN_SIZE = 12288
@@ -37,7 +37,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 class Loop:
     """A vCPU whose KVM_RUN returns the given (errno, exit reason, detail), one after the other."""
 
-    def __init__(self, built: tuple[Any, Any], *exits: tuple[int, int, int]) -> None:
+    def __init__(self, built: tuple[Any, Any], *exits: tuple[int, ...]) -> None:
         self.ffi, self.lib = built
         self.run = self.ffi.new("uint8_t[]", RUN_SIZE)
         self.exits = self.ffi.new("struct fake_exit[]", [tuple(each) for each in exits])
