@@ -179,7 +179,7 @@ def test_busy_guest_notices_nothing(talk: Talk) -> None:
     assert not fire.failed, talk.ending()
     assert fire.wrong == []
     assert fire.reasons <= {f"error {errno.EAGAIN}"}
-    assert talk.tell("ls /tmp") == "file\nsum\n"
+    assert talk.tell("ls -1 /tmp") == "file\nsum\n"
     assert talk.log() == ""
 
 
