@@ -110,7 +110,6 @@ def test_vm_that_is_not_there() -> None:
 
 def test_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))  # drgn keeps a history
-    monkeypatch.setenv("HOME", str(tmp_path))
     with Guest("echo up; read word") as guest:
         guest.start().expect("up")
         guest.vm.serve(NAME)
