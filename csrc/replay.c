@@ -114,6 +114,17 @@ static void block_interrupts(struct vcpu *vcpu, bool on)
 		replay->blocked = on;
 }
 
+void replay_pause(struct vcpu *vcpu)
+{
+	block_interrupts(vcpu, false);
+}
+
+void replay_go_on(struct vcpu *vcpu)
+{
+	if (vcpu->symcall->replay.state == REPLAY_READY)
+		block_interrupts(vcpu, true);
+}
+
 void replay_take_answer(struct vcpu *vcpu)
 {
 	struct replay *replay = &vcpu->symcall->replay;

@@ -62,6 +62,10 @@ bool replay_needed(const struct vcpu *vcpu);
 /* Gets rid of the exit at hand, whose instruction began with these registers: 0 or -errno. */
 int replay_abandon(struct vcpu *vcpu, const struct kvm_regs *regs);
 
+/* While a handler runs nothing is held off: it may get NMIs, and faults of its own. */
+void replay_pause(struct vcpu *vcpu);
+void replay_go_on(struct vcpu *vcpu);
+
 /* Takes the answer, once the exit is wholly served, if one is wanted. */
 void replay_take_answer(struct vcpu *vcpu);
 

@@ -322,6 +322,7 @@ static int start(struct symcall *symcall, struct symcall_call *call)
 		if (error)
 			return refuse_host(call, error);
 	}
+	replay_pause(vcpu);
 	give_data(symcall, call);
 	context_enter(vcpu, &symcall->context, &symcall->entry, &regs);
 	vcpu->run->kvm_valid_regs = CONTEXT_SYNC;
@@ -553,6 +554,7 @@ static int finish(struct symcall *symcall, enum symcall_status status)
 
 	end_active(symcall, status);
 	error = context_restore(vcpu, &symcall->context);
+	replay_go_on(vcpu);
 	vcpu->settled = 1;
 	event = hand_over(symcall, call);
 	if (!error)
