@@ -680,12 +680,14 @@ static void check_window(const struct operation *op)
 		fail(FAILED_INTERRUPTS, op->kind, 1, interrupt_count);
 }
 
+/* One after the other, so that a short run covers all. */
 static const struct operation *choose(void)
 {
+	static unsigned next[2];
 	const struct operation *op;
 
 	do
-		op = table + below(table_size);
+		op = table + next[level]++ % table_size;
 	while (!(op->where & (level ? USER : KERNEL)) || !(kinds >> op->kind & 1) ||
 	       (level && op->where & PORTS && !user_ports));
 	return op;

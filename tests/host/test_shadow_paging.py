@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Linux guest where KVM has no nested paging and shadows the guest's page tables."""
+"""Guests where KVM has no nested paging and shadows the guest's page tables."""
 
 from __future__ import annotations
 
@@ -18,3 +18,13 @@ def test_linux_on_shadow_paging() -> None:
     code = lab.run(command, npt=False, timeout=300, stdout=output, stderr=errors)
     assert code == 0, errors.getvalue().decode()
     assert output.getvalue().decode().split() == ["1", "0", MD5_OF_32_MIB_OF_ZEROES, "-"]
+
+
+def test_symcalls_on_shadow_paging() -> None:
+    """The bare guest that checks all its state, and those that lie, with a page table of its own for CPL 3."""
+    output = io.BytesIO()
+    files = ["tests/local/test_symcall_integrity.py", "tests/local/test_symcall_lies.py"]
+    chosen = ["-k", "in_short or never_returns or triple or page_tables or halted or user_mode"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, *chosen]
+    code = lab.run(command, npt=False, timeout=300, stdout=output, stderr=output)
+    assert code == 0, output.getvalue().decode()

@@ -278,3 +278,9 @@ def test_state_survives_handlers_that_promise_to_keep_it(isolate: bool) -> None:
 def test_state_survives_calls_of_a_thread() -> None:
     """With nothing else, back to back."""
     integrity(15_000, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("promise", [False, True], ids=["no-promise", "promise"])
+def test_state_survives_in_short(promise: bool) -> None:
+    """Enough to see that it works at all on a KVM of another kind."""
+    integrity(1_500, 4.0, 0.01, promise=promise, isolate=promise)
