@@ -14,10 +14,12 @@ import pytest
 from pyvmm.errors import StateError, SymcallError
 from pyvmm.symbiotic import abi
 from tests.lab.linux import Guest
+from tests.lab.stream import SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pyvmm.symbiotic.task import Current
     from pyvmm.vm import VM
 
 CPUS = 2
@@ -53,6 +55,14 @@ class Talk:
         """What the line printed."""
         self._guest.say(line)
         return self._guest.expect("=end=\n").removesuffix("=end=\n")
+
+    def idle(self, cpu: int) -> Current:
+        """What runs on a vCPU once nothing else does."""
+        deadline = time.monotonic() + SECONDS
+        while not (current := self.vm.symcall(cpu, "current")).idle:
+            assert time.monotonic() < deadline, f"never idle: {current}"
+            time.sleep(PAUSE)
+        return current
 
     def load(self) -> None:
         """Loads the module."""
@@ -101,9 +111,8 @@ def check_every_cpu(talk: Talk) -> None:
     vm = talk.vm
     for cpu in range(CPUS):
         assert vm.symcall(cpu, "test", 1, 2, 3, 4, 5) == (2, 3, 4, 5, 6)
-        current = vm.symcall(cpu, "current")
-        assert (current.idle, current.pid, current.cpu) == (True, 0, cpu)
-        assert current.comm == f"swapper/{cpu}"
+        current = talk.idle(cpu)
+        assert (current.pid, current.cpu, current.comm) == (0, cpu, f"swapper/{cpu}")
     for _ in range(20):
         assert {task.comm for task in vm.tasks()} >= {"init", "sh", "sleep", "kthreadd"}
 
