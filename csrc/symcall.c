@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
 
 #include "symcall_watch.h"
 #include "vcpu.h"
@@ -19,29 +18,6 @@ enum {
 	PAGE_FLAGS = 0x008,
 	NESTED_STATE_SIZE = 16384,
 	SETTLE_STEPS = 64,
-};
-
-/* What a hook has under way while its exit's place in struct kvm_run serves others. */
-struct frame {
-	bool kept;
-	struct bus_access access;
-	uint32_t hook;
-	uint32_t hook_pending;
-	uint32_t exit_reason;
-	uint32_t run_reason;
-	uint32_t io_next;
-	int error;
-	uint32_t data_size;
-	uint8_t exit[REPLAY_EXIT];
-	uint8_t data[REPLAY_DATA];
-};
-
-struct symcall_call {
-	struct symcall_message message;
-	symcall_done *done; /* a C caller */
-	bool local;         /* a caller on the vCPU's own thread */
-	struct frame frame;
-	struct symcall_call *next;
 };
 
 struct symcall *symcall_create(struct vcpu *vcpu, struct symspy *symspy,
@@ -103,81 +79,6 @@ struct symcall_message *symcall_message(struct symcall_call *call)
 	return &call->message;
 }
 
-/* What the guest registers. */
-
-/* Sign-extended from bit 56, the widest that any CPU takes; the call itself looks closer. */
-static bool canonical(uint64_t address)
-{
-	return (uint64_t)((int64_t)(address << 7) >> 7) == address;
-}
-
-static uint64_t *field_of(struct context_entry *entry, uint64_t msr)
-{
-	switch (msr) {
-	case SYMCALL_MSR_RIP:
-		return &entry->rip;
-	case SYMCALL_MSR_RSP:
-		return &entry->rsp;
-	case SYMCALL_MSR_CS:
-		return &entry->cs;
-	case SYMCALL_MSR_GS:
-		return &entry->gs;
-	case SYMCALL_MSR_FS:
-		return &entry->fs;
-	case SYMCALL_MSR_CR3_CLEAR:
-		return &entry->cr3_clear;
-	default:
-		return &entry->promises;
-	}
-}
-
-static bool acceptable(uint64_t msr, uint64_t value)
-{
-	switch (msr) {
-	case SYMCALL_MSR_CS:
-		return value <= 0xffff && !(value & 7);
-	case SYMCALL_MSR_CR3_CLEAR:
-		return !(value >> 52);
-	case SYMCALL_MSR_PROMISES:
-		return !(value & ~(uint64_t)CONTEXT_PROMISE_STATE_KEPT);
-	default:
-		return canonical(value);
-	}
-}
-
-static int on_msr(void *opaque, struct bus_access *access)
-{
-	struct symcall *symcall = access->vcpu->symcall;
-	uint64_t *field;
-
-	(void)opaque;
-	if (!symcall)
-		return BUS_FAULT;
-	field = field_of(&symcall->entry, access->address);
-	if (!access->is_write) {
-		access->value = *field;
-		return BUS_DONE;
-	}
-	if (!acceptable(access->address, access->value)) {
-		symcall->counters.msr_refused++;
-		return BUS_FAULT;
-	}
-	if (symcall->active)
-		symcall->counters.reregistered++;
-	if (access->address == SYMCALL_MSR_RIP)
-		symcall->disabled = false;
-	*field = access->value;
-	return BUS_DONE;
-}
-
-int symcall_attach(struct bus *msr)
-{
-	int error = bus_add(msr, SYMCALL_MSR_RIP, SYMCALL_MSR_PROMISES - SYMCALL_MSR_RIP + 1,
-	                    on_msr, NULL);
-
-	return error ? error : bus_add(msr, SYMCALL_MSR_FS, 1, on_msr, NULL);
-}
-
 /* Beginning. */
 
 static uint32_t *flags_of(uint8_t *page)
@@ -185,7 +86,7 @@ static uint32_t *flags_of(uint8_t *page)
 	return (uint32_t *)(page + PAGE_FLAGS);
 }
 
-static int refuse(struct symcall_call *call, enum symcall_status status, const char *text)
+int symcall_refuse(struct symcall_call *call, enum symcall_status status, const char *text)
 {
 	call->message.status = status;
 	snprintf(call->message.text, sizeof(call->message.text), "%s", text);
@@ -196,7 +97,7 @@ static int refuse(struct symcall_call *call, enum symcall_status status, const c
 static int refuse_host(struct symcall_call *call, int error)
 {
 	call->message.error = (uint64_t)-error;
-	return refuse(call, SYMCALL_HOST, "KVM refused");
+	return symcall_refuse(call, SYMCALL_HOST, "KVM refused");
 }
 
 /* Whether the vCPU takes a call at all, as far as that shows without its registers: 0 or
@@ -209,19 +110,20 @@ static int check(struct symcall *symcall, struct symcall_call *call)
 	call->message.error = 0;
 	if (symcall->active) {
 		symcall->counters.refused_active++;
-		return refuse(call, SYMCALL_ACTIVE, "");
+		return symcall_refuse(call, SYMCALL_ACTIVE, "");
 	}
 	if (!symcall->entry.rip) {
 		symcall->counters.refused_absent++;
-		return refuse(call, SYMCALL_ABSENT, "");
+		return symcall_refuse(call, SYMCALL_ABSENT, "");
 	}
 	if (symcall->disabled || !page ||
 	    !(__atomic_load_n(flags_of(page), __ATOMIC_ACQUIRE) & SYMSPY_VCPU_ENABLED)) {
 		symcall->counters.refused_disabled++;
-		return refuse(call, SYMCALL_DISABLED,
-		              symcall->disabled ? "it missed a deadline and did not register anew"
-		              : page            ? "it does not take calls now"
-		                                : "it has no SymSpy page");
+		return symcall_refuse(call, SYMCALL_DISABLED,
+		                      symcall->disabled
+		                              ? "it missed a deadline and did not register anew"
+				      : page ? "it does not take calls now"
+					     : "it has no SymSpy page");
 	}
 	return 0;
 }
@@ -246,13 +148,13 @@ static int check_context(struct symcall *symcall, struct symcall_call *call)
 	const char *why = context_refuse(&symcall->entry, &symcall->context.sregs);
 
 	if (symcall->nested && in_nested_guest(symcall->vcpu))
-		return refuse(call, SYMCALL_NESTED, "");
+		return symcall_refuse(call, SYMCALL_NESTED, "");
 	if (!why && symcall->context.events.smi.smm)
 		why = "the vCPU is in system management mode";
 	if (!why)
 		return 0;
 	symcall->counters.refused_invalid++;
-	return refuse(call, SYMCALL_INVALID, why);
+	return symcall_refuse(call, SYMCALL_INVALID, why);
 }
 
 /* Whether the shared registers are the vCPU's, and those after the instruction. */
@@ -353,59 +255,9 @@ int symcall_begin_c(struct vcpu *vcpu, struct symcall_call *call, symcall_done *
 	return start(symcall, call);
 }
 
-/* Frames. */
-
-static uint8_t *exit_of(struct kvm_run *run)
-{
-	return (uint8_t *)run + offsetof(struct kvm_run, hw);
-}
-
-static void keep_frame(struct vcpu *vcpu, struct frame *frame)
-{
-	struct kvm_run *run = vcpu->run;
-
-	if (frame->kept)
-		return;
-	frame->kept = true;
-	frame->access = vcpu->access;
-	frame->hook = vcpu->hook;
-	frame->hook_pending = vcpu->hook_pending;
-	frame->exit_reason = vcpu->exit_reason;
-	frame->run_reason = run->exit_reason;
-	frame->io_next = vcpu->io_next;
-	frame->error = vcpu->error;
-	frame->data_size = 0;
-	memcpy(frame->exit, exit_of(run), REPLAY_EXIT);
-	if (vcpu->hook_pending && vcpu->exit_reason == KVM_EXIT_IO) {
-		uint64_t size = (uint64_t)run->io.size * run->io.count;
-
-		frame->data_size = size <= REPLAY_DATA ? (uint32_t)size : REPLAY_DATA;
-		memcpy(frame->data, (uint8_t *)run + run->io.data_offset, frame->data_size);
-	}
-	vcpu->hook_pending = 0;
-}
-
-static void put_frame_back(struct vcpu *vcpu, struct frame *frame)
-{
-	struct kvm_run *run = vcpu->run;
-
-	if (!frame->kept)
-		return;
-	frame->kept = false;
-	vcpu->access = frame->access;
-	vcpu->hook = frame->hook;
-	vcpu->hook_pending = frame->hook_pending;
-	vcpu->exit_reason = frame->exit_reason;
-	run->exit_reason = frame->run_reason;
-	vcpu->io_next = frame->io_next;
-	vcpu->error = frame->error;
-	memcpy(exit_of(run), frame->exit, REPLAY_EXIT);
-	memcpy((uint8_t *)run + run->io.data_offset, frame->data, frame->data_size);
-}
-
 static int refuse_local(struct vcpu *vcpu, struct symcall_call *call, int event)
 {
-	put_frame_back(vcpu, &call->frame);
+	frame_put_back(vcpu, &call->frame);
 	return event;
 }
 
@@ -453,7 +305,7 @@ static int begin(struct vcpu *vcpu, struct symcall_call *call)
 	int event = 0;
 
 	if (!symcall)
-		return refuse(call, SYMCALL_ABSENT, "");
+		return symcall_refuse(call, SYMCALL_ABSENT, "");
 	if (call->frame.kept && vcpu->hook_pending)
 		event = vcpu_resume(vcpu);
 	if (event)
@@ -465,10 +317,10 @@ static int begin(struct vcpu *vcpu, struct symcall_call *call)
 	call->local = true;
 	symcall->context.slept = false;
 	if (!call->frame.kept && replay_needed(vcpu)) {
-		keep_frame(vcpu, &call->frame);
+		frame_keep(vcpu, &call->frame);
 		event = begin_in_input(symcall, call);
 	} else {
-		keep_frame(vcpu, &call->frame);
+		frame_keep(vcpu, &call->frame);
 		event = begin_settled(symcall, call);
 	}
 	if (event == VCPU_SYMCALL)
@@ -498,28 +350,38 @@ int symcall_make(struct vcpu *vcpu, struct symcall_call *call, uint64_t number, 
 	return symcall_continue(vcpu, call);
 }
 
+/* A vCPU that waits for its start, or that KVM does not let us wake, takes no call. */
+int symcall_begin_posted(struct symcall *symcall, struct symcall_call *call)
+{
+	struct vcpu *vcpu = symcall->vcpu;
+	int error = 0, event = check(symcall, call);
+
+	if (event)
+		return event;
+	symcall->context.slept = false;
+	error = symcall_freshen(vcpu);
+	if (error)
+		return refuse_host(call, error);
+	take_context(symcall);
+	event = check_context(symcall, call);
+	if (event)
+		return event;
+	if (vcpu->may_sleep)
+		error = context_wake(vcpu, &symcall->context);
+	if (error == -EAGAIN)
+		return symcall_refuse(call, SYMCALL_STOPPED, "");
+	if (error)
+		return refuse_host(call, error);
+	return start(symcall, call);
+}
+
 /* Ending. */
 
 static int hand_over_local(struct vcpu *vcpu, struct symcall_call *call)
 {
-	put_frame_back(vcpu, &call->frame);
+	frame_put_back(vcpu, &call->frame);
 	call->message.finished = 1;
 	return VCPU_SYMCALL;
-}
-
-static void request_more(struct symcall *symcall)
-{
-	if (symcall->first)
-		__atomic_fetch_or(&symcall->vcpu->requests, VCPU_REQUEST_SYMCALL, __ATOMIC_SEQ_CST);
-}
-
-static void wake_caller(struct symcall *symcall, struct symcall_call *call)
-{
-	pthread_mutex_lock(&symcall->lock);
-	call->message.finished = 1;
-	pthread_cond_broadcast(&symcall->over);
-	request_more(symcall);
-	pthread_mutex_unlock(&symcall->lock);
 }
 
 static int hand_over(struct symcall *symcall, struct symcall_call *call)
@@ -530,7 +392,7 @@ static int hand_over(struct symcall *symcall, struct symcall_call *call)
 		return call->done(vcpu, call, &vcpu->run->s.regs.regs);
 	if (call->local)
 		return hand_over_local(vcpu, call);
-	wake_caller(symcall, call);
+	symcall_wake_caller(symcall, call);
 	return 0;
 }
 
@@ -678,173 +540,4 @@ void symcall_abandon(struct vcpu *vcpu, uint32_t status)
 		return;
 	settle_blindly(vcpu);
 	finish(symcall, status);
-}
-
-/* Calls of other threads. */
-
-void symcall_post(struct vcpu *vcpu, struct symcall_call *call)
-{
-	struct symcall *symcall = vcpu->symcall;
-
-	call->done = NULL;
-	call->local = false;
-	call->next = NULL;
-	call->message.finished = 0;
-	if (!symcall) {
-		refuse(call, SYMCALL_ABSENT, "");
-		return;
-	}
-	pthread_mutex_lock(&symcall->lock);
-	if (symcall->closed) {
-		refuse(call, SYMCALL_STOPPED, "");
-	} else {
-		if (symcall->last)
-			symcall->last->next = call;
-		else
-			symcall->first = call;
-		symcall->last = call;
-	}
-	pthread_mutex_unlock(&symcall->lock);
-	vcpu_request(vcpu, VCPU_REQUEST_SYMCALL);
-}
-
-static struct timespec later(uint32_t milliseconds)
-{
-	struct timespec until;
-
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += milliseconds / 1000;
-	until.tv_nsec += (long)(milliseconds % 1000) * 1000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_nsec -= 1000000000;
-		until.tv_sec++;
-	}
-	return until;
-}
-
-int symcall_wait(struct vcpu *vcpu, struct symcall_call *call, uint32_t milliseconds)
-{
-	struct symcall *symcall = vcpu->symcall;
-	struct timespec until = later(milliseconds);
-	int finished;
-
-	if (!symcall)
-		return 1;
-	pthread_mutex_lock(&symcall->lock);
-	while (!call->message.finished &&
-	       pthread_cond_timedwait(&symcall->over, &symcall->lock, &until) != ETIMEDOUT)
-		;
-	finished = (int)call->message.finished;
-	pthread_mutex_unlock(&symcall->lock);
-	return finished;
-}
-
-/* With the lock held: takes the call out of the queue, if it is there. */
-static int unqueue(struct symcall *symcall, struct symcall_call *call)
-{
-	struct symcall_call **link = &symcall->first;
-	struct symcall_call *before = NULL;
-
-	while (*link && *link != call) {
-		before = *link;
-		link = &before->next;
-	}
-	if (!*link)
-		return 0;
-	*link = call->next;
-	if (symcall->last == call)
-		symcall->last = before;
-	return 1;
-}
-
-int symcall_withdraw(struct vcpu *vcpu, struct symcall_call *call)
-{
-	struct symcall *symcall = vcpu->symcall;
-	int found;
-
-	if (!symcall)
-		return 1;
-	pthread_mutex_lock(&symcall->lock);
-	found = unqueue(symcall, call);
-	pthread_mutex_unlock(&symcall->lock);
-	return found;
-}
-
-int symcall_pending(struct vcpu *vcpu)
-{
-	struct symcall *symcall = vcpu->symcall;
-	int pending;
-
-	if (!symcall)
-		return 0;
-	pthread_mutex_lock(&symcall->lock);
-	pending = symcall->first != NULL;
-	pthread_mutex_unlock(&symcall->lock);
-	return pending;
-}
-
-static struct symcall_call *take_first(struct symcall *symcall)
-{
-	struct symcall_call *call;
-
-	pthread_mutex_lock(&symcall->lock);
-	call = symcall->first;
-	if (call)
-		unqueue(symcall, call);
-	pthread_mutex_unlock(&symcall->lock);
-	return call;
-}
-
-/* A vCPU that waits for its start, or that KVM does not let us wake, takes no call. */
-static int begin_posted(struct symcall *symcall, struct symcall_call *call)
-{
-	struct vcpu *vcpu = symcall->vcpu;
-	int error = 0, event = check(symcall, call);
-
-	if (event)
-		return event;
-	symcall->context.slept = false;
-	error = symcall_freshen(vcpu);
-	if (error)
-		return refuse_host(call, error);
-	take_context(symcall);
-	event = check_context(symcall, call);
-	if (event)
-		return event;
-	if (vcpu->may_sleep)
-		error = context_wake(vcpu, &symcall->context);
-	if (error == -EAGAIN)
-		return refuse(call, SYMCALL_STOPPED, "");
-	if (error)
-		return refuse_host(call, error);
-	return start(symcall, call);
-}
-
-int symcall_next(struct vcpu *vcpu)
-{
-	struct symcall_call *call = take_first(vcpu->symcall);
-
-	if (call && begin_posted(vcpu->symcall, call))
-		wake_caller(vcpu->symcall, call);
-	return 0;
-}
-
-void symcall_close(struct vcpu *vcpu)
-{
-	struct symcall *symcall = vcpu->symcall;
-
-	if (!symcall)
-		return;
-	pthread_mutex_lock(&symcall->lock);
-	symcall->closed = true;
-	pthread_mutex_unlock(&symcall->lock);
-	if (symcall->active) {
-		enum symcall_status status = symcall->active->message.status;
-
-		symcall_abandon(vcpu, status == SYMCALL_FAULT ? SYMCALL_FAULT : SYMCALL_STOPPED);
-	}
-	for (struct symcall_call *call = take_first(symcall); call; call = take_first(symcall)) {
-		refuse(call, SYMCALL_STOPPED, "");
-		wake_caller(symcall, call);
-	}
 }

@@ -17,6 +17,7 @@
 
 #include "bus.h"
 #include "context.h"
+#include "frame.h"
 #include "replay.h"
 #include "symspy.h"
 
@@ -140,6 +141,14 @@ typedef int symcall_done(struct vcpu *vcpu, struct symcall_call *call, struct kv
  * `done` comes when it is over. */
 int symcall_begin_c(struct vcpu *vcpu, struct symcall_call *call, symcall_done *done);
 
+struct symcall_call {
+	struct symcall_message message;
+	symcall_done *done; /* a C caller */
+	bool local;         /* a caller on the vCPU's own thread */
+	struct frame frame;
+	struct symcall_call *next;
+};
+
 struct symcall {
 	struct vcpu *vcpu;
 	struct symspy *symspy;
@@ -174,6 +183,12 @@ int symcall_late(struct vcpu *vcpu);                 /* the watch rang */
 int symcall_collapsed(struct vcpu *vcpu, int event); /* the handler brought the vCPU down */
 /* An exit while KVM shares the registers: true when it is served already. */
 bool symcall_lingered(struct vcpu *vcpu);
+
+/* Between the parts of it: ends a call that did not begin, returns VCPU_SYMCALL; begins one of
+ * another thread, 0 or VCPU_SYMCALL; tells another thread that its call is over. */
+int symcall_refuse(struct symcall_call *call, enum symcall_status status, const char *text);
+int symcall_begin_posted(struct symcall *symcall, struct symcall_call *call);
+void symcall_wake_caller(struct symcall *symcall, struct symcall_call *call);
 
 /* The doorbell's part: what the guest said, with registers that are fresh. */
 void symcall_outcome(struct vcpu *vcpu, bool failed);

@@ -16,7 +16,7 @@ from pyvmm.machine import result as results
 from pyvmm.machine.memory import GuestMemory
 from pyvmm.machine.result import Result
 from pyvmm.machine.symbiosis import Symbiosis
-from pyvmm.machine.symcall import Call, typed
+from pyvmm.machine.symcall import make, typed
 from pyvmm.machine.vcpu import Vcpu
 
 TYPE_CHECKING = False
@@ -45,8 +45,6 @@ PORTS = 0x10000
 MSR_RANGES = 16
 #: How long a vCPU thread may take to notice a stop before the machine calls it stuck.
 STOP_SECONDS = 30.0
-#: How often a thread that waits for a symcall looks for an interrupt.
-WAIT_MS = 100
 
 
 class Machine:
@@ -94,6 +92,7 @@ class Machine:
         self.hooks: list[Handler] = []
         self.hypercall_hooks: list[HypercallHandler] = []
         self.symbiosis: Symbiosis | None = None
+        self.symcall_deadline = symbiosis.DEADLINE
         self._callers = 0
         self._msr_ranges: list[tuple[int, int]] = []
         self.devices: list[Device] = []
@@ -166,6 +165,7 @@ class Machine:
             if lacking and symbiotic:
                 raise ConfigError(f"symbiotic: this KVM lacks {', '.join(lacking)}")
             symbiotic = not lacking
+        self.symcall_deadline = symcall_deadline
         more = [symbiosis.leaf()] if symbiotic else []
         supported = self.kvm.supported_cpuid()
         deadline = self.irqchip and self.kvm.check_extension(kvm.KVM_CAP_TSC_DEADLINE_TIMER) > 0
@@ -433,33 +433,19 @@ class Machine:
             if self.state not in ("running", "paused"):
                 raise StateError(f"the machine is {self.state}; a running one takes symcalls")
             self._callers += 1
-        call = Call()
         try:
-            message = call.message
-            message.number = number
-            message.regs = call.pack(args, data, want)
-            lib.symcall_post(vcpu._c, call._c)
-            with self._change:
-                self._change.notify_all()
-            self._await(vcpu, call)
-            return call.results()
+            # Two hooks that call each other's vCPU would wait for ever.
+            patience = self.symcall_deadline if self._on_vcpu_thread() else None
+            return make(vcpu._c, number, args, data, want, self._notify, patience)
         finally:
-            call.close()
             with self._change:
                 self._callers -= 1
                 self._change.notify_all()
 
-    @staticmethod
-    def _await(vcpu: Vcpu, call: Call) -> None:
-        """Waits until the call is over; an interrupt (ctrl-c) takes it back, or waits for its deadline."""
-        try:
-            while not lib.symcall_wait(vcpu._c, call._c, WAIT_MS):
-                pass
-        except BaseException:
-            if not lib.symcall_withdraw(vcpu._c, call._c):
-                while not lib.symcall_wait(vcpu._c, call._c, WAIT_MS):
-                    pass
-            raise
+    def _notify(self) -> None:
+        """A vCPU that is parked looks whether it is called."""
+        with self._change:
+            self._change.notify_all()
 
     @property
     def symcalls(self) -> dict[str, int]:

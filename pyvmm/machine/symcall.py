@@ -19,6 +19,8 @@ else:
 DATA_SIZE: int = lib.SYMSPY_DATA_SIZE
 WORD = (1 << 64) - 1
 ARGUMENTS: int = lib.SYMCALL_REGISTERS
+#: How often a thread that waits for a symcall looks for an interrupt.
+WAIT_MS = 100
 ZEROS = (0,) * ARGUMENTS
 
 
@@ -151,3 +153,51 @@ class Call:
         else:
             what = _TEXTS[reason] + (f": {text}" if text else "")
         return SymcallError(f"symcall {message.number:#x}: {what}", reason, code)
+
+
+def make(
+    vcpu: Any,
+    number: int,
+    args: tuple[int, ...],
+    data: bytes,
+    want: int,
+    notify: Callable[[], None],
+    patience: float | None,
+) -> Results:
+    """A call on a vCPU (a `struct vcpu *`) that another thread runs; `notify` is called when it was asked for.
+
+    With `patience` a vCPU that does not begin it within so many seconds is not waited for.
+    """
+    call = Call()
+    try:
+        message = call.message
+        message.number = number
+        message.regs = call.pack(args, data, want)
+        lib.symcall_post(vcpu, call._c)
+        notify()
+        await_end(vcpu, call, patience)
+        return call.results()
+    finally:
+        call.close()
+
+
+def await_end(vcpu: Any, call: Call, patience: float | None) -> None:
+    """Waits until the call is over; an interrupt (ctrl-c) takes it back, or waits for its deadline."""
+    left = WAIT_MS if patience is None else int(patience * 1000)
+    try:
+        while not lib.symcall_wait(vcpu, call._c, min(left, WAIT_MS)):
+            if patience is not None:
+                left = max(left - WAIT_MS, 0)
+            if not left and lib.symcall_withdraw(vcpu, call._c):
+                raise SymcallError(
+                    f"symcall {call.message.number:#x}: its vCPU did not come to it; is that in a hook which calls back?",
+                    "deadline",
+                )
+            left = left or WAIT_MS  # it is under way
+    except SymcallError:
+        raise
+    except BaseException:
+        if not lib.symcall_withdraw(vcpu, call._c):
+            while not lib.symcall_wait(vcpu, call._c, WAIT_MS):
+                pass
+        raise

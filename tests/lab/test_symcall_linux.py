@@ -225,3 +225,30 @@ def test_a_sleeping_guest_goes_back_to_sleep() -> None:
         guest.say("go")
         guest.expect("WENT")
         assert guest.finish().ok
+
+
+def test_hooks_that_call_each_other_s_vcpu_do_not_wait_for_ever() -> None:
+    """One of the two gives up after the deadline; then the other's call is made."""
+    script = (
+        "outport() { printf x | dd of=/dev/port bs=1 seek=1296 conv=notrunc 2>/dev/null; };"
+        "outport & outport & wait; echo DONE"
+    )
+    both = threading.Barrier(2, timeout=60)
+    outcomes: list[str] = []
+    with linux.Guest(script, cpus=2, symcall_deadline=0.5) as guest:
+        machine = guest.vm.machine
+
+        def probe(exit: Exit) -> None:
+            both.wait()
+            try:
+                outcomes.append(f"rbx {machine.symcall(1 - exit.vcpu.index, 1, 5).rbx}")
+            except SymcallError as error:
+                outcomes.append(error.reason)
+
+        machine.on_port(1296, probe)
+        guest.start()
+        guest.expect("DONE")
+        assert guest.finish().ok
+    assert len(outcomes) == 2
+    assert set(outcomes) <= {"deadline", "rbx 6"}, outcomes
+    assert "deadline" in outcomes

@@ -13,6 +13,12 @@ from cffi import FFI
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 
+#: The vCPU loop and what it calls.
+LOOP = (
+    *("memory", "bus", "vcpu", "symspy", "symcall", "symcall_watch"),
+    *("symcall_entry", "symcall_queue", "frame", "context", "replay"),
+)
+
 
 def load(
     folder: Path,
@@ -28,7 +34,9 @@ def load(
     """
     ffi = FFI()
     for part in parts:
-        ffi.cdef("\n".join(MARKED.findall((CSRC / f"{part}.h").read_text())))
+        header = CSRC / f"{part}.h"
+        if header.exists():
+            ffi.cdef("\n".join(MARKED.findall(header.read_text())))
     ffi.cdef(more)
     library = folder / "library.so"
     flags = [

@@ -32,7 +32,7 @@ unsigned int fake_dirty(void *run);
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     return c_library.load(
         tmp_path_factory.mktemp("symcall"),
-        ("memory", "bus", "vcpu", "symspy", "symcall_watch", "symcall", "context", "replay"),
+        c_library.LOOP,
         DECLARED + OFFSETS,
         extra=(HERE / "fake_kvm.c",),
         defines=("ioctl=fake_ioctl",),

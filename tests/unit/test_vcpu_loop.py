@@ -27,7 +27,7 @@ SHUTDOWN, RESET, CRASH, WAKEUP = 1, 2, 3, 4  # <linux/kvm.h>: KVM_SYSTEM_EVENT_*
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     return c_library.load(
         tmp_path_factory.mktemp("loop"),
-        ("memory", "bus", "vcpu", "symspy", "symcall", "symcall_watch", "context", "replay"),
+        c_library.LOOP,
         DECLARED,
         extra=(HERE / "fake_kvm.c",),
         defines=("ioctl=fake_ioctl",),
