@@ -190,7 +190,7 @@ def await_end(vcpu: Any, call: Call, patience: float | None) -> None:
                 left = max(left - WAIT_MS, 0)
             if not left and lib.symcall_withdraw(vcpu, call._c):
                 raise SymcallError(
-                    f"symcall {call.message.number:#x}: its vCPU did not come to it; is that in a hook which calls back?",
+                    f"symcall {call.message.number:#x}: its vCPU did not come to it; is it in a hook that calls back?",
                     "deadline",
                 )
             left = left or WAIT_MS  # it is under way
