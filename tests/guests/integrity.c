@@ -37,9 +37,11 @@ enum {
 	WINDOWS = 3, /* between two checks of the system registers */
 	BUFFER = 256,
 	ELEMENTS = 9,
+	ECHOES = 64, /* as in window.S */
 };
 
 /* What the test says. */
+volatile u64 echo_windows; /* more of them a round */
 volatile u64 seed, promise, isolate, stop, timer_count, kinds = ~0ULL, shadow_kept = 1;
 u64 entry_bases[2]; /* FS, GS of symcalls */
 
@@ -232,6 +234,7 @@ enum kind {
 	SHADOW_STORE,
 	SHADOW_LOAD,
 	HALT,
+	ECHO,
 };
 
 enum {
@@ -251,7 +254,7 @@ struct operation {
 #define SIZES(name) OP(name##1) OP(name##2) OP(name##4)
 SIZES(in) SIZES(out) SIZES(ins) SIZES(outs) SIZES(rep_ins) SIZES(rep_outs) SIZES(load) SIZES(store)
 SIZES(movs) SIZES(xchg) OP(load8) OP(store8) OP(movs8) OP(xchg8) OP(push8) OP(pop8) OP(load16)
-OP(store16) OP(rdmsr) OP(wrmsr) OP(ss_out) OP(storm)
+OP(store16) OP(rdmsr) OP(wrmsr) OP(ss_out) OP(storm) OP(echo)
 extern char shadow_nop[], shadow_out[], shadow_in[], shadow_store[], shadow_load[], shadow_halt[];
 extern char shadow_nop_end[], shadow_out_end[], shadow_in_end[], shadow_store_end[];
 extern char shadow_load_end[], shadow_halt_end[];
@@ -291,6 +294,7 @@ static const struct operation table[] = {
 	{SHADOW_STORE, 1, KERNEL, shadow_store, shadow_store_end},
 	{SHADOW_LOAD, 1, KERNEL, shadow_load, shadow_load_end},
 	{HALT, 0, KERNEL, shadow_halt, shadow_halt_end},
+	{ECHO, 0, KERNEL, op_echo, 0},
 };
 /* clang-format on */
 const u64 table_size = sizeof(table) / sizeof(table[0]);
@@ -562,6 +566,16 @@ static void prepare_shadow(const struct operation *op)
 	expected = window_set;
 }
 
+static void prepare_echo(void)
+{
+	static const u8 results[] = {RBX, RCX, RDX, RSI, RDI};
+
+	expected = window_set;
+	expected.general[RAX] = 0;
+	for (unsigned i = 0; i < sizeof(results); i++)
+		expected.general[results[i]] += ECHOES;
+}
+
 static void prepare_simple(const struct operation *op)
 {
 	u64 kind =
@@ -623,6 +637,9 @@ static void prepare(const struct operation *op)
 	case SHADOW_LOAD:
 	case HALT:
 		prepare_shadow(op);
+		break;
+	case ECHO:
+		prepare_echo();
 		break;
 	default:
 		if (op->code == window_end)
@@ -743,25 +760,31 @@ static void user_windows(void)
 	upper_loaded = 1;
 }
 
+static void kernel_window(const struct operation *op)
+{
+	fill_window();
+	if (any() & 1)
+		window_set.rflags |= FLAG_IF;
+	if (op->kind == STORM_OF_INTERRUPTS) {
+		window_set.rflags |= FLAG_IF;
+		storm();
+	} else if (op->kind == SELF_NMI && nmi_sent == nmi_seen) {
+		send_nmi();
+	}
+	one_window(op);
+	check_bases();
+}
+
 static void kernel_windows(void)
 {
+	static const struct operation echo = {ECHO, 0, KERNEL, op_echo, 0};
+
 	level = 0;
 	vectors_mask = 0;
-	for (unsigned i = 0; i < WINDOWS; i++) {
-		const struct operation *op = choose();
-
-		fill_window();
-		if (any() & 1)
-			window_set.rflags |= FLAG_IF;
-		if (op->kind == STORM_OF_INTERRUPTS) {
-			window_set.rflags |= FLAG_IF;
-			storm();
-		} else if (op->kind == SELF_NMI && nmi_sent == nmi_seen) {
-			send_nmi();
-		}
-		one_window(op);
-		check_bases();
-	}
+	for (unsigned i = 0; i < WINDOWS; i++)
+		kernel_window(choose());
+	for (unsigned i = 0; i < echo_windows; i++)
+		kernel_window(&echo);
 }
 
 /* The system registers. */
