@@ -84,17 +84,23 @@ def test_nothing_is_left_after_sigkill(tmp_path: Path) -> None:
         place: set(os.listdir(place)) for place in ("/sys/class/net", "/dev/shm", "/tmp", ".")
     }
     running = processes()
-    temporary = tmp_path / "temporary"
+    temporary, runtime = tmp_path / "temporary", tmp_path / "runtime"
     temporary.mkdir()
+    runtime.mkdir(mode=0o700)
+    env = {"TMPDIR": str(temporary), "XDG_RUNTIME_DIR": str(runtime)}
     with Process(
-        *("run", "-c", "2", "--net", "pvkill0", "--", "sh", "-c", "echo ready; sleep 1000"),
-        env={"TMPDIR": str(temporary)},
+        *("run", "-c", "2", "--net", "pvkill0", "--", "sh", "-c", "echo ready; sleep 1000"), env=env
     ) as pyvmm:
         pyvmm.expect("ready")
         assert Path("/sys/class/net/pvkill0").exists()
         pyvmm.process.kill()
         assert pyvmm.finish() == -signal.SIGKILL
     assert list(temporary.iterdir()) == []
+    # Its socket is the next list's to remove.
+    with Process("list", "--json", env=env) as listing:
+        assert listing.finish() == 0
+        assert listing.text.strip() == "[]"
+    assert list(runtime.rglob("*.sock")) == []
     for place, names in before.items():
         assert set(os.listdir(place)) <= names, place
     left = [
