@@ -106,6 +106,16 @@ class Guest(Stream):
         self.vm.start()
         return self
 
+    def expect(self, text: str, seconds: float = SECONDS) -> str:
+        """As any stream's; what became of the machine stands in the failure."""
+        try:
+            return super().expect(text, seconds)
+        except AssertionError as error:
+            result = self.vm.wait(0)
+            how = f"ended by {result.reason}" if result else self.vm.state
+            log = self.vm.console_log()[-2000:].decode("utf-8", "replace")
+            raise AssertionError(f"{error}\n--- the machine: {how}\n{log}") from None
+
     def say(self, text: str) -> None:
         """A line for the script's input."""
         os.write(self._keys, text.encode() + b"\n")
