@@ -1,16 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "frame.h"
 
-#include <linux/kvm.h>
-#include <stddef.h>
 #include <string.h>
 
 #include "vcpu.h"
-
-static uint8_t *exit_of(struct kvm_run *run)
-{
-	return (uint8_t *)run + offsetof(struct kvm_run, hw);
-}
 
 void frame_keep(struct vcpu *vcpu, struct frame *frame)
 {
@@ -27,12 +20,10 @@ void frame_keep(struct vcpu *vcpu, struct frame *frame)
 	frame->io_next = vcpu->io_next;
 	frame->error = vcpu->error;
 	frame->data_size = 0;
-	memcpy(frame->exit, exit_of(run), REPLAY_EXIT);
-	if (vcpu->hook_pending && vcpu->exit_reason == KVM_EXIT_IO) {
-		uint64_t size = (uint64_t)run->io.size * run->io.count;
-
-		frame->data_size = size <= REPLAY_DATA ? (uint32_t)size : REPLAY_DATA;
-		memcpy(frame->data, (uint8_t *)run + run->io.data_offset, frame->data_size);
+	memcpy(frame->exit, replay_exit_of(run), REPLAY_EXIT);
+	if (vcpu->hook_pending) {
+		frame->data_size = replay_data_size(run, vcpu->exit_reason);
+		memcpy(frame->data, replay_data_of(run), frame->data_size);
 	}
 	vcpu->hook_pending = 0;
 }
@@ -51,6 +42,6 @@ void frame_put_back(struct vcpu *vcpu, struct frame *frame)
 	run->exit_reason = frame->run_reason;
 	vcpu->io_next = frame->io_next;
 	vcpu->error = frame->error;
-	memcpy(exit_of(run), frame->exit, REPLAY_EXIT);
-	memcpy((uint8_t *)run + run->io.data_offset, frame->data, frame->data_size);
+	memcpy(replay_exit_of(run), frame->exit, REPLAY_EXIT);
+	memcpy(replay_data_of(run), frame->data, frame->data_size);
 }

@@ -18,12 +18,12 @@
  * instruction has. */
 enum { EXITS_OF_ONE_INSTRUCTION = 64 };
 
-static uint8_t *exit_of(struct kvm_run *run)
+uint8_t *replay_exit_of(struct kvm_run *run)
 {
 	return (uint8_t *)run + offsetof(struct kvm_run, hw);
 }
 
-static uint32_t data_size(const struct kvm_run *run, uint32_t reason)
+uint32_t replay_data_size(const struct kvm_run *run, uint32_t reason)
 {
 	uint64_t size;
 
@@ -33,7 +33,7 @@ static uint32_t data_size(const struct kvm_run *run, uint32_t reason)
 	return size <= REPLAY_DATA ? (uint32_t)size : REPLAY_DATA;
 }
 
-static uint8_t *data_of(struct kvm_run *run)
+uint8_t *replay_data_of(struct kvm_run *run)
 {
 	return (uint8_t *)run + run->io.data_offset;
 }
@@ -63,7 +63,7 @@ static void answer_zero(struct kvm_run *run)
 	switch (run->exit_reason) {
 	case KVM_EXIT_IO:
 		if (run->io.direction == KVM_EXIT_IO_IN)
-			memset(data_of(run), 0, data_size(run, run->exit_reason));
+			memset(replay_data_of(run), 0, replay_data_size(run, run->exit_reason));
 		break;
 	case KVM_EXIT_MMIO:
 		memset(run->mmio.data, 0, sizeof(run->mmio.data));
@@ -132,9 +132,9 @@ void replay_take_answer(struct vcpu *vcpu)
 	if (replay->state != REPLAY_WANTED || vcpu->in_symcall)
 		return;
 	replay->reason = vcpu->exit_reason;
-	memcpy(replay->exit, exit_of(vcpu->run), REPLAY_EXIT);
-	replay->data_size = data_size(vcpu->run, replay->reason);
-	memcpy(replay->data, data_of(vcpu->run), replay->data_size);
+	memcpy(replay->exit, replay_exit_of(vcpu->run), REPLAY_EXIT);
+	replay->data_size = replay_data_size(vcpu->run, replay->reason);
+	memcpy(replay->data, replay_data_of(vcpu->run), replay->data_size);
 	replay->state = REPLAY_READY;
 	block_interrupts(vcpu, true);
 }
@@ -164,7 +164,7 @@ static void give_answer(struct kvm_run *run, const struct replay *replay)
 	memcpy((uint8_t *)&then + offsetof(struct kvm_run, hw), replay->exit, REPLAY_EXIT);
 	switch (run->exit_reason) {
 	case KVM_EXIT_IO:
-		memcpy(data_of(run), replay->data, replay->data_size);
+		memcpy(replay_data_of(run), replay->data, replay->data_size);
 		break;
 	case KVM_EXIT_MMIO:
 		memcpy(run->mmio.data, then.mmio.data, sizeof(run->mmio.data));

@@ -53,6 +53,12 @@ struct replay {
 	uint32_t next_part;
 };
 
+/* The part of struct kvm_run that tells of an exit; the port data of one of that reason, and its
+ * bytes: 0 for anything but a port access. */
+uint8_t *replay_exit_of(struct kvm_run *run);
+uint8_t *replay_data_of(struct kvm_run *run);
+uint32_t replay_data_size(const struct kvm_run *run, uint32_t reason);
+
 /* Remembers the answer to the read of MMIO at hand. */
 void replay_remember(struct vcpu *vcpu);
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import threading
 from _thread import get_ident
@@ -64,7 +65,7 @@ class Registers(kvm.Vcpu):
         if self.loop is not None:
             error = lib.vcpu_flush(self.loop)
             if error:
-                raise HostError(-error, f"KVM_RUN of vCPU {self.id}: {errno_text(-error)}")
+                raise HostError(-error, f"KVM_RUN of vCPU {self.id}: {os.strerror(-error)}")
         return super().fd
 
 
@@ -262,7 +263,7 @@ class Vcpu:
         words = [word & 0xFFFFFFFFFFFFFFFF for word in answer]
         error = lib.doorbell_answer(c, lib.HYPERCALL_DONE, words, len(words))
         if error:
-            raise HostError(-error, f"hypercall {call.number:#x}: {errno_text(-error)}")
+            raise HostError(-error, f"hypercall {call.number:#x}: {os.strerror(-error)}")
 
     def _serve_requests(self) -> bool:
         """False when the vCPU shall leave its loop."""
@@ -308,7 +309,7 @@ class Vcpu:
         name = exit_name(self._c.exit_reason)
         if event == lib.VCPU_IOCTL_FAILED:
             error = self._c.error
-            return f"KVM_RUN failed: {errno_text(error)} (errno {error}), exit reason {name}"
+            return f"KVM_RUN failed: {os.strerror(error)} (errno {error}), exit reason {name}"
         if event == lib.VCPU_INTERNAL_ERROR:
             return f"KVM could not go on: suberror {run.internal.suberror}"
         if event == lib.VCPU_ENTRY_FAILURE:
@@ -339,13 +340,6 @@ class Vcpu:
             lib.vcpu_destroy(self._c)
             self._c = ffi.NULL
             self.kvm.close()
-
-
-def errno_text(error: int) -> str:
-    """What an errno means."""
-    import os
-
-    return os.strerror(error)
 
 
 _EXIT_NAMES: dict[int, str] = {}

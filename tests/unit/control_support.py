@@ -11,42 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from pyvmm.control.runtime_dir import RuntimeDir
 from pyvmm.control.server import Server
 from pyvmm.errors import StateError, SymcallError
+from pyvmm.machine.symcall import Results
+from pyvmm.symbiotic.task import Task
 
 SECONDS = 30.0
-
-
-class Registers(NamedTuple):
-    rbx: int
-    rcx: int
-    rdx: int
-    rsi: int
-    rdi: int
-    data: bytes
-
-
-class Task(NamedTuple):
-    pid: int
-    tgid: int
-    ppid: int
-    uid: int
-    state: str
-    comm: str
-    cpu: int
-    threads: int
-    kernel_thread: bool
-    exiting: bool
-    idle: bool
-    start_ns: int | None
-    utime_ns: int | None
-    stime_ns: int | None
-    rss_bytes: int | None
-    swap_bytes: int | None
-    vsize_bytes: int | None
 
 
 def task(pid: int, comm: str, **changed: Any) -> Task:
@@ -81,7 +54,7 @@ class FakeVM:
         self.made: list[tuple[Any, ...]] = []
         self.hung = threading.Event()
         self.answers: dict[int | str, Callable[..., Any]] = {
-            1: lambda cpu, *args, **options: Registers(
+            1: lambda cpu, *args, **options: Results(
                 *(arg + 1 for arg in (*args, *(0,) * (5 - len(args)))), options["data"][::-1]
             ),
             2: self.hang,
@@ -91,7 +64,7 @@ class FakeVM:
     def hang(self, cpu: int, *args: int, **options: Any) -> Any:
         """A vCPU that does not answer until it does."""
         assert self.hung.wait(SECONDS)
-        return Registers(0, 0, 0, 0, 0, b"")
+        return Results(0, 0, 0, 0, 0, b"")
 
     def exits(self) -> dict[str, int]:
         return {"io": 5}
