@@ -26,6 +26,8 @@ CORE_HEADERS = [
     "symcall.h",
     "symcall_watch.h",
     "doorbell.h",
+    "swapstore.h",
+    "swapbypass.h",
     "probe.h",
     "platform.h",
     "terminal.h",
