@@ -27,6 +27,7 @@ CORE_HEADERS = [
     "symcall_watch.h",
     "doorbell.h",
     "swapstore.h",
+    "swapmap.h",
     "swapbypass.h",
     "probe.h",
     "platform.h",

@@ -11,11 +11,14 @@
 struct swapbypass *swapbypass_create(struct symspy *symspy, const struct guest_memory *memory,
                                      uint32_t cpus)
 {
-	struct swapbypass *bypass = calloc(1, sizeof(*bypass));
+	struct swapbypass *bypass =
+	        calloc(1, sizeof(*bypass) + (size_t)cpus * sizeof(struct swapmap));
 
-	(void)cpus;
 	if (!bypass)
 		return NULL;
+	for (uint32_t i = 0; i < cpus; i++)
+		bypass->maps[i].bypass = bypass;
+	bypass->hook = SWAPBYPASS_NO_HOOK;
 	bypass->symspy = symspy;
 	bypass->memory = memory;
 	bypass->allowed = 1;
@@ -78,6 +81,11 @@ void swapbypass_allow(struct swapbypass *bypass, int allowed)
 	announce(bypass, &bypass->allowed, allowed != 0);
 }
 
+void swapbypass_ask(struct swapbypass *bypass, uint32_t hook)
+{
+	__atomic_store_n(&bypass->hook, hook, __ATOMIC_RELEASE);
+}
+
 /* What the guest says. */
 
 static void count(uint64_t *counter)
@@ -118,7 +126,9 @@ static int on_attach(void *opaque, struct bus_access *access)
 
 int swapbypass_attach(struct swapbypass *bypass, struct bus *hypercalls)
 {
-	return bus_add(hypercalls, HYPERCALL_SWAP_ATTACH, 2, on_attach, bypass);
+	int error = bus_add(hypercalls, HYPERCALL_SWAP_ATTACH, 2, on_attach, bypass);
+
+	return error ? error : swapmap_attach(bypass, hypercalls);
 }
 
 int swapbypass_is_attached(struct swapbypass *bypass)

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from pyvmm.errors import ConfigError
-from pyvmm.machine.swapbypass import SwapBypass, mode_number
+from pyvmm.machine.swapbypass import ANSWERS, SwapBypass, SwapFault, mode_number
 from pyvmm.machine.swapstore import SwapStore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
     from typing import Any, NamedTuple
 
     from pyvmm.machine.aperture import Aperture
@@ -18,12 +19,17 @@ else:
     from pyvmm.record import NamedTuple
 
 
+__all__ = ["Swap", "SwapFault", "SwapStats"]
+
+
 class SwapStats(NamedTuple):
     """A swap disk's state and counters, from the VMM.
 
     `bytes_used` is the host memory (or room of the backing file) that its pages take now. `bytes_in` and `bytes_out`
     passed through the disk's queue to the guest and from it. `attached`: the guest says that it uses the aperture;
-    `attach_refused` counts calls by which it could not say so.
+    `attach_refused` counts calls by which it could not say so. `offered` counts the faults that it put before the VMM,
+    `mapped` those where the VMM wrote the page table entry, `refused` the others, by reason: "mode", "slot", "policy",
+    "lookup", "pte", "race".
     """
 
     size: int
@@ -35,6 +41,9 @@ class SwapStats(NamedTuple):
     bytes_in: int
     bytes_out: int
     attach_refused: int
+    offered: int
+    mapped: int
+    refused: dict[str, int]
 
 
 class Swap:
@@ -49,6 +58,7 @@ class Swap:
         self._store = store
         self.serial = serial
         self._bypass: SwapBypass | None = None
+        self._policy: str | Callable[[SwapFault], bool] = "always"
         self.disk: Any = None
         if machine.symbiosis is not None:
             self._bypass = SwapBypass(machine, store, mode, serial)
@@ -91,6 +101,17 @@ class Swap:
             raise ConfigError(f"swap bypass {mode!r} needs a symbiotic machine")
 
     @property
+    def policy(self) -> str | Callable[[SwapFault], bool]:
+        """What decides on faults: "always", or a function that is asked about each."""
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: str | Callable[[SwapFault], bool]) -> None:
+        assert self._bypass is not None
+        self._bypass.ask(None if isinstance(policy, str) else policy)
+        self._policy = policy
+
+    @property
     def effective(self) -> str:
         """The mode that the guest is told now."""
         return self._bypass.effective if self._bypass is not None else "off"
@@ -110,4 +131,7 @@ class Swap:
             bytes_in=disk["bytes_to_guest"],
             bytes_out=disk["bytes_from_guest"],
             attach_refused=counters.get("refused", 0),
+            offered=counters.get("offered", 0),
+            mapped=counters.get("mapped", 0),
+            refused={name: counters.get(name, 0) for name in ANSWERS[1:]},
         )
