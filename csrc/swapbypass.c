@@ -11,11 +11,14 @@
 struct swapbypass *swapbypass_create(struct symspy *symspy, const struct guest_memory *memory,
                                      uint32_t cpus)
 {
-	struct swapbypass *bypass = calloc(1, sizeof(*bypass));
+	struct swapbypass *bypass =
+	        calloc(1, sizeof(*bypass) + (size_t)cpus * sizeof(struct swapmap));
 
-	(void)cpus;
 	if (!bypass)
 		return NULL;
+	for (uint32_t i = 0; i < cpus; i++)
+		bypass->maps[i].bypass = bypass;
+	bypass->hook = SWAPBYPASS_NO_HOOK;
 	bypass->symspy = symspy;
 	bypass->memory = memory;
 	bypass->allowed = 1;
@@ -40,7 +43,14 @@ static uint32_t load(const uint32_t *word)
 
 uint32_t swapbypass_mode(struct swapbypass *bypass)
 {
-	return load(&bypass->allowed) ? load(&bypass->wanted) : SWAP_MODE_OFF;
+	uint32_t wanted = load(&bypass->wanted);
+
+	if (!load(&bypass->allowed))
+		return SWAP_MODE_OFF;
+	/* A hook decides on faults, and in direct mode there are none to decide on. */
+	if (wanted == SWAP_MODE_DIRECT && load(&bypass->hook) != SWAPBYPASS_NO_HOOK)
+		return SWAP_MODE_SYMCALL;
+	return wanted;
 }
 
 int swapbypass_offer(struct swapbypass *bypass, struct swapstore *store,
@@ -55,7 +65,8 @@ int swapbypass_offer(struct swapbypass *bypass, struct swapstore *store,
 	bypass->store = store;
 	bypass->offer = *swap;
 	bypass->wanted = swap->mode;
-	symspy_set_swap(bypass->symspy, swap);
+	bypass->offer.mode = swapbypass_mode(bypass);
+	symspy_set_swap(bypass->symspy, &bypass->offer);
 	return 0;
 }
 
@@ -76,6 +87,11 @@ void swapbypass_want(struct swapbypass *bypass, uint32_t mode)
 void swapbypass_allow(struct swapbypass *bypass, int allowed)
 {
 	announce(bypass, &bypass->allowed, allowed != 0);
+}
+
+void swapbypass_ask(struct swapbypass *bypass, uint32_t hook)
+{
+	announce(bypass, &bypass->hook, hook);
 }
 
 /* What the guest says. */
@@ -118,7 +134,9 @@ static int on_attach(void *opaque, struct bus_access *access)
 
 int swapbypass_attach(struct swapbypass *bypass, struct bus *hypercalls)
 {
-	return bus_add(hypercalls, HYPERCALL_SWAP_ATTACH, 2, on_attach, bypass);
+	int error = bus_add(hypercalls, HYPERCALL_SWAP_ATTACH, 2, on_attach, bypass);
+
+	return error ? error : swapmap_attach(bypass, hypercalls);
 }
 
 int swapbypass_is_attached(struct swapbypass *bypass)

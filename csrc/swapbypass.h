@@ -12,6 +12,7 @@
 
 #include "bus.h"
 #include "memory.h"
+#include "swapmap.h"
 #include "swapstore.h"
 #include "symspy.h"
 
@@ -19,6 +20,8 @@
 enum {
 	HYPERCALL_SWAP_ATTACH = 0x5001, /* RBX, RCX: base and size of the aperture */
 	HYPERCALL_SWAP_DETACH = 0x5002,
+
+	SWAPBYPASS_NO_HOOK = 0xffffffff,
 };
 
 enum swap_mode {
@@ -30,7 +33,9 @@ enum swap_mode {
 struct swapbypass_counters {
 	uint64_t attached; /* times */
 	uint64_t detached;
-	uint64_t refused; /* of the two calls above */
+	uint64_t refused;    /* of the two calls above */
+	uint64_t offered;    /* faults */
+	uint64_t answers[7]; /* to them, by enum swap_reason */
 };
 
 struct swapbypass;
@@ -52,6 +57,11 @@ int swapbypass_offer(struct swapbypass *bypass, struct swapstore *store,
 void swapbypass_want(struct swapbypass *bypass, uint32_t mode);
 void swapbypass_allow(struct swapbypass *bypass, int allowed);
 
+/* With direct mode wanted the guest is told symcall from then on. Each fault that is offered comes
+ * back from vcpu_run() as VCPU_HYPERCALL with that hook, which goes on with swapmap_go_on();
+ * SWAPBYPASS_NO_HOOK: no longer. */
+void swapbypass_ask(struct swapbypass *bypass, uint32_t hook);
+
 /* The mode that the guest is told now, an enum swap_mode. */
 uint32_t swapbypass_mode(struct swapbypass *bypass);
 
@@ -70,7 +80,9 @@ struct swapbypass {
 	uint32_t wanted;      /* atomic, as all that follows */
 	uint32_t allowed;
 	uint32_t attached;
+	uint32_t hook;
 	struct swapbypass_counters counters;
+	struct swapmap maps[]; /* one a vCPU, its own */
 };
 
 #endif

@@ -6,15 +6,21 @@ from __future__ import annotations
 import os
 
 from pyvmm._core import ffi, lib
-from pyvmm.errors import ConfigError, StateError
+from pyvmm.errors import ConfigError, HostError, StateError
 from pyvmm.machine import aperture
 from pyvmm.machine.cpuid import address_bits
 from pyvmm.machine.symbiosis import CPUID_LEAF, SWAP_BYPASS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NamedTuple
+
+    from pyvmm.machine.hook import Hypercall
     from pyvmm.machine.machine import Machine
     from pyvmm.machine.swapstore import SwapStore
+else:
+    from pyvmm.record import NamedTuple
 
 #: By enum swap_mode.
 MODES = ("off", "symcall", "direct")
@@ -28,6 +34,23 @@ def mode_number(mode: str) -> int:
     return MODES.index(mode)
 
 
+#: By enum swap_reason: what became of a fault.
+ANSWERS = ("mapped", "mode", "slot", "policy", "lookup", "pte", "race")
+
+
+class SwapFault(NamedTuple):
+    """A fault of a guest's process on a page in the store, for a policy in Python to decide on.
+
+    `cpu` is the index of the vCPU, `vaddr` the address of the page in the process, `slot` the number of the page in the
+    store, `bytes_used` what the store takes now.
+    """
+
+    cpu: int
+    vaddr: int
+    slot: int
+    bytes_used: int
+
+
 class SwapBypass:
     """Offers a store to the guest of a symbiotic machine that has not started, `mode` being the one wanted at first.
 
@@ -39,6 +62,10 @@ class SwapBypass:
         if machine.symbiosis is None:
             raise ConfigError("a swap store is offered to a symbiotic machine only")
         wanted = mode_number(mode)
+        self._machine = machine
+        self._store = store
+        self._decide: Callable[[SwapFault], bool] | None = None
+        self._hook = -1
         bits = address_bits(machine.vcpus[0].cpuid)
         self._c = machine.symbiosis.bypass
         self.aperture = placed = aperture.place(machine.memory.ram, store.size, bits)
@@ -69,6 +96,28 @@ class SwapBypass:
         lib.swapbypass_want(self._c, wanted)
         self.mode = mode
 
+    def ask(self, decide: Callable[[SwapFault], bool] | None) -> None:
+        """Has the function decide on each fault that the guest offers, on the vCPU's thread; None: nobody is asked.
+
+        What it raises ends the run.
+        """
+        if self._c == ffi.NULL:
+            raise StateError("this swap store is closed")
+        self._decide = decide
+        if decide is not None and self._hook < 0:
+            self._machine.hypercall_hooks.append(self._on_fault)
+            self._hook = len(self._machine.hypercall_hooks) - 1
+        lib.swapbypass_ask(self._c, self._hook if decide is not None else lib.SWAPBYPASS_NO_HOOK)
+
+    def _on_fault(self, call: Hypercall) -> None:
+        vaddr, slot = call.args[:2]
+        fault = SwapFault(call.vcpu.index, vaddr, slot, self._store.bytes_used)
+        decide = self._decide  # another thread may have changed it since the fault
+        allowed = decide is None or bool(decide(fault))
+        error = lib.swapmap_go_on(self._c, call.vcpu._c, allowed)
+        if error:
+            raise HostError(-error, f"a fault on slot {slot}: {os.strerror(-error)}")
+
     @property
     def effective(self) -> str:
         """The mode that the guest is told now."""
@@ -84,7 +133,8 @@ class SwapBypass:
         counters = ffi.new("struct swapbypass_counters *")
         if self._c != ffi.NULL:
             lib.swapbypass_count(self._c, counters)
-        return {name: int(getattr(counters, name)) for name, _ in _FIELDS}
+        result = {name: int(getattr(counters, name)) for name, _ in _FIELDS if name != "answers"}
+        return result | dict(zip(ANSWERS, map(int, counters.answers), strict=True))
 
     def close(self) -> None:
         """The machine goes away, and what it knew with it."""
