@@ -15,6 +15,7 @@
  * - pyvmm.stdin=framed: the console's input is framed (csrc/framing.h), the command gets it by a
  * pipe
  * - pyvmm.size=COLSxROWS, pyvmm.term=NAME: window size and TERM
+ * - pyvmm.swap=SERIAL: swap to the disk with that serial number
  * - pyvmm.end=poweroff or reboot
  * - pyvmm.mark=1: write 0x49 to port 0xf5 at the start
  *
@@ -43,6 +44,7 @@
 #include "file.h"
 #include "option.h"
 #include "port.h"
+#include "swap.h"
 
 static void mount_one(const char *type, const char *target, unsigned long flags, const char *data)
 {
@@ -139,6 +141,7 @@ int main(void)
 		say("cannot set the host name: %s", strerror(errno));
 	loopback_up();
 	load_modules();
+	swap_on();
 	open_console();
 	set_up_terminal();
 	set_environment();
