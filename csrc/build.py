@@ -29,6 +29,8 @@ CORE_HEADERS = [
     "swapstore.h",
     "swapmap.h",
     "swapbypass.h",
+    "hostmemory.h",
+    "swapgovernor.h",
     "probe.h",
     "platform.h",
     "terminal.h",

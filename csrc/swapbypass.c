@@ -43,7 +43,14 @@ static uint32_t load(const uint32_t *word)
 
 uint32_t swapbypass_mode(struct swapbypass *bypass)
 {
-	return load(&bypass->allowed) ? load(&bypass->wanted) : SWAP_MODE_OFF;
+	uint32_t wanted = load(&bypass->wanted);
+
+	if (!load(&bypass->allowed))
+		return SWAP_MODE_OFF;
+	/* A hook decides on faults, and in direct mode there are none to decide on. */
+	if (wanted == SWAP_MODE_DIRECT && load(&bypass->hook) != SWAPBYPASS_NO_HOOK)
+		return SWAP_MODE_SYMCALL;
+	return wanted;
 }
 
 int swapbypass_offer(struct swapbypass *bypass, struct swapstore *store,
@@ -58,7 +65,8 @@ int swapbypass_offer(struct swapbypass *bypass, struct swapstore *store,
 	bypass->store = store;
 	bypass->offer = *swap;
 	bypass->wanted = swap->mode;
-	symspy_set_swap(bypass->symspy, swap);
+	bypass->offer.mode = swapbypass_mode(bypass);
+	symspy_set_swap(bypass->symspy, &bypass->offer);
 	return 0;
 }
 
@@ -83,7 +91,7 @@ void swapbypass_allow(struct swapbypass *bypass, int allowed)
 
 void swapbypass_ask(struct swapbypass *bypass, uint32_t hook)
 {
-	__atomic_store_n(&bypass->hook, hook, __ATOMIC_RELEASE);
+	announce(bypass, &bypass->hook, hook);
 }
 
 /* What the guest says. */

@@ -57,8 +57,9 @@ int swapbypass_offer(struct swapbypass *bypass, struct swapstore *store,
 void swapbypass_want(struct swapbypass *bypass, uint32_t mode);
 void swapbypass_allow(struct swapbypass *bypass, int allowed);
 
-/* Each fault that is offered comes back from vcpu_run() as VCPU_HYPERCALL with that hook, which
- * goes on with swapmap_go_on(); SWAPBYPASS_NO_HOOK: no longer. */
+/* With direct mode wanted the guest is told symcall from then on. Each fault that is offered comes
+ * back from vcpu_run() as VCPU_HYPERCALL with that hook, which goes on with swapmap_go_on();
+ * SWAPBYPASS_NO_HOOK: no longer. */
 void swapbypass_ask(struct swapbypass *bypass, uint32_t hook);
 
 /* The mode that the guest is told now, an enum swap_mode. */

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.cpustate import CpuState
     from pyvmm.machine.vcpu import Vcpu
     from pyvmm.symbiotic.calls import Facts, Task
-    from pyvmm.symbiotic.swap import Swap
+    from pyvmm.symbiotic.swap import Policy, Swap
 
     F = TypeVar("F", bound=Callable[..., Any])
 
@@ -136,13 +136,16 @@ class VM:
         *,
         serial: str = "pyvmm-swap",
         backing: str | os.PathLike[str] | None = None,
+        policy: Policy = "pressure",
+        quota: str | int | None = None,
     ) -> Swap:
         """A swap disk of `size` bytes (or text such as "1G"; a multiple of 2 MiB) in host memory; one a VM.
 
         `bypass` says how a symbiotic guest may use pages where they lie in it: "off", "symcall" or "direct"; it can be
         changed while the guest runs. `serial` is the disk's serial number. `backing` names a file, absent or empty,
-        that holds the pages instead of host memory. Raises ConfigError for what cannot be, HostError if the host
-        refuses.
+        that holds the pages instead of host memory. `policy` decides whether the guest may: "pressure" (while the host
+        has memory), "quota" (while the store takes no more than `quota` bytes, or text), "always", "never", or a
+        function that is asked about each fault. Raises ConfigError for what cannot be, HostError if the host refuses.
         """
         from pyvmm.devices.virtio_blk import VirtioBlk, encode_serial
         from pyvmm.machine.swapstore import SwapStore
@@ -156,7 +159,8 @@ class VM:
         if serial in [getattr(device, "serial", None) for device in self.machine.devices]:
             raise ConfigError(f"disk serial number {serial!r}: another disk has it")
         store = self.machine._keep(SwapStore(parse_size(size, "swap size"), backing))
-        swap = Swap(self.machine, store, bypass, serial)
+        most = parse_size(quota, "swap quota") if quota is not None else None
+        swap = Swap(self.machine, store, bypass, serial, policy, most)
         swap.disk = VirtioBlk(self.machine, store.fd, serial=serial)
         store.watch(swap.disk)
         self.swap = swap

@@ -23,14 +23,16 @@ READ, WRITE_OUT, DISCARD = 0, 1, 11
 
 
 class SwapGuest(Remote):
-    """Options go to the machine, but for the mode and the size of the store."""
+    """Options go to the machine, but for the mode, the policy and the size of the store."""
 
-    def __init__(self, mode: str = "symcall", size: int = SIZE, **options: Any) -> None:
+    def __init__(
+        self, mode: str = "symcall", size: int = SIZE, *, policy: Any = "always", **options: Any
+    ) -> None:
         super().__init__(**options)
         machine = self.machine
         try:
             self.store = machine._keep(SwapStore(size))
-            self.swap = Swap(machine, self.store, mode, SERIAL)
+            self.swap = Swap(machine, self.store, mode, SERIAL, policy)
             self.disk = self.swap.disk = VirtioBlk(machine, self.store.fd, serial=SERIAL)
             self.store.watch(self.disk)
             assert self.swap.aperture is not None
@@ -75,6 +77,13 @@ class SwapGuest(Remote):
     def announced(self, page: str = "vm_page") -> dict[str, Any]:
         """What the VM-wide page says of the store."""
         return announced(self.machine.memory.read(self.address(page), abi.PAGE_SIZE))
+
+    def can(self, number: int, rbx: int, data: bytes = b"") -> None:
+        """Has the guest answer a symcall of 0x100 to 0x107 with that; 0: with its arguments, each with 1 added."""
+        index = number - 0x100
+        assert len(data) <= 256
+        self.machine.memory.write(self.address("canned_data") + index * 256, data.ljust(256, b"\0"))
+        self.set_value("canned", rbx, index)
 
     def attach(self) -> int:
         """RAX."""

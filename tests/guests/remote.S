@@ -54,6 +54,10 @@ symcall_fail:
 symcall_entry:
 	cmp	eax, 10
 	je	lookup
+	lea	r8d, [rax - 0x100]
+	cmp	r8d, 8
+	jb	can
+uncanned:
 	cmp	eax, 0x2000
 	jae	1f
 good_return:
@@ -70,6 +74,24 @@ good_return:
 	and	eax, 0xf
 	lea	rbp, [rip + lies]
 	jmp	[rbp + rax * 8]
+
+/* 0x100 to 0x107: what the test put there, if anything. */
+can:
+	lea	r9, [rip + canned]
+	cmp	qword ptr [r9 + r8 * 8], 0
+	je	uncanned
+	lea	rdi, [rip + canned_asked]
+	mov	[rdi + r8 * 8], rbx
+	mov	rbx, [r9 + r8 * 8]
+	shl	r8d, 8
+	lea	rsi, [rip + canned_data]
+	add	rsi, r8
+	lea	rdi, [rip + vcpu_page + 0x400]
+	mov	ecx, 256
+	rep	movsb
+	mov	eax, 0x535
+	out	0x7e, eax
+	ud2
 
 /* MEM_LOOKUP: what the test wants said; first an 8-byte store, if it wants one, or a lie. */
 lookup:
@@ -223,6 +245,12 @@ lookup_lie:
 	.quad	0
 lookup_store:
 	.skip	16
-	.globl	lookup_inner
+	.globl	lookup_inner, canned, canned_asked, canned_data
+canned:
+	.skip	64
+canned_asked:
+	.skip	64
+canned_data:
+	.skip	8 * 256
 lookup_inner:
 	.skip	16
