@@ -267,3 +267,23 @@ def test_the_memory_stays_until_the_devices_are_gone(guest: SwapGuest) -> None:
     guest.close()
     assert bytes(view) == bytes(SLOT)
     view.release()
+
+
+def test_the_guests_address_width_is_heeded() -> None:
+    with pyvmm.VM("64M") as vm:
+        for i in range(vm.vcpus[0].cpuid.nent):
+            entry = vm.vcpus[0].cpuid.entries[i]
+            if entry.function == 0x80000008:
+                entry.eax = 34
+        with pytest.raises(ConfigError, match="34 bits"):
+            vm.add_swap("16G")
+
+
+def test_accesses_to_the_aperture_do_not_exit() -> None:
+    with pyvmm.VM("64M") as vm:
+        swap = vm.add_swap("64M")
+        assert swap.aperture is not None
+        for address in (swap.aperture.start, swap.aperture.end - PAGE):
+            with pytest.raises(ConfigError, match="overlaps memory"):
+                vm.machine.on_mmio(address, PAGE, lambda exit: None)
+        vm.machine.on_mmio(swap.aperture.end, PAGE, lambda exit: None)
