@@ -102,6 +102,11 @@ class Swap:
         return self._store.slots
 
     @property
+    def bytes_used(self) -> int:
+        """What the pages take now of host memory, or of the backing file."""
+        return self._store.bytes_used
+
+    @property
     def backing(self) -> str | os.PathLike[str] | None:
         """The file that holds the pages, None for host memory."""
         return self._store.backing
@@ -199,7 +204,7 @@ class Swap:
             effective=self.effective,
             allowed=allowed,
             host=host,
-            bytes_used=self._store.bytes_used,
+            bytes_used=self.bytes_used,
             bytes_in=disk["bytes_to_guest"],
             bytes_out=disk["bytes_from_guest"],
             attached=attached,

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pyvmm.cli.run import BASE_CMDLINE, find_guest
+from pyvmm.cli.plan import BASE_CMDLINE, find_guest
 from pyvmm.guest.overlay import overlay
 from pyvmm.vm import VM
 from tests.lab.stream import PYVMM, SECONDS, Stream

@@ -69,6 +69,11 @@ def test_changed_init_and_new_patch_are_changes(tree: Path) -> None:
     with (patches() / "init" / "init.c").open("a") as file:
         file.write("\n")
     assert cache.find() is None
+    build(source_path=tree)
+    (patches() / "init" / "more.h").touch()
+    assert cache.find() is None
+    (patches() / "init" / "more.h").unlink()
+    assert cache.find() is not None
     (patches() / "init" / "init.c").unlink()
     assert cache.find() is None
 
