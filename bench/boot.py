@@ -99,7 +99,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from pyvmm.cli.run import find_guest
+    from pyvmm.cli.plan import find_guest
 
     guest = find_guest(args.linux)
     with tempfile.TemporaryDirectory() as folder:

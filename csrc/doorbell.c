@@ -22,10 +22,15 @@ static void set_results(struct kvm_regs *regs, uint64_t rax, const uint64_t *res
 		*registers[i] = results[i];
 }
 
+void doorbell_reply(struct vcpu *vcpu, uint64_t rax, const uint64_t *results, uint32_t count)
+{
+	set_results(regs_of(vcpu), rax, results, count);
+	vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
+}
+
 static void answer(struct vcpu *vcpu, uint64_t rax)
 {
-	regs_of(vcpu)->rax = rax;
-	vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
+	doorbell_reply(vcpu, rax, NULL, 0);
 }
 
 int doorbell_answer(struct vcpu *vcpu, uint64_t rax, const uint64_t *results, uint32_t count)
@@ -34,8 +39,7 @@ int doorbell_answer(struct vcpu *vcpu, uint64_t rax, const uint64_t *results, ui
 
 	if (error)
 		return error;
-	set_results(regs_of(vcpu), rax, results, count);
-	vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
+	doorbell_reply(vcpu, rax, results, count);
 	return 0;
 }
 

@@ -44,4 +44,7 @@ int doorbell_attach(struct bus *pio, struct bus *hypercalls);
 int doorbell_answer(struct vcpu *vcpu, uint64_t rax, const uint64_t *results, uint32_t count);
 /* cffi: end */
 
+/* The same in a handler of a hypercall, where the registers are at hand. */
+void doorbell_reply(struct vcpu *vcpu, uint64_t rax, const uint64_t *results, uint32_t count);
+
 #endif

@@ -74,13 +74,24 @@ void *guest_memory_at(const struct guest_memory *memory, uint64_t gpa, uint64_t 
 	return region ? region->hva + (gpa - region->gpa) : NULL;
 }
 
-void *guest_memory_at_writable(const struct guest_memory *memory, uint64_t gpa, uint64_t len)
+static void *at_without(const struct guest_memory *memory, uint64_t gpa, uint64_t len,
+                        uint32_t flags)
 {
 	const struct memory_region *region = region_of(memory, gpa, len);
 
-	if (!region || (region->flags & GUEST_MEMORY_READONLY))
+	if (!region || (region->flags & flags))
 		return NULL;
 	return region->hva + (gpa - region->gpa);
+}
+
+void *guest_memory_at_writable(const struct guest_memory *memory, uint64_t gpa, uint64_t len)
+{
+	return at_without(memory, gpa, len, GUEST_MEMORY_READONLY);
+}
+
+void *guest_memory_ram_at(const struct guest_memory *memory, uint64_t gpa, uint64_t len)
+{
+	return at_without(memory, gpa, len, GUEST_MEMORY_READONLY | GUEST_MEMORY_APERTURE);
 }
 
 void *host_map(int fd, uint64_t size, uint64_t offset, int readonly)

@@ -15,6 +15,8 @@
 /* cffi: begin */
 enum {
 	GUEST_MEMORY_READONLY = 1,
+	/* Not RAM, but memory all the same: devices move data there. */
+	GUEST_MEMORY_APERTURE = 2,
 	GUEST_MEMORY_MAX_REGIONS = 32,
 };
 
@@ -33,6 +35,9 @@ void *guest_memory_at(const struct guest_memory *memory, uint64_t gpa, uint64_t 
 
 /* The same, and NULL as well where the guest may not write. */
 void *guest_memory_at_writable(const struct guest_memory *memory, uint64_t gpa, uint64_t len);
+
+/* The same, and NULL as well for what is not RAM: where page tables and shared pages may lie. */
+void *guest_memory_ram_at(const struct guest_memory *memory, uint64_t gpa, uint64_t len);
 
 /* Maps `size` bytes of `fd` (or of anonymous memory for -1) shared; NULL and errno on failure. */
 void *host_map(int fd, uint64_t size, uint64_t offset, int readonly);

@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +18,7 @@ enum {
 	MAX_RESERVED = 8,
 };
 
-/* The extension of the VM-wide page. What it has to say about a swap disk is all zero so far. */
+/* The extension of the VM-wide page. Without a swap disk it ends before `room`. */
 struct vm_extension {
 	uint32_t size;
 	uint32_t version;
@@ -25,7 +27,11 @@ struct vm_extension {
 	uint64_t aperture_base;
 	uint64_t aperture_size;
 	char swap_serial[20];
+	uint32_t reserved_2;
+	uint64_t room;
 };
+
+_Static_assert(sizeof(struct vm_extension) == 0x40, "as documented");
 
 struct vcpu_extension {
 	uint32_t size;
@@ -48,6 +54,8 @@ struct symspy {
 	const struct guest_memory *memory;
 	pthread_mutex_t lock; /* of everything below, among the vCPUs */
 	uint64_t refused;
+	bool has_swap;
+	struct symspy_swap swap;
 	struct range reserved[MAX_RESERVED];
 	uint32_t reserved_count;
 	uint32_t pages_count;
@@ -101,15 +109,21 @@ static int taken(const struct symspy *symspy, uint64_t gpa, uint32_t which)
 	return 0;
 }
 
-static void write_vm_page(uint8_t *page)
+static void write_vm_page(const struct symspy *symspy, uint8_t *page)
 {
+	const struct symspy_swap *swap = &symspy->swap;
 	struct vm_extension extension = {
-	        .size = sizeof(extension),
+	        .size = symspy->has_swap ? sizeof(extension) : offsetof(struct vm_extension, room),
 	        .version = EXTENSION_VERSION,
+	        .swap_mode = swap->mode,
+	        .aperture_base = swap->base,
+	        .aperture_size = swap->size,
+	        .room = swap->room,
 	};
 
+	memcpy(extension.swap_serial, swap->serial, sizeof(extension.swap_serial));
 	memset(page + PAGE_FLAGS, 0, PAGE_EXTENSION - PAGE_FLAGS);
-	memcpy(page + PAGE_EXTENSION, &extension, sizeof(extension));
+	memcpy(page + PAGE_EXTENSION, &extension, extension.size);
 	memcpy(page, "V3V\0\0\0\0", 8);
 }
 
@@ -138,13 +152,13 @@ static int set_page(struct symspy *symspy, uint32_t which, uint64_t gpa)
 	if (gpa) {
 		if (gpa % SYMSPY_PAGE_SIZE || taken(symspy, gpa, which))
 			return BUS_FAULT;
-		page.hva = guest_memory_at_writable(symspy->memory, gpa, SYMSPY_PAGE_SIZE);
+		page.hva = guest_memory_ram_at(symspy->memory, gpa, SYMSPY_PAGE_SIZE);
 		if (!page.hva)
 			return BUS_FAULT;
 		if (which)
 			write_vcpu_page(page.hva, which - 1);
 		else
-			write_vm_page(page.hva);
+			write_vm_page(symspy, page.hva);
 	}
 	symspy->pages[which] = page;
 	return BUS_DONE;
@@ -184,6 +198,42 @@ uint64_t symspy_page(struct symspy *symspy, int cpu)
 		gpa = symspy->pages[which].gpa;
 	pthread_mutex_unlock(&symspy->lock);
 	return gpa;
+}
+
+void symspy_set_swap(struct symspy *symspy, const struct symspy_swap *swap)
+{
+	pthread_mutex_lock(&symspy->lock);
+	symspy->has_swap = true;
+	symspy->swap = *swap;
+	if (symspy->pages[0].hva)
+		write_vm_page(symspy, symspy->pages[0].hva);
+	pthread_mutex_unlock(&symspy->lock);
+}
+
+void symspy_set_swap_mode(struct symspy *symspy, uint32_t mode)
+{
+	uint8_t *page;
+
+	pthread_mutex_lock(&symspy->lock);
+	symspy->swap.mode = mode;
+	page = symspy->pages[0].hva;
+	if (page)
+		__atomic_store_n((uint32_t *)(page + PAGE_EXTENSION +
+		                              offsetof(struct vm_extension, swap_mode)),
+		                 mode, __ATOMIC_RELEASE);
+	pthread_mutex_unlock(&symspy->lock);
+}
+
+int symspy_holds(struct symspy *symspy, uint64_t gpa, uint64_t length)
+{
+	int holds = 0;
+
+	pthread_mutex_lock(&symspy->lock);
+	for (uint32_t i = 0; i < symspy->pages_count; i++)
+		if (symspy->pages[i].gpa && overlaps(symspy->pages[i].gpa, gpa, length))
+			holds = 1;
+	pthread_mutex_unlock(&symspy->lock);
+	return holds;
 }
 
 uint64_t symspy_refused(struct symspy *symspy)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.cpustate import CpuState
     from pyvmm.machine.vcpu import Vcpu
     from pyvmm.symbiotic.calls import Facts, Task
+    from pyvmm.symbiotic.swap import Policy, Swap
 
     F = TypeVar("F", bound=Callable[..., Any])
 
@@ -73,6 +74,7 @@ class VM:
         self.cmdline = cmdline
         self.flat = flat
         self.serial: Serial | None = None
+        self.swap: Swap | None = None
         self._server: Server | None = None
         self._state: CpuState | None = None
         self.machine = Machine(
@@ -115,12 +117,54 @@ class VM:
     def add_disk(
         self, disk: str | os.PathLike[str] | int, *, readonly: bool = False, serial: str = ""
     ) -> VirtioBlk:
-        """A virtio disk over a raw file, a block device or a descriptor such as a memfd."""
+        """A virtio disk over a raw file, a block device or a descriptor such as a memfd.
+
+        Its serial number may not be that of the swap disk, which is how a guest finds that one.
+        """
         from pyvmm.devices.virtio_blk import VirtioBlk
 
         self._before_start("a disk")
+        if self.swap is not None and serial == self.swap.serial:
+            raise ConfigError(f"disk serial number {serial!r}: the swap disk has it")
         where = disk if isinstance(disk, int) else os.fspath(disk)
         return VirtioBlk(self.machine, where, readonly=readonly, serial=serial)
+
+    def add_swap(
+        self,
+        size: str | int,
+        bypass: str = "off",
+        *,
+        serial: str = "pyvmm-swap",
+        backing: str | os.PathLike[str] | None = None,
+        policy: Policy = "pressure",
+        quota: str | int | None = None,
+    ) -> Swap:
+        """A swap disk of `size` bytes (or text such as "1G"; a multiple of 2 MiB) in host memory; one a VM.
+
+        `bypass` says how a symbiotic guest may use pages where they lie in it: "off", "symcall" or "direct"; it can be
+        changed while the guest runs. `serial` is the disk's serial number. `backing` names a file, absent or empty,
+        that holds the pages instead of host memory. `policy` decides whether the guest may: "pressure" (while the host
+        has memory), "quota" (while the store takes no more than `quota` bytes, or text), "always", "never", or a
+        function that is asked about each fault. Raises ConfigError for what cannot be, HostError if the host refuses.
+        """
+        from pyvmm.devices.virtio_blk import VirtioBlk, encode_serial
+        from pyvmm.machine.swapstore import SwapStore
+        from pyvmm.symbiotic.swap import Swap
+
+        self._before_start("a swap disk")
+        if self.swap is not None:
+            raise ConfigError("there is one swap disk, and it was added already")
+        if not encode_serial(serial):
+            raise ConfigError("a swap disk needs a serial number: the guest finds it by that")
+        if serial in [getattr(device, "serial", None) for device in self.machine.devices]:
+            raise ConfigError(f"disk serial number {serial!r}: another disk has it")
+        store = self.machine._keep(SwapStore(parse_size(size, "swap size"), backing))
+        most = parse_size(quota, "swap quota") if quota is not None else None
+        swap = Swap(self.machine, store, bypass, serial, policy, most)
+        swap.disk = VirtioBlk(self.machine, store.fd, serial=serial)
+        store.watch(swap.disk)
+        self.swap = swap
+        return swap
 
     def add_console(
         self, input_fd: int | None = None, output_fd: int | None = None, **options: Any
@@ -235,6 +279,7 @@ class VM:
             cmdline=self.cmdline,
             initrd=self.initrd,
             rsdp=rsdp,
+            reserved=self.machine.memory.reserved,
             flat=self.flat,
         )
 

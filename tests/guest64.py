@@ -108,6 +108,18 @@ def machine(image: Image, **options: Any) -> Machine:
     return built
 
 
+def map_window(built: Machine, address: int, size: int) -> None:
+    """Maps a range above 4 GiB one to one, in whole GiB; its tables take the last pages of the 16 MiB."""
+    first, last = address >> 30, (address + size - 1) >> 30
+    for gib in range(first, last + 1):
+        table = (16 << 20) - (gib - 3) * 0x1000
+        entries = [gib << 30 | i << 21 | PRESENT | WRITABLE | USER | LARGE for i in range(512)]
+        built.memory.write(table, b"".join(entry.to_bytes(8, "little") for entry in entries))
+        for pointers in (KERNEL_TABLES + 0x2000, KERNEL_TABLES + 0x3000):
+            entry = table | PRESENT | WRITABLE | USER
+            built.memory.write(pointers + gib * 8, entry.to_bytes(8, "little"))
+
+
 def write(built: Machine, image: Image, name: str, value: int, index: int = 0) -> None:
     """Sets a 64-bit variable of the guest."""
     built.memory.write(image.symbols[name] + index * 8, value.to_bytes(8, "little"))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.hook import Exit
 
 WRMSR, RDMSR, DOORBELL, OUT8, OUT16, IN32, CPUID, USER, USER_DOORBELL, HALT, REGISTER = range(1, 12)
+LOAD, STORE = 12, 13
 #: What its symcall handler does wrong, by number.
 (
     NEVER_RETURNS,
@@ -33,7 +34,8 @@ WRMSR, RDMSR, DOORBELL, OUT8, OUT16, IN32, CPUID, USER, USER_DOORBELL, HALT, REG
     RETURNS_FROM_USER,
     RINGS,
     LEAVES_LONG_MODE,
-) = range(0x2000, 0x200B)
+    MAPS,
+) = range(0x2000, 0x200C)
 SCRIBBLE_PORT = 0x5F0
 WAKE_VECTOR = 0x50
 LAPIC = 0xFEE00000
@@ -122,6 +124,15 @@ class Remote:
         words = (number, *arguments, *(0,) * (5 - len(arguments)))
         self.do(USER_DOORBELL if user else DOORBELL, *words)
         return [self.result(i) for i in range(6)]
+
+    def peek(self, address: int) -> int:
+        """Eight bytes at a virtual address, as the guest reads them."""
+        assert self.do(LOAD, address) == 0
+        return self.result()
+
+    def poke(self, address: int, value: int) -> None:
+        """Has the guest write eight bytes."""
+        assert self.do(STORE, address, value) == 0
 
     def turns(self, level: int = 0) -> int:
         return self.value("turns", level)

@@ -26,11 +26,15 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
 
 
 def text(info: dict[str, Any]) -> str:
-    """For people: a name and a value a line, counters that are zero left out."""
+    """For people: a name and a value a line, what is zero or none left out."""
     lines = []
     for name, value in info.items():
         if isinstance(value, dict):
             lines += [f"{name:10}", *(f"  {key:20} {n}" for key, n in value.items() if n)]
+        elif isinstance(value, list):
+            lines.append(f"{name:10} {' '.join(map(str, value))}")
+        elif value is None:
+            continue
         elif name == "memory":
             lines.append(f"{name:10} {value >> 20} MiB")
         elif name == "seconds":

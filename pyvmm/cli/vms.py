@@ -81,6 +81,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def amount(size: int) -> str:
+    """Bytes as 12 KiB, 3.4 MiB, 1.5 GiB."""
+    for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB")):
+        if size >= 1 << shift:
+            return f"{size / (1 << shift):.1f} {unit}"
+    return f"{size >> 10} KiB"
+
+
 def duration(seconds: float) -> str:
     """As 12.3s, 4m05s, 3h04m, 2d03h."""
     whole = int(seconds)

@@ -7,7 +7,7 @@ import os
 import time
 
 import pyvmm
-from pyvmm.control import protocol
+from pyvmm.control import protocol, swap
 from pyvmm.control.protocol import ProtocolError
 from pyvmm.errors import ConfigError, StateError, SymcallError
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
         kernel: str | None
         machine: Any
+        swap: Any
 
         @property
         def memory(self) -> Any:
@@ -109,6 +110,9 @@ class Operations:
             "facts": self._facts,
             "memory-stats": self._memory_stats,
             "memory": self._memory,
+            "swap-stats": self._swap_stats,
+            "swap-set": self._swap_set,
+            "swap-evict": self._swap_evict,
         }
 
     def run(self, request: dict[str, Any]) -> Reply:
@@ -142,6 +146,8 @@ class Operations:
             "seconds": time.monotonic() - self._since,
             "exits": vm.machine.exits(),
             "symcalls": vm.symcalls,
+            "threads": [vcpu.thread.native_id if vcpu.thread else None for vcpu in vm.vcpus],
+            "swap": swap.brief(vm.swap),
         }
 
     def _pause(self, params: Params) -> Any:
@@ -195,6 +201,25 @@ class Operations:
         cpu = params.take("cpu", int)
         params.end()
         return self._call(cpu, "memory")
+
+    def _swap_stats(self, params: Params) -> Any:
+        params.end()
+        return swap.stats(swap.swap_of(self._vm))
+
+    def _swap_set(self, params: Params) -> Any:
+        mode, policy = params.take("mode", str), params.take("policy", str)
+        quota = params.take("quota", int)
+        params.end()
+        if mode is None and policy is None and quota is None:
+            raise ProtocolError("nothing to set: mode, policy or quota")
+        disk = swap.swap_of(self._vm)
+        swap.change(disk, mode, policy, quota)
+        return swap.brief(disk)
+
+    def _swap_evict(self, params: Params) -> Any:
+        pages = params.take("pages", int)
+        params.end()
+        return {"adopted": swap.swap_of(self._vm).evict(pages)}
 
     def _call(self, cpu: int | None, call: int | str, *args: Any, **options: Any) -> Any:
         """A symcall on that vCPU; without one, on the first that takes it."""

@@ -25,8 +25,8 @@ SERIAL_BYTES = 20
 class VirtioBlk(VirtioDevice):
     """A disk over the file `disk`: a path, or an open descriptor that stays the caller's.
 
-    `serial` is what the guest reads as the disk's serial number, at most 20 ASCII characters. A writable disk is locked
-    against every other user that locks (flock(2)), a read-only one against writers.
+    `serial`, an attribute as well, is what the guest reads as the disk's serial number, at most 20 ASCII characters. A
+    writable disk is locked against every other user that locks (flock(2)), a read-only one against writers.
 
     `sectors` is its size in units of 512 bytes. Discards punch holes; a flush is fdatasync(2).
 
@@ -46,7 +46,8 @@ class VirtioBlk(VirtioDevice):
     ) -> None:
         super().__init__(machine)
         self._fd = -1
-        encoded = _encode_serial(serial)
+        encoded = encode_serial(serial)
+        self.serial = serial
         self.readonly = readonly
         self.name = f"descriptor {disk}" if isinstance(disk, int) else os.fspath(disk)
         try:
@@ -83,7 +84,8 @@ class VirtioBlk(VirtioDevice):
             self._fd = -1
 
 
-def _encode_serial(serial: str) -> bytes:
+def encode_serial(serial: str) -> bytes:
+    """What the device gives as its serial number. Raises ConfigError for what cannot be one."""
     if len(serial) > SERIAL_BYTES or not (serial.isascii() and serial.isprintable()):
         raise ConfigError(
             f"disk serial number {serial!r}: use at most {SERIAL_BYTES} printable ASCII characters"

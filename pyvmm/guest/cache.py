@@ -27,8 +27,9 @@ else:
 DEFAULT_LINUX = "6.12"
 VERSIONS = ("6.12", "6.1")
 POINTER_HEAD = "pyvmm guest 1"
-INIT = "init/init.c"
-DEBUG = "-debug"  # after the version: a kernel that checks its own locking
+INIT = "init"
+#: After the version, and the fragment that it adds: kernels that check their own locking, or their use of memory.
+VARIANTS = {"-debug": "config/debug.config", "-kasan": "config/kasan.config"}
 STOCK = "stock-"  # before the version: the pointer to a stock Debian guest
 SYMBIOTIC = "-symbiotic"  # after it: the same with the guest driver as a module
 MODULE = ("module/Makefile", "module/reach.h", "module/extract.sh")
@@ -121,19 +122,34 @@ def series(tree: str, linux: str) -> list[str]:
 
 
 def base_version(name: str) -> str:
-    """The Linux version of a guest that is built here: '6.12' for '6.12-debug'."""
-    return name.removesuffix(DEBUG)
+    """The Linux version of a guest that is built here: '6.12' for '6.12-debug' and '6.12-kasan'."""
+    return name.removesuffix(variant(name))
+
+
+def variant(name: str) -> str:
+    """What follows the version in a guest's name: a key of VARIANTS, or nothing."""
+    return next((suffix for suffix in VARIANTS if name.endswith(suffix)), "")
 
 
 def config_files(name: str) -> list[str]:
     """The fragments of its configuration, relative to the tree; the last has the last word."""
     files = ["config/base.config", f"config/{base_version(name)}.config"]
-    return [*files, "config/debug.config"] if name.endswith(DEBUG) else files
+    suffix = variant(name)
+    return [*files, VARIANTS[suffix]] if suffix else files
 
 
 def recipe_files(tree: str, name: str) -> list[str]:
     """The small files that decide what a guest is, relative to the tree, in a fixed order."""
-    return [*config_files(name), INIT, *series_files(tree, base_version(name))]
+    return [*config_files(name), *init_files(tree), *series_files(tree, base_version(name))]
+
+
+def init_files(tree: str) -> list[str]:
+    """The sources of the guest's first process, relative to the tree, in a fixed order."""
+    try:
+        names = os.listdir(os.path.join(tree, INIT))
+    except OSError:
+        return []
+    return [f"{INIT}/{name}" for name in sorted(names) if name.endswith((".c", ".h"))]
 
 
 def series_files(tree: str, linux: str) -> list[str]:
@@ -152,9 +168,9 @@ def files_of(tree: str, name: str) -> list[str]:
     if not name.startswith(STOCK):
         return recipe_files(tree, name)
     if not name.endswith(SYMBIOTIC):
-        return [INIT]
+        return init_files(tree)
     linux = name.removeprefix(STOCK).removesuffix(SYMBIOTIC)
-    return [INIT, *MODULE, *series_files(tree, linux)]
+    return [*init_files(tree), *MODULE, *series_files(tree, linux)]
 
 
 def file_digest(path: str) -> str:

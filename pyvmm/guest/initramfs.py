@@ -20,7 +20,7 @@ from pyvmm.errors import HostError, ImageError
 from pyvmm.guest import cache, cpio, debian, tools
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 # Part of every key: raise it when a change here makes another initramfs from the same inputs.
 RECIPE = 1
@@ -51,14 +51,8 @@ def build(modules: Sequence[str] = (), *, force: bool = False) -> str:
     busybox or the compiler cannot be had.
     """
     busybox = find_busybox()
-    init = Path(cache.patch_tree(), "init", "init.c")
-    try:
-        program = init.read_bytes()
-    except OSError as error:
-        raise HostError(
-            f"cannot read {init}: {error.strerror}; it is in the source checkout"
-        ) from error
-    key = make_key(program, busybox.read_bytes(), modules)
+    init = init_sources()
+    key = make_key(init, busybox.read_bytes(), modules)
     final = Path(cache.initramfs_dir(key))
     with tools.lock("guest/initramfs"):
         if force or not (final / "info.json").is_file():
@@ -66,16 +60,34 @@ def build(modules: Sequence[str] = (), *, force: bool = False) -> str:
     return key
 
 
-def make_key(program: bytes, busybox: bytes, modules: Sequence[str]) -> str:
+def init_sources() -> dict[Path, bytes]:
+    """The C files of init and what is in them. Raises HostError if they are not there."""
+    tree = cache.patch_tree()
+    try:
+        found = {
+            path: path.read_bytes()
+            for path in (Path(tree, name) for name in cache.init_files(tree))
+        }
+    except OSError as error:
+        raise HostError(f"cannot read {error.filename}: {error.strerror}") from error
+    if not found:
+        raise HostError(f"no {cache.INIT}/*.c in {tree}; it is in the source checkout")
+    return found
+
+
+def make_key(init: Mapping[Path, bytes], busybox: bytes, modules: Sequence[str]) -> str:
     """The name of the result in the cache. Module files are named by package version, so their
     paths stand for them.
     """
-    digests = [hashlib.sha256(part).hexdigest() for part in (program, busybox)]
+    parts = [*(path.name.encode() + b"\0" + text for path, text in init.items()), busybox]
+    digests = [hashlib.sha256(part).hexdigest() for part in parts]
     text = json.dumps([RECIPE, CFLAGS, digests, list(modules)])
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def make_all(target: Path, key: str, init: Path, busybox: Path, modules: Sequence[str]) -> None:
+def make_all(
+    target: Path, key: str, init: Iterable[Path], busybox: Path, modules: Sequence[str]
+) -> None:
     """Compiles init and writes the archive."""
     tools.say("making the initramfs")
     compile_init(init, target / "init")
@@ -91,9 +103,11 @@ def plain_name(path: str) -> str:
     return os.path.basename(path).split(".ko", 1)[0] + ".ko"
 
 
-def compile_init(init: Path, target: Path) -> None:
-    """Compiles init.c into a static program."""
-    command = ["gcc", *CFLAGS, f"-ffile-prefix-map={init.parent}=.", "-o", target, init]
+def compile_init(init: Iterable[Path], target: Path) -> None:
+    """Compiles the C files of init into one static program."""
+    sources = [path for path in init if path.suffix == ".c"]
+    prefix = f"-ffile-prefix-map={sources[0].parent}=."
+    command = ["gcc", *CFLAGS, prefix, "-o", target, *sources]
     tools.run(command, what="compiling the guest's init (static, so it needs libc6-dev)")
 
 

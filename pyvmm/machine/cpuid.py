@@ -88,6 +88,20 @@ def _amd(entry: Any, apic_id: int, cpus: int, nested: bool) -> None:
         entry.ecx = 0
 
 
+def address_bits(table: Any) -> int:
+    """The physical address width that a table (a `struct kvm_cpuid2 *`) gives the guest.
+
+    Leaf 0x80000008: EAX bits 7 to 0, and 23 to 16 where KVM says there that it maps less (api.rst,
+    KVM_GET_SUPPORTED_CPUID); 36 without the leaf (SDM volume 3A, 4.1.4).
+    """
+    for i in range(table.nent):
+        entry = table.entries[i]
+        if entry.function == 0x80000008:
+            width, mapped = int(entry.eax) & 0xFF, int(entry.eax) >> 16 & 0xFF
+            return min(width, mapped or width)
+    return 36
+
+
 def adjust(
     entries: Any, count: int, *, apic_id: int, cpus: int, deadline: bool, nested: bool = False
 ) -> None:

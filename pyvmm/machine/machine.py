@@ -142,6 +142,11 @@ class Machine:
         self._slots += 1
         return self._slots - 1
 
+    def add_window(self, gpa: int, size: int, fd: int = -1) -> None:
+        """Memory of the guest that is not RAM, as `GuestMemory.add_window`, in a KVM slot of its own."""
+        address = self.memory.add_window(gpa, size, fd)
+        self.vm.set_memory_region(self.next_slot(), gpa, size, address)
+
     def _create_controllers(self, irqchip: bool) -> None:
         # Intel CPUs without unrestricted guest need both below 4 GiB (api.rst, KVM_SET_TSS_ADDR).
         for setter, address in (
@@ -238,12 +243,12 @@ class Machine:
         self._hook(self.pio, port, count, handler, f"port {port:#x}")
 
     def on_mmio(self, address: int, length: int, handler: Handler) -> None:
-        """Calls `handler` for accesses to a range of guest-physical addresses outside RAM."""
-        for region in self.memory.ram:
+        """Calls `handler` for accesses to a range of guest-physical addresses outside memory."""
+        for region in self.memory.regions:
             if address < region.gpa + region.size and region.gpa < address + length:
                 raise ConfigError(
-                    f"MMIO range {address:#x} + {length:#x} overlaps RAM at {region.gpa:#x}; "
-                    "accesses to RAM do not exit"
+                    f"MMIO range {address:#x} + {length:#x} overlaps memory at {region.gpa:#x}; "
+                    "accesses to memory do not exit"
                 )
         self._hook(self.mmio, address, length, handler, f"MMIO range {address:#x} + {length:#x}")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guest RAM: one mapping, split around the hole below 4 GiB.
+"""Guest memory: RAM, one mapping that is split around the hole below 4 GiB, and windows that are no RAM.
 
 Private anonymous memory unless asked otherwise: the host gives it transparent huge pages, which a memfd gets only where
 the administrator set shmem_enabled. A memfd (`shared=True`, or any hugetlb pool) can be handed to other processes.
@@ -70,8 +70,17 @@ def ram_layout(size: int) -> tuple[Region, ...]:
     return tuple(regions)
 
 
+class Window(NamedTuple):
+    """Memory of the guest that is not RAM: `size` bytes at `gpa`, which begin at byte `skip` of a mapping."""
+
+    gpa: int
+    size: int
+    skip: int
+    map: mmap.mmap
+
+
 class GuestMemory:
-    """The RAM of one guest.
+    """The RAM of one guest, and what else it has of memory (`add_window`).
 
     `size` is in bytes, a multiple of 4096 (or of the huge page size). `shared=True` puts it in a memfd, `fd`, which is
     -1 otherwise. `hugepages` is None, "2M" or "1G" and takes a memfd from the host's hugetlb pool. Raises ConfigError
@@ -94,6 +103,7 @@ class GuestMemory:
             self._close_file()
             raise
         self._c = self._register()
+        self._windows: list[Window] = []
 
     @staticmethod
     def _page_size(hugepages: str | None) -> int:
@@ -178,35 +188,79 @@ class GuestMemory:
         """Bytes of the mapping before RAM begins, at a huge page boundary."""
         if self.fd >= 0:
             return 0
-        return -int(ffi.cast("uintptr_t", ffi.from_buffer(self._map))) % HUGE_PAGE
+        return -_address(self._map) % HUGE_PAGE
 
     @property
     def address(self) -> int:
         """Host virtual address of guest-physical address 0."""
-        return int(ffi.cast("uintptr_t", ffi.from_buffer(self._map))) + self._skip
+        return _address(self._map) + self._skip
+
+    def add_window(self, gpa: int, size: int, fd: int = -1) -> int:
+        """Memory that is not RAM: the first `size` bytes of a file, or anonymous memory for -1. Returns its place.
+
+        Devices may move data there; kernels are not told of it. Before the machine starts; it is given back with the
+        RAM. Raises ConfigError where it overlaps other memory, HostError if the host refuses.
+        """
+        flags = mmap.MAP_SHARED if fd >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        room = 0 if fd >= 0 else HUGE_PAGE
+        try:
+            mapping = mmap.mmap(fd, size + room, flags | _MAP_NORESERVE)
+        except OSError as error:
+            raise HostError(
+                error.errno or errno.ENOMEM,
+                f"mapping {size >> 20} MiB of guest memory: {error.strerror}; ask for less",
+            ) from error
+        start = _address(mapping)
+        skip = -start % HUGE_PAGE if room else 0
+        address = start + skip
+        pointer = ffi.cast("void *", address)
+        error_number = lib.guest_memory_add(self._c, gpa, size, pointer, lib.GUEST_MEMORY_APERTURE)
+        if error_number:
+            mapping.close()
+            raise ConfigError(f"memory at {gpa:#x} + {size:#x}: {os.strerror(-error_number)}")
+        if fd < 0:
+            self._advise_huge(mapping)
+        self._windows.append(Window(gpa, size, skip, mapping))
+        return address
+
+    @property
+    def reserved(self) -> tuple[Region, ...]:
+        """The memory that is not RAM."""
+        return tuple(Region(window.gpa, window.size) for window in self._windows)
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """All memory, RAM first."""
+        return (*self.ram, *self.reserved)
 
     def slots(self) -> list[tuple[int, int, int]]:
         """(gpa, size, host virtual address) of each region, as KVM memory slots want them."""
         base = self.address
-        return [(gpa, size, base + offset) for gpa, size, offset in self._offsets]
+        windows = [(w.gpa, w.size, _address(w.map) + w.skip) for w in self._windows]
+        return [*((gpa, size, base + offset) for gpa, size, offset in self._offsets), *windows]
 
     def view(self, gpa: int, length: int) -> memoryview:
-        """The guest's own bytes at [gpa, gpa + length), writable. Raises GuestMemoryError outside RAM."""
+        """The guest's own bytes at [gpa, gpa + length), writable. Raises GuestMemoryError outside its memory."""
         for start, size, offset in self._offsets:
             if start <= gpa < start + size and 0 <= length <= start + size - gpa:
                 at = self._skip + gpa - start + offset
                 return memoryview(self._map)[at : at + length]
+        for window in self._windows:
+            offset = gpa - window.gpa
+            if 0 <= offset < window.size and 0 <= length <= window.size - offset:
+                at = window.skip + offset
+                return memoryview(window.map)[at : at + length]
         raise GuestMemoryError(
-            f"guest-physical range {gpa:#x} + {length:#x} is not inside one region of RAM"
+            f"guest-physical range {gpa:#x} + {length:#x} is not inside one region of memory"
         )
 
     def read(self, gpa: int, length: int) -> bytes:
-        """A copy of guest memory. Raises GuestMemoryError outside RAM."""
+        """A copy of guest memory. Raises GuestMemoryError outside it."""
         with self.view(gpa, length) as view:
             return bytes(view)
 
     def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
-        """Copies data into guest memory. Raises GuestMemoryError outside RAM."""
+        """Copies data into guest memory. Raises GuestMemoryError outside it."""
         with self.view(gpa, len(data)) as view:
             view[:] = data
 
@@ -222,7 +276,13 @@ class GuestMemory:
         lib.guest_memory_destroy(self._c)
         self._c = ffi.NULL
         self._close_file()
-        try:
-            self._map.close()
-        except BufferError:
-            pass
+        for mapping in (self._map, *(window.map for window in self._windows)):
+            try:
+                mapping.close()
+            except BufferError:
+                pass
+
+
+def _address(mapping: mmap.mmap) -> int:
+    """Where it lies in this process."""
+    return int(ffi.cast("uintptr_t", ffi.from_buffer(mapping)))

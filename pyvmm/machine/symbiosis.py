@@ -19,6 +19,7 @@ CPUID_LEAF = 0x90000000
 SIGNATURE = b"V3V\0"
 VERSION = 1
 FEATURES = 1 << 0 | 1 << 1  # SymSpy, SymCall
+SWAP_BYPASS = 1 << 2
 
 #: One range for the filter; the few numbers in it that are nobody's give #GP as they would without it.
 MSRS = (lib.SYMSPY_MSR_VM_PAGE, lib.SYMCALL_MSR_FS - lib.SYMSPY_MSR_VM_PAGE + 1)
@@ -64,7 +65,7 @@ class Symbiosis:
         if not LEAST_DEADLINE <= deadline <= 3600:
             raise ConfigError(f"a symcall deadline of {deadline:g} s: from 0.008 to 3600 it may be")
         self._calls: list[Any] = []
-        self._watch = self._spy = self.hypercalls = ffi.NULL
+        self._watch = self._spy = self.hypercalls = self.bypass = ffi.NULL
         try:
             self._build(machine, deadline, nested)
         except BaseException:
@@ -92,6 +93,8 @@ class Symbiosis:
         done(lib.symspy_attach(self._spy, machine.msr))
         done(lib.symcall_attach(machine.msr))
         done(lib.doorbell_attach(machine.pio, self.hypercalls))
+        self.bypass = made(lib.swapbypass_create(self._spy, machine.memory._c, cpus))
+        done(lib.swapbypass_attach(self.bypass, self.hypercalls))
         machine.filter_msrs([MSRS])
 
     def page(self, cpu: int) -> int:
@@ -112,10 +115,11 @@ class Symbiosis:
         lib.symcall_watch_destroy(self._watch)
         for call in self._calls:
             lib.symcall_destroy(call)
+        lib.swapbypass_destroy(self.bypass)
         lib.symspy_destroy(self._spy)
         lib.bus_destroy(self.hypercalls)
         self._calls.clear()
-        self._watch = self._spy = self.hypercalls = ffi.NULL
+        self._watch = self._spy = self.hypercalls = self.bypass = ffi.NULL
 
 
 def made(thing: Any) -> Any:

@@ -80,6 +80,7 @@ class Vcpu:
         self.index = index
         self.kvm = machine.vm.create_vcpu(index, Registers)
         self.parked = False
+        self.cpuid: Any = None
         self.thread: threading.Thread | None = None
         run = int(ffi.cast("uintptr_t", kvm.ffi.cast("uintptr_t", self.kvm.run)))
         self._c = lib.vcpu_create(self.kvm.fd, index, run, machine.pio, machine.mmio, machine.msr)
@@ -92,8 +93,9 @@ class Vcpu:
         self._hypercall = ffi.buffer(self._c.hypercall)
 
     def set_cpuid(self, table: Any) -> None:
-        """Gives the vCPU its CPUID table, a `struct kvm_cpuid2 *`."""
+        """Gives the vCPU its CPUID table, a `struct kvm_cpuid2 *`. Before it runs."""
         self.kvm.set_cpuid2(table)
+        self.cpuid = table
 
     def set_msrs(self) -> None:
         """What firmware would have set: memory is write-back, fast strings are on."""

@@ -13,6 +13,7 @@ from pyvmm.symbiotic import abi, facts, memory, task
 from pyvmm.symbiotic.answer import ask
 from pyvmm.symbiotic.facts import Facts
 from pyvmm.symbiotic.memory import Lookup, Memory
+from pyvmm.symbiotic.swapstats import GuestSwap, swap_evict, swap_stats
 from pyvmm.symbiotic.task import Current, Task, tasks
 
 TYPE_CHECKING = False
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Current",
     "Facts",
+    "GuestSwap",
     "Lookup",
     "Memory",
     "Task",
@@ -29,6 +31,8 @@ __all__ = [
     "read_facts",
     "read_memory",
     "register",
+    "swap_evict",
+    "swap_stats",
     "task_list",
     "tasks",
     "test",
@@ -74,3 +78,5 @@ register("current", read_current)
 register("tasks", task_list)
 register("memory", read_memory)
 register("read", memory.read)
+register("swap_stats", swap_stats)
+register("swap_evict", swap_evict)

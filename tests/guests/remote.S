@@ -50,7 +50,14 @@ symcall_fail:
 	.section .handler.text, "awx"
 	.balign	64
 	.globl	symcall_entry, fault, fault_end
+	.globl	lookups, lookup_asked, lookup_answer, lookup_lie, lookup_store
 symcall_entry:
+	cmp	eax, 10
+	je	lookup
+	lea	r8d, [rax - 0x100]
+	cmp	r8d, 8
+	jb	can
+uncanned:
 	cmp	eax, 0x2000
 	jae	1f
 good_return:
@@ -67,6 +74,45 @@ good_return:
 	and	eax, 0xf
 	lea	rbp, [rip + lies]
 	jmp	[rbp + rax * 8]
+
+/* 0x100 to 0x107: what the test put there, if anything. */
+can:
+	lea	r9, [rip + canned]
+	cmp	qword ptr [r9 + r8 * 8], 0
+	je	uncanned
+	lea	rdi, [rip + canned_asked]
+	mov	[rdi + r8 * 8], rbx
+	mov	rbx, [r9 + r8 * 8]
+	shl	r8d, 8
+	lea	rsi, [rip + canned_data]
+	add	rsi, r8
+	lea	rdi, [rip + vcpu_page + 0x400]
+	mov	ecx, 256
+	rep	movsb
+	mov	eax, 0x535
+	out	0x7e, eax
+	ud2
+
+/* MEM_LOOKUP: what the test wants said; first an 8-byte store, if it wants one, or a lie. */
+lookup:
+	inc	qword ptr [rip + lookups]
+	mov	[rip + lookup_asked], rbx
+	mov	[rip + lookup_asked + 8], rcx
+	mov	[rip + lookup_asked + 16], rdx
+	mov	r8, [rip + lookup_store]
+	test	r8, r8
+	jz	2f
+	mov	r9, [rip + lookup_store + 8]
+	mov	[r8], r9
+2:	mov	rax, [rip + lookup_lie]
+	test	rax, rax
+	jnz	1b
+	mov	rbx, [rip + lookup_answer]
+	mov	rcx, [rip + lookup_answer + 8]
+	mov	rdx, [rip + lookup_answer + 16]
+	mov	eax, 0x535
+	out	0x7e, eax
+	ud2
 
 lie_never_returns:
 	inc	qword ptr [rip + spins]
@@ -136,6 +182,25 @@ lie_rings:
 	mov	rbx, rax
 	jmp	good_return
 
+/* A fault of the swap disk from within, with the arguments of the call. */
+lie_maps:
+	mov	rax, [rip + lookup_asked]
+	mov	rbx, rax
+	mov	ecx, 1
+	mov	rdx, [rip + lookup_asked + 8]
+	mov	esi, 7
+	mov	eax, 0x5003
+	out	0x7e, eax
+	mov	[rip + lookup_inner], rax
+	mov	[rip + lookup_inner + 8], rbx
+	mov	qword ptr [rip + lookup_lie], 0
+	mov	rbx, [rip + lookup_answer]
+	mov	rcx, [rip + lookup_answer + 8]
+	mov	rdx, [rip + lookup_answer + 16]
+	mov	eax, 0x535
+	out	0x7e, eax
+	ud2
+
 /* Turns off what it runs in. */
 lie_leaves_long_mode:
 	mov	rax, cr0
@@ -157,7 +222,7 @@ lies:
 	.quad	lie_returns_from_user	/* 0x2008 */
 	.quad	lie_rings
 	.quad	lie_leaves_long_mode
-	.quad	good_return
+	.quad	lie_maps
 	.quad	good_return
 no_table:
 	.word	0
@@ -170,3 +235,22 @@ symcall_stack_top:
 second_stack_top:
 doorbell_registers:
 	.skip	48
+lookups:
+	.quad	0
+lookup_asked:
+	.skip	24
+lookup_answer:
+	.skip	24
+lookup_lie:
+	.quad	0
+lookup_store:
+	.skip	16
+	.globl	lookup_inner, canned, canned_asked, canned_data
+canned:
+	.skip	64
+canned_asked:
+	.skip	64
+canned_data:
+	.skip	8 * 256
+lookup_inner:
+	.skip	16

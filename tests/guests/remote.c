@@ -17,6 +17,8 @@ enum {
 	MAIL_USER_DOORBELL, /* as DOORBELL, at CPL 3; answer 1 if that raised #GP */
 	MAIL_HALT,          /* until an interrupt; answer: how many came */
 	MAIL_REGISTER,
+	MAIL_LOAD,  /* address; result[0] */
+	MAIL_STORE, /* address, value */
 
 	ERRNO_ENOSYS = 38,
 };
@@ -152,6 +154,12 @@ static void serve(void)
 		break;
 	case MAIL_REGISTER:
 		register_symcalls();
+		break;
+	case MAIL_LOAD:
+		mail.result[0] = *(volatile u64 *)argument[0];
+		break;
+	case MAIL_STORE:
+		*(volatile u64 *)argument[0] = argument[1];
 		break;
 	}
 	mail.command = 0;

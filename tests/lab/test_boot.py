@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pyvmm.cli.run import find_guest
+from pyvmm.cli.plan import find_guest
 from pyvmm.guest.overlay import overlay
 from tests.lab import linux
 

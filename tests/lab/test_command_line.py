@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pyvmm.cli import status
-from pyvmm.cli.run import find_guest
+from pyvmm.cli.plan import find_guest
 from tests.lab.linux import pyvmm
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.cli.run import find_guest
+from pyvmm.cli.plan import find_guest
 from pyvmm.drgn import program
 from pyvmm.errors import ImageError
 from tests.lab import processes

@@ -228,6 +228,63 @@ def test_disk_is_left_clean(guest: Guest, tmp_path: Path) -> None:
     assert state & 1, "the file system still counts as mounted"
 
 
+SERIAL = "swap-here"
+
+
+def swap_disk(disk: Path) -> list[str]:
+    return [
+        *("-drive", f"file={disk},format=raw,if=none,id=swap,discard=unmap"),
+        *("-device", f"virtio-blk-pci,drive=swap,serial={SERIAL}"),
+    ]
+
+
+def test_swap_is_on_before_the_command(guest: Guest, tmp_path: Path) -> None:
+    """The first boot makes the swap area, the second one takes it as it is."""
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(8 << 20))
+    script = "cat /proc/swaps; cat /sys/block/vda/queue/rotational"
+    heads = []
+    for _ in range(2):
+        options = f"quiet pyvmm.swap={SERIAL}"
+        run = boot(guest, tmp_path, ["sh", "-c", script], options=options, devices=swap_disk(disk))
+        assert "pyvmm init" not in run.output
+        line = next(line for line in run.output.splitlines() if line.startswith("/dev/vda"))
+        assert line.split()[1:3] == ["partition", "8188"]
+        assert run.output.splitlines()[-1] == "0"
+        heads.append(disk.read_bytes()[:4096])
+    assert heads[0] == heads[1]
+    assert struct.unpack_from("<III", heads[0], 1024) == (1, 2047, 0)
+    assert heads[0][4086:] == b"SWAPSPACE2"
+
+
+@pytest.mark.parametrize(
+    ("size", "begin", "serial", "words"),
+    [
+        (8 << 20, b"data of somebody", SERIAL, "/dev/vda holds something else"),
+        (9 * 4096, b"", SERIAL, "cannot prepare /dev/vda: No space left"),
+        (8 << 20, b"", "another", "no disk has the serial number another"),
+    ],
+)
+def test_without_swap_the_guest_says_so_and_goes_on(
+    size: int, begin: bytes, serial: str, words: str, guest: Guest, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    content = begin.ljust(size, b"\0")
+    disk.write_bytes(content)
+    run = boot(
+        guest,
+        tmp_path,
+        ["sh", "-c", "wc -l < /proc/swaps; exit 5"],
+        options=f"quiet pyvmm.swap={serial}",
+        devices=swap_disk(disk),
+    )
+    assert "pyvmm init: no swap: " in run.output
+    assert words in run.output
+    assert run.output.splitlines()[-1] == "1"
+    assert run.ended_with(5)
+    assert disk.read_bytes() == content
+
+
 def test_end_by_power_off_or_restart(guest: Guest, tmp_path: Path) -> None:
     """Without the device at the status port, the machine still ends, by ACPI or by a restart."""
     for option in ("", "pyvmm.end=reboot", "acpi=off"):

@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 from pyvmm.control.runtime_dir import RuntimeDir
 from pyvmm.control.server import Server
-from pyvmm.errors import StateError, SymcallError
+from pyvmm.errors import ConfigError, StateError, SymcallError
 from pyvmm.machine.symcall import Results
+from pyvmm.symbiotic.swap import GuestSwap, HostMemory, SwapStats
 from pyvmm.symbiotic.task import Task
 
 SECONDS = 30.0
@@ -40,6 +42,55 @@ class FakeMemory:
         return [(0, 4096, address), (1 << 32, 4096, address + 4096)]
 
 
+GUEST_SWAP = GuestSwap(
+    *(True, True, False, 1024, 600, 100, 500, 300, 250, 20, 30, 25, (7, 0, 3, 20, 0, 0, 2, 0)),
+    *(5, 200, 9, 1, 700, 40, 0),
+)
+
+
+class FakeSwap:
+    """What is asked of a swap disk; `evicted` has the calls."""
+
+    size = 4 << 20
+    serial = "swap-disk"
+    backing: str | None = None
+    bytes_used = 2 << 20
+
+    def __init__(self) -> None:
+        self._mode = "symcall"
+        self.policy: Any = "pressure"
+        self.quota: int | None = None
+        self.effective = "off"
+        self.guest: GuestSwap | None = GUEST_SWAP
+        self.offered = 400
+        self.evicted: list[int | None] = []
+
+    @property
+    def mode(self) -> str:
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        if mode not in ("off", "symcall", "direct"):
+            raise ConfigError(f"swap bypass {mode!r}: choose from off, symcall, direct")
+        self._mode = mode
+
+    @property
+    def stats(self) -> SwapStats:
+        refused = {"mode": 0, "slot": 3, "policy": 20, "lookup": 0, "pte": 0, "race": 2}
+        host = HostMemory(12.5, 8 << 30, 1 << 30, None, None)
+        return SwapStats(
+            *(self.size, 1024, self.mode, self.effective, False, host, self.bytes_used),
+            *(160 << 10, 3 << 20, True, 0, self.offered, 375, refused, 1, self.guest),
+        )
+
+    def evict(self, pages: int | None) -> int:
+        if self.guest is None:
+            raise SymcallError("symcall 0x106: No such device", "error", 19)
+        self.evicted.append(pages)
+        return self.guest.adopted
+
+
 class FakeVM:
     """What a server uses of a VM. `answers` has what a symcall gives, by its number or name."""
 
@@ -47,7 +98,11 @@ class FakeVM:
         self.kernel: str | None = "vmlinux"
         self.memory = FakeMemory()
         self.machine = self
-        self.vcpus: list[object] = [object(), object()]
+        self.swap: FakeSwap | None = None
+        self.vcpus: list[Any] = [
+            SimpleNamespace(thread=SimpleNamespace(native_id=threading.get_native_id())),
+            SimpleNamespace(thread=None),
+        ]
         self.state = "running"
         self.symcalls = {"calls": 3}
         self.listens = True

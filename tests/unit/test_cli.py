@@ -18,6 +18,7 @@ import pyvmm
 from pyvmm import errors, probe
 from pyvmm.cli import doctor, lab, run, status
 from pyvmm.cli.main import COMMANDS, main, overview
+from pyvmm.cli.plan import Plan, parse_disk, parse_env
 from pyvmm.errors import ConfigError
 from pyvmm.guest import cache
 from pyvmm.machine import result as results
@@ -174,7 +175,7 @@ plain = st.text(st.characters(exclude_characters=",", exclude_categories=("Cs",)
 @given(plain, st.booleans(), st.none() | plain)
 def test_disk_round_trip(name: str, readonly: bool, serial: str | None) -> None:
     text = name + (",ro" if readonly else "") + (f",serial={serial}" if serial else "")
-    assert run.parse_disk(text) == (name, readonly, serial or "")
+    assert parse_disk(text) == (name, readonly, serial or "")
 
 
 @pytest.mark.parametrize(
@@ -183,13 +184,13 @@ def test_disk_round_trip(name: str, readonly: bool, serial: str | None) -> None:
 )
 def test_bad_disks(text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        run.parse_disk(text)
+        parse_disk(text)
 
 
 def test_variables_for_the_guest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HERE", "yes")
     monkeypatch.delenv("GONE", raising=False)
-    assert run.parse_env(["A=1", "HERE", "GONE", "B=x=y", "C="]) == {
+    assert parse_env(["A=1", "HERE", "GONE", "B=x=y", "C="]) == {
         "A": "1",
         "HERE": "yes",
         "B": "x=y",
@@ -228,13 +229,13 @@ def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cache.Guest:
     for path in paths:
         path.touch()
     made = cache.Guest(*map(str, paths), "6.12.1", "key")
-    monkeypatch.setattr(run, "find_guest", lambda name: made)
+    monkeypatch.setattr("pyvmm.cli.plan.find_guest", lambda name: made)
     monkeypatch.setattr("os.isatty", lambda fd: False)
     return made
 
 
 def test_a_command_runs_in_our_guest_on_a_virtio_console(guest: cache.Guest) -> None:
-    plan = run.Plan(arguments("--env", "A=1", "--", "ls", "-l"))
+    plan = Plan(arguments("--env", "A=1", "--", "ls", "-l"))
     assert plan.kernel == guest.vmlinux
     assert plan.initrd[0] == guest.initramfs
     assert b"ls\0-l\0" in plan.initrd[1]  # type: ignore[operator]
@@ -245,19 +246,19 @@ def test_a_command_runs_in_our_guest_on_a_virtio_console(guest: cache.Guest) -> 
 
 
 def test_a_shell_runs_on_the_serial_port(guest: cache.Guest) -> None:
-    plan = run.Plan(arguments())
+    plan = Plan(arguments())
     assert plan.console == "serial"
     assert "quiet" not in plan.cmdline.split()
     assert "pyvmm.console" not in plan.cmdline
 
 
 def test_a_stock_guest_has_no_vmlinux(guest: cache.Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "find_guest", lambda name: guest._replace(vmlinux=""))
-    assert run.Plan(arguments()).kernel == guest.kernel
+    monkeypatch.setattr("pyvmm.cli.plan.find_guest", lambda name: guest._replace(vmlinux=""))
+    assert Plan(arguments()).kernel == guest.kernel
 
 
 def test_other_kernels_get_no_words_of_ours() -> None:
-    plan = run.Plan(arguments("-k", "k", "-i", "a", "-i", "b", "-p", "root=/dev/vda"))
+    plan = Plan(arguments("-k", "k", "-i", "a", "-i", "b", "-p", "root=/dev/vda"))
     assert (plan.kernel, plan.initrd) == ("k", ["a", "b"])
     assert "pyvmm." not in plan.cmdline
     assert plan.cmdline.endswith("root=/dev/vda")
@@ -269,11 +270,11 @@ def test_a_kernel_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_flat_binaries_get_no_words_at_all() -> None:
-    assert run.Plan(arguments("-k", "k", "--flat", "real")).cmdline == ""
+    assert Plan(arguments("-k", "k", "--flat", "real")).cmdline == ""
 
 
 def test_verbose_wins_over_quiet(guest: cache.Guest) -> None:
-    words = run.Plan(arguments("-v", "--", "true")).cmdline.split()
+    words = Plan(arguments("-v", "--", "true")).cmdline.split()
     assert "ignore_loglevel" in words
     assert "quiet" not in words
 
@@ -293,7 +294,7 @@ def test_verbose_wins_over_quiet(guest: cache.Guest) -> None:
 )
 def test_plans_that_cannot_work(words: list[str], complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        run.Plan(arguments(*words))
+        Plan(arguments(*words))
 
 
 def test_a_guest_that_is_not_built(guest_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:

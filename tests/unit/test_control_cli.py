@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""list, info, ps, symcall, pause, resume, stop: what they print, and how they end, over a VM that is none."""
+"""list, info, ps, swap, symcall, pause, resume, stop: what they print, and how they end, over a VM that is none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pyvmm.cli import ps, run, status, symcall, vms
 from pyvmm.cli.main import main
 from pyvmm.errors import ConfigError, HostError, SymcallError
-from tests.unit.control_support import FakeVM, served, task
+from tests.unit.control_support import FakeSwap, FakeVM, served, task
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +119,7 @@ def test_power_button(capsys: Said) -> None:
     assert vm.state == "running"
 
 
-@pytest.mark.parametrize("command", ["info", "pause", "resume", "stop", "ps"])
+@pytest.mark.parametrize("command", ["info", "pause", "resume", "stop", "ps", "swap"])
 def test_no_vm(command: str, capsys: Said) -> None:
     for words in ([command], [command, "web"], [command, "a b"]):
         assert main(words) == status.USAGE
@@ -328,3 +328,104 @@ def test_only_who_asked_for_a_name_needs_one(capsys: Said) -> None:
         run._serve(vm, "web")
     with pytest.raises(ConfigError):
         symcall.read_data("/nonexistent/file")
+
+
+# swap.
+
+
+@pytest.fixture
+def swapping() -> FakeVM:
+    vm = FakeVM()
+    vm.swap = FakeSwap()
+    return vm
+
+
+def test_swap(swapping: FakeVM, capsys: Said) -> None:
+    with served(swapping):
+        assert main(["swap", "web"]) == status.OK
+    assert capsys.readouterr().out == (
+        "disk      swap-disk, 4.0 MiB in host memory\n"
+        "mode      symcall is wanted, the guest is told off\n"
+        "policy    pressure; it says no now\n"
+        "host      1.0 GiB of 8.0 GiB available, 12.5 % of the time waiting for memory\n"
+        "store     2.0 MiB of 4.0 MiB used\n"
+        "queue     3.0 MiB written by the guest, 160 KiB read\n"
+        "guest     uses the aperture, swaps to the disk\n"
+        "slots     600 of 1024 used\n"
+        "adopted   100 pages now, 300 so far\n"
+        "given up  200 pages freed, 9 handed back, 1 could not be\n"
+        "copied    700 pages out, 40 in, 0 were zero\n"
+        "symcalls  3 made\n"
+        "\n"
+        "FAULTS                  GUEST  VMM\n"
+        "offered                   500  400\n"
+        "bypassed                  300  375\n"
+        "  refused: mode            30    0\n"
+        "  refused: slot             3    3\n"
+        "  refused: policy          20   20\n"
+        "  refused: race             2    2\n"
+        "  refused: not its own      7    -\n"
+        "  refused: shared          20    -\n"
+        "  refused: overtaken        5    -\n"
+    )
+
+
+def test_swap_of_a_guest_that_says_nothing(swapping: FakeVM, capsys: Said) -> None:
+    assert swapping.swap is not None
+    swapping.swap.guest = None
+    swapping.swap.backing = "a\nfile"
+    with served(swapping):
+        assert main(["swap"]) == status.OK
+        text = capsys.readouterr().out
+        assert "in a?file\n" in text
+        assert "guest     cannot be asked now\n" in text
+        assert text.endswith("refused: race        -    2\n")
+        assert answer(capsys, "swap")["guest"] is None
+
+
+def test_swap_sets(swapping: FakeVM, capsys: Said) -> None:
+    swap = swapping.swap
+    assert swap is not None
+    with served(swapping):
+        options = ["--mode", "direct", "--policy", "quota", "--quota", "2M"]
+        assert main(["swap", *options, "web"]) == status.OK
+        assert (swap.mode, swap.policy, swap.quota) == ("direct", "quota", 2 << 20)
+        assert "policy    quota of 2.0 MiB; it says no now\n" in capsys.readouterr().out
+        assert answer(capsys, "swap", "web", "--evict")["symcalls"] == 3
+        assert answer(capsys, "swap", "web", "--evict", "12")["mode"] == "direct"
+        assert swap.evicted == [None, 12]
+        swap.guest = None
+        assert main(["swap", "web", "--evict"]) == vms.REFUSED
+        assert "web: symcall 0x106: No such device" in capsys.readouterr().err
+
+
+def test_swap_of_a_vm_without(capsys: Said) -> None:
+    with served():
+        for options in ([], ["--mode", "off"], ["--evict"]):
+            assert main(["swap", "web", *options]) == vms.REFUSED
+            assert "web: this VM has no swap disk; pyvmm run --swap" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--mode", "fast"],
+        ["--policy", "mine"],
+        ["--evict", "0"],
+        ["--evict", "-3"],
+        ["--evict", "web"],
+    ],
+)
+def test_swap_options_that_are_none(words: list[str], capsys: Said) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["swap", *words])
+    assert end.value.code == status.USAGE
+    assert main(["swap", "--quota", "much"]) == status.USAGE
+    assert "'much' is not a size" in capsys.readouterr().err
+
+
+@given(st.integers(0, 1 << 60))
+def test_amounts(size: int) -> None:
+    number, unit = vms.amount(size).split()
+    scale = {"KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}[unit]
+    assert abs(float(number) * (1 << scale) - size) <= (1 << scale) * (1 if scale == 10 else 0.0501)

@@ -26,6 +26,7 @@ from pyvmm.control.runtime_dir import RuntimeDir
 from pyvmm.errors import ConfigError, HostError, StateError, SymcallError
 from tests.unit.control_support import (
     SECONDS,
+    FakeSwap,
     FakeVM,
     Raw,
     descriptors,
@@ -64,6 +65,8 @@ def test_ping_and_info() -> None:
         "kernel": "vmlinux",
         "exits": {"io": 5},
         "symcalls": {"calls": 3},
+        "threads": [threading.get_native_id(), None],
+        "swap": None,
     }
 
 
@@ -129,6 +132,65 @@ def test_tasks_facts_and_memory_statistics() -> None:
         assert talk.call("facts")["comm"] == "as good a record as any"
         assert talk.call("memory-stats", cpu=1) == {"total": 5}
     assert vm.made == [(0, "tasks", True), (0, "facts"), (1, "memory")]
+
+
+# The swap disk.
+
+
+@pytest.mark.parametrize(
+    ("op", "params"), [("swap-stats", {}), ("swap-set", {"mode": "off"}), ("swap-evict", {})]
+)
+def test_a_vm_without_a_swap_disk(op: str, params: dict[str, Any]) -> None:
+    with served(), connect() as talk, pytest.raises(StateError, match="pyvmm run --swap SIZE"):
+        talk.call(op, **params)
+
+
+def test_what_a_swap_disk_says() -> None:
+    vm = FakeVM()
+    vm.swap = FakeSwap()
+    with served(vm), connect() as talk:
+        brief = {"size": 4 << 20, "mode": "symcall", "effective": "off", "policy": "pressure"}
+        assert talk.call("info")["swap"] == brief | {"bytes_used": 2 << 20}
+        said = talk.call("swap-stats")
+        assert said == json.loads(json.dumps(protocol.plain(vm.swap.stats))) | {
+            "serial": "swap-disk",
+            "backing": None,
+            "policy": "pressure",
+            "quota": None,
+        }
+        assert said["guest"]["refused_reasons"] == [7, 0, 3, 20, 0, 0, 2, 0]
+        vm.swap.policy = len
+        vm.swap.guest = None
+        assert talk.call("info")["swap"]["policy"] == "function"
+        assert talk.call("swap-stats")["policy"] == "function"
+        assert talk.call("swap-stats")["guest"] is None
+
+
+def test_a_swap_disk_is_set() -> None:
+    vm = FakeVM()
+    vm.swap = FakeSwap()
+    with served(vm), connect() as talk:
+        said = talk.call("swap-set", mode="direct", policy="quota", quota=1 << 20)
+        assert (said["mode"], said["policy"]) == ("direct", "quota")
+        assert (vm.swap.mode, vm.swap.policy, vm.swap.quota) == ("direct", "quota", 1 << 20)
+        with pytest.raises(ConfigError, match="choose from off, symcall, direct"):
+            talk.call("swap-set", mode="fast")
+        with pytest.raises(ProtocolError, match="nothing to set"):
+            talk.call("swap-set")
+        with pytest.raises(ProtocolError, match="'quota' is to be int"):
+            talk.call("swap-set", quota="1M")
+
+
+def test_pages_are_handed_back() -> None:
+    vm = FakeVM()
+    vm.swap = FakeSwap()
+    with served(vm), connect() as talk:
+        assert talk.call("swap-evict") == {"adopted": 100}
+        assert talk.call("swap-evict", pages=7) == {"adopted": 100}
+        assert vm.swap.evicted == [None, 7]
+        vm.swap.guest = None
+        with pytest.raises(SymcallError, match="No such device"):
+            talk.call("swap-evict")
 
 
 @pytest.mark.parametrize("reason", sorted(operations.OF_THIS_CPU))

@@ -151,3 +151,18 @@ def test_amd_cache_leaf_shares_the_last_level_alone(cpus: int, level: int, shari
     entry.function, entry.eax = 0x8000001D, 1 | level << 5 | 15 << 14
     cpuid.adjust(entry, 1, apic_id=0, cpus=cpus, deadline=False)
     assert entry.eax == 1 | level << 5 | sharing << 14
+
+
+@pytest.mark.parametrize(
+    ("rows", "bits"),
+    [
+        (AMD, 48),
+        (INTEL, 36),
+        ([{"function": 0x80000008, "eax": 0x302E}], 46),
+        ([{"function": 0x80000008, "eax": 0x303034}], 48),
+        ([{"function": 0x80000008, "eax": 0x34302E}], 46),
+    ],
+)
+def test_physical_address_width(rows: list[dict[str, int]], bits: int) -> None:
+    """Of the processor, or what KVM can map of it if that is less."""
+    assert cpuid.address_bits(table(rows)) == bits

@@ -13,7 +13,7 @@ from pyvmm.errors import HostError, ImageError
 from pyvmm.guest import cache, initramfs
 from tests.unit.test_guest_cpio import walk
 
-INIT = Path(cache.patch_tree()) / "init" / "init.c"
+INIT = sorted((Path(cache.patch_tree()) / "init").glob("*.c"))
 
 
 def test_contents() -> None:
@@ -46,7 +46,7 @@ def test_modules_are_listed_in_order() -> None:
 def test_init_compiles_cleanly_and_is_static(tmp_path: Path) -> None:
     target = tmp_path / "init"
     flags = [*initramfs.CFLAGS, "-Wshadow", "-Werror"]
-    subprocess.run(["gcc", *flags, "-o", target, INIT], check=True)
+    subprocess.run(["gcc", *flags, "-o", target, *INIT], check=True)
     assert initramfs.is_static(target)
     assert not initramfs.is_static(Path(shutil.which("gcc") or ""))
 

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "swapstore.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum {
+	SECTORS_A_SLOT = SWAPSTORE_SLOT / 512,
+	BITS = 64,
+};
+
+struct swapstore {
+	int fd; /* not owned */
+	uint64_t slots;
+	size_t map_bytes;
+	uint64_t *
+	        written; /* a bit a slot, atomic; mapped, so that what is never set costs nothing */
+};
+
+struct swapstore *swapstore_create(int fd, uint64_t size)
+{
+	struct swapstore *store;
+	void *map;
+
+	if (!size || size % SWAPSTORE_SLOT || size > INT64_MAX) {
+		errno = EINVAL;
+		return NULL;
+	}
+	store = calloc(1, sizeof(*store));
+	if (!store)
+		return NULL;
+	store->fd = fd;
+	store->slots = size / SWAPSTORE_SLOT;
+	store->map_bytes = (store->slots + BITS - 1) / BITS * sizeof(uint64_t);
+	map = mmap(NULL, store->map_bytes, PROT_READ | PROT_WRITE,
+	           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (map == MAP_FAILED) {
+		free(store);
+		return NULL;
+	}
+	store->written = map;
+	return store;
+}
+
+void swapstore_destroy(struct swapstore *store)
+{
+	if (!store)
+		return;
+	munmap(store->written, store->map_bytes);
+	free(store);
+}
+
+static void change(uint64_t *word, uint64_t mask, int set)
+{
+	if (set)
+		__atomic_fetch_or(word, mask, __ATOMIC_RELEASE);
+	else if (__atomic_load_n(word, __ATOMIC_RELAXED) & mask)
+		__atomic_fetch_and(word, ~mask, __ATOMIC_RELEASE);
+}
+
+/* Bits [first, end), by whole words: a discard may be of gigabytes. */
+static void change_range(struct swapstore *store, uint64_t first, uint64_t end, int set)
+{
+	if (end > store->slots)
+		end = store->slots;
+	while (first < end) {
+		uint64_t left = end - first, bit = first % BITS;
+		uint64_t count = left < BITS - bit ? left : BITS - bit;
+
+		change(&store->written[first / BITS], ~0ULL >> (BITS - count) << bit, set);
+		first += count;
+	}
+}
+
+void swapstore_on_write(void *opaque, uint64_t sector, uint64_t count)
+{
+	/* A slot that is written in part holds data. */
+	if (count)
+		change_range(opaque, sector / SECTORS_A_SLOT,
+		             (sector + count - 1) / SECTORS_A_SLOT + 1, 1);
+}
+
+void swapstore_on_discard(void *opaque, uint64_t sector, uint64_t count)
+{
+	/* One that is discarded in part still does. */
+	change_range(opaque, (sector + SECTORS_A_SLOT - 1) / SECTORS_A_SLOT,
+	             (sector + count) / SECTORS_A_SLOT, 0);
+}
+
+uint64_t swapstore_slots(const struct swapstore *store)
+{
+	return store->slots;
+}
+
+/*
+ * What the file says is kept, so that it is asked once. A discard of the same slot at the same time
+ * can leave the bit set on a hole: a guest that discards what it uses reads zeroes, nothing else.
+ */
+int swapstore_written(struct swapstore *store, uint64_t slot)
+{
+	uint64_t mask = 1ULL << slot % BITS;
+	off_t offset = (off_t)(slot * SWAPSTORE_SLOT);
+
+	if (slot >= store->slots)
+		return 0;
+	if (__atomic_load_n(&store->written[slot / BITS], __ATOMIC_ACQUIRE) & mask)
+		return 1;
+	if (lseek(store->fd, offset, SEEK_DATA) != offset)
+		return 0;
+	change(&store->written[slot / BITS], mask, 1);
+	return 1;
+}
+
+uint64_t swapstore_bytes(const struct swapstore *store)
+{
+	struct stat info;
+
+	return fstat(store->fd, &info) ? 0 : (uint64_t)info.st_blocks * 512;
+}

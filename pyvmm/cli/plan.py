@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a `pyvmm run` will start, found out from its options before anything is set up."""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm.control.runtime_dir import refuse_taken
+from pyvmm.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+#: What every guest kernel gets. A panic ends the run at once; one UART is there to be probed.
+BASE_CMDLINE = "panic=-1 8250.nr_uarts=1 random.trust_cpu=on"
+QUIET = "quiet loglevel=3"
+VERBOSE = "ignore_loglevel"
+STOCK = "stock-"
+
+
+class Plan:
+    """What a `pyvmm run` will start: files, command line and devices, all resolved."""
+
+    def __init__(self, args: Any) -> None:
+        self.args = args
+        self.own_guest = args.kernel is None
+        self.console = args.console or ("virtio" if args.command else "serial")
+        #: A person sits at both ends: the terminal goes raw and the guest's own terminal does the rest.
+        self.interactive = self.console != "none" and os.isatty(0) and os.isatty(1)
+        #: Otherwise bytes pass unchanged both ways, and the end of the input is passed on.
+        self.framed = self.own_guest and self.console == "virtio" and not self.interactive
+        if args.command and not self.own_guest:
+            raise ConfigError(
+                "a COMMAND needs the project's own initramfs; leave -k away, or drop the COMMAND"
+            )
+        if args.timeout is not None and args.timeout <= 0:
+            raise ConfigError(f"--timeout {args.timeout:g}: it must be more than 0 seconds")
+        if args.name is not None:
+            refuse_taken(args.name)
+        self.disks = [parse_disk(text) for text in args.disk or []]
+        self.kernel, initrd = self._images()
+        self.initrd: list[str | bytes] = [*initrd]
+        if self.own_guest:
+            self.initrd.append(self._overlay())
+        self.cmdline = self._cmdline()
+
+    def check_files(self) -> None:
+        """A mistyped name is the user's error; found here, before anything is set up."""
+        named = [("--kernel", self.args.kernel)] if self.args.kernel else []
+        named += [("--initrd", name) for name in self.args.initrd or []]
+        named += [("--disk", name) for name, _, _ in self.disks]
+        for option, name in named:
+            if not os.path.exists(name):
+                raise ConfigError(f"{option} {name}: there is no such file")
+
+    def _images(self) -> tuple[str, list[str]]:
+        args = self.args
+        if not self.own_guest:
+            return args.kernel, args.initrd or []
+        guest = find_guest(args.linux)
+        return guest.vmlinux or guest.kernel, args.initrd or [guest.initramfs]
+
+    def _overlay(self) -> bytes:
+        from pyvmm.guest.overlay import overlay
+
+        return overlay(self.args.command, parse_env(self.args.env or []))
+
+    def _cmdline(self) -> str:
+        args = self.args
+        if args.flat:
+            return str(args.params)  # nobody there to read ours
+        parts = [BASE_CMDLINE]
+        # The command's output must be alone on the terminal, so the kernel's goes to the log.
+        quiet = bool(args.command) and not args.verbose
+        if self.console == "virtio" and not self.own_guest:
+            parts.append("console=ttyS0 console=hvc0")
+        else:
+            parts.append("console=ttyS0")
+        if args.verbose:
+            parts.append(VERBOSE)
+        elif quiet:
+            parts.append(QUIET)
+        if self.own_guest:
+            parts.append(self._init_params())
+        if args.params:
+            parts.append(args.params)
+        return " ".join(part for part in parts if part)
+
+    def _init_params(self) -> str:
+        """What the guest's init wants to know (guest-linux-patch/init)."""
+        parts = ["pyvmm.mark=1"]
+        if self.console == "virtio":
+            parts.append("pyvmm.console=hvc0")
+        if self.framed:
+            parts.append("pyvmm.raw=1 pyvmm.stdin=framed")
+        elif os.isatty(1):
+            size = os.get_terminal_size(1)
+            parts.append(f"pyvmm.size={size.columns}x{size.lines}")
+            parts.append(f"pyvmm.term={os.environ.get('TERM', 'linux')}")
+        return " ".join(parts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --dry-run and --json."""
+        args = self.args
+        return {
+            "kernel": self.kernel,
+            "initrd": [p if isinstance(p, str) else f"<{len(p)} bytes>" for p in self.initrd],
+            "cmdline": self.cmdline,
+            "memory": args.memory,
+            "cpus": args.cpus,
+            "disks": [{"file": f, "readonly": ro, "serial": s} for f, ro, s in self.disks],
+            "net": args.net or [],
+            "console": self.console,
+            "command": args.command,
+        }
+
+
+def find_guest(name: str) -> Any:
+    """The built guest of that name; ConfigError with the command that builds it."""
+    from pyvmm.guest import cache
+
+    if name.startswith(STOCK):
+        from pyvmm.guest.stock import stock
+
+        linux = name.removeprefix(STOCK)
+        symbiotic = linux.endswith(cache.SYMBIOTIC)
+        return stock(linux.removesuffix(cache.SYMBIOTIC), symbiotic=symbiotic)
+    if cache.base_version(name) not in cache.VERSIONS:
+        known = ", ".join(
+            form.format(v) for form in ("{}", "{}-debug", "stock-{}") for v in cache.VERSIONS
+        )
+        raise ConfigError(f"no guest {name!r}; there are {known}")
+    guest = cache.find(name)
+    if guest is None:
+        raise ConfigError(
+            f"the {name} guest is not built, or its sources changed; run: pyvmm guest build --linux {name}"
+        )
+    return guest
+
+
+def parse_disk(text: str) -> tuple[str, bool, str]:
+    """(file, read-only, serial) of FILE[,ro][,serial=S]."""
+    name, *options = text.split(",")
+    readonly, serial = False, ""
+    for option in options:
+        if option == "ro":
+            readonly = True
+        elif option.startswith("serial="):
+            serial = option.removeprefix("serial=")
+        else:
+            raise ConfigError(f"--disk {text}: {option!r} is neither ro nor serial=S")
+    if not name:
+        raise ConfigError(f"--disk {text}: the file is missing")
+    return name, readonly, serial
+
+
+def parse_env(entries: list[str]) -> dict[str, str]:
+    """Environment from NAME=VALUE and NAME (taken from our own environment, if it is there)."""
+    result = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if equals:
+            result[name] = value
+        elif name in os.environ:
+            result[name] = os.environ[name]
+    return result

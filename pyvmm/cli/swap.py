@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pyvmm swap`: the swap disk of a running VM, what became of the pages in it, and what the guest may do with it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from pyvmm.cli import vms
+
+if TYPE_CHECKING:
+    from pyvmm.control.client import Client
+
+#: A word of the table -> the VMM's reason for a refused fault; the guest counts them by number, in this order from 1.
+REASONS = ("mode", "slot", "policy", "lookup", "pte", "race")
+HEAD = ("FAULTS:", "GUEST", "VMM")
+#: Of the words; the others are refusals.
+TOTALS = ("offered", "bypassed")
+#: `--evict` without a number.
+ALL = 0
+
+
+def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
+    """Adds the subcommand's options."""
+    # The launch path has these names too; importing them there would load the machine.
+    from pyvmm.machine.swapbypass import MODES
+    from pyvmm.machine.swapgovernor import POLICIES
+
+    parser = vms.add_parser(
+        sub,
+        "swap",
+        "show and change how a running guest uses its swap disk",
+        "Without NAME the disk of the only VM there is. GUEST counts what the guest's kernel says, VMM what it was "
+        "asked for (in the mode symcall). What is set holds at once, for faults that come.",
+    )
+    parser.add_argument("--mode", metavar="MODE", choices=MODES, help=f"set it: {', '.join(MODES)}")
+    parser.add_argument(
+        "--policy", metavar="POLICY", choices=POLICIES, help=f"set it: {', '.join(POLICIES)}"
+    )
+    parser.add_argument(
+        "--quota", metavar="SIZE", help="for the policy quota: what the pages may take, as in 512M"
+    )
+    parser.add_argument(
+        "--evict",
+        metavar="PAGES",
+        nargs="?",
+        type=pages,
+        const=ALL,
+        help="ask the guest to take so many pages back into its memory (all)",
+    )
+    vms.add_vm(parser)
+
+
+def pages(text: str) -> int:
+    """A number of pages for argparse, 1 and more."""
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of pages; a VM's NAME comes before --evict"
+        )
+    return number
+
+
+def guest_faults(guest: dict[str, Any] | None) -> dict[str, int]:
+    """The guest's counts by the words of the table."""
+    if guest is None:
+        return {}
+    reasons = guest["refused_reasons"]
+    by_vmm = dict(zip(REASONS, reasons[1:], strict=False))
+    return {
+        "offered": guest["offered"],
+        "bypassed": guest["adopted_total"],
+        "not its own": reasons[0],
+        "shared": guest["refused_shared"],
+        **by_vmm,
+        "mode": guest["refused_mode"] + by_vmm["mode"],
+        "overtaken": guest["lost_races"],
+    }
+
+
+def vmm_faults(said: dict[str, Any]) -> dict[str, int]:
+    """The VMM's counts by the words of the table."""
+    return {"offered": said["offered"], "bypassed": said["mapped"], **said["refused"]}
+
+
+def faults(said: dict[str, Any]) -> list[list[str]]:
+    """Lines of the table of faults; refusals that neither side has seen are left out."""
+    guest, vmm = guest_faults(said["guest"]), vmm_faults(said)
+    rows = []
+    for word in dict.fromkeys((*vmm, *guest)):
+        counts = guest.get(word), vmm.get(word)
+        if word in TOTALS or any(counts):
+            name = word if word in TOTALS else f"  refused: {word}"
+            rows.append([name, *("-" if count is None else str(count) for count in counts)])
+    return rows
+
+
+def mode_line(said: dict[str, Any]) -> str:
+    """The wanted mode, and the one that the guest is told if that is another."""
+    if said["mode"] == said["effective"]:
+        return str(said["mode"])
+    return f"{said['mode']} is wanted, the guest is told {said['effective']}"
+
+
+def policy_line(said: dict[str, Any]) -> str:
+    """The policy, its quota, and what it says now."""
+    quota = f" of {vms.amount(said['quota'])}" if said["policy"] == "quota" else ""
+    return f"{said['policy']}{quota}; it says {'yes' if said['allowed'] else 'no'} now"
+
+
+def host_line(host: dict[str, Any]) -> str:
+    """The host's memory as the policy sees it."""
+    parts = []
+    if host["available"] is not None:
+        parts.append(f"{vms.amount(host['available'])} of {vms.amount(host['total'])} available")
+    if host["room"] is not None:
+        parts.append(f"{vms.amount(host['room'])} of {vms.amount(host['limit'])} left to its group")
+    if host["stall"] is not None:
+        parts.append(f"{host['stall']:.1f} % of the time waiting for memory")
+    return ", ".join(parts) or "says nothing of its memory"
+
+
+def guest_lines(said: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the guest says of its side."""
+    guest = said["guest"]
+    if guest is None:
+        why = "cannot be asked now" if said["attached"] else "has not taken the aperture"
+        return [("guest", why)]
+    flags = [
+        "uses the aperture" if guest["mapped"] else "has not mapped the aperture",
+        "swaps to the disk" if guest["on"] else "does not swap to the disk",
+        *(["is handing pages back"] if guest["evicting"] else []),
+    ]
+    return [
+        ("guest", ", ".join(flags)),
+        ("slots", f"{guest['used']} of {guest['slots']} used"),
+        ("adopted", f"{guest['adopted']} pages now, {guest['adopted_total']} so far"),
+        (
+            "given up",
+            f"{guest['freed']} pages freed, {guest['evicted']} handed back, {guest['evict_failed']} could not be",
+        ),
+        (
+            "copied",
+            f"{guest['pages_out']} pages out, {guest['pages_in']} in, {guest['zero_filled']} were zero",
+        ),
+    ]
+
+
+def lines(said: dict[str, Any]) -> list[tuple[str, str]]:
+    """(name, text) of everything but the faults."""
+    where = vms.printable(said["backing"] or "host memory")
+    return [
+        ("disk", f"{vms.printable(said['serial'])}, {vms.amount(said['size'])} in {where}"),
+        ("mode", mode_line(said)),
+        ("policy", policy_line(said)),
+        *([("host", host_line(said["host"]))] if said["host"] else []),
+        ("store", f"{vms.amount(said['bytes_used'])} of {vms.amount(said['size'])} used"),
+        (
+            "queue",
+            f"{vms.amount(said['bytes_out'])} written by the guest, {vms.amount(said['bytes_in'])} read",
+        ),
+        *guest_lines(said),
+        ("symcalls", f"{said['symcalls']} made"),
+    ]
+
+
+def text(said: dict[str, Any]) -> str:
+    """For people."""
+    head = "\n".join(f"{name:9} {value}" for name, value in lines(said))
+    return f"{head}\n\n{vms.table(HEAD, faults(said))}"
+
+
+def main(args: argparse.Namespace) -> int:
+    """Sets what is asked for, then prints how it is."""
+    from pyvmm.machine.memory import parse_size
+
+    quota = None if args.quota is None else parse_size(args.quota, "--quota")
+
+    def question(client: Client) -> int:
+        if args.mode or args.policy or quota is not None:
+            client.call("swap-set", mode=args.mode, policy=args.policy, quota=quota)
+        if args.evict is not None:
+            client.call("swap-evict", pages=args.evict or None)
+        said = client.call("swap-stats")
+        said["symcalls"] = client.call("info")["symcalls"].get("calls", 0)
+        return vms.say(said, as_json=args.json, text="" if args.json else text(said))
+
+    return vms.ask(args.vm, question)

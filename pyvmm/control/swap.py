@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the control socket says of a VM's swap disk, and changes of it. docs/control.md has the operations."""
+
+from __future__ import annotations
+
+from pyvmm.errors import StateError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+#: For a policy that is a function of the program.
+FUNCTION = "function"
+
+
+def swap_of(vm: Any) -> Any:
+    """The VM's swap disk, a `pyvmm.symbiotic.swap.Swap`. Raises StateError if it has none."""
+    if vm.swap is None:
+        raise StateError(
+            "this VM has no swap disk; pyvmm run --swap SIZE gives one, or VM.add_swap() before the start"
+        )
+    return vm.swap
+
+
+def policy_name(swap: Any) -> str:
+    """Its policy as a word."""
+    policy = swap.policy
+    return policy if isinstance(policy, str) else FUNCTION
+
+
+def brief(swap: Any) -> dict[str, Any] | None:
+    """The little that costs nothing: nobody asks the guest. None without a swap disk."""
+    if swap is None:
+        return None
+    return {
+        "size": swap.size,
+        "mode": swap.mode,
+        "effective": swap.effective,
+        "policy": policy_name(swap),
+        "bytes_used": swap.bytes_used,
+    }
+
+
+def stats(swap: Any) -> dict[str, Any]:
+    """All counters, those of the guest too, and what is set."""
+    return {
+        "serial": swap.serial,
+        "backing": None if swap.backing is None else str(swap.backing),
+        "policy": policy_name(swap),
+        "quota": swap.quota,
+        **swap.stats._asdict(),
+    }
+
+
+def change(swap: Any, mode: str | None, policy: str | None, quota: int | None) -> None:
+    """Sets what is given: first the quota, which a policy may need, then the policy, then the mode.
+
+    Raises ConfigError for what cannot be; what comes before it is set then.
+    """
+    if quota is not None:
+        swap.quota = quota
+    if policy is not None:
+        swap.policy = policy
+    if mode is not None:
+        swap.mode = mode

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the memory of a swap disk lies in the guest: the aperture, and the room for page structures below it."""
+
+from __future__ import annotations
+
+from pyvmm.errors import ConfigError
+from pyvmm.machine.memory import GIB, HOLE_END, MIB, PAGE, Region
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import NamedTuple
+else:
+    from pyvmm.record import NamedTuple
+
+ALIGNMENT = 2 * MIB
+#: What Linux keeps of each page of memory (struct page), bytes.
+PAGE_STRUCTURE = 64
+#: Pages of one KVM memory slot (KVM_MEM_MAX_NR_PAGES), as whole units of `ALIGNMENT`, in bytes.
+LARGEST = ((1 << 31) - 1) * PAGE // ALIGNMENT * ALIGNMENT
+
+
+class Aperture(NamedTuple):
+    """Guest-physical, in bytes: slot k is at `base` + 4096k, and `room` bytes lie directly below `base`."""
+
+    base: int
+    size: int
+    room: int
+
+    @property
+    def start(self) -> int:
+        """Where the room begins."""
+        return self.base - self.room
+
+    @property
+    def end(self) -> int:
+        """The first address after it."""
+        return self.base + self.size
+
+    @property
+    def region(self) -> Region:
+        """All of it, for the memory map."""
+        return Region(self.start, self.room + self.size)
+
+
+def room_for(size: int) -> int:
+    """Bytes for the page structures of `size` bytes and of the room itself, a multiple of 2 MiB."""
+    room = 0
+    while True:
+        needed = _up((size + room) // PAGE * PAGE_STRUCTURE, ALIGNMENT)
+        if needed == room:
+            return room
+        room = needed
+
+
+def _up(value: int, alignment: int) -> int:
+    return (value + alignment - 1) // alignment * alignment
+
+
+def place(ram: Iterable[Region], size: int, address_bits: int) -> Aperture:
+    """Where an aperture of `size` bytes goes: from the first GiB boundary at or after the end of RAM and 4 GiB on.
+
+    `address_bits` is the guest's physical address width (CPUID 0x80000008). Raises ConfigError for what does not fit.
+    """
+    if not 0 < size <= LARGEST or size % ALIGNMENT:
+        raise ConfigError(f"a swap store of {size} bytes: it must be a multiple of 2 MiB")
+    after_ram = max(region.gpa + region.size for region in ram)
+    start = _up(max(HOLE_END, after_ram), GIB)
+    room = room_for(size)
+    placed = Aperture(start + room, size, room)
+    if placed.end > 1 << address_bits:
+        raise ConfigError(
+            f"a swap store of {size} bytes ends at {placed.end:#x}, and the guest's processor has {address_bits} bits "
+            "of physical addresses; make it smaller"
+        )
+    return placed

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SwapBypass of a machine: the store in the guest's address space, what is announced of it, and what the guest took."""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm._core import ffi, lib
+from pyvmm.errors import ConfigError, HostError, StateError
+from pyvmm.machine import aperture
+from pyvmm.machine.cpuid import address_bits
+from pyvmm.machine.symbiosis import CPUID_LEAF, SWAP_BYPASS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NamedTuple
+
+    from pyvmm.machine.hook import Hypercall
+    from pyvmm.machine.machine import Machine
+    from pyvmm.machine.swapstore import SwapStore
+else:
+    from pyvmm.record import NamedTuple
+
+#: By enum swap_mode.
+MODES = ("off", "symcall", "direct")
+SERIAL_BYTES: int = lib.VIRTIO_BLK_SERIAL_SIZE
+
+
+def mode_number(mode: str) -> int:
+    """Raises ConfigError for what is no mode."""
+    if mode not in MODES:
+        raise ConfigError(f"swap bypass {mode!r}: choose from {', '.join(MODES)}")
+    return MODES.index(mode)
+
+
+#: By enum swap_reason: what became of a fault.
+ANSWERS = ("mapped", "mode", "slot", "policy", "lookup", "pte", "race")
+
+
+class SwapFault(NamedTuple):
+    """A fault of a guest's process on a page in the store, for a policy in Python to decide on.
+
+    `cpu` is the index of the vCPU, `vaddr` the address of the page in the process, `slot` the number of the page in the
+    store, `bytes_used` what the store takes now.
+    """
+
+    cpu: int
+    vaddr: int
+    slot: int
+    bytes_used: int
+
+
+class SwapBypass:
+    """Offers a store to the guest of a symbiotic machine that has not started, `mode` being the one wanted at first.
+
+    `serial` is that of the disk over the store. The guest finds the store at `aperture`, which lies in no RAM. Raises
+    ConfigError if the machine is not symbiotic, or has no addresses for it.
+    """
+
+    def __init__(self, machine: Machine, store: SwapStore, mode: str, serial: str) -> None:
+        if machine.symbiosis is None:
+            raise ConfigError("a swap store is offered to a symbiotic machine only")
+        wanted = mode_number(mode)
+        self._machine = machine
+        self._store = store
+        self._decide: Callable[[SwapFault], bool] | None = None
+        self._hook = -1
+        bits = address_bits(machine.vcpus[0].cpuid)
+        self._c = machine.symbiosis.bypass
+        self.aperture = placed = aperture.place(machine.memory.ram, store.size, bits)
+        machine.add_window(placed.start, placed.room)
+        machine.add_window(placed.base, placed.size, store.fd)
+        offer = ffi.new(
+            "struct symspy_swap *",
+            {"mode": wanted, "base": placed.base, "size": placed.size, "room": placed.room},
+        )
+        text = serial.encode()[:SERIAL_BYTES]
+        ffi.memmove(offer.serial, text, len(text))
+        error = lib.swapbypass_offer(self._c, store._c, offer)
+        if error:
+            raise ConfigError(f"a swap store: {os.strerror(-error)}")
+        for vcpu in machine.vcpus:
+            for i in range(vcpu.cpuid.nent):
+                if vcpu.cpuid.entries[i].function == CPUID_LEAF:
+                    vcpu.cpuid.entries[i].edx |= SWAP_BYPASS
+            vcpu.set_cpuid(vcpu.cpuid)
+        self.mode = mode
+        machine._undo.append(self.close)
+
+    def set_mode(self, mode: str) -> None:
+        """The mode that is wanted from now on; the guest is told at once. Raises StateError once it is closed."""
+        wanted = mode_number(mode)
+        if self._c == ffi.NULL:
+            raise StateError("this swap store is closed")
+        lib.swapbypass_want(self._c, wanted)
+        self.mode = mode
+
+    def ask(self, decide: Callable[[SwapFault], bool] | None) -> None:
+        """Has the function decide on each fault that the guest offers, on the vCPU's thread; None: nobody is asked.
+
+        What it raises ends the run.
+        """
+        if self._c == ffi.NULL:
+            raise StateError("this swap store is closed")
+        self._decide = decide
+        if decide is not None and self._hook < 0:
+            self._machine.hypercall_hooks.append(self._on_fault)
+            self._hook = len(self._machine.hypercall_hooks) - 1
+        lib.swapbypass_ask(self._c, self._hook if decide is not None else lib.SWAPBYPASS_NO_HOOK)
+
+    def _on_fault(self, call: Hypercall) -> None:
+        vaddr, slot = call.args[:2]
+        fault = SwapFault(call.vcpu.index, vaddr, slot, self._store.bytes_used)
+        decide = self._decide  # another thread may have changed it since the fault
+        allowed = decide is None or bool(decide(fault))
+        error = lib.swapmap_go_on(self._c, call.vcpu._c, allowed)
+        if error:
+            raise HostError(-error, f"a fault on slot {slot}: {os.strerror(-error)}")
+
+    @property
+    def effective(self) -> str:
+        """The mode that the guest is told now."""
+        return MODES[lib.swapbypass_mode(self._c)] if self._c != ffi.NULL else "off"
+
+    @property
+    def attached(self) -> bool:
+        """Whether the guest says that it uses the aperture."""
+        return bool(self._c != ffi.NULL and lib.swapbypass_is_attached(self._c))
+
+    def counters(self) -> dict[str, int]:
+        """What the guest asked for so far."""
+        counters = ffi.new("struct swapbypass_counters *")
+        if self._c != ffi.NULL:
+            lib.swapbypass_count(self._c, counters)
+        result = {name: int(getattr(counters, name)) for name, _ in _FIELDS if name != "answers"}
+        return result | dict(zip(ANSWERS, map(int, counters.answers), strict=True))
+
+    def close(self) -> None:
+        """The machine goes away, and what it knew with it."""
+        self._c = ffi.NULL
+
+
+_FIELDS = ffi.typeof("struct swapbypass_counters").fields

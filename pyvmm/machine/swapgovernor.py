@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which policy decides whether a guest may use swapped pages where they lie, and what it sees of the host's memory."""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm._core import ffi, lib
+from pyvmm.errors import ConfigError, HostError, StateError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple
+
+    from pyvmm.machine.swapbypass import SwapBypass
+    from pyvmm.machine.swapstore import SwapStore
+else:
+    from pyvmm.record import NamedTuple
+
+#: By enum swap_policy.
+POLICIES = ("always", "never", "pressure", "quota")
+
+#: Pressure stall information and memory statistics of the host (Documentation/accounting/psi.rst, proc.rst in Linux).
+PRESSURE = "/proc/pressure/memory"
+MEMINFO = "/proc/meminfo"
+#: The control groups of this process, and where version 2 is mounted (Documentation/admin-guide/cgroup-v2.rst).
+OWN_GROUPS = "/proc/self/cgroup"
+GROUPS = "/sys/fs/cgroup"
+#: How often it looks, milliseconds.
+PERIOD = 1000
+
+
+class HostMemory(NamedTuple):
+    """The host's memory, and that of the control group this process is in; None is what the kernel does not say.
+
+    `stall` is the share of the last ten seconds, in percent, in which some task waited for memory. The others are in
+    bytes: `room` is what the group may still take of its `limit`.
+    """
+
+    stall: float | None
+    total: int | None
+    available: int | None
+    limit: int | None
+    room: int | None
+
+
+def own_group() -> str:
+    """The folder of the control group, of version 2, that this process is in; "" without one."""
+    try:
+        with open(OWN_GROUPS, encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        if line.startswith("0::/"):
+            folder = GROUPS + line[3:].rstrip("/")
+            return folder if os.path.exists(f"{folder}/memory.current") else ""
+    return ""
+
+
+def policy_number(policy: str, quota: int | None) -> int:
+    """Raises ConfigError for what is no policy, and for a quota with another or none with this one."""
+    if policy not in POLICIES:
+        raise ConfigError(
+            f"swap policy {policy!r}: choose from {', '.join(POLICIES)}, or give a function"
+        )
+    if policy == "quota" and (quota is None or quota < 0):
+        raise ConfigError("the swap policy quota needs one: the bytes that the store may take")
+    return POLICIES.index(policy)
+
+
+class SwapGovernor:
+    """A thread that looks at the host once a second and lets the guest use the store, or not. Closed with the machine.
+
+    "pressure" allows it while the host, and the control group, have memory: no more than 10 % of the last ten seconds
+    waited for it, and 5 % left. Once that is over, it must be below 5 %, with 8 % left, to be allowed again. "quota"
+    allows it while the store takes no more than so many bytes.
+    """
+
+    def __init__(self, bypass: SwapBypass, store: SwapStore) -> None:
+        names = (PRESSURE, MEMINFO, own_group())
+        paths = [os.fsencode(name) for name in names]
+        self._c = lib.swapgovernor_create(bypass._c, store._c, *paths, PERIOD)
+        if self._c == ffi.NULL:
+            raise HostError(ffi.errno, f"starting the swap governor: {os.strerror(ffi.errno)}")
+
+    def _open(self) -> object:
+        if self._c == ffi.NULL:
+            raise StateError("this swap store is closed")
+        return self._c
+
+    def set(self, policy: str, quota: int | None) -> None:
+        """Another policy, judged at once. The quota is in bytes. Raises ConfigError."""
+        number = policy_number(policy, quota)
+        lib.swapgovernor_set(self._open(), number, quota or 0)
+
+    def look(self) -> tuple[bool, HostMemory]:
+        """The last verdict, and what the host looked like."""
+        host = ffi.new("struct hostmemory *")
+        verdict = bool(lib.swapgovernor_verdict(self._open(), host))
+        return verdict, HostMemory(
+            host.stall / 100 if host.stall >= 0 else None,
+            *((int(host.total), int(host.available)) if host.total else (None, None)),
+            *((int(host.limit), int(host.room)) if host.limit else (None, None)),
+        )
+
+    def wait(self, milliseconds: int) -> int:
+        """1 once it finds that the guest should take less, 0 after the time, -1 once it ends."""
+        return int(lib.swapgovernor_wait(self._c, milliseconds))
+
+    def end(self) -> None:
+        """Whoever waits comes back."""
+        if self._c != ffi.NULL:
+            lib.swapgovernor_end(self._c)
+
+    def close(self) -> None:
+        """Ends the thread. Nobody may wait any more. May be called twice."""
+        lib.swapgovernor_destroy(self._c)
+        self._c = ffi.NULL

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A VM's swap disk, as a user sees it: its mode, its policy, and what became of the pages in it."""
+
+from __future__ import annotations
+
+from pyvmm.errors import ConfigError, GuestDataError, StateError, SymcallError
+from pyvmm.machine.swapbypass import ANSWERS, SwapBypass, SwapFault, mode_number
+from pyvmm.machine.swapgovernor import HostMemory, SwapGovernor, policy_number
+from pyvmm.machine.swapstore import SwapStore
+from pyvmm.symbiotic.swapevict import Evictor
+from pyvmm.symbiotic.swapstats import GuestSwap, swap_evict, swap_stats
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+    from typing import Any, NamedTuple
+
+    from pyvmm.machine.aperture import Aperture
+    from pyvmm.machine.machine import Machine
+
+    Policy = str | Callable[[SwapFault], bool]
+else:
+    from pyvmm.record import NamedTuple
+
+__all__ = ["GuestSwap", "HostMemory", "Swap", "SwapFault", "SwapStats"]
+
+
+class SwapStats(NamedTuple):
+    """A swap disk's state and counters: the VMM's own, and in `guest` what the guest says.
+
+    That is None if it cannot be asked, did not attach, or says what cannot be (`vm.symcall(0, "swap_stats")` says
+    which).
+    `mode`, `effective` and `allowed`: what is wanted, what the guest is told, and what the policy says now. `host` is
+    the host's memory as the policy last saw it, None on a machine that is not symbiotic. `bytes_used` is what the pages
+    take now of host memory, or of the backing file; `bytes_in` and `bytes_out` passed through the disk's queue to the
+    guest and from it. `attached`: the guest says that it uses the aperture; `attach_refused` counts calls by which it
+    could not say so. `offered` counts the faults that it put before the VMM, `mapped` those where the VMM wrote the
+    page table entry, `refused` the others, by reason: "mode", "slot", "policy", "lookup", "pte", "race". `evictions`
+    counts the times that the policy had the guest hand pages back.
+    """
+
+    size: int
+    slots: int
+    mode: str
+    effective: str
+    allowed: bool
+    host: HostMemory | None
+    bytes_used: int
+    bytes_in: int
+    bytes_out: int
+    attached: bool
+    attach_refused: int
+    offered: int
+    mapped: int
+    refused: dict[str, int]
+    evictions: int
+    guest: GuestSwap | None
+
+
+class Swap:
+    """A swap disk made by `VM.add_swap`: memory of the VMM that the guest sees as a disk and in its address space.
+
+    `size` is in bytes, `slots` in pages of 4 KiB, `serial` is the disk's serial number. On a machine that is not
+    symbiotic it is a disk and nothing else.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        store: SwapStore,
+        mode: str,
+        serial: str,
+        policy: Policy = "pressure",
+        quota: int | None = None,
+    ) -> None:
+        self._machine = machine
+        self._store = store
+        self.serial = serial
+        self.disk: Any = None
+        self._bypass: SwapBypass | None = None
+        self._policy: Policy = policy
+        self._quota = quota
+        if isinstance(policy, str):
+            policy_number(policy, quota)
+        if mode_number(mode) and machine.symbiosis is None:
+            raise ConfigError(f"swap bypass {mode!r} needs a symbiotic machine")
+        if machine.symbiosis is not None:
+            self._bypass = SwapBypass(machine, store, mode, serial)
+            self._governor = machine._keep(SwapGovernor(self._bypass, store))
+            self._set_policy(policy)
+            self._evictor = machine._keep(Evictor(machine, self._governor))
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self._store.size
+
+    @property
+    def slots(self) -> int:
+        """Pages that fit into it, the header of the swap area among them."""
+        return self._store.slots
+
+    @property
+    def bytes_used(self) -> int:
+        """What the pages take now of host memory, or of the backing file."""
+        return self._store.bytes_used
+
+    @property
+    def backing(self) -> str | os.PathLike[str] | None:
+        """The file that holds the pages, None for host memory."""
+        return self._store.backing
+
+    @property
+    def aperture(self) -> Aperture | None:
+        """Where in the guest's address space it lies; None on a machine that is not symbiotic."""
+        return self._bypass.aperture if self._bypass is not None else None
+
+    def _symbiotic(self) -> SwapBypass:
+        if self._bypass is None:
+            raise ConfigError("a swap disk of a machine that is not symbiotic is only a disk")
+        return self._bypass
+
+    @property
+    def mode(self) -> str:
+        """The mode that is wanted: "off", "symcall" or "direct". Setting it tells the guest at once.
+
+        Raises ConfigError for another, and where the machine is not symbiotic.
+        """
+        return self._bypass.mode if self._bypass is not None else "off"
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        self._symbiotic().set_mode(mode)
+
+    @property
+    def effective(self) -> str:
+        """The mode that the guest is told now: "off" while the policy says no."""
+        return self._bypass.effective if self._bypass is not None else "off"
+
+    @property
+    def policy(self) -> Policy:
+        """Whether the guest may use pages where they lie: "pressure", "quota", "always", "never", or a function.
+
+        "pressure": while the host has memory, "quota": while the store takes no more than `quota` bytes. A function
+        gets a `SwapFault` for each fault, on the vCPU's thread, and returns whether the page may be used; what it
+        raises ends the run. It is asked about faults only, so the guest is told "symcall" where "direct" is wanted.
+        May be set at any time. Raises ConfigError for what is no policy.
+        """
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        self._symbiotic()
+        self._set_policy(policy)
+
+    @property
+    def quota(self) -> int | None:
+        """Bytes, for the policy "quota"; may be set at any time."""
+        return self._quota
+
+    @quota.setter
+    def quota(self, quota: int | None) -> None:
+        before, self._quota = self._quota, quota
+        try:
+            if self._bypass is not None:
+                self._set_policy(self._policy)
+        except ConfigError:
+            self._quota = before
+            raise
+
+    def _set_policy(self, policy: Policy) -> None:
+        bypass = self._symbiotic()
+        if isinstance(policy, str):
+            self._governor.set(policy, self._quota)
+            bypass.ask(None)
+        else:
+            bypass.ask(policy)
+            self._governor.set("always", None)
+        self._policy = policy
+
+    def evict(self, pages: int | None = None) -> int:
+        """Asks the guest to take pages back into its RAM, by default all: it goes on after the call, as memory allows.
+
+        Returns the number of pages that it uses where they lie now. Raises SymcallError, with code EBUSY while it is at
+        that already, and as `VM.symcall`.
+        """
+        return swap_evict(self._machine.raw(0), self.slots if pages is None else pages)
+
+    @property
+    def stats(self) -> SwapStats:
+        """What happened so far. Raises StateError once the machine is closed."""
+        disk = self.disk.stats()
+        counters: dict[str, int] = {}
+        allowed, host, attached = False, None, False
+        if self._bypass is not None:
+            counters = self._bypass.counters()
+            allowed, host = self._governor.look()
+            attached = self._bypass.attached
+        return SwapStats(
+            size=self.size,
+            slots=self.slots,
+            mode=self.mode,
+            effective=self.effective,
+            allowed=allowed,
+            host=host,
+            bytes_used=self.bytes_used,
+            bytes_in=disk["bytes_to_guest"],
+            bytes_out=disk["bytes_from_guest"],
+            attached=attached,
+            attach_refused=counters.get("refused", 0),
+            offered=counters.get("offered", 0),
+            mapped=counters.get("mapped", 0),
+            refused={name: counters.get(name, 0) for name in ANSWERS[1:]},
+            evictions=self._evictor.asked if self._bypass is not None else 0,
+            guest=self._ask_guest(),
+        )
+
+    def _ask_guest(self) -> GuestSwap | None:
+        if self._bypass is None or not self._bypass.attached:
+            return None
+        try:
+            return swap_stats(self._machine.raw(0))
+        except (SymcallError, StateError, GuestDataError):
+            return None

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks a guest for pages back when the host has too little memory."""
+
+from __future__ import annotations
+
+import threading
+
+from pyvmm.errors import GuestDataError, StateError, SymcallError
+from pyvmm.symbiotic import abi, memory
+from pyvmm.symbiotic.answer import ask
+from pyvmm.symbiotic.swapstats import swap_evict, swap_stats
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.machine.machine import Machine
+    from pyvmm.machine.swapgovernor import SwapGovernor
+    from pyvmm.machine.symcall import Raw
+
+#: Pages of 4 KiB that the guest is asked for at a time; once a second, as often as the governor looks.
+BATCH = 16384
+PAGE = 4096
+#: Milliseconds after which it looks whether it should go on waiting.
+TURN = 60_000
+
+
+class Evictor:
+    """A thread that sleeps until the governor finds too little memory on the host, or too much in the store.
+
+    Then the guest is asked for no more than `BATCH` pages, and half of what it has free. `asked` counts the calls that
+    it took.
+    """
+
+    def __init__(self, machine: Machine, governor: SwapGovernor) -> None:
+        self._machine = machine
+        self._governor = governor
+        self.asked = 0
+        self._thread = threading.Thread(target=self._main, name="swap-evict", daemon=True)
+        self._thread.start()
+
+    def _main(self) -> None:
+        while (found := self._governor.wait(TURN)) >= 0:
+            if found:
+                try:
+                    self._ask(self._machine.raw(0))
+                except (SymcallError, StateError, GuestDataError):
+                    continue  # it is no guest that can be asked, or not now
+
+    def _ask(self, raw: Raw) -> None:
+        adopted = swap_stats(raw).adopted
+        found = memory.parse(ask(raw, abi.SYMCALL_MEMORY, want=abi.PAGE_DATA_SIZE))
+        pages = min(BATCH, adopted, (found.free or 0) // 2 // PAGE)
+        if pages:
+            swap_evict(raw, pages)
+            self.asked += 1
+
+    def close(self) -> None:
+        """Ends the thread. May be called twice."""
+        self._governor.end()
+        self._thread.join()
