@@ -3,56 +3,95 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from pyvmm.errors import HostError
 from pyvmm.guest import backports, cache, tools
+from pyvmm.lab import correction
 from pyvmm.lab.errors import LabError
 
 NAME = "qemu-system-x86_64"
-#: Before it TCG read code without the lock of its page, and missed what another CPU wrote there meanwhile.
+#: Before it TCG with a thread for each CPU read code without the lock of its page, and missed more of what another CPU
+#: wrote there meanwhile.
 MINIMUM = (8, 1)
 PACKAGES = ("qemu-system-x86", "qemu-system-data", "seabios")
 KEPT = (f"usr/bin/{NAME}", "usr/share/qemu", "usr/share/seabios")
+FORM = 1  # raise it when a corrected copy is made in another way
 PLACE = "lab/qemu"  # in the cache: PLACE-<version> is one that was fetched
 TRY_AGAIN = 24 * 3600  # seconds before the network is asked once more
 
 
-def find() -> str:
-    """The path of the QEMU to use.
+class Emulator(NamedTuple):
+    """A QEMU, and whether all its CPUs may share one thread, on which they cannot miss each other's writes to code."""
 
-    That is ``$PYVMM_QEMU``; else the path's, if it is new enough; else one from Debian's backports, in the cache;
-    else the path's all the same, with a warning. Raises LabError naming what to install.
+    path: str
+    one_thread: bool
+
+
+def find() -> Emulator:
+    """The QEMU to use.
+
+    That is ``$PYVMM_QEMU``, as it is; else the path's, if it is new enough; else one from Debian's backports, in the
+    cache; else the path's all the same, with a warning. Of a new one a corrected copy is made, where that is possible.
+    Raises LabError naming what to install.
     """
     chosen = os.environ.get("PYVMM_QEMU")
     found = shutil.which(chosen or NAME)
     if chosen:
         if found is None:
             raise LabError(f"PYVMM_QEMU is '{chosen}', which is not a program that can be run")
-        return found
+        return Emulator(found, one_thread=False)
     if found is None:
         raise LabError(f"{NAME} is missing: install the Debian package '{PACKAGES[0]}'")
-    if is_good(found):
-        return found
     try:
-        return from_backports()
+        return corrected(found if is_good(found) else from_backports())
     except HostError as error:
         reason = str(error).splitlines()[0]
     print(f"pyvmm lab: {warning(found, reason)}", file=sys.stderr, flush=True)
-    return found
+    return Emulator(found, one_thread=False)
+
+
+def corrected(path: str) -> Emulator:
+    """The copy of a QEMU without the fault that correction.py tells of; itself where it has no such code."""
+    real = os.path.realpath(path)
+    status = os.stat(real)
+    key = f"{FORM} {real} {status.st_size} {status.st_mtime_ns}"
+    name = f"lab/corrected-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    folder = Path(cache.cache_root()) / name
+    if not folder.is_dir():
+        with tools.lock("lab/corrected"):
+            if not folder.is_dir():
+                tools.publish(folder, lambda fresh: correct(Path(real), fresh))
+    copy = folder / KEPT[0]
+    return Emulator(str(copy), True) if copy.exists() else Emulator(path, one_thread=False)
+
+
+def correct(real: Path, folder: Path) -> None:
+    """Puts the copy into ``folder``, with what QEMU looks for beside it; nothing where it cannot be corrected."""
+    program = correction.corrected(real.read_bytes())
+    if program is None:
+        return
+    copy = folder / KEPT[0]
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(program)
+    copy.chmod(0o755)
+    for name in ("share", "lib"):
+        (folder / "usr" / name).symlink_to(real.parents[1] / name)
 
 
 def warning(found: str, reason: str) -> str:
     """What is said where only an old QEMU can be had."""
     least = ".".join(map(str, MINIMUM))
     return (
-        f"{found} is older than {least}, with which two CPUs now and then run code that is gone; set PYVMM_QEMU to a "
-        f"newer one, or see docs/lab.md (none from Debian's backports: {reason})"
+        f"{found} is older than {least}: with it Linux dies or hangs now and then; set PYVMM_QEMU to a newer one, "
+        f"or see docs/lab.md (none from Debian's backports: {reason})"
     )
 
 
@@ -71,7 +110,7 @@ def is_good(path: str) -> bool:
     """Whether a QEMU runs here and is new enough."""
     try:
         return version(path) >= MINIMUM
-    except HostError:
+    except (HostError, OSError):
         return False
 
 
@@ -83,10 +122,11 @@ def from_backports() -> str:
     """
     root = Path(cache.cache_root())
     failed = root / f"{PLACE}.failed"
+    if (path := kept()) is not None:
+        return path
     with tools.lock(PLACE):
-        for tree in sorted(root.glob(f"{PLACE}-*/usr")):
-            if is_good(str(tree.parent / KEPT[0])):
-                return str(tree.parent / KEPT[0])
+        if (path := kept()) is not None:
+            return path
         if failed.exists() and abs(time.time() - failed.stat().st_mtime) < TRY_AGAIN:
             raise HostError(failed.read_text(encoding="utf-8").strip())
         try:
@@ -96,6 +136,15 @@ def from_backports() -> str:
             raise
         failed.unlink(missing_ok=True)
         return path
+
+
+def kept() -> str | None:
+    """One that was fetched before and runs."""
+    for tree in sorted(Path(cache.cache_root()).glob(f"{PLACE}-*")):
+        path = str(tree / KEPT[0])
+        if is_good(path):
+            return path
+    return None
 
 
 def fetched() -> str:

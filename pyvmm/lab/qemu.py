@@ -49,16 +49,11 @@ def command(
     console_fd: int,
 ) -> list[str]:
     """The argument vector. ``memory`` is in MiB; the two descriptors are sockets that QEMU inherits."""
-    argv = [
-        *tied(),
-        emulator.find(),
-        "-nodefaults",
-        "-no-user-config",
-        "-no-reboot",
-        "-display",
-        "none",
-    ]
-    argv += ["-machine", MACHINE, "-accel", "tcg,thread=multi", "-cpu", CPU]
+    chosen = emulator.find()
+    thread = "single" if chosen.one_thread else "multi"
+    argv = [*tied(), chosen.path, "-nodefaults", "-no-user-config", "-no-reboot"]
+    argv += ["-display", "none", "-machine", MACHINE]
+    argv += ["-accel", f"tcg,thread={thread}", "-cpu", CPU]
     argv += ["-smp", str(cpus), "-m", str(memory)]
     argv += ["-kernel", image.kernel, "-initrd", image.initramfs, "-append", KERNEL_WORDS]
     argv += ["-chardev", f"socket,id=console,fd={console_fd}", "-serial", "chardev:console"]

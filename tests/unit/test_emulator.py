@@ -13,6 +13,7 @@ from pyvmm.errors import HostError
 from pyvmm.guest import backports
 from pyvmm.lab import LabError, emulator
 from tests.unit.guest_support import FakeApt
+from tests.unit.test_correction import VMRUN, program
 
 DEBIAN = 'PRETTY_NAME="Debian"\nID=debian\nVERSION_CODENAME=bookworm\n'
 TARGET = "Packages Debian Debian bookworm {uri}\n"
@@ -59,7 +60,7 @@ def kept(apt: FakeApt) -> Path:
 def test_the_one_that_was_asked_for(debian: FakeApt, monkeypatch: pytest.MonkeyPatch) -> None:
     """However old it is, and without a word."""
     monkeypatch.setenv("PYVMM_QEMU", "true")
-    assert emulator.find() == shutil.which("true")
+    assert emulator.find().path == shutil.which("true")
     monkeypatch.setenv("PYVMM_QEMU", "no-such-program")
     with pytest.raises(LabError, match="PYVMM_QEMU is 'no-such-program'"):
         emulator.find()
@@ -75,7 +76,7 @@ def test_none_at_all(apt: FakeApt, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("version", ["8.1.0", "9.0", "10.0.2"])
 def test_a_new_one_of_the_path(debian: FakeApt, version: str) -> None:
     path = fake_qemu(debian.bin / emulator.NAME, version)
-    assert emulator.find() == str(path)
+    assert emulator.find().path == str(path)
     assert not debian.updates()
 
 
@@ -83,8 +84,8 @@ def test_an_old_one_gives_way_to_that_of_the_backports(
     debian: FakeApt, capsys: pytest.CaptureFixture[str]
 ) -> None:
     give_backports(debian, "10.0.2")
-    assert emulator.find() == str(kept(debian))
-    assert emulator.find() == str(kept(debian))
+    assert emulator.find().path == str(kept(debian))
+    assert emulator.find().path == str(kept(debian))
     assert len(debian.updates()) == 1
     assert debian.downloads() == len(emulator.PACKAGES)
     assert "older" not in capsys.readouterr().err
@@ -92,7 +93,7 @@ def test_an_old_one_gives_way_to_that_of_the_backports(
 
 def test_what_was_fetched_needs_no_network(debian: FakeApt) -> None:
     fake_qemu(kept(debian), "10.0.2")
-    assert emulator.find() == str(kept(debian))
+    assert emulator.find().path == str(kept(debian))
     assert not debian.updates()
 
 
@@ -100,7 +101,7 @@ def test_one_that_does_not_run_here(debian: FakeApt, capsys: pytest.CaptureFixtu
     """A library that is missing, say."""
     broken = fake_qemu(kept(debian), "10.0.2")
     broken.write_text("#!/bin/sh\nexit 127\n")
-    assert emulator.find() == str(debian.bin / emulator.NAME)
+    assert emulator.find().path == str(debian.bin / emulator.NAME)
     assert "older than 8.1" in capsys.readouterr().err
 
 
@@ -108,7 +109,7 @@ def test_no_network(debian: FakeApt, capsys: pytest.CaptureFixture[str]) -> None
     """One line of warning each time, and one look at the network a day."""
     debian.fail_updates()
     for _ in range(2):
-        assert emulator.find() == str(debian.bin / emulator.NAME)
+        assert emulator.find().path == str(debian.bin / emulator.NAME)
         said = capsys.readouterr().err
         assert said.count("\n") == 1
         assert "set PYVMM_QEMU" in said
@@ -121,13 +122,42 @@ def test_no_network(debian: FakeApt, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_backports_that_are_old_too(debian: FakeApt, capsys: pytest.CaptureFixture[str]) -> None:
     give_backports(debian, "8.0.4")
-    assert emulator.find() == str(debian.bin / emulator.NAME)
+    assert emulator.find().path == str(debian.bin / emulator.NAME)
     assert "Debian's backports have QEMU 8.0" in capsys.readouterr().err
 
 
 def test_a_program_that_is_no_qemu() -> None:
     with pytest.raises(HostError, match="names no version"):
         emulator.version("true")
+
+
+# -- the corrected copy
+
+
+def test_a_copy_is_made_once(tmp_path: Path, guest_cache: Path) -> None:
+    """It finds its data where the original does; what was replaced is copied anew."""
+    original = tmp_path / "usr" / "bin" / emulator.NAME
+    original.parent.mkdir(parents=True)
+    (tmp_path / "usr" / "share").mkdir()
+    program(tmp_path, VMRUN).rename(original)
+    made = emulator.corrected(str(original))
+    copy = Path(made.path)
+    assert made.one_thread
+    assert guest_cache in copy.parents
+    assert os.access(copy, os.X_OK)
+    assert copy.read_bytes() != original.read_bytes()
+    assert (copy.parents[1] / "share").samefile(tmp_path / "usr" / "share")
+    status = copy.stat()
+    assert emulator.corrected(str(original)) == made
+    assert copy.stat() == status
+    os.utime(original, (0, 0))
+    assert emulator.corrected(str(original)).path != made.path
+
+
+def test_no_copy_of_one_without_such_code(tmp_path: Path, guest_cache: Path) -> None:
+    path = fake_qemu(tmp_path / "qemu", "10.0.2")
+    for _ in range(2):
+        assert emulator.corrected(str(path)) == (str(path), False)
 
 
 # -- backports

@@ -16,7 +16,7 @@ import pytest
 
 from pyvmm.cli import lab as command_line
 from pyvmm.errors import ConfigError, StateError
-from pyvmm.lab import Lab, LabError, image, qemu, streams, surroundings
+from pyvmm.lab import Lab, LabError, emulator, image, qemu, streams, surroundings
 from pyvmm.lab.session import mebibytes
 from pyvmm.lab.terminal import RawTerminal
 
@@ -84,9 +84,17 @@ def test_command_line_of_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
     words = qemu.command(IMAGE, cpus=3, memory=512, shares=["/a,b"], port_fd=7, console_fd=8)
     text = " ".join(words)
     assert "-smp 3 -m 512" in text
+    assert "tcg,thread=multi" in text
     assert "socket,id=port,fd=7" in text
     assert "id=base,path=/,security_model=none,readonly=on" in text
     assert "id=share0,path=/a,,b,security_model=none,readonly=off" in text
+
+
+def test_all_cpus_on_one_thread_where_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulator, "find", lambda: emulator.Emulator("/q", one_thread=True))
+    words = qemu.command(IMAGE, cpus=3, memory=512, shares=[], port_fd=7, console_fd=8)
+    assert "/q" in words
+    assert "tcg,thread=single" in words
 
 
 # -- surroundings

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The instruction that the lab takes out of QEMU, in made-up programs that have the same code."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pyvmm.lab import correction
+
+# As in QEMU 10.0: env in %rbx, CPUState below it. The vector goes to exception_index and to the call.
+STORE = "mov %esi, -0x28f0(%rbx)"
+VMRUN = f"""
+    .globl helper_vmrun, do_interrupt_x86_hardirq
+    .type helper_vmrun, @function
+    .type do_interrupt_x86_hardirq, @function
+do_interrupt_x86_hardirq:
+    ret
+    .size do_interrupt_x86_hardirq, . - do_interrupt_x86_hardirq
+helper_vmrun:
+    push %rbx
+    lea 0x2900(%rdi), %rbx
+    {STORE}
+    movq $-1, 0x33e8(%rbx)
+    mov $1, %edx
+    call do_interrupt_x86_hardirq
+    pop %rbx
+    ret
+    movl $2, -0x28f0(%rbx)
+    .size helper_vmrun, . - helper_vmrun
+"""
+WRONG = {
+    "no store": VMRUN.replace(STORE, ""),
+    "two stores": VMRUN.replace(STORE, f"{STORE}\n{STORE}"),
+    "another register": VMRUN.replace("mov %esi", "mov %ecx"),
+    "not what an NMI is stored in": VMRUN.replace("movl $2, -0x28f0", "movl $2, -0x28f8"),
+    "no call": VMRUN.replace("call do_interrupt_x86_hardirq", ""),
+    "two calls": VMRUN.replace("pop", "call do_interrupt_x86_hardirq\npop"),
+    "too far from the call": VMRUN.replace("mov $1", ".fill 80, 1, 0x90\nmov $1"),
+    "another name": VMRUN.replace("helper_vmrun", "helper_other"),
+    "not exported": VMRUN.replace(".globl", ".hidden helper_vmrun\n.globl"),
+}
+
+
+def program(folder: Path, assembly: str) -> Path:
+    """A shared object of it."""
+    source, output = folder / "code.S", folder / "code.so"
+    source.write_text(assembly + '.section .note.GNU-stack,"",@progbits\n')
+    command = ["gcc", "-shared", "-nostdlib", "-Wl,-Bsymbolic", "-o", str(output), str(source)]
+    subprocess.run(command, check=True)
+    return output
+
+
+def test_the_store_goes_and_nothing_else(tmp_path: Path) -> None:
+    before = program(tmp_path, VMRUN).read_bytes()
+    after = correction.corrected(before)
+    assert after is not None
+    assert len(after) == len(before)
+    changed = [at for at in range(len(before)) if before[at] != after[at]]
+    assert changed[-1] - changed[0] < len(correction.NOP)
+    at = changed[0]
+    assert before[at : at + 6] == bytes.fromhex("89b310d7ffff")
+    assert after[at : at + 6] == correction.NOP
+    assert correction.corrected(after) is None
+
+
+def test_the_code_runs_without_it(tmp_path: Path) -> None:
+    path = program(tmp_path, VMRUN)
+    after = correction.corrected(path.read_bytes())
+    assert after is not None
+    corrected = tmp_path / "corrected.so"
+    corrected.write_bytes(after)
+    for file, index in ((path, 0x20), (corrected, 0)):
+        state = (ctypes.c_char * 0x6000)()
+        ctypes.CDLL(str(file)).helper_vmrun(ctypes.byref(state), 0x20)
+        assert state[0x10] == bytes([index])
+        assert state[0x2900 + 0x33E8] == b"\xff"
+
+
+@pytest.mark.parametrize("why", WRONG)
+def test_in_doubt_nothing_is_changed(why: str, tmp_path: Path) -> None:
+    assert correction.corrected(program(tmp_path, WRONG[why]).read_bytes()) is None
+
+
+def test_what_is_no_program_or_half_of_one(tmp_path: Path) -> None:
+    whole = program(tmp_path, VMRUN).read_bytes()
+    assert correction.corrected(b"") is None
+    assert correction.corrected(b"\x7fELF\x01\x01" + bytes(100)) is None
+    for length in range(0, len(whole), 97):
+        assert correction.corrected(whole[:length]) is None
