@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pyvmm.guest.inventory import Entry
 
 
-BUILDABLE = "6.12 or 6.1, or 6.12-debug, which checks its own locking (default: 6.12)"
+BUILDABLE = "6.12 or 6.1, or 6.12-debug or 6.12-kasan, which check themselves (default: 6.12)"
 
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:

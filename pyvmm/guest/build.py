@@ -28,7 +28,7 @@ def build(
     `find` returns.
 
     ``linux`` is '6.12' or '6.1' (default: the version of ``source_path`` if that is a directory,
-    else 6.12), or one of these with '-debug' after it: that kernel checks its own locking.
+    else 6.12), or one of these with '-debug' or '-kasan' after it: a kernel that checks itself.
     ``source_path`` is a kernel source directory or tar archive in place of Debian's package,
     ``config`` a file with further kernel options, ``jobs`` the number of compilers at once
     (default: the CPUs there are). ``force`` builds even what the cache has.

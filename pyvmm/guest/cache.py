@@ -28,7 +28,8 @@ DEFAULT_LINUX = "6.12"
 VERSIONS = ("6.12", "6.1")
 POINTER_HEAD = "pyvmm guest 1"
 INIT = "init"
-DEBUG = "-debug"  # after the version: a kernel that checks its own locking
+#: After the version, and the fragment that it adds: kernels that check their own locking, or their use of memory.
+VARIANTS = {"-debug": "config/debug.config", "-kasan": "config/kasan.config"}
 STOCK = "stock-"  # before the version: the pointer to a stock Debian guest
 SYMBIOTIC = "-symbiotic"  # after it: the same with the guest driver as a module
 MODULE = ("module/Makefile", "module/reach.h", "module/extract.sh")
@@ -121,14 +122,20 @@ def series(tree: str, linux: str) -> list[str]:
 
 
 def base_version(name: str) -> str:
-    """The Linux version of a guest that is built here: '6.12' for '6.12-debug'."""
-    return name.removesuffix(DEBUG)
+    """The Linux version of a guest that is built here: '6.12' for '6.12-debug' and '6.12-kasan'."""
+    return name.removesuffix(variant(name))
+
+
+def variant(name: str) -> str:
+    """What follows the version in a guest's name: a key of VARIANTS, or nothing."""
+    return next((suffix for suffix in VARIANTS if name.endswith(suffix)), "")
 
 
 def config_files(name: str) -> list[str]:
     """The fragments of its configuration, relative to the tree; the last has the last word."""
     files = ["config/base.config", f"config/{base_version(name)}.config"]
-    return [*files, "config/debug.config"] if name.endswith(DEBUG) else files
+    suffix = variant(name)
+    return [*files, VARIANTS[suffix]] if suffix else files
 
 
 def recipe_files(tree: str, name: str) -> list[str]:

@@ -62,7 +62,7 @@ def missing_version(tree: Path, linux: str) -> str:
     known = sorted(path.stem for path in (tree / "config").glob("[0-9]*.config"))
     return (
         f"no configuration for Linux {linux}; there is one for {', '.join(known)}, "
-        f"each also with {cache.DEBUG} after it"
+        f"each also with {' or '.join(cache.VARIANTS)} after it"
     )
 
 

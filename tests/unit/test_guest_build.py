@@ -283,15 +283,27 @@ def test_debug_guest_is_another_one_of_the_same_sources(tree: Path) -> None:
     assert cache.find() == plain
 
 
+def test_variants_of_a_version() -> None:
+    assert [cache.base_version(name) for name in ("6.12", "6.1-debug", "6.12-kasan")] == [
+        "6.12",
+        "6.1",
+        "6.12",
+    ]
+    assert cache.config_files("6.12-kasan")[-1] == "config/kasan.config"
+    assert cache.base_version("6.12-fast") == "6.12-fast"
+
+
 def test_debug_of_an_unknown_version_is_refused(tree: Path) -> None:
     with pytest.raises(ConfigError, match=r"no configuration for Linux 5\.10-debug; there is one"):
         build("5.10-debug", source_path=tree)
 
 
-@pytest.mark.parametrize("name", [v + kind for v in cache.VERSIONS for kind in ("", cache.DEBUG)])
+@pytest.mark.parametrize(
+    "name", [v + kind for v in cache.VERSIONS for kind in ("", *cache.VARIANTS)]
+)
 def test_the_real_fragments_are_well_formed(name: str, guest_cache: Path) -> None:
     wanted = kconfig.parse(kconfig.fragment(name), name)
     assert wanted["CONFIG_PVH"] == "y"
     assert wanted["CONFIG_VIRTIO_MMIO"] == "y"
-    assert ("CONFIG_PROVE_LOCKING" in wanted) == name.endswith(cache.DEBUG)
+    assert ("CONFIG_PROVE_LOCKING" in wanted) == name.endswith("-debug")
     assert len(wanted) > 100

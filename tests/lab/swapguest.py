@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Linux guest with a swap disk, and the program that tortures what is swapped to it."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+from tests.lab import linux
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MIB = 1 << 20
+SERIAL = "pyvmm-swap"
+#: No swap bypass is offered at all: an ordinary disk in memory.
+STOCK = "stock"
+
+#: What Linux says when its memory is not well.
+SPLAT = re.compile(
+    r"WARNING|BUG|Oops|general protection|[Bb]ad page|Bad swap|Bad rss|RCU|rcu:|lockdep|deadlock"
+    r"|inconsistent lock|soft lockup|hung task|page dumped|unable to handle|swap_info_get"
+)
+#: What a line may say all the same: names of options at the boot, and the emulator's clocks.
+HARMLESS = re.compile(
+    r"RCU (implementation|calculated|restricting|lockdep checking)|rcu: .*(Hierarchical|Adjusting|srcu|Max phase)"
+    r"|Tasks? (RCU|Trace|Rude)|RCU Tasks|Lock dependency validator|clocksource|sched_clock|tsc:"
+    r"|rcu_tasks|Command line|Kernel command line|nr_irqs|lockdep is turned off|RCU event tracing",
+    re.IGNORECASE,
+)
+
+#: Shell functions: the swap disk found by its serial number, the other by not having it.
+PREPARE = f"""
+for disk in /sys/block/vd*; do
+    case $(cat $disk/serial) in {SERIAL}) swap=/dev/${{disk##*/}};; refuge) refuge=/dev/${{disk##*/}};;
+        *) other=/dev/${{disk##*/}};; esac
+done
+start_swap() {{ grep -q "^$swap " /proc/swaps || {{ mkswap $swap > /dev/null; swapon $swap; }}; }}
+start_refuge() {{ mkswap $refuge > /dev/null; swapon $refuge; }}
+used() {{ awk -v disk=$swap '$1 == disk {{ print "USED=" $4 }}' /proc/swaps; }}
+start_swap
+"""
+
+
+def splats(log: bytes) -> list[str]:
+    """The lines of a kernel log that tell of a fault."""
+    lines = log.decode("utf-8", "replace").splitlines()
+    return [line for line in lines if SPLAT.search(line) and not HARMLESS.search(line)]
+
+
+class SwapGuest(linux.Guest):
+    """A guest whose script finds a swap disk on, `torture` in its path, and a disk to overwrite.
+
+    `mode` is that of the bypass, or STOCK. `disk_mib` is the other disk's size, `refuge_mib` that of a second swap
+    disk, an ordinary one, which is off until the script says `start_refuge`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        script: str,
+        mode: str,
+        *,
+        swap_mib: int = 256,
+        disk_mib: int = 0,
+        refuge_mib: int = 0,
+        swap: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        program = linux.compile_torture(folder)
+        options = {"cpus": 2, "memory": "128M", "params": "loglevel=7", **options}
+        super().__init__(PREPARE + script, files={"/bin/torture": program}, **options)
+        self.memfds: list[int] = []
+        if mode == STOCK:
+            self.add_memory_disk(SERIAL, swap_mib)
+        else:
+            self.vm.add_swap(swap_mib * MIB, mode, serial=SERIAL, **(swap or {}))
+        if disk_mib:
+            self.add_memory_disk("other", disk_mib)
+        if refuge_mib:
+            self.add_memory_disk("refuge", refuge_mib)
+
+    def add_memory_disk(self, serial: str, mib: int) -> None:
+        """A disk whose contents are gone with the guest."""
+        fd = os.memfd_create(serial)
+        os.ftruncate(fd, mib * MIB)
+        self.memfds.append(fd)
+        self.vm.add_disk(fd, serial=serial)
+
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__(*exc)
+        for fd in self.memfds:
+            os.close(fd)
