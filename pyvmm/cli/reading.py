@@ -209,5 +209,6 @@ def hundredfold(share: float | None) -> float | None:
 
 
 def largest(tasks: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """The tasks with most in memory; those of which it is not known last."""
-    return sorted(tasks, key=lambda task: (-(task["rss_bytes"] or 0), task["pid"]))[:count]
+    """The tasks with most in memory, without those that have none; last those of which it is not known."""
+    found = [task for task in tasks if task["rss_bytes"] != 0]
+    return sorted(found, key=lambda task: (-(task["rss_bytes"] or 0), task["pid"]))[:count]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from pyvmm.cli import status, vms
 from tests.lab.linux import pyvmm
-from tests.lab.stream import Process
+from tests.lab.stream import SECONDS, Process
 
 if TYPE_CHECKING:
     from tests.lab.conftest import Run
@@ -116,6 +117,54 @@ def test_it_is_shown_and_set_while_the_guest_runs() -> None:
         assert (said["policy"], said["quota"]) == ("quota", 32 * MIB)
         assert pyvmm("swap", NAME, "--policy", "mine").status == status.USAGE
         assert run.process.stdin is not None
+        assert pyvmm("stop", NAME).status == status.OK
+        assert run.finish() == status.STOPPED
+
+
+#: Takes 150 MiB in strings, and reads all of them for each line of its input.
+STRINGS = 150
+FILL = (
+    f'BEGIN {{ for (i = 0; i < {STRINGS}; i++) all[i] = sprintf("%{MIB}d", i); print "filled" }}'
+    '{ n = 0; for (i in all) n += length(all[i]); printf "pass %d\\n", n }'
+)
+
+
+def read_all(run: Process) -> None:
+    assert run.process.stdin is not None
+    run.process.stdin.write(b"again\n")
+    run.process.stdin.flush()
+    run.expect(f"pass {STRINGS * MIB}\n")
+
+
+@pytest.mark.parametrize("mode", ["symcall", "direct"])
+def test_pages_are_used_where_they_lie(mode: str) -> None:
+    options = ["--name", NAME, "-m", "128M", "--swap", "256M", "--swap-bypass", mode]
+    with Process("run", *options, "--swap-policy", "always", "--", "awk", FILL) as run:
+        run.expect("filled\n")
+        read_all(run)
+        read_all(run)
+        said = answer("swap", NAME)
+        guest = said["guest"]
+        assert guest["mapped"]
+        assert guest["on"]
+        assert guest["adopted_total"] >= guest["adopted"] > 1000
+        assert said["mapped"] == guest["mapped_by_vmm"]
+        assert (said["mapped"] > 0) == (mode == "symcall")
+        record = answer("top", "--count", "1", "--interval", "0.5", NAME)
+        assert record["tasks"][0]["comm"] == "awk"
+        assert record["swap"]["guest"]["adopted"] > 1000
+        assert record["host"]["swap_rss"] > 1000 * 4096
+        said = answer("swap", NAME, "--mode", "off")
+        assert said["effective"] == "off"
+        before = said["guest"]["adopted_total"]
+        read_all(run)
+        assert answer("swap", NAME)["guest"]["adopted_total"] == before
+        answer("swap", NAME, "--evict", "16")
+        deadline = time.monotonic() + SECONDS
+        while not (guest := answer("swap", NAME)["guest"])["evicted"]:
+            assert time.monotonic() < deadline, guest
+        assert f"{guest['evicted']} handed back" in pyvmm("swap", NAME).stdout
+        read_all(run)
         assert pyvmm("stop", NAME).status == status.OK
         assert run.finish() == status.STOPPED
 

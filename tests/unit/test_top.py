@@ -49,7 +49,8 @@ class BusyVM(FakeVM):
         self.answers["memory"] = lambda cpu: self.memory_statistics()
         self.answers["tasks"] = lambda cpu, threads: [
             task(1, "init", rss_bytes=2 * MIB),
-            task(2, "kthreadd", kernel_thread=True, rss_bytes=None),
+            task(2, "kthreadd", kernel_thread=True),
+            task(3, "secret", rss_bytes=None),
             task(30, "evil\x1b[2J", rss_bytes=9 * MIB, swap_bytes=None),
         ]
 
@@ -89,7 +90,7 @@ def test_json(vm: BusyVM, capsys: Said) -> None:
     assert first["guest_error"] is None
     assert first["swap"]["bytes_used"] == 2 * MIB
     assert first["swap"]["rates"]["refused"] == 0
-    assert [one["pid"] for one in first["tasks"]] == [30, 1, 2]
+    assert [one["pid"] for one in first["tasks"]] == [30, 1, 3]
     host = first["host"]
     assert host["cpu_percent"] >= 0
     assert [share is None for share in host["vcpu_percent"]] == [False, True]
