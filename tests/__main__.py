@@ -36,9 +36,10 @@ def pytest_command(stage: str, options: list[str]) -> list[str]:
 
 
 def build_guests() -> None:
-    """Everything the Linux guests need, from the cache or built now."""
+    """Everything the Linux guests and the lab need, from the cache, or fetched or built now."""
     from pyvmm.guest.build import build
     from pyvmm.guest.stock import stock
+    from pyvmm.lab import emulator
     from tests import example
 
     for linux in GUESTS:
@@ -47,6 +48,7 @@ def build_guests() -> None:
         stock(linux, symbiotic=True)
     build(DEBUG_GUEST)
     example.cached(GUESTS[0])
+    emulator.find()
 
 
 def run_here(stage: str, options: list[str]) -> int:

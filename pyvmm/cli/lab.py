@@ -20,6 +20,8 @@ INTERRUPTED = 130
 EPILOG = """\
 exit status: that of COMMAND, 128+n if signal n ended it, 124 on timeout, 125 if the lab failed.
 At a terminal, COMMAND gets one; three times Ctrl-] ends the lab.
+QEMU is $PYVMM_QEMU, else qemu-system-x86_64 of the path; where that is older than 8.1, one from Debian's backports,
+which is fetched into the cache once.
 """
 
 

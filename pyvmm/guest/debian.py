@@ -15,7 +15,7 @@ from pyvmm.errors import ConfigError, HostError
 from pyvmm.guest import cache, tools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 KEEP_OF_KERNEL = ("boot", "lib", "usr/lib")
 REMEDY = (
@@ -32,9 +32,10 @@ class KernelFiles(NamedTuple):
     release: str  # what `uname -r` says under it
 
 
-def candidate_version(package: str) -> str | None:
+def candidate_version(package: str, options: Sequence[str] = ()) -> str | None:
     """The version that apt would install, or None if apt does not know the package."""
-    said = tools.run(["apt-cache", "policy", package], what=f"looking up package {package}")
+    command = ["apt-cache", *options, "policy", package]
+    said = tools.run(command, what=f"looking up package {package}")
     match = re.search(r"^\s*Candidate:\s*(\S+)", said, re.MULTILINE)
     return None if match is None or match[1] == "(none)" else match[1]
 
@@ -55,13 +56,16 @@ def unpacked(package: str, *, keep: Iterable[str] = (), force: bool = False) -> 
     return final
 
 
-def fetch(package: str, version: str, target: Path, keep: tuple[str, ...]) -> None:
-    """Downloads one package and unpacks it into ``target``."""
+def fetch(
+    package: str, version: str, target: Path, keep: tuple[str, ...], options: Sequence[str] = ()
+) -> None:
+    """Downloads one package and unpacks it into ``target``, beside what is there."""
     tools.say(f"fetching Debian package {package} {version}")
     parcel = target / "parcel"
     parcel.mkdir()
+    as_root = ["-o", "APT::Sandbox::User=root"]
     tools.run(
-        ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", f"{package}={version}"],
+        ["apt-get", "-q", *as_root, *options, "download", f"{package}={version}"],
         cwd=parcel,
         what=f"downloading Debian package {package}",
     )

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from typing import TYPE_CHECKING
 
-from pyvmm.lab.errors import LabError
+from pyvmm.lab import emulator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,20 +26,6 @@ NO_XSAVE = "-xsave,-xsaveopt,-xsavec,-xsaves,-xgetbv1,-avx,-avx2,-fma,-f16c,-vae
 NO_FAST_STRINGS = ",-erms,-fsrm"
 CPU = "max,+svm,+npt,-la57," + NO_XSAVE + NO_FAST_STRINGS
 MACHINE = "pc"
-
-
-def find() -> str:
-    """The QEMU to use: ``$PYVMM_QEMU``, else qemu-system-x86_64 of the path.
-
-    Raises LabError naming what to install.
-    """
-    chosen = os.environ.get("PYVMM_QEMU")
-    found = shutil.which(chosen or "qemu-system-x86_64")
-    if found is not None:
-        return found
-    if chosen:
-        raise LabError(f"PYVMM_QEMU is '{chosen}', which is not a program that can be run")
-    raise LabError("qemu-system-x86_64 is missing: install the Debian package 'qemu-system-x86'")
 
 
 def quoted(path: str) -> str:
@@ -64,7 +49,15 @@ def command(
     console_fd: int,
 ) -> list[str]:
     """The argument vector. ``memory`` is in MiB; the two descriptors are sockets that QEMU inherits."""
-    argv = [*tied(), find(), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
+    argv = [
+        *tied(),
+        emulator.find(),
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display",
+        "none",
+    ]
     argv += ["-machine", MACHINE, "-accel", "tcg,thread=multi", "-cpu", CPU]
     argv += ["-smp", str(cpus), "-m", str(memory)]
     argv += ["-kernel", image.kernel, "-initrd", image.initramfs, "-append", KERNEL_WORDS]

@@ -79,13 +79,27 @@ def shell(lab: Lab, text: str, **more: object) -> Output:
     return Output(lab, ["sh", "-c", text], **more)
 
 
+STARTED: list[subprocess.Popen[bytes]] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_running() -> Iterator[None]:
+    """Ends what a test that failed has left, and closes its pipes."""
+    yield
+    while STARTED:
+        with STARTED.pop() as process:
+            if process.poll() is None:
+                process.kill()
+
+
 def program(*words: str, **more: object) -> subprocess.Popen[bytes]:
-    """`pyvmm lab` as a process of its own."""
+    """`pyvmm lab` as a process of its own, which does not outlive the test."""
     command = [sys.executable, "-m", "pyvmm.lab", *words]
     more.setdefault("stdin", subprocess.DEVNULL)
     more.setdefault("stdout", subprocess.PIPE)
     more.setdefault("stderr", subprocess.PIPE)
-    return subprocess.Popen(command, cwd=ROOT, **more)  # type: ignore[call-overload,no-any-return]
+    STARTED.append(subprocess.Popen(command, cwd=ROOT, **more))  # type: ignore[call-overload]
+    return STARTED[-1]
 
 
 def finished(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
@@ -93,17 +107,29 @@ def finished(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
     return process.returncode, out, err
 
 
+def expect(process: subprocess.Popen[bytes], said: bytes) -> None:
+    """Waits for that on its standard output; where something else comes, or its end, says how it ended and why."""
+    assert process.stdout is not None
+    got = process.stdout.read(len(said))
+    if got != said:
+        process.terminate()
+        status, rest, err = finished(process)
+        text = err.decode(errors="replace")
+        pytest.fail(f"{got + rest!r} in place of {said!r}; status {status}, on stderr:\n{text}")
+
+
 def emulators(of: int) -> set[int]:
-    """QEMU processes that are children of a process."""
+    """QEMU processes that are children of a process; not those that only name their version."""
     found = set()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
             name, _, rest = (entry / "stat").read_text().rpartition(")")
+            runs = b"-nodefaults" in (entry / "cmdline").read_bytes()
         except OSError:
             continue
-        if "qemu" in name and rest.split()[1] == str(of):
+        if runs and "qemu" in name and rest.split()[1] == str(of):
             found.add(int(entry.name))
     return found
 
@@ -274,13 +300,13 @@ def test_much_output(lab: Lab) -> None:
 
 def test_output_comes_while_the_command_runs() -> None:
     process = program("--", "sh", "-c", "echo early; read word; echo $word", stdin=subprocess.PIPE)
-    assert process.stdout is not None
     assert process.stdin is not None
-    assert process.stdout.readline() == b"early\n"
+    expect(process, b"early\n")
     assert process.poll() is None
     process.stdin.write(b"late\n")
     process.stdin.flush()
-    assert finished(process)[:2] == (0, b"late\n")
+    status, out, err = finished(process)
+    assert (status, out) == (0, b"late\n"), err
 
 
 def test_input_is_exact(lab: Lab, tmp_path: Path) -> None:
@@ -319,6 +345,7 @@ def test_a_slow_reader_holds_the_command_back(lab: Lab) -> None:
     reader = subprocess.Popen(
         [sys.executable, "-c", script], pass_fds=[reading], stdout=subprocess.PIPE
     )
+    STARTED.append(reader)
     os.close(reading)
     with os.fdopen(writing, "wb") as out:
         command = ["head", "-c", "2000000", "/dev/zero"]
@@ -329,10 +356,11 @@ def test_a_slow_reader_holds_the_command_back(lab: Lab) -> None:
 def test_a_reader_that_goes_away() -> None:
     process = program("--", "yes")
     emulator = wait_for_emulator(process)
+    expect(process, b"y\ny\n")
     assert process.stdout is not None
-    assert process.stdout.read(4) == b"y\ny\n"
     process.stdout.close()
-    assert finished(process)[0] == 141
+    status, _, err = finished(process)
+    assert status == 141, err
     assert until(lambda: is_gone(emulator))
 
 
@@ -405,18 +433,17 @@ def test_timeout_ends_the_lab() -> None:
 def test_a_signal_ends_it(number: int, status: int, booted: bool) -> None:
     process = program("--", "sh", "-c", "echo on; sleep 1000")
     emulator = wait_for_emulator(process)
-    assert process.stdout is not None
     if booted:
-        assert process.stdout.readline() == b"on\n"
+        expect(process, b"on\n")
     process.send_signal(number)
-    assert finished(process)[0] == status
+    code, _, err = finished(process)
+    assert code == status, err
     assert is_gone(emulator)
 
 
 def test_the_emulator_does_not_outlive_its_starter() -> None:
     process = program("--", "sh", "-c", "echo on; sleep 1000")
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"on\n"
+    expect(process, b"on\n")
     emulator = wait_for_emulator(process)
     process.kill()
     finished(process)
@@ -445,8 +472,7 @@ def test_the_outer_kernel_dies() -> None:
 def test_the_emulator_is_killed(tmp_path: Path) -> None:
     log = tmp_path / "console"
     process = program("--log", str(log), "--", "sh", "-c", "echo on; sleep 1000")
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"on\n"
+    expect(process, b"on\n")
     os.kill(wait_for_emulator(process), signal.SIGKILL)
     status, _, err = finished(process)
     assert status == 125

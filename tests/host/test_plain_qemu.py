@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.lab.plain_qemu import check_silence, log_of_a_boot
+from tests.lab.plain_qemu import TCG, check_silence, log_of_a_boot
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,4 +15,4 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("name", ["6.12", "6.1", "6.12-debug"])
 def test_symbiotic_kernel_says_nothing_under_tcg(name: str, tmp_path: Path) -> None:
-    check_silence(log_of_a_boot(tmp_path, name, "tcg", 200))
+    check_silence(log_of_a_boot(tmp_path, name, TCG, 200))

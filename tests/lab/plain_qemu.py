@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 QUIET = re.compile(r"symbiotic|symcall|v3v|registered on cpu", re.IGNORECASE)
 SCRIPT = "dmesg; echo cpus $(nproc) hypervisor $(grep -c hypervisor /proc/cpuinfo)"
 CPUS = 2
+#: All CPUs on one thread: none can run what another has patched away (docs/lab.md), whatever the version.
+TCG = "tcg,thread=single"
 
 
 def log_of_a_boot(folder: Path, name: str, accelerator: str, seconds: float) -> str:

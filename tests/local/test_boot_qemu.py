@@ -76,8 +76,8 @@ def boot(kernel: str, folder) -> str:
     (folder / "high").write_bytes(memory.read(MIB, MEMORY - MIB).rstrip(b"\0"))
     (folder / "rom").write_bytes(reset_rom(state))
     command = (
-        "qemu-system-x86_64 -M microvm,acpi=off,rtc=off,pit=on,pic=on,isa-serial=on -accel tcg "
-        "-cpu max -smp 2 -m 256 -nodefaults -no-reboot -display none -serial file:log -bios rom "
+        "qemu-system-x86_64 -M microvm,acpi=off,rtc=off,pit=on,pic=on,isa-serial=on -accel "
+        "tcg,thread=single -cpu max -smp 2 -m 256 -nodefaults -no-reboot -display none -serial file:log -bios rom "
         "-device loader,file=low,addr=0,force-raw=on "
         f"-device loader,file=high,addr={MIB:#x},force-raw=on"
     )

@@ -11,12 +11,32 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-CACHE_SCRIPT = """#!/bin/sh
+# Options such as "-o name=value" and "-q" may come first.
+SKIP = """#!/bin/sh
+all="$*"
+while :; do
+  case $1 in
+    -o|--format) shift 2;;
+    -q) shift;;
+    *) break;;
+  esac
+done
+"""
+CACHE_SCRIPT = """
 [ "$1" = policy ] && cat "{state}/$2.policy" 2>/dev/null
 [ "$1" = depends ] && cat "{state}/$2.depends" 2>/dev/null
 exit 0
 """
-GET_SCRIPT = """#!/bin/sh
+GET_SCRIPT = """
+case $1 in
+  indextargets)
+    cat "{state}/targets"
+    exit;;
+  update)
+    echo "$all" >> "{state}/updates"
+    [ ! -e "{state}/fail" ]
+    exit $(($? * 100));;
+esac
 for last; do :; done
 echo "$last" >> "{state}/downloads"
 cp "{state}/${{last%%=*}}.deb" . || exit 100
@@ -33,7 +53,7 @@ class FakeApt:
         self.state.mkdir(parents=True)
         self.bin.mkdir()
         for name, script in (("apt-cache", CACHE_SCRIPT), ("apt-get", GET_SCRIPT)):
-            (self.bin / name).write_text(script.format(state=self.state))
+            (self.bin / name).write_text(SKIP + script.format(state=self.state))
             (self.bin / name).chmod(0o755)
 
     def meta(self, package: str, depends: str) -> None:
@@ -73,6 +93,19 @@ class FakeApt:
         """From now on apt knows nothing."""
         for path in self.state.glob("*.policy"):
             path.unlink()
+
+    def targets(self, text: str) -> None:
+        """What `apt-get indextargets` says."""
+        (self.state / "targets").write_text(text)
+
+    def fail_updates(self) -> None:
+        """From now on there is no network."""
+        (self.state / "fail").touch()
+
+    def updates(self) -> list[str]:
+        """The arguments of each `apt-get update`."""
+        path = self.state / "updates"
+        return path.read_text().splitlines() if path.exists() else []
 
     def downloads(self) -> int:
         """How many downloads there were."""
