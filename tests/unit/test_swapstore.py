@@ -292,14 +292,17 @@ def test_the_layout(size: int, memory: int) -> None:
     assert 0 <= placed.start - max(end, 4 * GIB) < GIB
     assert placed.base % aperture.ALIGNMENT == placed.room % aperture.ALIGNMENT == 0
     assert placed.base - placed.start == placed.room
-    # The room holds the page structures of everything, and no unit of 2 MiB more than that.
-    needed = (size + placed.room) // PAGE * 64
-    assert needed <= placed.room < needed + aperture.ALIGNMENT
+    # The room holds the page structures of everything, and no section more than that.
+    total = size + placed.room
+    assert total % aperture.SECTION == 0
+    assert total // PAGE * 64 <= placed.room
+    fewer = placed.room - aperture.SECTION
+    assert fewer < 0 or fewer < (total - aperture.SECTION) // PAGE * 64
 
 
 def test_a_layout_in_numbers() -> None:
     placed = aperture.place(ram_layout(256 * MIB), 512 * MIB, 40)
-    assert placed == aperture.Aperture(4 * GIB + 10 * MIB, 512 * MIB, 10 * MIB)
+    assert placed == aperture.Aperture(4 * GIB + 128 * MIB, 512 * MIB, 128 * MIB)
     placed = aperture.place(ram_layout(5 * GIB), 256 * GIB, 39)
     assert placed.start == 6 * GIB
 
@@ -313,7 +316,7 @@ def test_a_layout_that_does_not_fit() -> None:
     for bits in (32, 33, 34):
         with pytest.raises(ConfigError):
             aperture.place(ram, 16 * GIB, bits)
-    assert room == 262 * MIB
+    assert room == 384 * MIB
 
 
 def test_the_memory_map() -> None:
