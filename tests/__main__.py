@@ -40,6 +40,7 @@ def build_guests() -> None:
     from pyvmm.guest.build import build
     from pyvmm.guest.stock import stock
     from tests import example
+    from tests.lab.swapguest import torture
 
     for linux in GUESTS:
         build(linux)
@@ -47,6 +48,7 @@ def build_guests() -> None:
         stock(linux, symbiotic=True)
     build(DEBUG_GUEST)
     example.cached(GUESTS[0])
+    torture()
 
 
 def run_here(stage: str, options: list[str]) -> int:
