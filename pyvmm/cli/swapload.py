@@ -119,10 +119,21 @@ def build(guest: Guest, arm: Arm, argv: Sequence[str]) -> VM:
     )
 
 
+def check_bypassed(vm: VM, load: Load) -> None:
+    """HostError if a guest that was to bypass its disk moved the program's memory through that disk's queue."""
+    if vm.swap is not None and vm.swap.mode != "off":
+        moved = vm.swap.stats.bytes_out
+        if moved > load.memory * MIB // 16:
+            raise HostError(
+                f"the guest did not bypass its swap disk: {moved >> 20} MiB went through the queue"
+            )
+
+
 def measure(guest: Guest, arm: Arm, swap_bytes: int, load: Load, timeout: float) -> dict[str, Any]:
     """Runs the program in the arm's guest; what it printed.
 
-    Raises HostError if it does not finish within `timeout` seconds, or as `VM` does.
+    Raises HostError if it does not finish within `timeout` seconds, found a wrong page, or did not swap as it was to,
+    and as `VM` does.
     """
     with tempfile.TemporaryFile() as output:
         vm = build(guest, arm, command(arm, swap_bytes, load))
@@ -131,6 +142,7 @@ def measure(guest: Guest, arm: Arm, swap_bytes: int, load: Load, timeout: float)
             vm.add_serial(output.fileno())
             disk = add_swap(vm, arm, swap_bytes)
             vm.run(timeout)
+            check_bypassed(vm, load)
         finally:
             vm.close()
             if disk is not None:

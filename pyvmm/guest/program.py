@@ -1,36 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of this package that run in guests: compiled at their first use, and kept in the cache by their content."""
+"""Static programs that run in guests: compiled at their first use, and kept in the cache by their content.
+
+In the lab a compiler is slow, so they are best compiled before it starts.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyvmm.guest import cache, tools
 
-COMMAND = ("gcc", "-std=gnu11", "-O2", "-Wall", "-static", "-s")
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-
-def source(name: str) -> Path:
-    """Where the program's text is."""
-    return Path(__file__).with_name("programs") / f"{name}.c"
+COMMAND = ("gcc", "-std=gnu11", "-O2", "-Wall", "-static", "-pthread", "-s")
 
 
 def program(name: str) -> Path:
-    """The path of a static program, made of programs/NAME.c.
+    """The path of a program of this package, made of programs/NAME.c.
 
     Raises HostError when there is no compiler, it fails, or the cache cannot be written.
     """
-    text = source(name).read_bytes()
-    key = hashlib.sha256("\0".join(COMMAND).encode() + b"\0" + text).hexdigest()[:16]
-    folder = Path(cache.cache_root()) / "program" / f"{name}-{key}"
+    return compiled(name, [Path(__file__).with_name("programs") / f"{name}.c"])
+
+
+def compiled(name: str, sources: Sequence[Path]) -> Path:
+    """The path of a program made of these files, headers among them; errors as for `program`."""
+    folder = Path(cache.cache_root()) / "program" / f"{name}-{digest(sources)}"
     if not folder.is_dir():
         with tools.lock(f"program/{name}"):
             if not folder.is_dir():
-                tools.publish(folder, lambda fresh: compile_into(fresh, name))
+                tools.publish(folder, lambda fresh: compile_into(fresh / name, sources))
     return folder / name
 
 
-def compile_into(folder: Path, name: str) -> None:
-    """Makes the program in a folder."""
-    tools.run([*COMMAND, "-o", folder / name, source(name)], what=f"compiling {name} for the guest")
+def digest(sources: Sequence[Path]) -> str:
+    """Names what a program is made of."""
+    sum = hashlib.sha256("\0".join(COMMAND).encode())
+    for path in sources:
+        sum.update(b"\0" + path.read_bytes())
+    return sum.hexdigest()[:16]
+
+
+def compile_into(target: Path, sources: Sequence[Path]) -> None:
+    """Makes the program."""
+    units = [path for path in sources if path.suffix == ".c"]
+    what = f"compiling {target.name} for the guest"
+    tools.run([*COMMAND, "-o", target, *units], what=what)

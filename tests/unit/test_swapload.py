@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench import stats, swap
-from pyvmm.cli import logbars, swapload
+from pyvmm.cli import logbars, swapdemo, swapload
 from pyvmm.cli.logbars import Bar
 from pyvmm.cli.swapload import DISK, Arm, Load
 from pyvmm.errors import HostError
@@ -134,3 +134,46 @@ def test_a_picture_of_bars(tmp_path: Path) -> None:
     bars = [Bar("RAM", 1e-6), Bar("stock", 1e-3, 8e-4, 2e-3)]
     logbars.picture(target, "a title", {"at random": bars, "in order": bars})
     assert target.read_bytes().startswith(b"\x89PNG")
+
+
+# The demonstration
+
+
+def test_the_demo_s_table_says_what_was_not_measured() -> None:
+    base, direct, symcall, stock = (arm.name for arm in swapdemo.ARMS)
+    found: dict[str, dict[str, float] | str] = {
+        base: swapdemo.seconds_of({**SAID, "swapped": 0.0}),
+        direct: swapdemo.seconds_of(SAID),
+        symcall: "the guest did not bypass its swap disk",
+        stock: swapdemo.seconds_of({**SAID, "passes": [1.7e6]}),
+    }
+    lines = swapdemo.table(found, base).splitlines()
+    assert lines[1].split()[-5:] == ["us", "900", "ns", "-", "1", "x"][-5:]
+    assert "not measured: the guest did not bypass" in lines[3]
+    assert lines[4].endswith("1e+03 x")
+    assert [bar.name for bar in swapdemo.bars(found, "first touch")] == [direct, stock]
+
+
+def test_the_demo_s_picture_is_missed_with_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[str, dict[str, float] | str] = {"RAM": swapdemo.seconds_of(SAID)}
+    target = tmp_path / "picture.png"
+    assert str(target) in swapdemo.picture(str(target), found)
+    assert target.exists()
+    assert "no picture" in swapdemo.picture(str(tmp_path / "no" / "folder"), found)
+    monkeypatch.setattr(logbars, "available", lambda: False)
+    assert "matplotlib" in swapdemo.picture(str(target), found)
+    assert swapdemo.picture(str(target), {"RAM": "no KVM"}) == ""
+
+
+def test_an_arm_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(guest: Any, arm: Arm, *rest: Any) -> dict[str, Any]:
+        if arm.swap == "direct":
+            raise HostError("the guest did not finish:\nand more")
+        return SAID
+
+    monkeypatch.setattr(swapdemo, "measure", measure)
+    found = swapdemo.collect(object())  # type: ignore[arg-type]
+    assert len(found) == len(swapdemo.ARMS)
+    assert [v for v in found.values() if isinstance(v, str)] == ["the guest did not finish:"]
