@@ -246,9 +246,10 @@ class Machine:
         """Calls `handler` for accesses to a range of guest-physical addresses outside memory."""
         for region in self.memory.regions:
             if address < region.gpa + region.size and region.gpa < address + length:
+                what = "RAM" if region in self.memory.ram else "the swap disk's memory"
                 raise ConfigError(
-                    f"MMIO range {address:#x} + {length:#x} overlaps memory at {region.gpa:#x}; "
-                    "accesses to memory do not exit"
+                    f"MMIO range {address:#x} + {length:#x} overlaps {what} at {region.gpa:#x}; "
+                    "accesses to it do not exit"
                 )
         self._hook(self.mmio, address, length, handler, f"MMIO range {address:#x} + {length:#x}")
 
