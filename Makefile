@@ -4,8 +4,8 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-C_FILES = $(wildcard csrc/*.[ch] csrc/kvm/*.h pyvmm/lab/init/*.[ch] guest-linux-patch/init/*.[ch] bench/*.c tests/*/*.c \
-	tests/*/*/*.[ch])
+C_FILES = $(wildcard csrc/*.[ch] csrc/kvm/*.h pyvmm/lab/init/*.[ch] pyvmm/guest/programs/*.c guest-linux-patch/init/*.[ch] \
+	bench/*.c tests/*/*.c tests/*/*/*.[ch])
 
 .PHONY: help demo test unit check python-check c-check setup build format bench clean guest
 

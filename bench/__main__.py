@@ -11,6 +11,8 @@ SUITES = {
     "exits": "cost of an exit to user space: bare C loop, C, Python hook",
     "symcall": "a call into the guest: C and Python, from CPL 0 and 3, its steps, against calls without care",
     "boot": "launch to init and to exit against QEMU microvm and kvmtool (on a KVM that boots Linux)",
+    "swap": "SwapBypass against RAM, stock swap and zram (on a KVM that boots Linux)",
+    "torture": "memory used in every way while it is swapped, checked (on a KVM that boots Linux)",
     "disk": "virtio-blk against QEMU with an I/O thread (on a KVM that boots Linux)",
 }
 

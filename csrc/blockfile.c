@@ -10,6 +10,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "blockmemory.h"
+
 int blockfile_init(struct blockfile *file, int fd, bool readonly)
 {
 	struct stat info;
@@ -21,12 +23,31 @@ int blockfile_init(struct blockfile *file, int fd, bool readonly)
 		return -ENOTBLK;
 	if (S_ISBLK(info.st_mode) && ioctl(fd, BLKSSZGET, &block))
 		return -errno;
-	*file = (struct blockfile){fd, readonly, S_ISBLK(info.st_mode), (uint32_t)block};
+	*file = (struct blockfile){
+	        .fd = fd,
+	        .readonly = readonly,
+	        .device = S_ISBLK(info.st_mode),
+	        .logical_block = (uint32_t)block,
+	};
 	return 0;
+}
+
+void blockfile_init_memory(struct blockfile *file, void *memory, bool readonly)
+{
+	*file = (struct blockfile){
+	        .fd = -1,
+	        .memory = memory,
+	        .readonly = readonly,
+	        .logical_block = 512,
+	};
 }
 
 int blockfile_read(struct blockfile *file, struct iovec_list *to, uint64_t offset)
 {
+	if (file->memory) {
+		blockmemory_read(file->memory + offset, to);
+		return 0;
+	}
 	while (to->bytes) {
 		ssize_t done = preadv(file->fd, to->iov, (int)to->count, (off_t)offset);
 
@@ -44,6 +65,10 @@ int blockfile_read(struct blockfile *file, struct iovec_list *to, uint64_t offse
 
 int blockfile_write(struct blockfile *file, struct iovec_list *from, uint64_t offset, bool sync)
 {
+	if (file->memory) {
+		blockmemory_write(file->memory + offset, from);
+		return 0;
+	}
 	while (from->bytes) {
 		ssize_t done = pwritev2(file->fd, from->iov, (int)from->count, (off_t)offset,
 		                        sync ? RWF_DSYNC : 0);
@@ -62,7 +87,7 @@ int blockfile_write(struct blockfile *file, struct iovec_list *from, uint64_t of
 
 int blockfile_flush(struct blockfile *file)
 {
-	return file->readonly || !fdatasync(file->fd) ? 0 : -errno;
+	return file->memory || file->readonly || !fdatasync(file->fd) ? 0 : -errno;
 }
 
 static int allocate(struct blockfile *file, int mode, uint64_t offset, uint64_t length)
@@ -80,6 +105,10 @@ int blockfile_discard(struct blockfile *file, uint64_t offset, uint64_t length)
 	uint64_t range[2] = {offset, length};
 	int ret;
 
+	if (file->memory) {
+		blockmemory_discard(file->memory + offset, length);
+		return 0;
+	}
 	if (file->device)
 		ret = ioctl(file->fd, BLKDISCARD, range) ? -errno : 0;
 	else
@@ -120,6 +149,10 @@ int blockfile_zero(struct blockfile *file, uint64_t offset, uint64_t length, boo
 {
 	int ret = -EOPNOTSUPP;
 
+	if (file->memory) {
+		blockmemory_zero(file->memory + offset, length, unmap);
+		return 0;
+	}
 	if (unmap)
 		ret = allocate(file, FALLOC_FL_PUNCH_HOLE, offset, length);
 	if (ret)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The host's side of a disk: reads, writes and clears ranges of a file or block device. Nothing
- * here knows of guests; ranges are checked by the caller.
+ * The host's side of a disk: reads, writes and clears ranges of a file, a block device or memory.
+ * Nothing here knows of guests; ranges are checked by the caller.
  */
 #ifndef PYVMM_BLOCKFILE_H
 #define PYVMM_BLOCKFILE_H
@@ -12,7 +12,8 @@
 #include "iovec.h"
 
 struct blockfile {
-	int fd; /* not owned */
+	int fd;          /* not owned; -1 for memory */
+	uint8_t *memory; /* not owned; NULL for a descriptor */
 	bool readonly;
 	bool device;            /* a block device, not a file */
 	uint32_t logical_block; /* bytes; discards of a device have to be aligned to it */
@@ -20,6 +21,9 @@ struct blockfile {
 
 /* 0 or -errno: -ENOTBLK for what is neither a regular file nor a block device. */
 int blockfile_init(struct blockfile *file, int fd, bool readonly);
+
+/* Over memory (blockmemory.h): a write is as stable as it gets, and nothing fails. */
+void blockfile_init_memory(struct blockfile *file, void *memory, bool readonly);
 
 /* Fill or write out the whole list, consuming it: 0 or -errno. An end of file in the middle is
  * -EIO. `sync` returns only when the data is on stable storage. */

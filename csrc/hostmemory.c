@@ -91,7 +91,7 @@ static void read_host(struct hostmemory *host, const char *meminfo, char text[TE
 }
 
 /* What the group uses counts its page cache, which the kernel drops before it refuses memory. Of
- * shared memory (a memfd, the store) it counts as anonymous what lies on those lists. */
+ * shared memory (a memfd) it counts as anonymous what lies on those lists. */
 static void read_group(struct hostmemory *host, const char *group, char text[TEXT])
 {
 	uint64_t limit, used, active = 0, inactive = 0;

@@ -73,10 +73,13 @@ static bool must_look(const struct swapgovernor *governor)
 
 static void look(struct swapgovernor *governor)
 {
+	/* Counted for the policy that needs it only: that is a look at the whole store. */
+	uint64_t bytes =
+	        governor->policy == SWAP_POLICY_QUOTA ? swapstore_bytes(governor->store) : 0;
+
 	hostmemory_read(&governor->host, governor->pressure, governor->meminfo, governor->group);
-	governor->verdict = swapgovernor_judge(governor->policy, governor->quota,
-	                                       swapstore_bytes(governor->store), &governor->host,
-	                                       governor->verdict);
+	governor->verdict = swapgovernor_judge(governor->policy, governor->quota, bytes,
+	                                       &governor->host, governor->verdict);
 	swapbypass_allow(governor->bypass, governor->verdict);
 	if (!governor->verdict && must_look(governor))
 		governor->looks++;

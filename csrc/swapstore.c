@@ -7,20 +7,23 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "pagemap.h"
+
 enum {
 	SECTORS_A_SLOT = SWAPSTORE_SLOT / 512,
 	BITS = 64,
 };
 
 struct swapstore {
-	int fd; /* not owned */
+	int fd;               /* not owned; -1 for memory */
+	struct pagemap pages; /* of the memory */
 	uint64_t slots;
 	size_t map_bytes;
 	uint64_t *
 	        written; /* a bit a slot, atomic; mapped, so that what is never set costs nothing */
 };
 
-struct swapstore *swapstore_create(int fd, uint64_t size)
+static struct swapstore *create(uint64_t size)
 {
 	struct swapstore *store;
 	void *map;
@@ -32,7 +35,7 @@ struct swapstore *swapstore_create(int fd, uint64_t size)
 	store = calloc(1, sizeof(*store));
 	if (!store)
 		return NULL;
-	store->fd = fd;
+	store->fd = store->pages.fd = -1;
 	store->slots = size / SWAPSTORE_SLOT;
 	store->map_bytes = (store->slots + BITS - 1) / BITS * sizeof(uint64_t);
 	map = mmap(NULL, store->map_bytes, PROT_READ | PROT_WRITE,
@@ -45,10 +48,29 @@ struct swapstore *swapstore_create(int fd, uint64_t size)
 	return store;
 }
 
+struct swapstore *swapstore_create(int fd, uint64_t size)
+{
+	struct swapstore *store = create(size);
+
+	if (store)
+		store->fd = fd;
+	return store;
+}
+
+struct swapstore *swapstore_create_memory(void *memory, uint64_t size)
+{
+	struct swapstore *store = create(size);
+
+	if (store)
+		pagemap_open(&store->pages, memory, size);
+	return store;
+}
+
 void swapstore_destroy(struct swapstore *store)
 {
 	if (!store)
 		return;
+	pagemap_close(&store->pages);
 	munmap(store->written, store->map_bytes);
 	free(store);
 }
@@ -96,19 +118,31 @@ uint64_t swapstore_slots(const struct swapstore *store)
 }
 
 /*
- * What the file says is kept, so that it is asked once. A discard of the same slot at the same time
+ * By the host's word. Of memory that includes a slot that was only read, and with huge pages each
+ * slot whose huge page exists: a guest that names one reads zeroes, which are its own.
+ */
+static int is_there(const struct swapstore *store, uint64_t slot)
+{
+	off_t offset = (off_t)(slot * SWAPSTORE_SLOT);
+
+	if (store->fd < 0)
+		return pagemap_has(&store->pages, (uint64_t)offset);
+	return lseek(store->fd, offset, SEEK_DATA) == offset;
+}
+
+/*
+ * What the host says is kept, so that it is asked once. A discard of the same slot at the same time
  * can leave the bit set on a hole: a guest that discards what it uses reads zeroes, nothing else.
  */
 int swapstore_written(struct swapstore *store, uint64_t slot)
 {
 	uint64_t mask = 1ULL << slot % BITS;
-	off_t offset = (off_t)(slot * SWAPSTORE_SLOT);
 
 	if (slot >= store->slots)
 		return 0;
 	if (__atomic_load_n(&store->written[slot / BITS], __ATOMIC_ACQUIRE) & mask)
 		return 1;
-	if (lseek(store->fd, offset, SEEK_DATA) != offset)
+	if (!is_there(store, slot))
 		return 0;
 	change(&store->written[slot / BITS], mask, 1);
 	return 1;
@@ -118,5 +152,7 @@ uint64_t swapstore_bytes(const struct swapstore *store)
 {
 	struct stat info;
 
+	if (store->fd < 0)
+		return pagemap_bytes(&store->pages);
 	return fstat(store->fd, &info) ? 0 : (uint64_t)info.st_blocks * 512;
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The memory of a swap disk: a file of slots of 4 KiB, and which of them hold something. Slot k is
- * what Linux calls swap offset k on a swap area that takes a whole disk.
+ * What a swap disk is made of, memory or a file: slots of 4 KiB, and which of them hold something.
+ * Slot k is what Linux calls swap offset k on a swap area that takes a whole disk.
  *
  * The disk tells of its writes and discards. The guest may also fill a slot through the aperture,
- * which nobody sees; then the file itself says whether it has data there.
+ * which nobody sees; then the host is asked whether it has given memory, or blocks, for it.
  */
 #ifndef PYVMM_SWAPSTORE_H
 #define PYVMM_SWAPSTORE_H
@@ -19,6 +19,9 @@ struct swapstore;
 /* Over a file of `size` bytes, whole slots; the descriptor stays the caller's and must outlive it.
  * NULL and errno on failure. */
 struct swapstore *swapstore_create(int fd, uint64_t size);
+
+/* The same over private anonymous memory of this process. */
+struct swapstore *swapstore_create_memory(void *memory, uint64_t size);
 void swapstore_destroy(struct swapstore *store);
 
 /* What the disk's thread calls after a change: of type virtio_blk_observer, with the store. */
@@ -27,10 +30,12 @@ void swapstore_on_discard(void *store, uint64_t sector, uint64_t count);
 
 uint64_t swapstore_slots(const struct swapstore *store);
 
-/* Whether the slot exists and holds data. Any thread. */
+/* Whether the slot exists and holds data. Any thread. At most one system call, and none once the
+ * answer was yes. */
 int swapstore_written(struct swapstore *store, uint64_t slot);
 
-/* Bytes that the host has given for it, 0 if it cannot say. */
+/* Bytes that the host has given for it, 0 if it cannot say. For memory it is a look at all of it:
+ * 0.16 s for 1 TiB. */
 uint64_t swapstore_bytes(const struct swapstore *store);
 /* cffi: end */
 

@@ -266,23 +266,21 @@ static void describe(struct virtio_blk *blk)
 	blk->writeback = 1;
 }
 
-struct virtio_device *virtio_blk_create(const struct guest_memory *memory, struct iothread *thread,
-                                        int irq_fd, int fd, uint64_t sectors, int readonly,
-                                        const char *serial)
+static struct virtio_device *create(const struct guest_memory *memory, struct iothread *thread,
+                                    int irq_fd, const struct blockfile *file, uint64_t sectors,
+                                    const char *serial)
 {
-	struct virtio_blk *blk = calloc(1, sizeof(*blk));
+	struct virtio_blk *blk;
 	int ret;
 
-	if (!blk)
-		return NULL;
-	ret = blockfile_init(&blk->file, fd, readonly);
-	if (!ret && sectors > INT64_MAX / VIRTIO_BLK_SECTOR)
-		ret = -EFBIG;
-	if (ret) {
-		free(blk);
-		errno = -ret;
+	if (sectors > INT64_MAX / VIRTIO_BLK_SECTOR) {
+		errno = EFBIG;
 		return NULL;
 	}
+	blk = calloc(1, sizeof(*blk));
+	if (!blk)
+		return NULL;
+	blk->file = *file;
 	ret = virtio_init(&blk->device, VIRTIO_ID_BLOCK, &operations, memory, thread, irq_fd);
 	if (!ret)
 		ret = virtio_add_queue(&blk->device, QUEUE_SIZE);
@@ -295,6 +293,30 @@ struct virtio_device *virtio_blk_create(const struct guest_memory *memory, struc
 	memcpy(blk->serial, serial, strnlen(serial, sizeof(blk->serial)));
 	describe(blk);
 	return &blk->device;
+}
+
+struct virtio_device *virtio_blk_create(const struct guest_memory *memory, struct iothread *thread,
+                                        int irq_fd, int fd, uint64_t sectors, int readonly,
+                                        const char *serial)
+{
+	struct blockfile file;
+	int ret = blockfile_init(&file, fd, readonly);
+
+	if (ret) {
+		errno = -ret;
+		return NULL;
+	}
+	return create(memory, thread, irq_fd, &file, sectors, serial);
+}
+
+struct virtio_device *virtio_blk_create_memory(const struct guest_memory *memory,
+                                               struct iothread *thread, int irq_fd, void *disk,
+                                               uint64_t sectors, int readonly, const char *serial)
+{
+	struct blockfile file;
+
+	blockfile_init_memory(&file, disk, readonly);
+	return create(memory, thread, irq_fd, &file, sectors, serial);
 }
 
 struct observation {

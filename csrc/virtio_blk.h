@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A disk (virtio 1.2, section 5.2) over a file descriptor: a raw image, a block device, a memfd.
+ * A disk (virtio 1.2, section 5.2) over a file descriptor (a raw image, a block device, a memfd) or
+ * over memory.
  */
 #ifndef PYVMM_VIRTIO_BLK_H
 #define PYVMM_VIRTIO_BLK_H
@@ -18,6 +19,11 @@ enum {
 struct virtio_device *virtio_blk_create(const struct guest_memory *memory, struct iothread *thread,
                                         int irq_fd, int fd, uint64_t sectors, int readonly,
                                         const char *serial);
+
+/* Over private anonymous memory of this process, which must outlive the device. */
+struct virtio_device *virtio_blk_create_memory(const struct guest_memory *memory,
+                                               struct iothread *thread, int irq_fd, void *disk,
+                                               uint64_t sectors, int readonly, const char *serial);
 
 /* Called on the I/O thread after the range was changed and before the guest learns of it. */
 typedef void virtio_blk_observer(void *opaque, uint64_t sector, uint64_t count);

@@ -161,7 +161,7 @@ class VM:
         store = self.machine._keep(SwapStore(parse_size(size, "swap size"), backing))
         most = parse_size(quota, "swap quota") if quota is not None else None
         swap = Swap(self.machine, store, bypass, serial, policy, most)
-        swap.disk = VirtioBlk(self.machine, store.fd, serial=serial)
+        swap.disk = VirtioBlk(self.machine, store.disk(), serial=serial)
         store.watch(swap.disk)
         self.swap = swap
         return swap

@@ -48,6 +48,7 @@ def build_guests() -> None:
     from pyvmm.guest.stock import stock
     from pyvmm.lab import emulator
     from tests import example
+    from tests.lab.swapguest import torture
 
     for linux in GUESTS:
         build(linux)
@@ -56,6 +57,7 @@ def build_guests() -> None:
     build(DEBUG_GUEST)
     example.cached(GUESTS[0])
     emulator.find()
+    torture()
 
 
 def run_here(stage: str, options: list[str]) -> int:

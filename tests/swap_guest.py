@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 from typing import Any
 
@@ -23,17 +24,28 @@ READ, WRITE_OUT, DISCARD = 0, 1, 11
 
 
 class SwapGuest(Remote):
-    """Options go to the machine, but for the mode, the policy and the size of the store."""
+    """Options go to the machine, but for the mode, the policy and the size of the store.
+
+    The store has small pages unless `huge`: the host gives them one by one, so that each slot counts for itself.
+    """
 
     def __init__(
-        self, mode: str = "symcall", size: int = SIZE, *, policy: Any = "always", **options: Any
+        self,
+        mode: str = "symcall",
+        size: int = SIZE,
+        *,
+        policy: Any = "always",
+        huge: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         machine = self.machine
         try:
             self.store = machine._keep(SwapStore(size))
+            if not huge:
+                self.store.memory.map.madvise(mmap.MADV_NOHUGEPAGE)
             self.swap = Swap(machine, self.store, mode, SERIAL, policy)
-            self.disk = self.swap.disk = VirtioBlk(machine, self.store.fd, serial=SERIAL)
+            self.disk = self.swap.disk = VirtioBlk(machine, self.store.disk(), serial=SERIAL)
             self.store.watch(self.disk)
             assert self.swap.aperture is not None
             self.aperture = self.swap.aperture

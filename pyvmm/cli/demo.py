@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pyvmm demo`: boots the project's Linux guest and shows its console and a summary."""
+"""`pyvmm demo`: boots the project's Linux guest, and shows what SwapBypass does for a program short of memory."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
     """Adds the subcommand's options."""
     parser = sub.add_parser("demo", help="boot the project's Linux guest and show what happened")
     parser.add_argument("--linux", default="6.12", help="which guest (%(default)s)")
+    parser.add_argument(
+        "--plot", metavar="FILE", default="pyvmm-demo.png", help="the picture (%(default)s)"
+    )
+    parser.add_argument("--boot", action="store_true", help="only boot, without the part on memory")
     parser.add_argument("--inside", action="store_true", help="do not enter the lab")
 
 
@@ -37,14 +41,16 @@ def run_arguments(linux: str) -> list[str]:
 
 
 def ensure_guest(linux: str) -> None:
-    """Builds the guest if the cache has none."""
+    """Builds the guest, and the program that runs in it, unless the cache has them."""
     from pyvmm.guest.cache import find
+    from pyvmm.guest.program import program
 
     if find(linux) is None:
         from pyvmm.guest.build import build
 
         print(f"demo: building the Linux {linux} guest, once; about 6 minutes", file=sys.stderr)
         build(linux)
+    program("swapload")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -54,10 +60,7 @@ def main(args: argparse.Namespace) -> int:
     found = probe()
     if found.boots_linux:
         print(f"demo: {found.verdict}; booting directly", file=sys.stderr)
-        ensure_guest(args.linux)
-        from pyvmm.cli.main import main as pyvmm
-
-        return pyvmm(run_arguments(args.linux))
+        return here(args)
     print(f"demo: {found.verdict}", file=sys.stderr)
     if args.inside:
         return status.HOST
@@ -68,7 +71,22 @@ def main(args: argparse.Namespace) -> int:
     from pyvmm import lab
 
     command = [sys.executable, "-m", "pyvmm", "demo", "--inside", "--linux", args.linux]
+    command += ["--plot", args.plot, *(["--boot"] if args.boot else [])]
     return lab.run(command, env=_env())
+
+
+def here(args: argparse.Namespace) -> int:
+    """On this machine's KVM: the boot, then the guests that swap."""
+    from pyvmm.cli.main import main as pyvmm
+    from pyvmm.cli.plan import find_guest
+
+    ensure_guest(args.linux)
+    code = pyvmm(run_arguments(args.linux))
+    if code or args.boot:
+        return code
+    from pyvmm.cli import swapdemo
+
+    return status.OK if swapdemo.show(find_guest(args.linux), args.plot) else status.HOST
 
 
 def _env() -> dict[str, str]:

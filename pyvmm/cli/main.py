@@ -28,6 +28,7 @@ COMMANDS = {
     "resume": "let a paused VM go on",
     "stop": "end a running VM, or ask its guest to shut down",
     "ps": "show the processes of a running guest",
+    "top": "watch a running VM: its load, its exits, its guest's memory and swapping",
     "swap": "show and change how a running guest uses its swap disk",
     "symcall": "call into the kernel of a running guest",
     "lab": "run a command inside an outer Linux with emulated SVM",

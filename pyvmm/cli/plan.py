@@ -17,6 +17,8 @@ BASE_CMDLINE = "panic=-1 8250.nr_uarts=1 random.trust_cpu=on"
 QUIET = "quiet loglevel=3"
 VERBOSE = "ignore_loglevel"
 STOCK = "stock-"
+#: Of the swap disk: the guest's init looks for it.
+SWAP_SERIAL = "pyvmm-swap"
 
 
 class Plan:
@@ -39,6 +41,8 @@ class Plan:
         if args.name is not None:
             refuse_taken(args.name)
         self.disks = [parse_disk(text) for text in args.disk or []]
+        #: What `VM.add_swap` gets, None without a swap disk.
+        self.swap = self._swap()
         self.kernel, initrd = self._images()
         self.initrd: list[str | bytes] = [*initrd]
         if self.own_guest:
@@ -60,6 +64,25 @@ class Plan:
             return args.kernel, args.initrd or []
         guest = find_guest(args.linux)
         return guest.vmlinux or guest.kernel, args.initrd or [guest.initramfs]
+
+    def _swap(self) -> dict[str, Any] | None:
+        args = self.args
+        if args.swap is None:
+            for name in ("bypass", "policy", "quota", "file"):
+                if getattr(args, f"swap_{name}") is not None:
+                    raise ConfigError(f"--swap-{name} says how to swap; add --swap SIZE")
+            return None
+        policy = args.swap_policy or ("pressure" if args.swap_quota is None else "quota")
+        if (policy == "quota") != (args.swap_quota is not None):
+            raise ConfigError("--swap-policy quota and --swap-quota SIZE go together")
+        return {
+            "size": args.swap,
+            "bypass": args.swap_bypass or "off",
+            "policy": policy,
+            "quota": args.swap_quota,
+            "backing": args.swap_file,
+            "serial": SWAP_SERIAL,
+        }
 
     def _overlay(self) -> bytes:
         from pyvmm.guest.overlay import overlay
@@ -92,6 +115,8 @@ class Plan:
         parts = ["pyvmm.mark=1"]
         if self.console == "virtio":
             parts.append("pyvmm.console=hvc0")
+        if self.swap is not None:
+            parts.append(f"pyvmm.swap={SWAP_SERIAL}")
         if self.framed:
             parts.append("pyvmm.raw=1 pyvmm.stdin=framed")
         elif os.isatty(1):
@@ -111,6 +136,7 @@ class Plan:
             "cpus": args.cpus,
             "disks": [{"file": f, "readonly": ro, "serial": s} for f, ro, s in self.disks],
             "net": args.net or [],
+            "swap": self.swap,
             "console": self.console,
             "command": args.command,
         }

@@ -42,6 +42,26 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         ("-d", "--disk"),
         {"metavar": "FILE[,ro][,serial=S]", "action": "append", "help": "virtio disk; repeat"},
     ),
+    (("--swap",), {"metavar": "SIZE", "help": "a disk to swap to, in host memory"}),
+    (
+        ("--swap-bypass",),
+        {
+            "choices": ("off", "symcall", "direct"),
+            "help": "how a symbiotic guest may use swapped pages where they lie (off)",
+        },
+    ),
+    (
+        ("--swap-policy",),
+        {
+            "choices": ("pressure", "always", "never", "quota"),
+            "help": "when it may: while the host has memory (pressure), or within the quota",
+        },
+    ),
+    (("--swap-quota",), {"metavar": "SIZE", "help": "what swapped pages may take, for quota"}),
+    (
+        ("--swap-file",),
+        {"metavar": "FILE", "help": "keep swapped pages there, in place of host memory"},
+    ),
     (
         ("--name",),
         {"metavar": "NAME", "help": "what pyvmm list and ps call this VM (vm-PID)"},
@@ -269,6 +289,8 @@ def _add_devices(vm: VM, plan: Plan, tty: bool, quit_fd: int, log: int) -> None:
         vm.add_net(tap)
     if not args.no_rng:
         vm.add_rng()
+    if plan.swap is not None:
+        vm.add_swap(**plan.swap)
 
 
 def _serve(vm: VM, name: str | None) -> None:
@@ -321,6 +343,7 @@ def _report(vm: VM, plan: Plan, result: Result) -> None:
             "config": plan.as_dict(),
             "footprint": of_machine(vm.machine)._asdict(),
             "devices": [_device_record(device) for device in vm.machine.devices],
+            "swap": _swap_record(vm),
         }
         _print_json(record, plan.args.json)
 
@@ -330,6 +353,13 @@ def _device_record(device: Any) -> dict[str, Any]:
     kind = getattr(device, "kind", type(device).__name__.lower())
     stats = device.stats() if hasattr(device, "stats") else {}
     return {"kind": kind} | (stats if isinstance(stats, dict) else stats._asdict())
+
+
+def _swap_record(vm: VM) -> Any:
+    """What the VMM knows of the swap disk: the guest is gone. None without one."""
+    from pyvmm.control import protocol, swap
+
+    return None if vm.swap is None else protocol.plain(swap.stats(vm.swap))
 
 
 def _explain(vm: VM, plan: Plan, result: Result) -> None:

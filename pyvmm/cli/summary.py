@@ -6,8 +6,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from pyvmm.cli import vms
+
 if TYPE_CHECKING:
     from pyvmm.machine.result import Result
+    from pyvmm.symbiotic.swap import SwapStats
     from pyvmm.vm import VM
 
 
@@ -28,18 +31,37 @@ def rows(vm: VM, result: Result) -> list[tuple[str, str]]:
     ]
     if result.boot_seconds is not None:
         table.append(("start to init", f"{result.boot_seconds:.2f} s"))
-    table += [
+    table.append(
         (
             "VMM memory",
             f"{use.vmm_rss / 2**20:.1f} MiB beyond the guest's {use.guest_rss >> 20} MiB",
-        ),
-        ("exits", f"{total}"),
-    ]
+        )
+    )
+    if vm.swap is not None:
+        table += swap_rows(vm.swap.stats)
+    table.append(("exits", f"{total}"))
     for name, count in sorted(result.exits.items(), key=lambda item: -item[1]):
         table.append((f"  {name}", f"{count:>9}  {count / max(total, 1):6.1%}"))
     if result.unclaimed:
         table.append(("unanswered accesses", str(result.unclaimed)))
     return table
+
+
+def swap_rows(stats: SwapStats) -> list[tuple[str, str]]:
+    """The swap disk, as the VMM saw it."""
+    written, read = vms.amount(stats.bytes_out), vms.amount(stats.bytes_in)
+    rows = [
+        (
+            "swap disk",
+            f"{vms.amount(stats.bytes_used)} of {vms.amount(stats.size)} used at the end",
+        ),
+        ("  by its queue", f"{written} written, {read} read"),
+    ]
+    if stats.mode != "off" or stats.offered:
+        refused = sum(stats.refused.values())
+        faults = f"{stats.offered} faults offered, {stats.mapped} mapped, {refused} refused"
+        rows.append((f"  bypass {stats.mode}", faults))
+    return rows
 
 
 def show(vm: VM, result: Result) -> None:

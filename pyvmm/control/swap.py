@@ -29,7 +29,7 @@ def policy_name(swap: Any) -> str:
 
 
 def brief(swap: Any) -> dict[str, Any] | None:
-    """The little that costs nothing: nobody asks the guest. None without a swap disk."""
+    """The little that costs nothing: nobody asks the guest, or counts pages. None without a swap disk."""
     if swap is None:
         return None
     return {
@@ -37,7 +37,6 @@ def brief(swap: Any) -> dict[str, Any] | None:
         "mode": swap.mode,
         "effective": swap.effective,
         "policy": policy_name(swap),
-        "bytes_used": swap.bytes_used,
     }
 
 

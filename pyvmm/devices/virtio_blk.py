@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The virtio disk (virtio 1.2, section 5.2) over a raw file, a block device or a memfd."""
+"""The virtio disk (virtio 1.2, section 5.2) over a raw file, a block device, a memfd or memory."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ SERIAL_BYTES = 20
 class VirtioBlk(VirtioDevice):
     """A disk over the file `disk`: a path, or an open descriptor that stays the caller's.
 
+    Or over memory: a memoryview of bytes in a private anonymous mapping, which stays mapped until `close`. There a
+    flush does nothing, and a discard gives back whole pages.
+
     `serial`, an attribute as well, is what the guest reads as the disk's serial number, at most 20 ASCII characters. A
     writable disk is locked against every other user that locks (flock(2)), a read-only one against writers.
 
@@ -39,7 +42,7 @@ class VirtioBlk(VirtioDevice):
     def __init__(
         self,
         machine: Machine,
-        disk: str | os.PathLike[str] | int,
+        disk: str | os.PathLike[str] | int | memoryview,
         *,
         readonly: bool = False,
         serial: str = "",
@@ -49,20 +52,36 @@ class VirtioBlk(VirtioDevice):
         encoded = encode_serial(serial)
         self.serial = serial
         self.readonly = readonly
-        self.name = f"descriptor {disk}" if isinstance(disk, int) else os.fspath(disk)
+        self._memory: Any = None
         try:
-            self._fd = _open_disk(disk, self.name, readonly)
-            size = _disk_size(self._fd, self.name)
-            _lock(self._fd, self.name, readonly)
-            self.sectors = size // SECTOR
+            if isinstance(disk, memoryview):
+                make, place = lib.virtio_blk_create_memory, self._take(disk)
+            else:
+                make, place = lib.virtio_blk_create, self._take_file(disk)
             self._attach(
-                lambda memory, thread, irq_fd: lib.virtio_blk_create(
-                    memory, thread, irq_fd, self._fd, self.sectors, readonly, encoded
+                lambda memory, thread, irq_fd: make(
+                    memory, thread, irq_fd, place, self.sectors, readonly, encoded
                 )
             )
         except BaseException:
             self.close()
             raise
+
+    def _take_file(self, disk: str | os.PathLike[str] | int) -> int:
+        self.name = f"descriptor {disk}" if isinstance(disk, int) else os.fspath(disk)
+        self._fd = _open_disk(disk, self.name, self.readonly)
+        size = _disk_size(self._fd, self.name)
+        _lock(self._fd, self.name, self.readonly)
+        self.sectors = size // SECTOR
+        return self._fd
+
+    def _take(self, disk: memoryview) -> Any:
+        self.name = "memory"
+        if not disk.nbytes or disk.nbytes % SECTOR:
+            raise ImageError(f"a disk of {disk.nbytes} bytes of memory: not a multiple of {SECTOR}")
+        self._memory = ffi.from_buffer("uint8_t[]", disk, require_writable=not self.readonly)
+        self.sectors = disk.nbytes // SECTOR
+        return self._memory
 
     def observe(
         self, on_write: Any = ffi.NULL, on_discard: Any = ffi.NULL, opaque: Any = ffi.NULL
@@ -75,8 +94,11 @@ class VirtioBlk(VirtioDevice):
         lib.virtio_blk_observe(self._open(), on_write, on_discard, opaque)
 
     def close(self) -> None:
-        """Frees the device and unlocks and closes the file."""
+        """Frees the device and unlocks and closes the file, or lets go of the memory."""
         super().close()
+        if self._memory is not None:
+            ffi.release(self._memory)
+            self._memory = None
         if self._fd >= 0:
             # The lock belongs to the open file, which the caller of a descriptor still holds.
             fcntl.flock(self._fd, fcntl.LOCK_UN)

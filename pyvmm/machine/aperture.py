@@ -14,6 +14,8 @@ else:
     from pyvmm.record import NamedTuple
 
 ALIGNMENT = 2 * MIB
+#: What Linux puts page structures into the room for, a whole one at a time (a section of its memory model).
+SECTION = 128 * MIB
 #: What Linux keeps of each page of memory (struct page), bytes.
 PAGE_STRUCTURE = 64
 #: Pages of one KVM memory slot (KVM_MEM_MAX_NR_PAGES), as whole units of `ALIGNMENT`, in bytes.
@@ -44,13 +46,14 @@ class Aperture(NamedTuple):
 
 
 def room_for(size: int) -> int:
-    """Bytes for the page structures of `size` bytes and of the room itself, a multiple of 2 MiB."""
-    room = 0
-    while True:
-        needed = _up((size + room) // PAGE * PAGE_STRUCTURE, ALIGNMENT)
-        if needed == room:
-            return room
-        room = needed
+    """Bytes for the page structures of `size` bytes and of the room itself, a multiple of 2 MiB.
+
+    Room and aperture are whole sections together: Linux takes the page structures of any rest from its own RAM.
+    """
+    total = _up(size, SECTION)
+    while (total - size) * PAGE < total * PAGE_STRUCTURE:
+        total += SECTION
+    return total - size
 
 
 def _up(value: int, alignment: int) -> int:

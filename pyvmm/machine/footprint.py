@@ -5,41 +5,59 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pyvmm.machine.memory import HUGE_PAGE
-
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyvmm.machine.machine import Machine
 
 
 class Footprint(NamedTuple):
-    """Bytes: resident and proportional set of the VMM, and the resident part of the guest's memory."""
+    """Bytes: resident and proportional set of the VMM, and the resident part of the guest's memory.
+
+    `swap_rss` is the resident part of a swap disk's aperture and of its room: what of it the guest used where it lies.
+    """
 
     vmm_rss: int
     vmm_pss: int
     guest_rss: int
+    swap_rss: int
 
 
-def footprint(guest_start: int, guest_size: int, pid: int | str = "self") -> Footprint:
-    """Reads /proc/PID/smaps (proc_pid_smaps(5)); the guest's RAM is told by its host addresses.
+def footprint(
+    ram: Sequence[tuple[int, int]], windows: Sequence[tuple[int, int]] = (), pid: int | str = "self"
+) -> Footprint:
+    """Reads /proc/PID/smaps (proc_pid_smaps(5)).
 
-    Raises OSError where that is not allowed.
+    The guest's RAM, and memory that is none, are told by their (host address, size). Raises OSError where that is not
+    allowed.
     """
-    totals = {True: [0, 0], False: [0, 0]}
-    guest = False
+    known = [(*part, "guest") for part in ram] + [(*part, "swap") for part in windows]
+    rss = {"vmm": 0, "guest": 0, "swap": 0}
+    pss = dict(rss)
+    owner = "vmm"
     with open(f"/proc/{pid}/smaps", "rb") as file:
         for line in file:
             if line[:4] == b"Rss:":
-                totals[guest][0] += int(line.split()[1])
+                rss[owner] += int(line.split()[1])
             elif line[:4] == b"Pss:":
-                totals[guest][1] += int(line.split()[1])
+                pss[owner] += int(line.split()[1])
             elif b"-" in line[:17]:
-                start = int(line[: line.index(b"-")], 16)
-                guest = guest_start <= start < guest_start + guest_size
-    return Footprint(totals[False][0] << 10, totals[False][1] << 10, totals[True][0] << 10)
+                start, end = (int(part, 16) for part in line.split(b" ", 1)[0].split(b"-"))
+                owner = _owner(known, start, end)
+    return Footprint(rss["vmm"] << 10, pss["vmm"] << 10, rss["guest"] << 10, rss["swap"] << 10)
+
+
+def _owner(known: Sequence[tuple[int, int, str]], start: int, end: int) -> str:
+    """Whose a mapping is. It may begin a little before the memory in it does, to line up with huge pages."""
+    for address, size, owner in known:
+        if start < address + size and address < end:
+            return owner
+    return "vmm"
 
 
 def of_machine(machine: Machine) -> Footprint:
-    """What the process costs beside that machine's RAM."""
-    # A mapping may begin a little before its RAM does, to line up with huge pages.
-    margin = HUGE_PAGE
-    return footprint(machine.memory.address - margin, machine.memory.size + margin)
+    """What the process costs beside that machine's memory."""
+    memory = machine.memory
+    slots = [(address, size) for _, size, address in memory.slots()]
+    ram = len(memory.ram)
+    return footprint(slots[:ram], slots[ram:])

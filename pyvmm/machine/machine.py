@@ -13,7 +13,7 @@ from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError, HostError, StateError
 from pyvmm.machine import cpuid, symbiosis
 from pyvmm.machine import result as results
-from pyvmm.machine.memory import GuestMemory
+from pyvmm.machine.memory import GuestMemory, Mapping
 from pyvmm.machine.result import Result
 from pyvmm.machine.symbiosis import Symbiosis
 from pyvmm.machine.symcall import make, typed
@@ -142,9 +142,9 @@ class Machine:
         self._slots += 1
         return self._slots - 1
 
-    def add_window(self, gpa: int, size: int, fd: int = -1) -> None:
+    def add_window(self, gpa: int, size: int, what: int | Mapping | None = None) -> None:
         """Memory of the guest that is not RAM, as `GuestMemory.add_window`, in a KVM slot of its own."""
-        address = self.memory.add_window(gpa, size, fd)
+        address = self.memory.add_window(gpa, size, what)
         self.vm.set_memory_region(self.next_slot(), gpa, size, address)
 
     def _create_controllers(self, irqchip: bool) -> None:
@@ -246,9 +246,10 @@ class Machine:
         """Calls `handler` for accesses to a range of guest-physical addresses outside memory."""
         for region in self.memory.regions:
             if address < region.gpa + region.size and region.gpa < address + length:
+                what = "RAM" if region in self.memory.ram else "the swap disk's memory"
                 raise ConfigError(
-                    f"MMIO range {address:#x} + {length:#x} overlaps memory at {region.gpa:#x}; "
-                    "accesses to memory do not exit"
+                    f"MMIO range {address:#x} + {length:#x} overlaps {what} at {region.gpa:#x}; "
+                    "accesses to it do not exit"
                 )
         self._hook(self.mmio, address, length, handler, f"MMIO range {address:#x} + {length:#x}")
 

@@ -79,6 +79,45 @@ class Window(NamedTuple):
     map: mmap.mmap
 
 
+class Mapping(NamedTuple):
+    """Memory of this process: what begins at byte `skip` of `map`."""
+
+    map: mmap.mmap
+    skip: int
+
+    @property
+    def address(self) -> int:
+        """Where it lies."""
+        return _address(self.map) + self.skip
+
+
+def anonymous(size: int, what: str) -> Mapping:
+    """`size` bytes of private anonymous memory, in huge pages where the host has them; none is taken before it is used.
+
+    `what` is for errors. Raises HostError if the host refuses.
+    """
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+    try:
+        # A whole huge page more, so that the guest's pages can line up with the host's.
+        mapping = mmap.mmap(-1, size + HUGE_PAGE, flags)
+    except OSError as error:
+        raise HostError(
+            error.errno or errno.ENOMEM,
+            f"mapping {size >> 20} MiB of {what}: {error.strerror}; ask for less",
+        ) from error
+    _advise(mapping, mmap.MADV_HUGEPAGE)
+    # A child would share the pages, and each write of the guest would then copy one.
+    _advise(mapping, mmap.MADV_DONTFORK)
+    return Mapping(mapping, -_address(mapping) % HUGE_PAGE)
+
+
+def _advise(mapping: mmap.mmap, advice: int) -> None:
+    try:
+        mapping.madvise(advice)
+    except OSError:
+        pass  # a kernel without transparent huge pages: small ones do
+
+
 class GuestMemory:
     """The RAM of one guest, and what else it has of memory (`add_window`).
 
@@ -156,15 +195,8 @@ class GuestMemory:
                 f"mapping {size >> 20} MiB of guest RAM: {error.strerror}; {remedy}",
             ) from error
         if not hugepages:
-            GuestMemory._advise_huge(mapping)
+            _advise(mapping, mmap.MADV_HUGEPAGE)
         return mapping
-
-    @staticmethod
-    def _advise_huge(mapping: mmap.mmap) -> None:
-        try:
-            mapping.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:
-            pass  # a kernel without transparent huge pages: small ones do
 
     def _file_offsets(self) -> tuple[tuple[int, int, int], ...]:
         """(gpa, size, offset in RAM) of each region."""
@@ -195,33 +227,26 @@ class GuestMemory:
         """Host virtual address of guest-physical address 0."""
         return _address(self._map) + self._skip
 
-    def add_window(self, gpa: int, size: int, fd: int = -1) -> int:
-        """Memory that is not RAM: the first `size` bytes of a file, or anonymous memory for -1. Returns its place.
+    def add_window(self, gpa: int, size: int, what: int | Mapping | None = None) -> int:
+        """Memory that is not RAM: the first `size` bytes of a file or of a mapping, or new memory. Returns its place.
 
         Devices may move data there; kernels are not told of it. Before the machine starts; it is given back with the
-        RAM. Raises ConfigError where it overlaps other memory, HostError if the host refuses.
+        RAM, a mapping as well. Raises ConfigError where it overlaps other memory, HostError if the host refuses.
         """
-        flags = mmap.MAP_SHARED if fd >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        room = 0 if fd >= 0 else HUGE_PAGE
-        try:
-            mapping = mmap.mmap(fd, size + room, flags | _MAP_NORESERVE)
-        except OSError as error:
-            raise HostError(
-                error.errno or errno.ENOMEM,
-                f"mapping {size >> 20} MiB of guest memory: {error.strerror}; ask for less",
-            ) from error
-        start = _address(mapping)
-        skip = -start % HUGE_PAGE if room else 0
-        address = start + skip
-        pointer = ffi.cast("void *", address)
+        if isinstance(what, Mapping):
+            mapping = what
+        elif what is None:
+            mapping = anonymous(size, "guest memory")
+        else:
+            mapping = _shared(what, size)
+        pointer = ffi.cast("void *", mapping.address)
         error_number = lib.guest_memory_add(self._c, gpa, size, pointer, lib.GUEST_MEMORY_APERTURE)
         if error_number:
-            mapping.close()
+            if mapping is not what:
+                mapping.map.close()
             raise ConfigError(f"memory at {gpa:#x} + {size:#x}: {os.strerror(-error_number)}")
-        if fd < 0:
-            self._advise_huge(mapping)
-        self._windows.append(Window(gpa, size, skip, mapping))
-        return address
+        self._windows.append(Window(gpa, size, mapping.skip, mapping.map))
+        return mapping.address
 
     @property
     def reserved(self) -> tuple[Region, ...]:
@@ -281,6 +306,16 @@ class GuestMemory:
                 mapping.close()
             except BufferError:
                 pass
+
+
+def _shared(fd: int, size: int) -> Mapping:
+    try:
+        return Mapping(mmap.mmap(fd, size, mmap.MAP_SHARED | _MAP_NORESERVE), 0)
+    except OSError as error:
+        raise HostError(
+            error.errno or errno.ENOMEM,
+            f"mapping {size >> 20} MiB of guest memory: {error.strerror}; ask for less",
+        ) from error
 
 
 def _address(mapping: mmap.mmap) -> int:

@@ -42,13 +42,18 @@ class SwapFault(NamedTuple):
     """A fault of a guest's process on a page in the store, for a policy in Python to decide on.
 
     `cpu` is the index of the vCPU, `vaddr` the address of the page in the process, `slot` the number of the page in the
-    store, `bytes_used` what the store takes now.
+    `store`.
     """
 
     cpu: int
     vaddr: int
     slot: int
-    bytes_used: int
+    store: SwapStore
+
+    @property
+    def bytes_used(self) -> int:
+        """What the store takes now. Counted when it is asked for, which takes time with the size of the store."""
+        return self.store.bytes_used
 
 
 class SwapBypass:
@@ -70,7 +75,7 @@ class SwapBypass:
         self._c = machine.symbiosis.bypass
         self.aperture = placed = aperture.place(machine.memory.ram, store.size, bits)
         machine.add_window(placed.start, placed.room)
-        machine.add_window(placed.base, placed.size, store.fd)
+        machine.add_window(placed.base, placed.size, store.memory or store.fd)
         offer = ffi.new(
             "struct symspy_swap *",
             {"mode": wanted, "base": placed.base, "size": placed.size, "room": placed.room},
@@ -111,7 +116,7 @@ class SwapBypass:
 
     def _on_fault(self, call: Hypercall) -> None:
         vaddr, slot = call.args[:2]
-        fault = SwapFault(call.vcpu.index, vaddr, slot, self._store.bytes_used)
+        fault = SwapFault(call.vcpu.index, vaddr, slot, self._store)
         decide = self._decide  # another thread may have changed it since the fault
         allowed = decide is None or bool(decide(fault))
         error = lib.swapmap_go_on(self._c, call.vcpu._c, allowed)

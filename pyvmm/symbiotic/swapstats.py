@@ -24,6 +24,8 @@ EVICTING = 1 << 2
 #: Of the numbers after the head: which are the counts by reason.
 REASONS_AT, REASONS = 9, 8
 _WORDS = 24
+#: Bytes of the structure of this version.
+SIZE = HEAD.size + 8 * _WORDS
 
 
 class GuestSwap(NamedTuple):

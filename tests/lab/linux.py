@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pyvmm.machine.result import Result
 
 PROGRAMS = Path(__file__).with_name("programs")
-TORTURE = Path(__file__).with_name("torture")
 
 
 class Outcome(NamedTuple):
@@ -67,14 +66,6 @@ def compile_program(folder: Path, name: str) -> Path:
     target = folder / name
     command = ["gcc", "-std=gnu11", "-O1", "-static", "-Wall", "-Werror", "-o", str(target)]
     subprocess.run([*command, str(PROGRAMS / f"{name}.c")], check=True)
-    return target
-
-
-def compile_torture(folder: Path) -> Path:
-    """The static program of torture/, which uses memory in every way that Linux has."""
-    target = folder / "torture"
-    command = ["gcc", "-std=gnu11", "-O2", "-static", "-pthread", "-Wall", "-Werror", "-o", target]
-    subprocess.run([*command, *sorted(TORTURE.glob("*.c"))], check=True)
     return target
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyvmm.guest.program import compiled
 from tests.lab import linux
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from pyvmm.devices.virtio_blk import VirtioBlk
 
+SOURCES = Path(__file__).with_name("torture")
 MIB = 1 << 20
 SERIAL = "pyvmm-swap"
 #: No swap bypass is offered at all: an ordinary disk in memory.
@@ -43,6 +46,11 @@ start_swap
 """
 
 
+def torture() -> Path:
+    """The program of torture/, which uses memory in every way that Linux has: out of the guests' cache."""
+    return compiled("torture", sorted(SOURCES.glob("*.[ch]")))
+
+
 def splats(log: bytes) -> list[str]:
     """The lines of a kernel log that tell of a fault."""
     lines = log.decode("utf-8", "replace").splitlines()
@@ -58,7 +66,6 @@ class SwapGuest(linux.Guest):
 
     def __init__(
         self,
-        folder: Path,
         script: str,
         mode: str,
         *,
@@ -68,9 +75,8 @@ class SwapGuest(linux.Guest):
         swap: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        program = linux.compile_torture(folder)
         options = {"cpus": 2, "memory": "128M", "params": "loglevel=7", **options}
-        super().__init__(PREPARE + script, files={"/bin/torture": program}, **options)
+        super().__init__(PREPARE + script, files={"/bin/torture": torture()}, **options)
         self.memfds: list[int] = []
         if mode == STOCK:
             self.add_memory_disk(SERIAL, swap_mib)
@@ -79,14 +85,14 @@ class SwapGuest(linux.Guest):
         if disk_mib:
             self.add_memory_disk("other", disk_mib)
         if refuge_mib:
-            self.add_memory_disk("refuge", refuge_mib)
+            self.refuge = self.add_memory_disk("refuge", refuge_mib)
 
-    def add_memory_disk(self, serial: str, mib: int) -> None:
+    def add_memory_disk(self, serial: str, mib: int) -> VirtioBlk:
         """A disk whose contents are gone with the guest."""
         fd = os.memfd_create(serial)
         os.ftruncate(fd, mib * MIB)
         self.memfds.append(fd)
-        self.vm.add_disk(fd, serial=serial)
+        return self.vm.add_disk(fd, serial=serial)
 
     def __exit__(self, *exc: object) -> None:
         super().__exit__(*exc)

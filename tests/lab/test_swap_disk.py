@@ -34,7 +34,7 @@ swapoff /dev/vda && echo ended
 
 @pytest.mark.parametrize("bypass", ["off", "direct"])
 def test_a_plain_guest_swaps(bypass: str) -> None:
-    with Guest(SCRIPT, memory="128M", files={}) as guest:
+    with Guest(SCRIPT, memory="128M", params="quiet symbiotic=off", files={}) as guest:
         swap = guest.vm.add_swap(SIZE, bypass, policy="always")
         assert swap.aperture is not None
         placed = swap.aperture

@@ -68,6 +68,43 @@ def test_a_discard_clears_both(guest: SwapGuest) -> None:
     assert guest.peek(guest.slot(15)) == first_word(page(15))
 
 
+def test_huge_pages() -> None:
+    """Where the host has them: parts of one are discarded, and filled again from either side."""
+    with SwapGuest(huge=True) as guest:
+        guest.start()
+        content = {slot: bytes(SLOT) for slot in range(guest.swap.slots)}
+        for slot in (1, 7, 8, 9, 300, 511, 512, 1023):
+            content[slot] = page(slot)
+            guest.swap_out(slot, content[slot])
+        for first, count in ((8, 1), (500, 20), (9, 1)):
+            guest.discard(first, count)
+            content.update(dict.fromkeys(range(first, first + count), bytes(SLOT)))
+            assert guest.machine.memory.read(guest.aperture.base, SIZE) == b"".join(
+                content.values()
+            )
+            assert guest.peek(guest.slot(first)) == 0
+        content[8] = page(88)
+        guest.swap_out(8, content[8])
+        guest.poke(guest.slot(510) + 8, 0x1122334455667788)
+        content[510] = bytes(8) + (0x1122334455667788).to_bytes(8, "little") + bytes(SLOT - 16)
+        assert guest.peek(guest.slot(8)) == first_word(page(88))
+        assert all(guest.swap_in(slot) == content[slot] for slot in (7, 8, 9, 510, 511, 1023))
+        guest.discard(0, guest.swap.slots)
+        assert guest.swap.stats.bytes_used == 0
+        assert guest.peek(guest.slot(1023)) == guest.peek(guest.slot(510) + 8) == 0
+
+
+def test_the_memory_goes_with_the_machine() -> None:
+    guest = SwapGuest()
+    assert guest.store.memory is not None
+    mapping = guest.store.memory.map
+    guest.start()
+    guest.swap_out(1, page(1))
+    assert not mapping.closed
+    guest.close()
+    assert mapping.closed
+
+
 def test_another_disk_moves_data_of_a_page_in_the_aperture(guest: SwapGuest) -> None:
     """As O_DIRECT does with a page that the guest uses where it lies: here with the same disk."""
     guest.swap_out(1, page(1))
@@ -284,6 +321,6 @@ def test_accesses_to_the_aperture_do_not_exit() -> None:
         swap = vm.add_swap("64M")
         assert swap.aperture is not None
         for address in (swap.aperture.start, swap.aperture.end - PAGE):
-            with pytest.raises(ConfigError, match="overlaps memory"):
+            with pytest.raises(ConfigError, match="swap disk.s memory"):
                 vm.machine.on_mmio(address, PAGE, lambda exit: None)
         vm.machine.on_mmio(swap.aperture.end, PAGE, lambda exit: None)

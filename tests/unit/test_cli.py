@@ -18,10 +18,14 @@ import pyvmm
 from pyvmm import errors, probe
 from pyvmm.cli import doctor, lab, run, status
 from pyvmm.cli.main import COMMANDS, main, overview
-from pyvmm.cli.plan import Plan, parse_disk, parse_env
+from pyvmm.cli.plan import SWAP_SERIAL, Plan, parse_disk, parse_env
+from pyvmm.cli.summary import swap_rows
 from pyvmm.errors import ConfigError
 from pyvmm.guest import cache
 from pyvmm.machine import result as results
+from pyvmm.machine.swapbypass import MODES
+from pyvmm.machine.swapgovernor import POLICIES
+from tests.unit.control_support import FakeSwap, FakeVM
 
 
 def _run_parser() -> argparse.ArgumentParser:
@@ -313,6 +317,86 @@ def test_dry_run_says_what_would_be_started(
     assert (said["kernel"], said["command"]) == (guest.vmlinux, ["true"])
 
 
+# pyvmm run: the swap disk.
+
+
+def test_no_swap_unless_asked_for(guest: cache.Guest) -> None:
+    plan = Plan(arguments())
+    assert plan.swap is None
+    assert "pyvmm.swap" not in plan.cmdline
+    assert plan.as_dict()["swap"] is None
+
+
+def test_the_guest_is_told_of_its_swap_disk(guest: cache.Guest) -> None:
+    plan = Plan(arguments("--swap", "64M"))
+    assert f"pyvmm.swap={SWAP_SERIAL}" in plan.cmdline.split()
+    assert plan.as_dict()["swap"] == {
+        "size": "64M",
+        "bypass": "off",
+        "policy": "pressure",
+        "quota": None,
+        "backing": None,
+        "serial": SWAP_SERIAL,
+    }
+    assert "pyvmm.swap" not in Plan(arguments("-k", "k", "--swap", "64M")).cmdline
+
+
+def test_every_word_about_swap_arrives(guest: cache.Guest) -> None:
+    words = ["--swap=1G", "--swap-bypass=direct", "--swap-quota=512M", "--swap-file=f"]
+    swap = Plan(arguments(*words)).swap
+    assert swap is not None
+    assert (swap["bypass"], swap["policy"], swap["quota"]) == ("direct", "quota", "512M")
+    assert (swap["size"], swap["backing"]) == ("1G", "f")
+    words = ["--swap=1G", "--swap-policy=never"]
+    assert Plan(arguments(*words)).swap == {**swap, "bypass": "off"} | {
+        "policy": "never",
+        "quota": None,
+        "backing": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--swap-bypass", "off"], "--swap-bypass says how to swap; add --swap SIZE"),
+        (["--swap-policy", "never"], "--swap-policy says"),
+        (["--swap-quota", "1M"], "--swap-quota says"),
+        (["--swap-file", "f"], "--swap-file says"),
+        (["--swap", "8M", "--swap-policy", "quota"], "go together"),
+        (["--swap", "8M", "--swap-policy", "always", "--swap-quota", "1M"], "go together"),
+    ],
+)
+def test_swap_that_cannot_be(words: list[str], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        Plan(arguments("-k", "k", *words))
+
+
+def test_modes_and_policies_are_those_of_the_machine() -> None:
+    choices = {run.attribute(names): words.get("choices", ()) for names, words in run.OPTIONS}
+    assert choices["swap_bypass"] == MODES
+    assert sorted(choices["swap_policy"]) == sorted(POLICIES)
+
+
+def test_swap_in_the_summary() -> None:
+    swap = FakeSwap()
+    text = "\n".join(f"{name} {value}" for name, value in swap_rows(swap.stats))
+    assert text == (
+        "swap disk 2.0 MiB of 4.0 MiB used at the end\n"
+        "  by its queue 3.0 MiB written, 160 KiB read\n"
+        "  bypass symcall 400 faults offered, 375 mapped, 25 refused"
+    )
+    swap.mode, swap.offered = "off", 0
+    assert len(swap_rows(swap.stats)) == 2
+
+
+def test_swap_in_the_record() -> None:
+    vm: Any = FakeVM()
+    assert run._swap_record(vm) is None
+    vm.swap = FakeSwap()
+    record = json.loads(json.dumps(run._swap_record(vm)))
+    assert (record["mode"], record["host"]["stall"]) == ("symcall", 12.5)
+
+
 def test_a_kvm_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kernel = tmp_path / "k"
     kernel.touch()
@@ -367,7 +451,7 @@ pieces = st.one_of(
 )
 
 
-@settings(max_examples=600)
+@settings(max_examples=600, deadline=None)
 @given(st.lists(pieces, max_size=5))
 def test_quick_parsing_agrees_with_argparse(chosen: list[list[str]]) -> None:
     words = [word for piece in chosen for word in piece]

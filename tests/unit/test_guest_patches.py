@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.guest import cache, source
-from pyvmm.symbiotic import abi, facts, memory, task
+from pyvmm.symbiotic import abi, facts, memory, swapstats, task
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADER = "include/uapi/linux/symbiotic.h"
@@ -51,6 +51,12 @@ NAMES = {
     "SYMCALL_TASKS": abi.SYMCALL_TASKS,
     "SYMCALL_MEMORY": abi.SYMCALL_MEMORY,
     "SYMCALL_READ": abi.SYMCALL_READ,
+    "SYMCALL_SWAP_STATS": abi.SYMCALL_SWAP_STATS,
+    "SYMCALL_SWAP_EVICT": abi.SYMCALL_SWAP_EVICT,
+    "SYMBIOTIC_FEATURE_SWAPBYPASS": abi.FEATURE_SWAP_BYPASS,
+    "SYMBIOTIC_SWAP_ATTACH": abi.HYPERCALL_SWAP_ATTACH,
+    "SYMBIOTIC_SWAP_DETACH": abi.HYPERCALL_SWAP_DETACH,
+    "SYMBIOTIC_SWAP_MAP": abi.HYPERCALL_SWAP_MAP,
     "SYMCALL_USER_FIRST": abi.SYMCALL_FIRST_USER,
     "SYMBIOTIC_ACCESS_READ": abi.ACCESS_READ,
     "SYMBIOTIC_ACCESS_WRITE": abi.ACCESS_WRITE,
@@ -71,6 +77,17 @@ def added_file(series: dict[str, str], path: str) -> str:
     raise AssertionError(f"no patch adds {path}")
 
 
+def added_lines(series: dict[str, str], path: str) -> str:
+    """All that the patches add to a file, in whatever patch."""
+    pieces = []
+    for text in series.values():
+        for part in text.split("\ndiff --git ")[1:]:
+            if part.startswith(f"a/{path} "):
+                lines = part.split("\n@@ ", 1)[1].splitlines()
+                pieces += [line[1:] for line in lines if line.startswith("+")]
+    return "\n".join(pieces) + "\n"
+
+
 @pytest.fixture(params=cache.VERSIONS)
 def linux(request: pytest.FixtureRequest) -> str:
     version: str = request.param
@@ -89,7 +106,8 @@ def test_every_patch_has_a_message_and_a_signature(linux: str) -> None:
     series = patches(linux)
     for number, text in enumerate(series.values(), 1):
         head, _, _ = text.partition("\n---\n")
-        assert re.search(rf"^Subject: \[PATCH {number}/{len(series)}\] \w[\w/]*: ", head, re.M)
+        place = f"{number:0{len(str(len(series)))}}/{len(series)}"
+        assert re.search(rf"^Subject: \[PATCH {place}\] \w[\w/]*: ", head, re.M)
         author = re.search(r"^From: (.*(?:\n .*)*)", head.partition("\n")[2], re.M)
         assert author
         signed = " ".join(author[1].split())
@@ -106,12 +124,12 @@ def test_series_say_the_same(linux: str) -> None:
         return [text.partition("\n---\n")[0] for text in patches(version).values()]
 
     assert messages(linux) == messages(cache.VERSIONS[0])
-    mine, first = (added_file(patches(v), HEADER) for v in (linux, cache.VERSIONS[0]))
+    mine, first = (added_lines(patches(v), HEADER) for v in (linux, cache.VERSIONS[0]))
     assert mine == first
 
 
 def test_numbers_are_those_of_the_vmm(linux: str) -> None:
-    header = added_file(patches(linux), HEADER)
+    header = added_lines(patches(linux), HEADER)
     defined = dict(re.findall(r"^#define (\w+)\s+([^/\n]+?)\s*(?:/\*.*)?$", header, re.M))
     values = {name: eval(defined[name], {}) for name in NAMES}
     assert values == NAMES
@@ -129,6 +147,7 @@ def test_layouts_are_those_of_the_vmm(linux: str) -> None:
         "symbiotic_facts": facts.LAYOUT.size,
         "symbiotic_task": task.RECORD.size,
         "symbiotic_memory": memory.LAYOUT.size,
+        "symbiotic_swap_stats": swapstats.SIZE,
     }
 
 

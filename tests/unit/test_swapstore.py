@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from pyvmm.machine.swapstore import SLOT, SwapStore
 SIZE = 2 * MIB
 SLOTS = SIZE // SLOT
 SECTORS = SLOT // 512
+MADV_PAGEOUT = 21  # <asm-generic/mman-common.h>
 
 
 @pytest.fixture
@@ -29,6 +32,29 @@ def store() -> Iterator[SwapStore]:
     made = SwapStore(SIZE)
     yield made
     made.close()
+
+
+@pytest.fixture
+def small_pages(store: SwapStore) -> SwapStore:
+    """Without huge pages it says each slot for itself."""
+    assert store.memory is not None
+    store.memory.map.madvise(mmap.MADV_NOHUGEPAGE)
+    return store
+
+
+def put(store: SwapStore, offset: int, data: bytes) -> None:
+    """As the guest does it, which nobody sees."""
+    disk = store.disk()
+    if isinstance(disk, int):
+        os.pwrite(disk, data, offset)
+    else:
+        disk[offset : offset + len(data)] = data
+
+
+def give_back(store: SwapStore, offset: int, length: int) -> None:
+    """As a discard does it."""
+    assert store.memory is not None
+    store.memory.map.madvise(mmap.MADV_DONTNEED, store.memory.skip + offset, length)
 
 
 def written(store: SwapStore) -> set[int]:
@@ -60,18 +86,107 @@ def test_slots_follow_the_disk(changes: list[tuple[bool, tuple[int, int]]]) -> N
     store.close()
 
 
-def test_a_slot_that_nobody_told_of_is_found_in_the_file(store: SwapStore) -> None:
+def test_a_slot_that_nobody_told_of_is_found(small_pages: SwapStore) -> None:
     """As when the guest copies a page into the aperture."""
-    os.pwrite(store.fd, b"x", 7 * SLOT + 100)
+    store = small_pages
+    put(store, 7 * SLOT + 100, b"x")
     assert written(store) == {7}
-    # The file is not asked a second time.
     lib.swapstore_on_discard(store._c, 0, SLOTS * SECTORS)
     assert written(store) == {7}, "there is data still"
+    # It is not asked a second time.
+    give_back(store, 7 * SLOT, SLOT)
+    assert written(store) == {7}
+    lib.swapstore_on_discard(store._c, 0, SLOTS * SECTORS)
+    assert written(store) == set()
+
+
+def test_what_the_host_swapped_out_is_there(small_pages: SwapStore) -> None:
+    """Without swap on the host, the page stays, and is found as any other."""
+    store = small_pages
+    put(store, 7 * SLOT, b"x")
+    assert store.memory is not None
+    store.memory.map.madvise(MADV_PAGEOUT, store.memory.skip, SIZE)
+    assert written(store) == {7}
+    assert store.bytes_used <= SLOT
+    disk = store.disk()
+    assert isinstance(disk, memoryview)
+    assert disk[7 * SLOT] == ord("x")
+
+
+def test_bytes_used(small_pages: SwapStore) -> None:
+    store = small_pages
+    assert store.bytes_used == 0
+    for slot in (0, 3, 4, SLOTS - 1):
+        put(store, slot * SLOT, b"x")
+    assert store.bytes_used == 4 * SLOT
+    give_back(store, 3 * SLOT, 2 * SLOT)
+    assert store.bytes_used == 2 * SLOT
+    # What is only read costs the host nothing.
+    disk = store.disk()
+    assert isinstance(disk, memoryview)
+    assert disk[3 * SLOT : 6 * SLOT] == bytes(3 * SLOT)
+    assert store.bytes_used == 2 * SLOT
+    put(store, 0, b"x" * SIZE)
+    assert store.bytes_used == SIZE
+    give_back(store, 0, SIZE)
+    assert bytes(disk) == bytes(SIZE)
+    assert store.bytes_used == 0
+    assert written(store) == set(range(SLOTS)), "the host's page of zeros is one"
+
+
+def test_huge_pages(store: SwapStore) -> None:
+    """Where the host has them, one is taken at the first byte; small pages otherwise."""
+    put(store, 9 * SLOT, b"x")
+    assert store.bytes_used in (SLOT, SIZE)
+    assert 9 in written(store)
+    give_back(store, 0, SIZE)
+    disk = store.disk()
+    assert isinstance(disk, memoryview)
+    assert disk[5] == 0
+    assert store.bytes_used == 0, "a huge page of zeros costs nothing either"
+
+
+def test_it_lines_up_with_huge_pages(store: SwapStore) -> None:
+    assert store.memory is not None
+    assert store.memory.address % aperture.ALIGNMENT == 0
+    disk = store.disk()
+    assert isinstance(disk, memoryview)
+    assert disk.nbytes == SIZE
+
+
+def is_mapped(address: int) -> bool:
+    with open("/proc/self/maps", encoding="ascii") as maps:
+        ranges = [line.split()[0].split("-") for line in maps]
+    return any(int(start, 16) <= address < int(end, 16) for start, end in ranges)
+
+
+def test_a_child_does_not_have_it(store: SwapStore) -> None:
+    put(store, 0, b"x")
+    assert store.memory is not None
+    address = store.memory.address
+    assert is_mapped(address)
+    pid = os.fork()
+    if not pid:
+        os._exit(is_mapped(address))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert store.bytes_used >= SLOT
+
+
+def test_memory_goes_at_the_end() -> None:
+    store = SwapStore(SIZE)
+    assert store.memory is not None
+    mapping = weakref.ref(store.memory.map)
+    view = store.disk()
+    store.close()
+    assert mapping() is not None
+    del view
+    assert mapping() is None
+    assert store.bytes_used == 0
 
 
 @pytest.mark.parametrize("slot", [SLOTS, SLOTS + 1, 1 << 52, (1 << 64) - 1])
 def test_slots_that_are_not_there(store: SwapStore, slot: int) -> None:
-    os.pwrite(store.fd, b"x" * SIZE, 0)
+    put(store, 0, b"x" * SIZE)
     assert store.written(SLOTS - 1)
     assert not store.written(slot)
 
@@ -83,9 +198,9 @@ def test_a_large_store_costs_nothing() -> None:
     lib.swapstore_on_write(store._c, 511 * GIB // 512, 8)
     assert store.written(511 * GIB // SLOT)
     assert not store.written(511 * GIB // SLOT - 1)
-    os.pwrite(store.fd, b"x", 300 * GIB)
+    put(store, 300 * GIB, b"x")
     assert store.written(300 * GIB // SLOT)
-    assert store.bytes_used == PAGE
+    assert store.bytes_used in (PAGE, aperture.ALIGNMENT)
     store.close()
     store.close()
 
@@ -96,9 +211,10 @@ def test_sizes_that_cannot_be(size: int) -> None:
         SwapStore(size)
 
 
-def test_nobody_can_cut_it_off(store: SwapStore) -> None:
-    with pytest.raises(PermissionError):
-        os.ftruncate(store.fd, 0)
+def test_more_than_there_are_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyvmm.machine.swapstore.LARGEST", 1 << 50)
+    with pytest.raises(HostError, match=r"of a swap store: .*ask for less"):
+        SwapStore(1 << 50)
 
 
 # A file behind it.
@@ -110,7 +226,7 @@ def test_a_file_is_made_and_removed(tmp_path: Path) -> None:
     assert path.stat().st_size == SIZE
     assert path.stat().st_mode & 0o777 == 0o600
     assert store.bytes_used < SIZE
-    os.pwrite(store.fd, b"x", 3 * SLOT)
+    put(store, 3 * SLOT, b"x")
     assert written(store) >= {3}
     store.close()
     assert not path.exists()
@@ -120,7 +236,7 @@ def test_an_empty_file_is_emptied_again(tmp_path: Path) -> None:
     path = tmp_path / "swap"
     path.touch()
     store = SwapStore(SIZE, path)
-    os.pwrite(store.fd, b"secret", 0)
+    put(store, 0, b"secret")
     store.close()
     assert path.read_bytes() == b""
 
@@ -176,14 +292,17 @@ def test_the_layout(size: int, memory: int) -> None:
     assert 0 <= placed.start - max(end, 4 * GIB) < GIB
     assert placed.base % aperture.ALIGNMENT == placed.room % aperture.ALIGNMENT == 0
     assert placed.base - placed.start == placed.room
-    # The room holds the page structures of everything, and no unit of 2 MiB more than that.
-    needed = (size + placed.room) // PAGE * 64
-    assert needed <= placed.room < needed + aperture.ALIGNMENT
+    # The room holds the page structures of everything, and no section more than that.
+    total = size + placed.room
+    assert total % aperture.SECTION == 0
+    assert total // PAGE * 64 <= placed.room
+    fewer = placed.room - aperture.SECTION
+    assert fewer < 0 or fewer < (total - aperture.SECTION) // PAGE * 64
 
 
 def test_a_layout_in_numbers() -> None:
     placed = aperture.place(ram_layout(256 * MIB), 512 * MIB, 40)
-    assert placed == aperture.Aperture(4 * GIB + 10 * MIB, 512 * MIB, 10 * MIB)
+    assert placed == aperture.Aperture(4 * GIB + 128 * MIB, 512 * MIB, 128 * MIB)
     placed = aperture.place(ram_layout(5 * GIB), 256 * GIB, 39)
     assert placed.start == 6 * GIB
 
@@ -197,7 +316,7 @@ def test_a_layout_that_does_not_fit() -> None:
     for bits in (32, 33, 34):
         with pytest.raises(ConfigError):
             aperture.place(ram, 16 * GIB, bits)
-    assert room == 262 * MIB
+    assert room == 384 * MIB
 
 
 def test_the_memory_map() -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import struct
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pyvmm._core import ffi
+from pyvmm._core import ffi, lib
 from pyvmm.devices.virtio_blk import VirtioBlk
 from pyvmm.errors import ConfigError, HostError, ImageError, StateError
 from tests.unit.virtio_driver import (
@@ -29,7 +31,8 @@ from tests.unit.virtio_driver import (
     Queue,
 )
 
-SECTOR = 512
+SECTOR, PAGE = 512, 4096
+LIBC = ctypes.CDLL(None)
 IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES = 0, 1, 4, 8, 11, 13
 OK, IOERR, UNSUPP = 0, 1, 2
 F_RO, F_FLUSH, F_CONFIG_WCE = 5, 9, 11
@@ -38,14 +41,17 @@ HEADER, STATUS_BYTE, TABLE, DATA = 0x40000, 0x40100, 0x41000, 0x50000
 
 
 class Disk:
-    """A disk device over a memfd, its driver, and one request at a time."""
+    """A disk device over a memfd, or over memory; its driver, and one request at a time."""
 
-    def __init__(self, sectors: int = 128, **options: Any) -> None:
+    def __init__(self, sectors: int = 128, *, in_memory: bool = False, **options: Any) -> None:
         self.machine = FakeMachine()
         self.fd = os.memfd_create("disk")
         self.sectors = sectors
         os.ftruncate(self.fd, sectors * SECTOR)
-        self.device = VirtioBlk(self.machine, self.fd, **options)  # type: ignore[arg-type]
+        self.bytes = mmap.mmap(-1, sectors * SECTOR, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.in_memory = in_memory
+        over = memoryview(self.bytes) if in_memory else self.fd
+        self.device = VirtioBlk(self.machine, over, **options)  # type: ignore[arg-type]
         self.driver = Driver(self.machine, self.device)
         self.memory = self.machine.memory
 
@@ -93,16 +99,26 @@ class Disk:
         return self.request(kind, 0, [Descriptor(DATA, len(data))])
 
     def content(self) -> bytes:
+        if self.in_memory:
+            return bytes(self.bytes)
         return os.pread(self.fd, self.sectors * SECTOR, 0)
 
     def close(self) -> None:
         self.machine.close()
         os.close(self.fd)
+        self.bytes.close()
+
+
+@pytest.fixture(params=["memfd", "memory"])
+def disk(request: pytest.FixtureRequest) -> Iterator[Disk]:
+    disk = Disk(in_memory=request.param == "memory", serial="swap-0")
+    yield disk
+    disk.close()
 
 
 @pytest.fixture
-def disk() -> Iterator[Disk]:
-    disk = Disk(serial="swap-0")
+def disk_in_memory() -> Iterator[Disk]:
+    disk = Disk(in_memory=True)
     yield disk
     disk.close()
 
@@ -164,11 +180,13 @@ def test_ragged_length(disk: Disk) -> None:
     assert disk.request(OUT, 0, [Descriptor(DATA, 513)]) == IOERR
 
 
-def test_file_cut_off_by_somebody(disk: Disk) -> None:
+def test_file_cut_off_by_somebody() -> None:
+    disk = Disk()
     disk.start()
     os.ftruncate(disk.fd, 10 * SECTOR)
     assert disk.request(IN, 9, [Descriptor(DATA, 1024, WRITE)]) == IOERR
     assert disk.request(IN, 100, [Descriptor(DATA, 1024, WRITE)]) == IOERR
+    disk.close()
 
 
 def test_serial_and_unknown(disk: Disk) -> None:
@@ -218,12 +236,96 @@ def test_discard_and_zeroes(disk: Disk) -> None:
     assert disk.content()[53 * SECTOR :] == before[53 * SECTOR :]
 
 
-def test_discard_gives_memory_back(disk: Disk) -> None:
+def test_discard_gives_memory_back() -> None:
+    disk = Disk()
     disk.start()
     disk.write(0, pattern(64 * SECTOR))
     blocks = os.fstat(disk.fd).st_blocks
     assert disk.ranges(DISCARD, (0, 64, 0)) == OK
     assert os.fstat(disk.fd).st_blocks < blocks
+    disk.close()
+
+
+def address_of(disk: Disk) -> int:
+    return int(ffi.cast("uintptr_t", ffi.from_buffer(disk.bytes)))
+
+
+def resident(disk: Disk) -> list[bool]:
+    """Which pages of a disk in memory the host has given."""
+    vector = ctypes.create_string_buffer(len(disk.bytes) // PAGE)
+    length = ctypes.c_size_t(len(disk.bytes))
+    assert LIBC.mincore(ctypes.c_void_p(address_of(disk)), length, vector) == 0
+    return [bool(byte & 1) for byte in vector.raw]
+
+
+def test_memory_is_given_back_by_whole_pages(disk_in_memory: Disk) -> None:
+    disk = disk_in_memory
+    disk.start()
+    assert disk.write(0, pattern(128 * SECTOR)) == OK
+    assert resident(disk) == [True] * 16
+    before = disk.content()
+    assert disk.ranges(DISCARD, (7, 18, 0), (31, 1, 0), (42, 5, 0)) == OK
+    assert resident(disk) == [True, False, False, *[True] * 13]
+    after = disk.content()
+    assert after[8 * SECTOR : 24 * SECTOR] == bytes(16 * SECTOR)
+    assert after[: 8 * SECTOR] == before[: 8 * SECTOR]
+    assert after[24 * SECTOR :] == before[24 * SECTOR :]
+
+
+def test_zeroes_in_memory(disk_in_memory: Disk) -> None:
+    """With the unmap flag whole pages are given back; the rest is cleared all the same."""
+    disk = disk_in_memory
+    disk.start()
+    for sector, count in ((3, 2), (7, 18), (40, 8), (55, 2), (96, 32)):
+        for flags in (0, 1):
+            disk.write(0, pattern(128 * SECTOR))
+            model = bytearray(disk.content())
+            assert disk.ranges(WRITE_ZEROES, (sector, count, flags)) == OK
+            given_back = resident(disk).count(False)
+            assert given_back == (
+                flags and sum(p * 8 >= sector and p * 8 + 8 <= sector + count for p in range(16))
+            )
+            clear(model, sector, count)
+            assert disk.content() == model
+
+
+def test_locked_memory_is_cleared(disk_in_memory: Disk) -> None:
+    disk = disk_in_memory
+    disk.start()
+    disk.write(0, pattern(128 * SECTOR))
+    assert LIBC.mlock(ctypes.c_void_p(address_of(disk)), ctypes.c_size_t(PAGE)) == 0
+    assert disk.ranges(DISCARD, (0, 16, 0)) == OK
+    assert disk.content()[: 16 * SECTOR] == bytes(16 * SECTOR)
+    assert disk.read(16, 512) == disk.content()[16 * SECTOR : 17 * SECTOR]
+
+
+def test_a_disk_that_is_memory_of_the_guest(disk_in_memory: Disk) -> None:
+    """A request may name the disk's own bytes, and ones that overlap."""
+    disk = disk_in_memory
+    disk.start()
+    at, where = 1 << 32, ffi.cast("void *", address_of(disk))
+    flags = lib.GUEST_MEMORY_APERTURE
+    assert lib.guest_memory_add(disk.memory._c, at, len(disk.bytes), where, flags) == 0
+    disk.write(0, pattern(64 * SECTOR))
+    model = bytearray(disk.content())
+    for source, sector, count in ((0, 64, 8), (64, 64, 8), (10, 8, 16), (8, 10, 16)):
+        data = [Descriptor(at + source * SECTOR, count * SECTOR)]
+        assert disk.request(OUT, sector, data) == OK
+        moved = model[source * SECTOR : (source + count) * SECTOR]
+        model[sector * SECTOR : (sector + count) * SECTOR] = moved
+        assert disk.content() == model
+        back = [Descriptor(at + source * SECTOR, count * SECTOR, WRITE)]
+        assert disk.request(IN, sector, back) == OK
+        moved = model[sector * SECTOR : (sector + count) * SECTOR]
+        model[source * SECTOR : (source + count) * SECTOR] = moved
+        assert disk.content() == model
+
+
+def test_memory_is_kept_until_the_disk_is_closed(disk_in_memory: Disk) -> None:
+    with pytest.raises(BufferError):
+        disk_in_memory.bytes.close()
+    disk_in_memory.device.close()
+    disk_in_memory.bytes.close()
 
 
 def test_bad_ranges(disk: Disk) -> None:
@@ -242,8 +344,9 @@ def test_bad_ranges(disk: Disk) -> None:
     assert disk.content() == before
 
 
-def test_readonly() -> None:
-    disk = Disk(readonly=True)
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_readonly(in_memory: bool) -> None:
+    disk = Disk(in_memory=in_memory, readonly=True)
     assert disk.driver.offered() >> F_RO & 1
     disk.start()
     assert disk.write(0, pattern(512)) == IOERR
@@ -351,9 +454,12 @@ REQUESTS = st.lists(
 )
 
 
-def clear(model: bytearray, sector: int, count: int) -> bool:
+def clear(model: bytearray, sector: int, count: int, unit: int = 1) -> bool:
+    """Whole units are cleared."""
     if sector + count > 128:
         return False
+    first, end = -(-sector // unit) * unit, (sector + count) // unit * unit
+    sector, count = first, max(end - first, 0)
     model[sector * SECTOR : (sector + count) * SECTOR] = bytes(count * SECTOR)
     return True
 
@@ -363,7 +469,8 @@ def step(
 ) -> None:
     """One request on the device and on the model; both must agree."""
     if kind in (DISCARD, WRITE_ZEROES):
-        expected = clear(model, sector, sizes[0] % 16)
+        unit = PAGE // SECTOR if kind == DISCARD and disk.in_memory else 1
+        expected = clear(model, sector, sizes[0] % 16, unit)
         assert disk.ranges(kind, (sector, sizes[0] % 16, 0)) == (OK if expected else IOERR)
         return
     if kind == FLUSH:
@@ -391,9 +498,9 @@ def step(
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-@given(REQUESTS, st.booleans(), st.booleans())
-def test_against_a_model(requests: Any, event_idx: bool, flush: bool) -> None:
-    disk = Disk()
+@given(REQUESTS, st.booleans(), st.booleans(), st.booleans())
+def test_against_a_model(requests: Any, event_idx: bool, flush: bool, in_memory: bool) -> None:
+    disk = Disk(in_memory=in_memory)
     try:
         features = 1 << F_VERSION_1 | 1 << F_INDIRECT | event_idx << F_EVENT_IDX | flush << F_FLUSH
         disk.start(features)
@@ -437,6 +544,9 @@ def test_bad_files(machine: FakeMachine, tmp_path: Path) -> None:
         open_disk(machine, tmp_path / "fifo")
     with pytest.raises(HostError, match="not an open descriptor"):
         open_disk(machine, 987654)
+    for memory in (b"", b"x" * 513):
+        with pytest.raises(ImageError, match="bytes of memory"):
+            open_disk(machine, memoryview(memory), readonly=True)
     with pytest.raises(ConfigError, match="serial"):
         open_disk(machine, tmp_path / "odd", serial="x" * 21)
 

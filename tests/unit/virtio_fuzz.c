@@ -29,6 +29,7 @@ enum {
 	GUARD = 1 << 20,
 	ROM_AT = 0x40000000,
 	ROM_SIZE = 4096,
+	DISK_AT = 0x50000000,
 	SIZE = 16,
 	RINGS = 0x1000, /* a page of rings per queue */
 	TABLES = 0x10000,
@@ -42,6 +43,7 @@ struct world {
 	struct guest_memory *memory;
 	struct iothread *thread;
 	struct virtio_device *device;
+	uint8_t *disk; /* which the guest has as memory as well */
 	int irq_fd, disk_fd, sockets[2];
 	int kicks[VIRTIO_MAX_QUEUES];
 	int scribbling;  /* atomic */
@@ -107,6 +109,9 @@ static uint64_t some_address(struct world *world)
 	                                 ROM_AT,     RINGS,    TABLES,         0xd0000000,
 	                                 1ULL << 31, ~0ULL,    ~0ULL - 0xffff, 1ULL << 63};
 
+	/* Requests of a disk over memory may name the disk itself. */
+	if (!below(world, 16))
+		return DISK_AT + 16 * below(world, SECTORS * VIRTIO_BLK_SECTOR / 16);
 	if (!bad(world))
 		return 0x20000 + 16 * below(world, (RAM - 0x30000) / 16);
 	if (below(world, 4))
@@ -287,6 +292,9 @@ static struct virtio_device *make_device(struct world *world, int kind)
 	if (kind == 1)
 		return virtio_blk_create(world->memory, world->thread, world->irq_fd,
 		                         world->disk_fd, SECTORS, 0, "fuzz");
+	if (kind == 2)
+		return virtio_blk_create_memory(world->memory, world->thread, world->irq_fd,
+		                                world->disk, SECTORS, 0, "fuzz");
 	return virtio_console_create(world->memory, world->thread, world->irq_fd, &plug);
 }
 
@@ -299,6 +307,9 @@ static void set_up(struct world *world)
 	guest_memory_add(world->memory, ROM_AT, ROM_SIZE, world->rom, GUEST_MEMORY_READONLY);
 	world->thread = must(iothread_create("fuzz"), "iothread_create");
 	world->irq_fd = eventfd(0, EFD_NONBLOCK);
+	world->disk = guarded((size_t)SECTORS * VIRTIO_BLK_SECTOR, PROT_READ | PROT_WRITE);
+	guest_memory_add(world->memory, DISK_AT, (uint64_t)SECTORS * VIRTIO_BLK_SECTOR, world->disk,
+	                 GUEST_MEMORY_APERTURE);
 	world->disk_fd = memfd_create("disk", 0);
 	if (ftruncate(world->disk_fd, SECTORS * VIRTIO_BLK_SECTOR))
 		must(NULL, "ftruncate");
@@ -321,7 +332,7 @@ int main(int argc, char **argv)
 		struct virtio_stats stats;
 
 		world.sanity = 2u << below(&world, 10);
-		world.device = must(make_device(&world, round % 3), "device");
+		world.device = must(make_device(&world, round % 4), "device");
 		for (int i = 0; i < VIRTIO_MAX_QUEUES; i++)
 			virtio_set_kick(world.device, (uint32_t)i, world.kicks[i]);
 		run_driver(&world);

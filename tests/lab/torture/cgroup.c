@@ -11,6 +11,9 @@
 #define ROOT "/sys/fs/cgroup"
 
 enum { PATIENCE_S = 60, LOOK_MS = 100 };
+/* Slots that were freed wait for others on each CPU, and are charged meanwhile:
+ * SWAP_SLOTS_CACHE_SIZE. */
+enum { FREED_SLOTS = 64 };
 
 bool group_prepare(void)
 {
@@ -57,15 +60,15 @@ struct group group_make(struct job *job)
 
 void group_unmake(struct group *group)
 {
+	long left, most = FREED_SLOTS * sysconf(_SC_NPROCESSORS_ONLN) * (long)PAGE;
 	double end = now() + PATIENCE_S;
-	long left;
 
 	/* A page that was being written when its process ended stays in the swap cache. */
-	while ((left = group_get(group, "memory.swap.current", NULL)) && now() < end) {
+	while ((left = group_get(group, "memory.swap.current", NULL)) > most && now() < end) {
 		group_put(group, "memory.reclaim", "64M");
 		pause_ms(LOOK_MS);
 	}
-	if (left)
+	if (left > most)
 		bad(group->job, "%ld bytes of swap are charged to a group without processes", left);
 	while (rmdir(group->path) && now() < end)
 		pause_ms(LOOK_MS);

@@ -11,7 +11,7 @@ struct group {
 };
 
 struct group group_make(struct job *job);
-/* Waits until all its swap is given back, which it has to be once its processes are gone. */
+/* Waits until its swap is given back, which it has to be once its processes are gone. */
 void group_unmake(struct group *group);
 
 bool group_put(struct group *group, const char *file, const char *text);

@@ -14,7 +14,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { STEPS = 200 };
+/* Above any other device, as it was before. */
+enum { STEPS = 200, PRIORITY = 10 };
 
 static bool swap_on(const char *device)
 {
@@ -32,7 +33,7 @@ static void take_away(struct job *job)
 
 static void give_back(struct job *job)
 {
-	if (!swap_on(job->swap) && swapon(job->swap, 0) && errno != EBUSY)
+	if (!swap_on(job->swap) && swapon(job->swap, SWAP_FLAG_PREFER | PRIORITY) && errno != EBUSY)
 		bad(job, "swapon: %m");
 }
 

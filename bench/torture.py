@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory used in every way at once, two to four times the RAM, while it is swapped and bypassed; for minutes or hours.
+
+A guest after the other, each with another seed, another share of memory and another mode, until the time is over; in
+half of them the mode is switched every second. Ends at the first wrong page, with what the guest and its kernel said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench import stats
+from bench.symcall import revision
+from tests.lab.swapguest import SwapGuest, splats
+
+SCHEMA = 1
+MODES = ("direct", "symcall", "off")
+#: Pages of a worker must be enough for the scenario that needs most, in MiB.
+LEAST_OF_A_WORKER = 5
+SCRIPT = """
+start_refuge
+torture -r {seed} -m {work} -t {seconds} -d $other -s $swap {scenarios}; echo STATUS=$?; used; echo WORKED
+read go; swapoff $swap; echo OFF=$?; echo CLEAN; read go
+"""
+SCENARIOS = (
+    "random", "race", "fork", "advise", "remap", "protect", "lock", "map", "peek", "direct", "uring", "splice",
+    "faultfd", "merge", "huge", "group", "oom", "exec", "exit", "swapoff", "shmem", "dump", "stir",
+)  # fmt: skip
+
+
+class Round(NamedTuple):
+    """One guest's lot."""
+
+    seed: int
+    ram: int
+    work: int
+    seconds: int
+    switching: bool
+    mode: str
+    scenarios: tuple[str, ...]
+
+
+class Outcome(NamedTuple):
+    """What became of it: nothing in `wrong` is well."""
+
+    round: Round
+    wrong: list[str]
+    text: str
+    counted: dict[str, Any]
+
+
+def draw(chance: random.Random, args: argparse.Namespace) -> Round:
+    """A round by lot: as many scenarios as the memory has room for."""
+    work = round(args.ram * chance.uniform(2, 4))
+    count = min(len(SCENARIOS), work // LEAST_OF_A_WORKER)
+    return Round(
+        seed=chance.randrange(1, 1 << 32),
+        ram=args.ram,
+        work=work,
+        seconds=args.seconds,
+        switching=chance.random() < 0.5,
+        mode=chance.choice(MODES[:2]),
+        scenarios=tuple(chance.sample(SCENARIOS, count)),
+    )
+
+
+def script(one: Round) -> str:
+    return SCRIPT.format(
+        seed=one.seed, work=one.work, seconds=one.seconds, scenarios=" ".join(one.scenarios)
+    )
+
+
+def work(guest: SwapGuest, one: Round, chance: random.Random, patience: float) -> None:
+    """Until the program's end, with the mode changed every second if the lot says so."""
+    deadline = time.monotonic() + patience
+    while b"WORKED" not in guest.data and guest.vm.wait(0) is None:
+        if time.monotonic() > deadline:
+            raise AssertionError(f"the guest did not end within {patience:.0f} s")
+        guest.pump(1)
+        if one.switching and guest.vm.swap is not None:
+            guest.vm.swap.mode = chance.choice(MODES)
+
+
+def counts(guest: SwapGuest) -> dict[str, Any]:
+    """The counters of both sides."""
+    if guest.vm.swap is None:
+        return {}
+    found: dict[str, Any] = guest.vm.swap.stats._asdict()
+    for key in ("guest", "host"):
+        found[key] = found[key]._asdict() if found[key] is not None else None
+    return found
+
+
+def wrong_with(text: str, log: bytes, counted: dict[str, Any]) -> list[str]:
+    """All that is not as it has to be."""
+    found = [line for line in text.splitlines() if line.startswith(("BAD", "CANNOT", "FAILED"))]
+    found += [f"{what} is missing" for what in ("STATUS=0", "OFF=0", "CLEAN") if what not in text]
+    found += splats(log)
+    said = counted.get("guest")
+    if said is None:
+        found.append("the guest's kernel was not asked")
+    elif said["adopted"] or said["used"]:
+        found.append(f"{said['adopted']} pages are adopted, {said['used']} slots used at the end")
+    return found
+
+
+def run(args: argparse.Namespace, one: Round, chance: random.Random) -> Outcome:
+    """One guest."""
+    guest = SwapGuest(
+        script(one),
+        one.mode,
+        swap_mib=one.work + 128,
+        disk_mib=one.work,
+        refuge_mib=one.work + 128,
+        swap={"policy": "always"},
+        linux=args.linux,
+        cpus=args.cpus,
+        memory=f"{one.ram + 32}M",
+    )
+    patience = one.seconds * 20 + 600
+    counted: dict[str, Any] = {}
+    wrong = []
+    with guest:
+        guest.start()
+        try:
+            work(guest, one, chance, patience)
+            guest.expect("WORKED", patience)
+            guest.say("go")
+            guest.expect("CLEAN", patience)
+            counted = counts(guest)
+            guest.say("go")
+            guest.finish()
+        except AssertionError as error:
+            wrong.append(str(error))
+        log = guest.vm.console_log()
+    wrong += wrong_with(guest.text, log, counted)
+    return Outcome(one, wrong, guest.text + log.decode("utf-8", "replace") * bool(wrong), counted)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--minutes", type=float, default=10, help="of all guests together (10)")
+    parser.add_argument("--seconds", type=int, default=60, help="of work in one guest (60)")
+    parser.add_argument("--linux", default="6.12")
+    parser.add_argument("--cpus", type=int, default=2)
+    parser.add_argument("--ram", type=int, default=96, metavar="MIB", help="that it can use (96)")
+    parser.add_argument("--seed", type=int, default=1)
+
+
+def main(args: argparse.Namespace) -> None:
+    chance = random.Random(args.seed)
+    end = time.monotonic() + args.minutes * 60
+    done: list[Outcome] = []
+    while not done or (time.monotonic() < end and not done[-1].wrong):
+        one = draw(chance, args)
+        print(f"guest {len(done) + 1}: {one}", flush=True)
+        done.append(run(args, one, chance))
+        print(summary(done[-1]), flush=True)
+    write(args, done)
+    if done[-1].wrong:
+        raise SystemExit(f"{done[-1].text}\ntorture: " + "\ntorture: ".join(done[-1].wrong))
+
+
+def summary(outcome: Outcome) -> str:
+    """A line for a guest that is over."""
+    said = outcome.counted.get("guest") or {}
+    names = ("adopted_total", "mapped_by_vmm", "refused_shared", "lost_races", "evicted")
+    counted = ", ".join(f"{name} {said.get(name, '?')}" for name in names)
+    return f"  {'WRONG' if outcome.wrong else 'all pages right'}; {counted}"
+
+
+def write(args: argparse.Namespace, done: list[Outcome]) -> None:
+    target = Path(args.json or "bench/out/torture.json")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    record = {
+        "suite": "torture", "schema": SCHEMA, "machine": stats.environment(), "revision": revision(),
+        "linux": args.linux, "cpus": args.cpus, "seed": args.seed,
+        "guests": [
+            {"round": one.round._asdict(), "wrong": one.wrong, "counted": one.counted} for one in done
+        ],
+    }  # fmt: skip
+    target.write_text(json.dumps(record, indent=1) + "\n")

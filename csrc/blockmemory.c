@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "blockmemory.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+enum { PAGE = 4096 };
+
+/* memmove() because a piece and its place on the disk may overlap. */
+void blockmemory_read(const uint8_t *from, struct iovec_list *to)
+{
+	while (to->count) {
+		size_t piece = to->iov->iov_len;
+
+		memmove(to->iov->iov_base, from, piece);
+		from += piece;
+		iovec_skip(to, piece);
+	}
+}
+
+void blockmemory_write(uint8_t *to, struct iovec_list *from)
+{
+	while (from->count) {
+		size_t piece = from->iov->iov_len;
+
+		memmove(to, from->iov->iov_base, piece);
+		to += piece;
+		iovec_skip(from, piece);
+	}
+}
+
+/* Where the first page boundary at or after it is. */
+static uint8_t *up(uint8_t *at)
+{
+	return at + -(uintptr_t)at % PAGE;
+}
+
+static uint8_t *down(uint8_t *at)
+{
+	return at - (uintptr_t)at % PAGE;
+}
+
+/* A huge page that goes only in part is split: the host can take the rest when it needs memory
+ * (Documentation/mm/transhuge.rst, "Partial unmap and deferred_folio_split()"). */
+static void give_back(uint8_t *start, uint8_t *end)
+{
+	/* Refused for memory that is locked. */
+	if (start < end && madvise(start, (size_t)(end - start), MADV_DONTNEED))
+		memset(start, 0, (size_t)(end - start));
+}
+
+void blockmemory_discard(uint8_t *start, uint64_t length)
+{
+	give_back(up(start), down(start + length));
+}
+
+void blockmemory_zero(uint8_t *start, uint64_t length, int unmap)
+{
+	uint8_t *end = start + length, *first = up(start), *last = down(end);
+
+	if (!unmap || first >= last) {
+		memset(start, 0, length);
+		return;
+	}
+	memset(start, 0, (size_t)(first - start));
+	give_back(first, last);
+	memset(last, 0, (size_t)(end - last));
+}

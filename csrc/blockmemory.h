@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The same as blockfile.h for a disk that is memory of this process: private and anonymous, so that
+ * the host gives it huge pages. Ranges are checked by the caller.
+ */
+#ifndef PYVMM_BLOCKMEMORY_H
+#define PYVMM_BLOCKMEMORY_H
+
+#include <stdint.h>
+
+#include "iovec.h"
+
+/* The list may point into the disk itself: a guest that sees it as memory may name it. */
+void blockmemory_read(const uint8_t *from, struct iovec_list *to);
+void blockmemory_write(uint8_t *to, struct iovec_list *from);
+
+/* Gives whole pages back to the host; they read as zeroes afterwards. What else there is of the
+ * first and last one stays as it is. */
+void blockmemory_discard(uint8_t *start, uint64_t length);
+
+/* Makes all of it read as zeroes, with as much given back if `unmap`. */
+void blockmemory_zero(uint8_t *start, uint64_t length, int unmap);
+
+#endif

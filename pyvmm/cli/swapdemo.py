@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of `pyvmm demo` about memory: one program in four guests, as a table and as bars."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from pyvmm.cli import logbars
+from pyvmm.cli.logbars import Bar, time_text
+from pyvmm.cli.swapload import DISK, MIB, Arm, Load, measure
+from pyvmm.errors import ConfigError, HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm.guest.cache import Guest
+
+    #: Of each arm: the figures that are shown, or why there are none.
+    Found = dict[str, dict[str, float] | str]
+
+GUEST_MIB, SWAP_MIB = 256, 512
+LOAD = Load(memory=400, passes=3, seconds=2, touched=8)
+#: Of one guest; in the lab the slowest takes about 40.
+TIMEOUT = 300
+
+ARMS = (
+    Arm(f"{GUEST_MIB + SWAP_MIB} MiB, no need to swap", GUEST_MIB + SWAP_MIB, "none"),
+    Arm(f"{GUEST_MIB} MiB, bypass direct", GUEST_MIB, "direct"),
+    Arm(f"{GUEST_MIB} MiB, bypass by symcalls", GUEST_MIB, "symcall"),
+    Arm(f"{GUEST_MIB} MiB, stock swap", GUEST_MIB, DISK),
+)
+#: What is shown of the program's figures.
+COLUMNS = {"at random": "last", "in order": "sequential", "first touch": "swapped"}
+
+INTRODUCTION = f"""
+A program works on {LOAD.memory} MiB, in guests of one CPU. All swap to a disk that is the host's memory: stock swap
+reads a page back when it is needed, the bypass uses it where it lies. An operation checks a page and writes to it."""
+LEGEND = f"""\
+at random: pass {LOAD.passes} over all pages, at most {LOAD.seconds:g} s of it. first touch: of a page that was
+swapped out, with room for it in RAM."""
+
+
+def seconds_of(said: dict[str, Any]) -> dict[str, float]:
+    """The figures that are shown, in seconds; a guest that does not swap has no first touch of that kind."""
+    figures = {**said, "last": said["passes"][-1]}
+    return {name: figures[key] / 1e9 for name, key in COLUMNS.items() if figures[key]}
+
+
+def collect(guest: Guest, arms: tuple[Arm, ...] = ARMS) -> Found:
+    """Each arm's figures, or why it has none."""
+    found: Found = {}
+    for number, arm in enumerate(arms, 1):
+        print(f"demo: {number} of {len(arms)}: {arm.name}", file=sys.stderr, flush=True)
+        try:
+            found[arm.name] = seconds_of(measure(guest, arm, SWAP_MIB * MIB, LOAD, TIMEOUT))
+        except (ConfigError, HostError) as error:
+            found[arm.name] = str(error).splitlines()[0]
+    return found
+
+
+def table(found: Found, base: str) -> str:
+    """A line for each arm, with how many times longer than in the base an operation at random took."""
+    names = max(map(len, found))
+    lines = [" ".join([f"{'':{names}}", *(f"{name:>12}" for name in COLUMNS), f"{'to RAM':>10}"])]
+    whole = found.get(base)
+    for name, figures in found.items():
+        if isinstance(figures, str):
+            lines.append(f"{name:{names}} not measured: {figures}")
+            continue
+        cells = [time_text(figures[c]) if c in figures else "-" for c in COLUMNS]
+        ratio = "-"
+        if isinstance(whole, dict):
+            ratio = f"{figures['at random'] / whole['at random']:.3g} x"
+        lines.append(" ".join([f"{name:{names}}", *(f"{c:>12}" for c in cells), f"{ratio:>10}"]))
+    return "\n".join(lines)
+
+
+def bars(found: Found, column: str) -> list[Bar]:
+    """Those of the arms that have the figure."""
+    return [
+        Bar(name, figures[column])
+        for name, figures in found.items()
+        if isinstance(figures, dict) and column in figures
+    ]
+
+
+def picture(path: str, found: Found) -> str:
+    """Writes the PNG, if that can be done here; what to say of it."""
+    panels: dict[str, Sequence[Bar]] = {
+        column: made for column in COLUMNS if (made := bars(found, column))
+    }
+    if not panels:
+        return ""
+    if not logbars.available():
+        return "no picture: matplotlib is not installed (pip install 'pyvmm[bench]')"
+    title = f"{LOAD.memory} MiB in a guest of {GUEST_MIB} MiB: time of an operation"
+    try:
+        logbars.picture(path, title, panels)
+    except OSError as error:
+        return f"no picture: {error}"
+    return f"the same as a picture: {path}"
+
+
+def show(guest: Guest, path: str) -> bool:
+    """All of it. Whether every arm was measured."""
+    print(INTRODUCTION, flush=True)
+    found = collect(guest)
+    print(f"\n{table(found, ARMS[0].name)}\n{LEGEND}")
+    if made := bars(found, "at random"):
+        print(f"\nat random\n{logbars.text(made)}")
+    print(picture(path, found))
+    return not any(isinstance(figures, str) for figures in found.values())

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A program that wants more memory than its guest has, run in guests that swap in one way or another."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pyvmm.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm.guest.cache import Guest
+    from pyvmm.vm import VM
+
+PROGRAM = "/bin/swapload"
+MARK = "@@"
+SERIAL = "pyvmm-swap"
+MIB = 1 << 20
+#: Swaps to compressed memory of its own.
+ZRAM = "zram"
+#: Swaps to an ordinary disk in the host's memory.
+DISK = "disk"
+
+SCRIPT = f"""
+device=
+case $1 in
+    {ZRAM}) echo 0 > /proc/sys/vm/page-cluster; echo $2 > /sys/block/zram0/disksize && device=/dev/zram0;;
+    none) ;;
+    *) for disk in /sys/block/vd*; do
+        [ "$(cat $disk/serial 2> /dev/null)" = {SERIAL} ] && device=/dev/${{disk##*/}}
+    done;;
+esac
+if [ $1 != none ]; then
+    grep -q "^$device " /proc/swaps || {{ mkswap $device > /dev/null && swapon $device; }} ||
+        {{ echo "the guest cannot swap by $1"; exit 1; }}
+fi
+shift 2
+exec {PROGRAM} "$@"
+"""
+
+
+class Arm(NamedTuple):
+    """A guest: its RAM in MiB, and how it swaps. `swap` is "none", ZRAM, DISK, or a mode of the swap bypass."""
+
+    name: str
+    memory: int
+    swap: str
+
+
+class Load(NamedTuple):
+    """What `swapload` is asked for: MiB, passes, seconds of a pass at most, MiB that it touches for the first time."""
+
+    memory: int = 400
+    passes: int = 3
+    seconds: float = 5
+    touched: int = 16
+
+    def words(self) -> list[str]:
+        """Its arguments."""
+        numbers = (self.memory, self.passes, self.seconds, self.touched)
+        return [
+            word
+            for letter, n in zip("mpst", numbers, strict=True)
+            for word in (f"-{letter}", f"{n:g}")
+        ]
+
+
+def command(arm: Arm, swap_bytes: int, load: Load) -> list[str]:
+    """What the guest runs."""
+    return ["sh", "-c", SCRIPT, "sh", arm.swap, str(swap_bytes), *load.words()]
+
+
+def parse(output: str) -> dict[str, Any]:
+    """The line of JSON that the program printed.
+
+    Raises HostError, with what there is, if there is none, or if a page did not hold what it should.
+    """
+    for line in output.splitlines():
+        if line.startswith(MARK + "{"):
+            figures: dict[str, Any] = json.loads(line.removeprefix(MARK))
+            if figures["wrong"]:
+                raise HostError(
+                    f"{figures['wrong']} pages of the guest did not hold what they should"
+                )
+            return figures
+    raise HostError(f"the guest did not finish:\n{output[-1500:]}")
+
+
+def add_swap(vm: VM, arm: Arm, swap_bytes: int) -> int | None:
+    """Gives the machine what the arm swaps to. A descriptor that comes back is the caller's to close."""
+    if arm.swap in ("none", ZRAM):
+        return None
+    if arm.swap != DISK:
+        vm.add_swap(swap_bytes, arm.swap, serial=SERIAL, policy="always")
+        return None
+    fd = os.memfd_create(SERIAL, os.MFD_CLOEXEC)
+    os.ftruncate(fd, swap_bytes)
+    vm.add_disk(fd, serial=SERIAL)
+    return fd
+
+
+def build(guest: Guest, arm: Arm, argv: Sequence[str]) -> VM:
+    """A machine for one run of the program, with one vCPU."""
+    from pyvmm.cli.plan import BASE_CMDLINE, QUIET
+    from pyvmm.guest.overlay import overlay
+    from pyvmm.guest.program import program
+    from pyvmm.vm import VM
+
+    return VM(
+        arm.memory * MIB,
+        1,
+        kernel=guest.vmlinux or guest.kernel,
+        initrd=[guest.initramfs, overlay(argv, files={PROGRAM: program("swapload")})],
+        cmdline=f"{BASE_CMDLINE} {QUIET} console=ttyS0",
+    )
+
+
+def check_bypassed(vm: VM, load: Load) -> None:
+    """HostError if a guest that was to bypass its disk moved the program's memory through that disk's queue."""
+    if vm.swap is not None and vm.swap.mode != "off":
+        moved = vm.swap.stats.bytes_out
+        if moved > load.memory * MIB // 16:
+            raise HostError(
+                f"the guest did not bypass its swap disk: {moved >> 20} MiB went through the queue"
+            )
+
+
+def measure(guest: Guest, arm: Arm, swap_bytes: int, load: Load, timeout: float) -> dict[str, Any]:
+    """Runs the program in the arm's guest; what it printed.
+
+    Raises HostError if it does not finish within `timeout` seconds, found a wrong page, or did not swap as it was to,
+    and as `VM` does.
+    """
+    with tempfile.TemporaryFile() as output:
+        vm = build(guest, arm, command(arm, swap_bytes, load))
+        disk = None
+        try:
+            vm.add_serial(output.fileno())
+            disk = add_swap(vm, arm, swap_bytes)
+            vm.run(timeout)
+            check_bypassed(vm, load)
+        finally:
+            vm.close()
+            if disk is not None:
+                os.close(disk)
+        output.seek(0)
+        return parse(output.read().decode("utf-8", "replace"))

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Static programs that run in guests: compiled at their first use, and kept in the cache by their content.
+
+In the lab a compiler is slow, so they are best compiled before it starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyvmm.guest import cache, tools
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMAND = ("gcc", "-std=gnu11", "-O2", "-Wall", "-static", "-pthread", "-s")
+
+
+def program(name: str) -> Path:
+    """The path of a program of this package, made of programs/NAME.c.
+
+    Raises HostError when there is no compiler, it fails, or the cache cannot be written.
+    """
+    return compiled(name, [Path(__file__).with_name("programs") / f"{name}.c"])
+
+
+def compiled(name: str, sources: Sequence[Path]) -> Path:
+    """The path of a program made of these files, headers among them; errors as for `program`."""
+    folder = Path(cache.cache_root()) / "program" / f"{name}-{digest(sources)}"
+    if not folder.is_dir():
+        with tools.lock(f"program/{name}"):
+            if not folder.is_dir():
+                tools.publish(folder, lambda fresh: compile_into(fresh / name, sources))
+    return folder / name
+
+
+def digest(sources: Sequence[Path]) -> str:
+    """Names what a program is made of."""
+    sum = hashlib.sha256("\0".join(COMMAND).encode())
+    for path in sources:
+        sum.update(b"\0" + path.read_bytes())
+    return sum.hexdigest()[:16]
+
+
+def compile_into(target: Path, sources: Sequence[Path]) -> None:
+    """Makes the program."""
+    units = [path for path in sources if path.suffix == ".c"]
+    what = f"compiling {target.name} for the guest"
+    tools.run([*COMMAND, "-o", target, *units], what=what)
