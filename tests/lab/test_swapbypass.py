@@ -25,7 +25,7 @@ PATIENCE = 60 * SECONDS
 BYPASS = ("direct", "symcall")
 
 BUNDLES = {
-    "faults": "random race fork advise remap protect lock map",
+    "faults": "random race drop fork advise remap protect lock map",
     "others": "peek direct uring splice shmem dump",
     "kernel": "faultfd merge huge exec exit stir",
     "groups": "group oom",

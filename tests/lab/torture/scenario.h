@@ -9,6 +9,7 @@
 #define SCENARIOS(X)                                                                               \
 	X(random, "read and written at random")                                                    \
 	X(race, "threads fault on the same page, each with its own quarter of it")                 \
+	X(drop, "let go by one thread while others fault on them")                                 \
 	X(fork, "children of children share pages copy-on-write, while all of them write")         \
 	X(advise, "madvise: DONTNEED, FREE, PAGEOUT, COLD, WILLNEED, POPULATE")                    \
 	X(remap, "mremap: exchanged, moved away leaving nothing, shrunk and grown")                \
