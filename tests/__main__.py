@@ -143,7 +143,7 @@ def main() -> int:
         return 2
     os.chdir(ROOT)
     if set(words or STAGES) != {"unit"}:
-        build_guests() if not os.environ.get("SKIPB") else None
+        build_guests()
     outcome = {}
     for stage in words or STAGES:
         start = time.monotonic()
