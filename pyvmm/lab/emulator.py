@@ -39,7 +39,8 @@ def find() -> Emulator:
     """The QEMU to use.
 
     That is ``$PYVMM_QEMU``, as it is; else the path's, if it is new enough; else one from Debian's backports, in the
-    cache; else the path's all the same, with a warning. Of a new one a corrected copy is made, where that is possible.
+    cache; else the path's all the same, with a warning. Of a new one a corrected copy is made, where that is possible,
+    unless ``$PYVMM_LAB_THREADS`` is "multi".
     Raises LabError naming what to install.
     """
     chosen = os.environ.get("PYVMM_QEMU")
@@ -51,7 +52,10 @@ def find() -> Emulator:
     if found is None:
         raise LabError(f"{NAME} is missing: install the Debian package '{PACKAGES[0]}'")
     try:
-        return corrected(found if is_good(found) else from_backports())
+        path = found if is_good(found) else from_backports()
+        if os.environ.get("PYVMM_LAB_THREADS") == "multi":
+            return Emulator(path, one_thread=False)
+        return corrected(path)
     except HostError as error:
         reason = str(error).splitlines()[0]
     print(f"pyvmm lab: {warning(found, reason)}", file=sys.stderr, flush=True)

@@ -321,6 +321,6 @@ def test_accesses_to_the_aperture_do_not_exit() -> None:
         swap = vm.add_swap("64M")
         assert swap.aperture is not None
         for address in (swap.aperture.start, swap.aperture.end - PAGE):
-            with pytest.raises(ConfigError, match="swap disk.s memory"):
+            with pytest.raises(ConfigError, match=r"swap disk.s memory"):
                 vm.machine.on_mmio(address, PAGE, lambda exit: None)
         vm.machine.on_mmio(swap.aperture.end, PAGE, lambda exit: None)

@@ -80,6 +80,14 @@ def test_a_new_one_of_the_path(debian: FakeApt, version: str) -> None:
     assert not debian.updates()
 
 
+def test_a_thread_for_each_cpu(debian: FakeApt, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = fake_qemu(debian.bin / emulator.NAME, "10.0.2")
+    monkeypatch.setattr(emulator, "corrected", lambda path: emulator.Emulator("corrected", True))
+    assert emulator.find() == emulator.Emulator("corrected", True)
+    monkeypatch.setenv("PYVMM_LAB_THREADS", "multi")
+    assert emulator.find() == emulator.Emulator(str(path), False)
+
+
 def test_an_old_one_gives_way_to_that_of_the_backports(
     debian: FakeApt, capsys: pytest.CaptureFixture[str]
 ) -> None:
