@@ -102,7 +102,7 @@ def test_a_guest_called_a_thousand_times_a_second_does_not_notice(tmp_path: Path
     program = linux.compile_program(tmp_path, "checksum")
     script = (
         "echo READY; read go; for i in 1 2 3; do checksum $1 & done; "
-        "wait; echo ALL DONE; cat /proc/interrupts | grep -c . ; sleep 1"
+        "wait; echo ALL DONE; cat /proc/interrupts | grep -c . ; read end"
     ).replace("$1", str(WORK_SECONDS))
     guest = linux.Guest(
         script,
@@ -125,6 +125,7 @@ def test_a_guest_called_a_thousand_times_a_second_does_not_notice(tmp_path: Path
         for caller in callers:
             caller.ending.set()
             caller.join()
+        guest.say("end")
         result = guest.finish()
         log = guest.vm.console_log()
         counters = guest.vm.symcalls
