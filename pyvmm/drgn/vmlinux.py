@@ -72,15 +72,21 @@ def _sections(file: BinaryIO, path: str) -> list[_Section]:
     offset, entry_size, count, names_index = fields[6], fields[11], fields[12], fields[13]
     if entry_size != _SHDR.size or not 0 < count < MAX_SECTIONS or names_index >= count:
         raise ImageError(f"{path} has no sections: a stripped kernel has no types")
-    file.seek(offset)
-    table = file.read(count * _SHDR.size)
+    table = _read_at(file, offset, count * _SHDR.size)
     if len(table) < count * _SHDR.size:
         raise ImageError(f"{path} is truncated: its section headers are missing")
     entries = list(_SHDR.iter_unpack(table))
     names_at, names_size = entries[names_index][4:6]
-    file.seek(names_at)
-    names = file.read(min(names_size, MAX_TABLE))
+    names = _read_at(file, names_at, min(names_size, MAX_TABLE))
     return [_Section(_name(names, entry[0]), entry[1], entry[4], entry[5]) for entry in entries]
+
+
+def _read_at(file: BinaryIO, offset: int, size: int) -> bytes:
+    """What there is of it: nothing where the file has ended, and never a seek to where no file can reach."""
+    if offset >= os.fstat(file.fileno()).st_size:
+        return b""
+    file.seek(offset)
+    return file.read(size)
 
 
 def _name(names: bytes, at: int) -> str:
@@ -90,8 +96,7 @@ def _name(names: bytes, at: int) -> str:
 def _build_id(file: BinaryIO, section: _Section) -> str:
     if section.kind != _SHT_NOTE or section.size > MAX_TABLE:
         return ""
-    file.seek(section.offset)
-    notes, at = file.read(section.size), 0
+    notes, at = _read_at(file, section.offset, section.size), 0
     while at + _NHDR.size <= len(notes):
         name_size, size, kind = _NHDR.unpack_from(notes, at)
         name_at = at + _NHDR.size
