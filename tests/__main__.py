@@ -35,7 +35,6 @@ LAB_CPUS = 2
 MAX_LABS = 4
 #: The files that take longest, which begin first.
 LONG = (
-    "test_swapbypass",
     "test_symcall_linux",
     "test_control_socket",
     "test_symcall_bare",
