@@ -13,7 +13,8 @@ import pytest
 from pyvmm.guest import cache, source
 
 #: checkpatch asks whether MAINTAINERS needs an update for each new file, in folders too that have their entry.
-ASKED = "FILE_PATH_CHANGES"
+#: And it wants parentheses around the argument of a macro that is the name of a member, where they cannot be.
+ASKED = "FILE_PATH_CHANGES,MACRO_ARG_PRECEDENCE"
 
 
 @pytest.fixture(scope="module", params=cache.VERSIONS)
