@@ -67,13 +67,6 @@ static const struct memory_region *region_of(const struct guest_memory *memory, 
 	return NULL;
 }
 
-void *guest_memory_at(const struct guest_memory *memory, uint64_t gpa, uint64_t len)
-{
-	const struct memory_region *region = region_of(memory, gpa, len);
-
-	return region ? region->hva + (gpa - region->gpa) : NULL;
-}
-
 static void *at_without(const struct guest_memory *memory, uint64_t gpa, uint64_t len,
                         uint32_t flags)
 {
@@ -82,6 +75,11 @@ static void *at_without(const struct guest_memory *memory, uint64_t gpa, uint64_
 	if (!region || (region->flags & flags))
 		return NULL;
 	return region->hva + (gpa - region->gpa);
+}
+
+void *guest_memory_at(const struct guest_memory *memory, uint64_t gpa, uint64_t len)
+{
+	return at_without(memory, gpa, len, 0);
 }
 
 void *guest_memory_at_writable(const struct guest_memory *memory, uint64_t gpa, uint64_t len)

@@ -69,14 +69,6 @@ def patches(linux: str) -> dict[str, str]:
     return {patch.name.split("/")[1]: patch.text.decode() for patch in source.read_series(linux)}
 
 
-def added_file(series: dict[str, str], path: str) -> str:
-    """A file that one of the patches adds, as that patch has it."""
-    for text in series.values():
-        if match := re.search(rf"^\+\+\+ b/{re.escape(path)}\n@@ .*\n((?:\+.*\n)+)", text, re.M):
-            return "".join(line[1:] for line in match[1].splitlines(keepends=True))
-    raise AssertionError(f"no patch adds {path}")
-
-
 def added_lines(series: dict[str, str], path: str) -> str:
     """All that the patches add to a file, in whatever patch."""
     pieces = []
