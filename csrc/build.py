@@ -34,6 +34,7 @@ CORE_HEADERS = [
     "probe.h",
     "platform.h",
     "terminal.h",
+    "tsc.h",
     "framing.h",
     "serial.h",
     "virtqueue.h",

@@ -36,6 +36,7 @@ MAX_LABS = 4
 #: The files that take longest, which begin first.
 LONG = (
     "test_symcall_linux",
+    "test_swapbypass",
     "test_control_socket",
     "test_symcall_bare",
     "test_swap_cli",

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pyvmm._core import lib
 from pyvmm.errors import ConfigError, StateError
 from pyvmm.lab import Lab, LabError, LabTimeout
 from pyvmm.lab.session import BOOT_TIMEOUT
@@ -184,6 +185,14 @@ def test_the_time_comes_from_the_processor(lab: Lab) -> None:
     """Any other clock costs an exit of the emulator for each look at it."""
     place = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
     assert shell(lab, f"cat {place}").out == b"tsc\n"
+
+
+def test_the_rate_of_the_processors_clock_is_told(lab: Lab) -> None:
+    """What Linux finds by itself on a busy machine is wrong, and timers in guests come late."""
+    found = shell(lab, "dmesg | sed -n 's/.*tsc: Detected \\(.*\\) MHz TSC/\\1/p'").out
+    told = shell(lab, "sed -n 's/.*tsc_early_khz=\\([0-9]*\\).*/\\1/p' /proc/cmdline").out
+    assert round(float(found) * 1000) == int(told)
+    assert int(told) == pytest.approx(lib.tsc_khz(50), rel=100e-6)
 
 
 def test_loopback_is_up(lab: Lab) -> None:
