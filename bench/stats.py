@@ -17,17 +17,27 @@ from typing import Any
 RESAMPLES = 2000
 
 
+Samples = dict[str, dict[str, list[float]]]
+
+
 def interleave(
-    subjects: Mapping[str, Callable[[], dict[str, float]]], rounds: int
-) -> dict[str, dict[str, list[float]]]:
-    """Runs each subject `rounds` times, in the order A B C, C B A, and so on: {subject: {figure: samples}}."""
-    samples: dict[str, dict[str, list[float]]] = {name: {} for name in subjects}
+    subjects: Mapping[str, Callable[[], dict[str, float]]],
+    rounds: int,
+    keep: Callable[[Samples], None] | None = None,
+) -> Samples:
+    """Runs each subject `rounds` times, in the order A B C, C B A, and so on: {subject: {figure: samples}}.
+
+    `keep` is called with what there is after each round, so that a long run that is cut short was not for nothing.
+    """
+    samples: Samples = {name: {} for name in subjects}
     for turn in range(rounds):
         order = list(subjects) if turn % 2 == 0 else list(reversed(subjects))
         for name in order:
             progress(f"round {turn + 1} of {rounds}: {name}")
             for figure, value in subjects[name]().items():
                 samples[name].setdefault(figure, []).append(value)
+        if keep:
+            keep(samples)
     progress("")
     return samples
 
@@ -94,7 +104,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def write(path: str, suite: str, samples: dict[str, dict[str, list[float]]], **more: Any) -> None:
+def write(path: str, suite: str, samples: Samples, **more: Any) -> None:
     """All samples as JSON, with the machine they come from."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import chart, stats
+from bench.stats import Samples
 from bench.symcall import revision
 from pyvmm.cli import logbars, swapload
 from pyvmm.cli.swapload import DISK, ZRAM, Arm, Load
@@ -26,6 +27,7 @@ GUEST_MIB = 256
 RAM = "RAM"
 QEMU = "stock, QEMU"
 STOCK = "stock, pyvmm"
+UNPATCHED = "unpatched kernel"
 OFF = "bypass off"
 SYMCALL = "symcall"
 DIRECT = "direct"
@@ -42,19 +44,20 @@ PARTS = {"p50": "p50", "p99": "p99", "p99.9": "p999"}
 
 LEGEND = f"""\
 The guest has {GUEST_MIB} MiB, in "{RAM}" all that is wanted. stock: an ordinary virtio-blk disk in the host's memory.
+unpatched kernel: the same for a guest whose kernel lacks the patches.
 bypass off: the disk that can be bypassed, with that switched off. zram: compressed in the guest's own RAM.
 An operation checks a page and writes to it; a pass has as many as there are pages, or ends when its time is over: the
 slow ones have not been everywhere by then. first touch: of memory that has room in RAM, so that nothing
 has to leave for it. swap-out: until the last write of MADV_PAGEOUT is done."""
 
-Samples = dict[str, dict[str, list[float]]]
 Measure = Callable[[], dict[str, float]]
 
 
 class Arms(NamedTuple):
-    """What the arms have in common."""
+    """What the arms have in common; `plain` is the guest without patches."""
 
     guest: Any
+    plain: Any
     swap_mib: int
     load: Load
     timeout: float
@@ -79,8 +82,9 @@ AIMS = (
     Aim(SYMCALL, LAST, STOCK, LAST, 1 / 10),
     Aim(SYMCALL, SWAPPED, STOCK, SWAPPED, 1 / 10),
     Aim(DIRECT, OUT, STOCK, OUT, 1 / 2),
-    Aim(OFF, LAST, STOCK, LAST, 1.01),
-    Aim(OFF, SWAPPED, STOCK, SWAPPED, 1.01),
+    Aim(OFF, LAST, UNPATCHED, LAST, 1.01),
+    Aim(OFF, SWAPPED, UNPATCHED, SWAPPED, 1.01),
+    Aim(OFF, OUT, UNPATCHED, OUT, 1.01),
 )
 
 
@@ -131,10 +135,12 @@ def figures(said: dict[str, Any]) -> dict[str, float]:
     return {name: value / 1e9 for name, value in found.items()}
 
 
-def by_pyvmm(arms: Arms, arm: Arm) -> Measure:
+def by_pyvmm(arms: Arms, arm: Arm, guest: Any = None) -> Measure:
     """One run under pyvmm."""
     size = arms.swap_mib * MIB
-    return lambda: figures(swapload.measure(arms.guest, arm, size, arms.load, arms.timeout))
+    return lambda: figures(
+        swapload.measure(guest or arms.guest, arm, size, arms.load, arms.timeout)
+    )
 
 
 def qemu_command(arms: Arms, folder: str, swap: str) -> list[str]:
@@ -179,6 +185,7 @@ def subjects(arms: Arms, folder: str) -> dict[str, Measure]:
     of_guest = {STOCK: DISK, OFF: "off", ZRAM: ZRAM, SYMCALL: "symcall", DIRECT: "direct"}
     made = {RAM: by_pyvmm(arms, Arm(RAM, GUEST_MIB + arms.swap_mib, "none"))}
     made[QEMU] = by_qemu(arms, folder)
+    made[UNPATCHED] = by_pyvmm(arms, Arm(UNPATCHED, GUEST_MIB, DISK), arms.plain)
     for name, swap in of_guest.items():
         made[name] = by_pyvmm(arms, Arm(name, GUEST_MIB, swap))
     return made
@@ -214,17 +221,27 @@ def main(args: argparse.Namespace) -> None:
     if args.plot and not logbars.available():
         raise SystemExit("bench: --plot wants matplotlib: pip install 'pyvmm[bench]'")
     load = Load(args.memory, seconds=args.seconds)
-    arms = Arms(find_guest(args.linux), args.swap, load, args.timeout)
+    arms = Arms(
+        find_guest(args.linux), find_guest(f"{args.linux}-plain"), args.swap, load, args.timeout
+    )
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        samples = stats.interleave(chosen(subjects(arms, folder), args.arm), args.rounds)
+        made = chosen(subjects(arms, folder), args.arm)
+        samples = stats.interleave(made, args.rounds, lambda found: write(args, load, found))
     judged = verdicts(samples)
+    report(args, samples, judged)
+
+
+def write(args: argparse.Namespace, load: Load, samples: Samples) -> None:
+    """The JSON, with what has been measured so far."""
+    judged = [
+        {**v.aim._asdict(), "ratio": v.ratio, "low": v.low, "high": v.high}
+        for v in verdicts(samples)
+    ]
     stats.write(
         args.json or "bench/out/swap.json", "swap", samples,
         schema=SCHEMA, revision=revision(), linux=args.linux, guest_mib=GUEST_MIB, swap_mib=args.swap,
-        load=load._asdict(),
-        aims=[{**v.aim._asdict(), "ratio": v.ratio, "low": v.low, "high": v.high} for v in judged],
+        load=load._asdict(), aims=judged,
     )  # fmt: skip
-    report(args, samples, judged)
 
 
 def panels(samples: Samples) -> dict[str, list[logbars.Bar]]:

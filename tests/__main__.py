@@ -43,8 +43,6 @@ LONG = (
     "test_symbiotic_guest",
     "test_symbiotic_module",
 )
-#: What goes wrong where all CPUs of the lab share a thread (docs/lab.md).
-MANY_THREADS = ("test_symcall_bare",)
 SHOWING = Lock()
 
 
@@ -114,18 +112,7 @@ def lab_command(name: str, options: list[str]) -> list[str]:
     keep = os.environ.get("PYVMM_ARTEFACTS")
     log = os.path.join(keep, f"{name}-console.log") if keep else ""
     kept = ["--share", keep, "--env", "PYVMM_ARTEFACTS", "--log", log] if keep else []
-    threads = ["env", "PYVMM_LAB_THREADS=multi"] if name in MANY_THREADS else []
-    lab = [
-        *threads,
-        sys.executable,
-        "-m",
-        "pyvmm",
-        "lab",
-        "--cpus",
-        str(LAB_CPUS),
-        "--memory",
-        "8G",
-    ]
+    lab = [sys.executable, "-m", "pyvmm", "lab", "--cpus", str(LAB_CPUS), "--memory", "8G"]
     test = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"tests/lab/{name}.py"]
     return [*lab, "--timeout", str(LAB_SECONDS), *kept, "--", *test, *options]
 

@@ -28,7 +28,8 @@ def build(
     `find` returns.
 
     ``linux`` is '6.12' or '6.1' (default: the version of ``source_path`` if that is a directory,
-    else 6.12), or one of these with '-debug' or '-kasan' after it: a kernel that checks itself.
+    else 6.12), or one of these with '-debug' or '-kasan' after it: a kernel that checks itself; or with '-plain':
+    without the patches.
     ``source_path`` is a kernel source directory or tar archive in place of Debian's package,
     ``config`` a file with further kernel options, ``jobs`` the number of compilers at once
     (default: the CPUs there are). ``force`` builds even what the cache has.
@@ -40,7 +41,7 @@ def build(
         raise ConfigError(f"the number of jobs must be at least 1, not {jobs}")
     version = linux or default_version(source_path)
     number = cache.base_version(version)
-    options, patches = kconfig.fragment(version, config), source.read_series(number)
+    options, patches = kconfig.fragment(version, config), source.read_series(version)
     # Now, so that an edit during the build counts as a change.
     stamps = pointer.take_stamps(cache.recipe_files(cache.patch_tree(), version))
     plan = kernel.Plan(version, source.locate(number, source_path), patches, options)

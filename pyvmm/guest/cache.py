@@ -28,8 +28,14 @@ DEFAULT_LINUX = "6.12"
 VERSIONS = ("6.12", "6.1")
 POINTER_HEAD = "pyvmm guest 1"
 INIT = "init"
-#: After the version, and the fragment that it adds: kernels that check their own locking, or their use of memory.
-VARIANTS = {"-debug": "config/debug.config", "-kasan": "config/kasan.config"}
+PLAIN = "-plain"
+#: After the version, and the fragment that it adds: kernels that check their own locking, or their use of memory; and
+#: one without the patches, to compare with.
+VARIANTS = {
+    "-debug": "config/debug.config",
+    "-kasan": "config/kasan.config",
+    PLAIN: "config/plain.config",
+}
 STOCK = "stock-"  # before the version: the pointer to a stock Debian guest
 SYMBIOTIC = "-symbiotic"  # after it: the same with the guest driver as a module
 MODULE = ("module/Makefile", "module/reach.h", "module/extract.sh")
@@ -121,6 +127,11 @@ def series(tree: str, linux: str) -> list[str]:
     return [folder + "/" + line for line in lines if line]
 
 
+def guest_series(tree: str, name: str) -> list[str]:
+    """The patches of the guest of that name."""
+    return [] if variant(name) == PLAIN else series(tree, base_version(name))
+
+
 def base_version(name: str) -> str:
     """The Linux version of a guest that is built here: '6.12' for '6.12-debug' and '6.12-kasan'."""
     return name.removesuffix(variant(name))
@@ -140,7 +151,8 @@ def config_files(name: str) -> list[str]:
 
 def recipe_files(tree: str, name: str) -> list[str]:
     """The small files that decide what a guest is, relative to the tree, in a fixed order."""
-    return [*config_files(name), *init_files(tree), *series_files(tree, base_version(name))]
+    patches = [] if variant(name) == PLAIN else series_files(tree, base_version(name))
+    return [*config_files(name), *init_files(tree), *patches]
 
 
 def init_files(tree: str) -> list[str]:

@@ -121,14 +121,16 @@ def unpack(source: Source, target: Path) -> None:
 
 
 def read_series(linux: str) -> list[Patch]:
-    """The patches for a version, in order. Raises ConfigError if one that is listed is missing."""
+    """The patches of a guest, in order. Raises ConfigError if one that is listed is missing."""
     tree = cache.patch_tree()
     patches = []
-    for name in cache.series(tree, linux):
+    for name in cache.guest_series(tree, linux):
         try:
             patches.append(Patch(name, Path(tree, name).read_bytes()))
         except OSError as error:
-            raise ConfigError(f"series-{linux}/series lists {name}: {error.strerror}") from error
+            raise ConfigError(
+                f"{Path(name).parent}/series lists {name}: {error.strerror}"
+            ) from error
     return patches
 
 

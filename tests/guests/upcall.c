@@ -54,10 +54,16 @@ HANDLER static void lose_vectors(void)
 	__asm__ volatile("movups %0, %%xmm5; movups %0, %%xmm15" : : "m"(vectors_lost[164]));
 }
 
+/*
+ * Its IRETs let NMIs in, as the architecture has it, also where the call came while one was being
+ * served: a second would use the same stack. So there must be none on its way.
+ */
 HANDLER static void lose_all_vectors(void)
 {
 	u64 before = interrupts;
 
+	if (nmi_sent != nmi_seen)
+		return;
 	random_vectors(vectors_lost, sizeof(vectors_lost));
 	excursion();
 	if (interrupts != before)
@@ -155,7 +161,7 @@ HANDLER static void lose(u64 what, u64 length)
 		lose_segments();
 	if (what & UPCALL_CR2)
 		write_cr2(any());
-	if (what & UPCALL_NMI)
+	if (what & UPCALL_NMI && !(what & UPCALL_EXCURSION))
 		interrupt_myself();
 	if (what & UPCALL_DATA)
 		use_data(length);

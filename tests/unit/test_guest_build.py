@@ -293,6 +293,13 @@ def test_variants_of_a_version() -> None:
     assert cache.base_version("6.12-fast") == "6.12-fast"
 
 
+def test_the_plain_variant_has_no_patches() -> None:
+    tree = cache.patch_tree()
+    assert cache.guest_series(tree, "6.12-debug") == cache.series(tree, "6.12") != []
+    assert cache.guest_series(tree, "6.12-plain") == source.read_series("6.12-plain") == []
+    assert not any("series" in name for name in cache.recipe_files(tree, "6.12-plain"))
+
+
 def test_debug_of_an_unknown_version_is_refused(tree: Path) -> None:
     with pytest.raises(ConfigError, match=r"no configuration for Linux 5\.10-debug; there is one"):
         build("5.10-debug", source_path=tree)
