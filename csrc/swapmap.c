@@ -30,18 +30,17 @@ static struct swapmap *swapmap_of(struct symcall_call *call)
 	return (struct swapmap *)((char *)call - offsetof(struct swapmap, call));
 }
 
-/* The answer, in registers that go to the guest. */
-static void set_answer(struct swapbypass *bypass, struct kvm_regs *regs, enum swap_reason reason)
+static void count(struct swapbypass *bypass, enum swap_reason reason)
 {
 	__atomic_fetch_add(&bypass->counters.answers[reason], 1, __ATOMIC_RELAXED);
-	regs->rax = HYPERCALL_DONE;
-	regs->rbx = reason;
 }
 
 static void answer(struct swapbypass *bypass, struct vcpu *vcpu, enum swap_reason reason)
 {
-	set_answer(bypass, &vcpu->run->s.regs.regs, reason);
-	vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
+	const uint64_t result = reason;
+
+	count(bypass, reason);
+	doorbell_reply(vcpu, HYPERCALL_DONE, &result, 1);
 }
 
 /* What the guest says, checked. */
@@ -116,9 +115,12 @@ static enum swap_reason finish(const struct swapmap *map)
 static int looked_up(struct vcpu *vcpu, struct symcall_call *call, struct kvm_regs *regs)
 {
 	struct swapmap *map = swapmap_of(call);
+	enum swap_reason reason = finish(map);
 
 	(void)vcpu;
-	set_answer(map->bypass, regs, finish(map));
+	count(map->bypass, reason);
+	regs->rax = HYPERCALL_DONE;
+	regs->rbx = reason;
 	return 0;
 }
 

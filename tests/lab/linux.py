@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pyvmm.machine.result import Result
 
 PROGRAMS = Path(__file__).with_name("programs")
+#: All that the kernel says; but a CPU that is emulated, and shared, may take longer than the 21 s that RCU gives it.
+PATIENT = "loglevel=7 rcupdate.rcu_cpu_stall_timeout=120"
 
 
 class Outcome(NamedTuple):

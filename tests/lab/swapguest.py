@@ -29,7 +29,7 @@ SPLAT = re.compile(
 HARMLESS = re.compile(
     r"RCU (implementation|calculated|restricting|lockdep checking)|rcu: .*(Hierarchical|Adjusting|srcu|Max phase)"
     r"|Tasks? (RCU|Trace|Rude)|RCU Tasks|Lock dependency validator|clocksource|sched_clock|tsc:"
-    r"|rcu_tasks|Command line|Kernel command line|nr_irqs|lockdep is turned off|RCU event tracing",
+    r"|rcu_tasks|Running RCU (synchronous )?self tests|Command line|Kernel command line|nr_irqs|lockdep is turned off|RCU event tracing",
     re.IGNORECASE,
 )
 
@@ -39,7 +39,7 @@ for disk in /sys/block/vd*; do
     case $(cat $disk/serial) in {SERIAL}) swap=/dev/${{disk##*/}};; refuge) refuge=/dev/${{disk##*/}};;
         *) other=/dev/${{disk##*/}};; esac
 done
-start_swap() {{ grep -q "^$swap " /proc/swaps || {{ mkswap $swap > /dev/null; swapon $swap; }}; }}
+start_swap() {{ grep -q "^$swap " /proc/swaps || {{ mkswap $swap > /dev/null; swapon -d $swap; }}; }}
 start_refuge() {{ mkswap $refuge > /dev/null; swapon $refuge; }}
 used() {{ awk -v disk=$swap '$1 == disk {{ print "USED=" $4 }}' /proc/swaps; }}
 start_swap
@@ -75,7 +75,7 @@ class SwapGuest(linux.Guest):
         swap: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        options = {"cpus": 2, "memory": "128M", "params": "loglevel=7", **options}
+        options = {"cpus": 2, "memory": "128M", "params": linux.PATIENT, **options}
         super().__init__(PREPARE + script, files={"/bin/torture": torture()}, **options)
         self.memfds: list[int] = []
         if mode == STOCK:

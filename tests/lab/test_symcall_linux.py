@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from pyvmm.machine.hook import Exit
     from pyvmm.vm import VM
 
-#: A CPU that is emulated, and shared, takes longer than Linux's 21 s to get to what it does in one here.
-QUIET_STALLS = "loglevel=7 rcupdate.rcu_cpu_stall_timeout=120"
 #: Seconds of work under symcalls; long enough for lockdep and RCU to say what they do not like.
 WORK_SECONDS = int(os.environ.get("PYVMM_SYMCALL_SECONDS", "120"))
 
@@ -111,7 +109,7 @@ def test_a_guest_called_a_thousand_times_a_second_does_not_notice(tmp_path: Path
         linux="6.12-debug",
         memory="512M",
         cpus=2,
-        params=QUIET_STALLS,
+        params=linux.PATIENT,
         files={"/bin/checksum": program},
     )
     with guest:
