@@ -29,7 +29,7 @@ SPLAT = re.compile(
 HARMLESS = re.compile(
     r"RCU (implementation|calculated|restricting|lockdep checking)|rcu: .*(Hierarchical|Adjusting|srcu|Max phase)"
     r"|Tasks? (RCU|Trace|Rude)|RCU Tasks|Lock dependency validator|clocksource|sched_clock|tsc:"
-    r"|rcu_tasks|Running RCU (synchronous )?self tests"
+    r"|rcu_tasks|Running RCU (synchronous )?self tests|RCU CPU stall warnings timeout set"
     r"|Command line|Kernel command line|nr_irqs|lockdep is turned off|RCU event tracing",
     re.IGNORECASE,
 )
