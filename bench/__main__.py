@@ -14,6 +14,7 @@ SUITES = {
     "swap": "SwapBypass against RAM, stock swap and zram (on a KVM that boots Linux)",
     "torture": "memory used in every way while it is swapped, checked (on a KVM that boots Linux)",
     "disk": "virtio-blk against QEMU with an I/O thread (on a KVM that boots Linux)",
+    "compare": "two runs of one of these: OLD.json NEW.json; ends with 1 if a figure got worse",
 }
 
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import platform
 import random
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 RESAMPLES = 2000
+PERMUTATIONS = 5000
 
 
 Samples = dict[str, dict[str, list[float]]]
@@ -58,6 +61,44 @@ def ratio(samples: list[float], base: list[float]) -> tuple[float, float, float]
     )
     middle = statistics.median(samples) / statistics.median(base)
     return middle, values[int(RESAMPLES * 0.025)], values[int(RESAMPLES * 0.975)]
+
+
+def arrangements(count: int, other: int) -> int:
+    """Ways to choose which of all samples are the first `count`."""
+    return math.comb(count + other, count)
+
+
+def permutation(samples: list[float], base: list[float]) -> float:
+    """The chance that the two would be that far apart if both came from the same source: of all arrangements where
+    there are few, else of so many by lot. Samples are above zero.
+    """
+    pool = samples + base
+    seen = apart(samples, base)
+    if arrangements(len(samples), len(base)) <= PERMUTATIONS:
+        every = itertools.combinations(range(len(pool)), len(samples))
+        made = [apart(*split(pool, set(chosen))) for chosen in every]
+        return sum(one >= seen for one in made) / len(made)
+    chance = random.Random(1)
+    places = range(len(pool))
+    hits = sum(
+        apart(*split(pool, set(chance.sample(places, len(samples))))) >= seen
+        for _ in range(PERMUTATIONS)
+    )
+    return (hits + 1) / (PERMUTATIONS + 1)  # what was seen is one of them
+
+
+def split(pool: list[float], chosen: set[int]) -> tuple[list[float], list[float]]:
+    """The chosen ones, and the others."""
+    mine = [value for at, value in enumerate(pool) if at in chosen]
+    return mine, [value for at, value in enumerate(pool) if at not in chosen]
+
+
+def apart(samples: list[float], base: list[float]) -> float:
+    """How far geometric means are from each other, as a ratio. Medians would be the same for too many arrangements.
+    Rounded, so that the same figures are as far in any order.
+    """
+    mine, theirs = (statistics.fmean(map(math.log, side)) for side in (samples, base))
+    return round(abs(mine - theirs), 12)
 
 
 def table(samples: dict[str, dict[str, list[float]]], base: str, unit: str, scale: float) -> str:

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bench import chart, stats, steps, symcall, symguest
+from bench import chart, compare, stats, steps, symcall, symguest
 from bench.symcall import AIMS, Aim, Verdict, verdicts
 
 SAMPLES = {
@@ -196,3 +199,66 @@ def test_the_image_has_its_parts_where_they_are_said_to_be() -> None:
     assert int.from_bytes(image[symguest.TABLES : symguest.TABLES + 8], "little") & 7 == 7
     descriptors = image[symguest.GDT : symguest.GDT + symguest.GDT_LIMIT + 1]
     assert descriptors[symguest.CS + 6] & 0x20  # a 64-bit code segment
+
+
+# Two runs
+
+
+def test_chance_of_a_difference() -> None:
+    """Of 252 ways to deal ten values two set the small ones against the large ones."""
+    low, high = [1.0, 1.1, 1.2, 1.3, 1.4], [2.0, 2.1, 2.2, 2.3, 2.4]
+    assert stats.permutation(high, low) == stats.permutation(low, high)
+    assert stats.permutation(low, high) == 2 / 252
+    assert stats.permutation(low, low) == 1
+    assert stats.permutation([3.0], [3.0]) == 1
+
+
+def test_chance_by_lot_where_there_are_many_ways() -> None:
+    low = [1 + n / 100 for n in range(12)]
+    assert stats.arrangements(12, 12) > stats.PERMUTATIONS
+    assert stats.permutation([n * 2 for n in low], low) == 1 / (stats.PERMUTATIONS + 1)
+    assert stats.permutation(low[::2], low[1::2]) > 0.3
+
+
+def record_of(values: list[float], **more: object) -> dict[str, Any]:
+    return {"suite": "swap", "samples": {"direct": {"at random": values}}, **more}
+
+
+def test_a_figure_that_got_worse_ends_with_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new, out = (tmp_path / name for name in ("old", "new", "out"))
+    values = [1.0, 1.01, 1.02, 1.03, 1.04, 1.05, 1.06]
+    old.write_text(json.dumps(record_of(values, revision="a")))
+    new.write_text(json.dumps(record_of([2 * value for value in values], revision="b")))
+    compared = argparse.Namespace(old=str(old), new=str(new), json=str(out))
+    with pytest.raises(SystemExit) as ended:
+        compare.main(compared)
+    assert ended.value.code == 1
+    assert "b against a" in capsys.readouterr().out
+    (row,) = json.loads(out.read_text())
+    assert (row["verdict"], row["ratio"]) == ("worse", 2)
+    compare.main(argparse.Namespace(old=str(new), new=str(old), json=None))
+    assert "better" in capsys.readouterr().out
+    compare.main(argparse.Namespace(old=str(old), new=str(old), json=None))
+    assert "the same" in capsys.readouterr().out
+
+
+def test_few_samples_tell_nothing_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_text(json.dumps(record_of([1.0, 1.1])))
+    new.write_text(json.dumps(record_of([5.0, 5.1], linux="6.1")))
+    compare.main(argparse.Namespace(old=str(old), new=str(new), json=None))
+    said = capsys.readouterr().out
+    assert "too few samples to tell at 0.01: at random" in said
+    assert "linux: None and 6.1" in said
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"samples": 3}'])
+def test_what_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
+    bad = tmp_path / "bad"
+    bad.write_text(text)
+    with pytest.raises(SystemExit, match="bad"):
+        compare.load(str(bad))
