@@ -153,10 +153,9 @@ def find_guest(name: str) -> Any:
         symbiotic = linux.endswith(cache.SYMBIOTIC)
         return stock(linux.removesuffix(cache.SYMBIOTIC), symbiotic=symbiotic)
     if cache.base_version(name) not in cache.VERSIONS:
-        known = ", ".join(
-            form.format(v) for form in ("{}", "{}-debug", "stock-{}") for v in cache.VERSIONS
-        )
-        raise ConfigError(f"no guest {name!r}; there are {known}")
+        known = ", ".join(form.format(v) for form in ("{}", "stock-{}") for v in cache.VERSIONS)
+        kinds = " or ".join(cache.VARIANTS)
+        raise ConfigError(f"no guest {name!r}; there are {known}, the first two also with {kinds}")
     guest = cache.find(name)
     if guest is None:
         raise ConfigError(
