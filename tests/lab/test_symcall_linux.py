@@ -28,10 +28,12 @@ WORK_SECONDS = int(os.environ.get("PYVMM_SYMCALL_SECONDS", "120"))
 #: What Linux says when it is not well.
 SPLAT = re.compile(
     r"WARNING|BUG:|Oops|general protection|suspicious RCU|possible .* deadlock|inconsistent lock"
-    r"|detected (expedited )?stall|Call Trace|soft lockup|hung task|traps:|segfault"
+    r"|rcu.*stall|Call Trace|soft lockup|hung task|traps:|segfault"
 )
-#: The emulator's clocks drift apart; that is about the lab.
-OF_THE_LAB = re.compile(r"clocksource|tsc: Marking TSC unstable|sched_clock", re.IGNORECASE)
+#: The emulator's clocks drift apart; that is about the lab. The last is the name of an option in PATIENT.
+OF_THE_LAB = re.compile(
+    r"clocksource|tsc: Marking TSC unstable|sched_clock|rcu_cpu_stall_timeout", re.IGNORECASE
+)
 
 
 def splats(log: bytes) -> list[str]:
