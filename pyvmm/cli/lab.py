@@ -42,6 +42,7 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
     add("--cpus", metavar="N", type=int, default=2, help="CPUs of the outer machine (%(default)s)")
     add("--memory", metavar="SIZE", default="4G", help="its memory, as in 8G (%(default)s)")
     add("--no-npt", action="store_true", help="KVM in the lab uses shadow paging")
+    add("--icount", action="store_true", help="its time is what its CPUs have executed: slower")
     add(
         "--timeout",
         metavar="S",
@@ -73,6 +74,7 @@ def main(args: argparse.Namespace) -> int:
             cpus=args.cpus,
             memory=args.memory,
             npt=not args.no_npt,
+            icount=args.icount,
             timeout=args.timeout,
             share=args.share,
             log=args.log,

@@ -29,7 +29,14 @@ class Outer:
     """One running QEMU. `exchange` moves bytes and returns frames; `kill` ends it."""
 
     def __init__(
-        self, image: Image, *, cpus: int, memory: int, shares: Sequence[str], log: BinaryIO | None
+        self,
+        image: Image,
+        *,
+        cpus: int,
+        memory: int,
+        icount: bool,
+        shares: Sequence[str],
+        log: BinaryIO | None,
     ) -> None:
         self._log = log
         self._tail: deque[bytes] = deque()
@@ -48,6 +55,7 @@ class Outer:
                 image,
                 cpus=cpus,
                 memory=memory,
+                icount=icount,
                 shares=shares,
                 port_fd=port.fileno(),
                 console_fd=console.fileno(),

@@ -28,16 +28,20 @@ NO_FAST_STRINGS = ",-erms,-fsrm"
 CPU = "max,+svm,+npt,-la57," + NO_XSAVE + NO_FAST_STRINGS
 MACHINE = "pc"
 TSC_MS = 50  # of measuring
+#: With the clock that counts instructions one takes 2 to the power of this, in nanoseconds: about what it takes here.
+ICOUNT_SHIFT = 2
+#: The TSC then counts that clock's nanoseconds.
+ICOUNT_TSC_KHZ = 1_000_000
 
 
-def kernel_words() -> str:
+def kernel_words(icount: bool = False) -> str:
     """The outer kernel's command line.
 
     The rate of the TSC, which is this machine's, is told and not left to it to find. On a busy machine it finds one
     that is off by a thousandth, and corrects itself after a second; a KVM that was loaded before then gives its guests
     the old rate, and their timers come seconds late or never.
     """
-    return f"{KERNEL_WORDS} tsc_early_khz={lib.tsc_khz(TSC_MS)}"
+    return f"{KERNEL_WORDS} tsc_early_khz={ICOUNT_TSC_KHZ if icount else lib.tsc_khz(TSC_MS)}"
 
 
 def quoted(path: str) -> str:
@@ -59,15 +63,20 @@ def command(
     shares: Sequence[str],
     port_fd: int,
     console_fd: int,
+    icount: bool = False,
 ) -> list[str]:
-    """The argument vector. ``memory`` is in MiB; the two descriptors are sockets that QEMU inherits."""
+    """The argument vector. ``memory`` is in MiB; the two descriptors are sockets that QEMU inherits.
+
+    With ``icount`` time is what the CPUs have executed, and goes on as the host's only while they all sleep.
+    """
     chosen = emulator.find()
-    thread = "single" if chosen.one_thread else "multi"
+    thread = "single" if chosen.one_thread or icount else "multi"
     argv = [*tied(), chosen.path, "-nodefaults", "-no-user-config", "-no-reboot"]
     argv += ["-display", "none", "-machine", MACHINE]
     argv += ["-accel", f"tcg,thread={thread}", "-cpu", CPU]
     argv += ["-smp", str(cpus), "-m", str(memory)]
-    argv += ["-kernel", image.kernel, "-initrd", image.initramfs, "-append", kernel_words()]
+    argv += ["-kernel", image.kernel, "-initrd", image.initramfs, "-append", kernel_words(icount)]
+    argv += ["-icount", f"shift={ICOUNT_SHIFT},sleep=on"] if icount else []
     argv += ["-chardev", f"socket,id=console,fd={console_fd}", "-serial", "chardev:console"]
     argv += ["-chardev", f"socket,id=port,fd={port_fd}"]
     argv += ["-device", "virtio-serial-pci,max_ports=2"]

@@ -30,8 +30,9 @@ class Lab:
     """An outer Linux with emulated SVM in which any number of commands run, one after another.
 
     Use it in a `with`; it starts there and is gone after it. ``memory`` is a size such as "8G", of which
-    the host gives only what is touched. ``npt`` off makes KVM in the lab use shadow paging. ``share`` names
-    directories that are writable besides the project's own. ``log`` is a file for the outer console.
+    the host gives only what is touched. ``npt`` off makes KVM in the lab use shadow paging. With ``icount`` its
+    time is what its CPUs have executed, so that figures can be repeated. ``share`` names directories that are writable
+    besides the project's own. ``log`` is a file for the outer console.
     One lab serves one thread.
     """
 
@@ -41,6 +42,7 @@ class Lab:
         cpus: int = 2,
         memory: str | int = "4G",
         npt: bool = True,
+        icount: bool = False,
         share: str | Iterable[str] | None = None,
         log: str | None = None,
         boot_timeout: float = BOOT_TIMEOUT,
@@ -52,6 +54,7 @@ class Lab:
         self.cpus = cpus
         self.memory = mebibytes(memory)
         self.npt = npt
+        self.icount = icount
         self._folder = os.getcwd()
         extra = [share] if isinstance(share, str) else list(share or ())
         self.shares = surroundings.writable_folders(self._folder, extra)
@@ -81,7 +84,14 @@ class Lab:
             raise StateError("the lab is already started")
         files = image.image()
         log = self._open_log()
-        self._outer = Outer(files, cpus=self.cpus, memory=self.memory, shares=self.shares, log=log)
+        self._outer = Outer(
+            files,
+            cpus=self.cpus,
+            memory=self.memory,
+            icount=self.icount,
+            shares=self.shares,
+            log=log,
+        )
         self._stack.callback(self._outer.kill)
         try:
             self._bring_up(files)
@@ -166,7 +176,7 @@ class Lab:
             streams.Sink(stdout, 1),
             streams.Sink(stderr, 2),
         )
-        surrounding = surroundings.environment(os.environ, env, npt=self.npt)
+        surrounding = surroundings.environment(os.environ, env, npt=self.npt, icount=self.icount)
         deadline = None if timeout is None else time.monotonic() + timeout
         with ExitStack() as stack:
             tty = (
@@ -308,6 +318,7 @@ def run(
     cpus: int = 2,
     memory: str | int = "4G",
     npt: bool = True,
+    icount: bool = False,
     timeout: float | None = None,
     share: str | Iterable[str] | None = None,
     log: str | None = None,
@@ -317,5 +328,5 @@ def run(
     env: Mapping[str, str] | None = None,
 ) -> int:
     """Runs one command in a lab of its own: `Lab` and `Lab.run` in one."""
-    with Lab(cpus=cpus, memory=memory, npt=npt, share=share, log=log) as lab:
+    with Lab(cpus=cpus, memory=memory, npt=npt, icount=icount, share=share, log=log) as lab:
         return lab.run(command, timeout=timeout, stdin=stdin, stdout=stdout, stderr=stderr, env=env)

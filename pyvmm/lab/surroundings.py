@@ -26,7 +26,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def environment(
-    given: Mapping[str, str], extra: Mapping[str, str] | None, *, npt: bool
+    given: Mapping[str, str], extra: Mapping[str, str] | None, *, npt: bool, icount: bool = False
 ) -> dict[str, str]:
     """The command's environment: the part of ``given`` that means something in the lab, and ``extra``."""
     kept = {
@@ -35,7 +35,7 @@ def environment(
         if name in PASSED or name.startswith(PASSED_PREFIXES)
     }
     kept.setdefault("PATH", DEFAULT_PATH)
-    kept["PYVMM_LAB"] = "svm" if npt else "svm-shadow"
+    kept["PYVMM_LAB"] = "svm" + "-shadow" * (not npt) + "-icount" * icount
     return {**kept, **(extra or {})}
 
 

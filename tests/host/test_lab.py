@@ -225,6 +225,25 @@ def test_shadow_paging_and_one_cpu() -> None:
     assert 512 < int(words[3]) <= 1024
 
 
+LOOP = """
+for round in 1 2 3 4 5 6; do
+    start=$(date +%s%N); i=0
+    while [ $i -lt 20000 ]; do i=$((i + 1)); done
+    echo $(($(date +%s%N) - start))
+done
+echo $PYVMM_LAB
+"""
+
+
+def test_time_can_be_what_was_executed() -> None:
+    """The same work takes the same time, whatever else this machine does."""
+    status, out, err = finished(program("--icount", "--", "sh", "-c", LOOP))
+    *times, kind = out.split()
+    assert (status, kind) == (0, b"svm-icount"), err
+    took = sorted(map(int, times[1:]))
+    assert took[-1] < 1.02 * took[0], took
+
+
 # -- the command
 
 

@@ -97,6 +97,16 @@ def test_all_cpus_on_one_thread_where_that_works(monkeypatch: pytest.MonkeyPatch
     assert "tcg,thread=single" in words
 
 
+def test_time_is_what_was_executed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYVMM_QEMU", "true")
+    words = qemu.command(IMAGE, cpus=1, memory=512, shares=[], port_fd=7, console_fd=8, icount=True)
+    assert "tcg,thread=single" in words
+    assert words[words.index("-icount") + 1] == "shift=2,sleep=on"
+    assert words[words.index("-append") + 1].endswith(" tsc_early_khz=1000000")
+    made = surroundings.environment({}, None, npt=True, icount=True)
+    assert made["PYVMM_LAB"] == "svm-icount"
+
+
 # -- surroundings
 
 
