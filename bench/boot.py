@@ -14,14 +14,27 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import stats
+from bench import chart, options, record, stats
+from bench.aims import Aim, text, verdicts
 
 READY = b"@@READY@@"
 CMDLINE = "console=ttyS0 quiet loglevel=3 panic=-1 8250.nr_uarts=1"
 SECONDS = 120
+
+OURS, OURS_BZ = "pyvmm vmlinux", "pyvmm bzImage"
+MICROVM, MICROVM_BZ = "QEMU microvm vmlinux", "QEMU microvm bzImage"
+KVMTOOL = "kvmtool bzImage"
+INIT, EXIT = "launch to init", "launch to exit"
+AIMS = (
+    Aim(OURS, INIT, MICROVM, 1),
+    Aim(OURS, INIT, KVMTOOL, 1),
+    Aim(OURS, EXIT, MICROVM, 1),
+    Aim(OURS, EXIT, KVMTOOL, 1),
+)
 
 
 def launch(command: list[str]) -> dict[str, float]:
@@ -45,7 +58,7 @@ def launch(command: list[str]) -> dict[str, float]:
     total = time.perf_counter() - start
     if ready is None:
         raise RuntimeError(f"{command[0]}: the guest never spoke: {seen[-2000:]!r}")
-    return {"launch to init": ready, "launch to exit": total}
+    return {INIT: ready, EXIT: total}
 
 
 def initrd_with_command(guest: Any, folder: str) -> str:
@@ -79,13 +92,13 @@ def commands(guest: Any, initrd: str, lkvm: str | None) -> dict[str, list[str]]:
     ]  # fmt: skip
     ending = CMDLINE + " reboot=t pyvmm.end=reboot"
     result = {
-        "pyvmm vmlinux": [*pyvmm, "-k", guest.vmlinux, *params],
-        "pyvmm bzImage": [*pyvmm, "-k", guest.kernel, *params],
-        "QEMU microvm vmlinux": [*microvm, "-kernel", guest.vmlinux, "-append", ending],
-        "QEMU microvm bzImage": [*microvm, "-kernel", guest.kernel, "-append", ending],
+        OURS: [*pyvmm, "-k", guest.vmlinux, *params],
+        OURS_BZ: [*pyvmm, "-k", guest.kernel, *params],
+        MICROVM: [*microvm, "-kernel", guest.vmlinux, "-append", ending],
+        MICROVM_BZ: [*microvm, "-kernel", guest.kernel, "-append", ending],
     }
     if lkvm:
-        result["kvmtool bzImage"] = [
+        result[KVMTOOL] = [
             lkvm, "run", "-k", guest.kernel, "-i", initrd, "-m", "256", "-c", "1", "--console", "serial",
             "-p", CMDLINE + " reboot=k pyvmm.end=reboot", "--name", f"bench{os.getpid()}",
         ]  # fmt: skip
@@ -93,7 +106,6 @@ def commands(guest: Any, initrd: str, lkvm: str | None) -> dict[str, list[str]]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--linux", default="6.12")
     parser.add_argument("--lkvm", default=shutil.which("lkvm"), help="kvmtool's program")
 
@@ -101,15 +113,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     from pyvmm.cli.plan import find_guest
 
+    options.check_plot(args)
     guest = find_guest(args.linux)
+    base = KVMTOOL if args.lkvm else MICROVM
     with tempfile.TemporaryDirectory() as folder:
         initrd = initrd_with_command(guest, folder)
         todo = commands(guest, initrd, args.lkvm)
         for command in todo.values():
             launch(command)  # the page cache is warm for everybody
         samples = stats.interleave(
-            {name: (lambda c=command: launch(c)) for name, command in todo.items()}, args.rounds
+            {name: partial(launch, command) for name, command in todo.items()},
+            options.plan(args, base, rounds=9, quick=3),
         )
-    base = "kvmtool bzImage" if args.lkvm else "QEMU microvm vmlinux"
+    judged = verdicts(AIMS, samples)
     print(stats.table(samples, base, "s", 1))
-    stats.write(args.json or "bench/out/boot.json", "boot", samples)
+    print(text(judged))
+    chart.plot(args.plot, "boot", samples, base, "s", 1)
+    record.write(
+        args.json, "boot", samples,
+        base=base, scale=1, unit="s", judged=judged, linux=args.linux,
+    )  # fmt: skip

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench import stats
+from bench import record, stats
 
 if TYPE_CHECKING:
     from bench.steps import Share
@@ -79,6 +79,25 @@ def available() -> bool:
     return find_spec("matplotlib") is not None
 
 
+def title_of(suite: str) -> str:
+    """What was measured, and where."""
+    return f"{suite}, {record.revision()}, {record.machine_text(record.environment())}"
+
+
+def plot(
+    path: str | None,
+    suite: str,
+    samples: Mapping[str, Mapping[str, list[float]]],
+    base: str,
+    unit: str,
+    scale: float,
+) -> None:
+    """The picture of a suite's samples, if one is wanted."""
+    if path:
+        picture(path, title_of(suite), bars(samples, base), {}, unit, scale)
+        print(f"\n{path}")
+
+
 def colour_of(name: str) -> str:
     """Exits, symcalls and other calls tell apart."""
     if "symcall" in name:
@@ -105,7 +124,7 @@ def draw_bars(axes: object, these: list[Bar], unit: str, scale: float) -> None:
     axes.set_yticks(heights, [bar.name for bar in these])
     axes.invert_yaxis()
     axes.set_xlim(0, max(bar.high for bar in these) * scale * 1.6)
-    axes.set_xlabel(f"{unit} a round; bar: median, whisker: quartiles")
+    axes.set_xlabel(f"{unit}; bar: median, whisker: quartiles")
     axes.set_title(these[0].group)
 
 

@@ -9,13 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import stats
-from bench.stats import Samples
+from bench import record, stats
+from bench.stats import LEVEL, Samples
 
 #: Less than this is not looked at: a figure is worse from here on.
 TOLERANCE = 0.05
-#: How sure one must be that it is not chance.
-LEVEL = 0.01
 
 
 class Change(NamedTuple):
@@ -36,17 +34,6 @@ class Change(NamedTuple):
         if self.ratio > 1 + TOLERANCE:
             return "worse"
         return "better" if self.ratio < 1 - TOLERANCE else "the same"
-
-
-def load(path: str) -> dict[str, Any]:
-    """The record of a run. Ends the program, saying why, if the file is none."""
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"bench: cannot read {path}: {error}") from None
-    if not isinstance(record, dict) or not isinstance(record.get("samples"), dict):
-        raise SystemExit(f"bench: {path} is no record of a benchmark with samples")
-    return record
 
 
 def common(old: Samples, new: Samples) -> Iterator[tuple[str, str]]:
@@ -74,7 +61,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if old.get(key) != new.get(key):
             found.append(f"{key}: {old.get(key)} and {new.get(key)}")
     for key in ("cpu", "cpus", "kernel", "kvm", "paging", "lab"):
-        was, is_now = (record.get("machine", {}).get(key) for record in (old, new))
+        was, is_now = (side.get("machine", {}).get(key) for side in (old, new))
         if was != is_now:
             found.append(f"{key}: {was} and {is_now}")
     return found
@@ -86,12 +73,13 @@ def smallest(count: int, other: int) -> float:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", metavar="FILE", help="the table as JSON")
     parser.add_argument("old", metavar="OLD.json")
     parser.add_argument("new", metavar="NEW.json")
 
 
 def main(args: argparse.Namespace) -> None:
-    old, new = load(args.old), load(args.new)
+    old, new = record.load(args.old), record.load(args.new)
     for text in differences(old, new):
         print(f"not the same in both: {text}")
     made = changes(old["samples"], new["samples"])

@@ -9,11 +9,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import stats
+from bench import chart, options, record, stats
+from bench.aims import Aim, text, verdicts
 
 HERE = Path(__file__).resolve().parent
 IMAGE_SIZE = 256 << 20
 PROGRAM = "/bin/diskload"
+QEMU, OURS = "QEMU", "pyvmm"
+NOTES = "Time per MiB, so that less is better. QEMU has an I/O thread, and aio=threads."
 CMDLINE = "console=ttyS0 quiet loglevel=3 panic=-1 8250.nr_uarts=1"
 
 
@@ -45,7 +48,6 @@ def run(command: list[str]) -> dict[str, float]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=int, default=1, help="multiplies the work")
     parser.add_argument("--linux", default="6.12")
 
@@ -54,6 +56,7 @@ def main(args: argparse.Namespace) -> None:
     from pyvmm.cli.plan import find_guest
     from pyvmm.guest.overlay import overlay
 
+    options.check_plot(args)
     guest = find_guest(args.linux)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         image, initrd = Path(folder) / "disk", Path(folder) / "initrd"
@@ -73,8 +76,15 @@ def main(args: argparse.Namespace) -> None:
             "-global", "virtio-mmio.force-legacy=false",
         ]  # fmt: skip
         samples = stats.interleave(
-            {"QEMU": lambda: run(qemu), "pyvmm": lambda: run(ours)}, args.rounds
+            {QEMU: lambda: run(qemu), OURS: lambda: run(ours)},
+            options.plan(args, QEMU, rounds=7, quick=2),
         )
-    print("time per MiB, so less is better")
-    print(stats.table(samples, "QEMU", "ms", 1e3))
-    stats.write(args.json or "bench/out/disk.json", "disk", samples, scale=args.scale)
+    judged = verdicts([Aim(OURS, figure, QEMU, 1) for figure in samples[QEMU]], samples)
+    print(NOTES)
+    print(stats.table(samples, QEMU, "ms", 1e3))
+    print(text(judged))
+    chart.plot(args.plot, "disk", samples, QEMU, "ms", 1e3)
+    record.write(
+        args.json, "disk", samples, base=QEMU, scale=1e3, unit="ms", judged=judged, notes=NOTES,
+        linux=args.linux, work=args.scale,
+    )  # fmt: skip

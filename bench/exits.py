@@ -8,7 +8,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from bench import stats
+from bench import chart, options, record, stats
+from bench.aims import Aim, text, verdicts
+from bench.stats import Samples
 from pyvmm.machine.cpustate import CpuState
 from pyvmm.machine.machine import Machine
 
@@ -17,6 +19,11 @@ PORT_IN_C = 0xF4
 PORT_IN_PYTHON = 0xE0
 CODE_AT = 0x1000
 EXITS = 5000
+
+BARE = "bare C loop"
+IN_C = "pyvmm, handled in C"
+IN_PYTHON = "pyvmm, Python hook"
+AIMS = (Aim(IN_C, "exit", BARE, 1.05), Aim(IN_PYTHON, "exit", BARE, 1.5))
 
 
 def build_bare_loop(folder: str) -> str:
@@ -52,27 +59,31 @@ def per_exit(measure: object, exits: int) -> dict[str, float]:
     return {"exit": (measure(exits) - measure(1)) / (exits - 1)}
 
 
-def measure(rounds: int, exits: int) -> dict[str, dict[str, list[float]]]:
+def measure(plan: stats.Plan, exits: int) -> Samples:
     with tempfile.TemporaryDirectory() as folder:
         program = build_bare_loop(folder)
         return stats.interleave(
             {
-                "bare C loop": lambda: per_exit(lambda n: bare(program, n), exits),
-                "pyvmm, handled in C": lambda: per_exit(lambda n: ours(PORT_IN_C, False, n), exits),
-                "pyvmm, Python hook": lambda: per_exit(
-                    lambda n: ours(PORT_IN_PYTHON, True, n), exits
-                ),
+                BARE: lambda: per_exit(lambda n: bare(program, n), exits),
+                IN_C: lambda: per_exit(lambda n: ours(PORT_IN_C, False, n), exits),
+                IN_PYTHON: lambda: per_exit(lambda n: ours(PORT_IN_PYTHON, True, n), exits),
             },
-            rounds,
+            plan,
         )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--exits", type=int, default=EXITS)
 
 
 def main(args: argparse.Namespace) -> None:
-    samples = measure(args.rounds, args.exits)
-    print(stats.table(samples, "bare C loop", "us", 1e6))
-    stats.write(args.json or "bench/out/exits.json", "exits", samples, exits=args.exits)
+    options.check_plot(args)
+    samples = measure(options.plan(args, BARE, rounds=21, quick=7), args.exits)
+    judged = verdicts(AIMS, samples)
+    print(stats.table(samples, BARE, "us", 1e6))
+    print(text(judged))
+    chart.plot(args.plot, "exits", samples, BARE, "us", 1e6)
+    record.write(
+        args.json, "exits", samples,
+        base=BARE, scale=1e6, unit="us", judged=judged, exits=args.exits,
+    )  # fmt: skip

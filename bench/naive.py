@@ -38,7 +38,7 @@ class Guest:
         self.memory[: len(image)] = image
         address = int(kvm.ffi.cast("uintptr_t", kvm.ffi.from_buffer(self.memory)))
         self.vm.set_memory_region(0, 0, symguest.SIZE, address)
-        self.vcpu = self.vm.create_vcpu(0)
+        self.vcpu: Any = self.vm.create_vcpu(0)
         self.vcpu.set_cpuid2(self.kvm.supported_cpuid())
         self._set_segments()
         regs = kvm.ffi.new("struct kvm_regs *")

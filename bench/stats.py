@@ -4,45 +4,74 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
-import os
-import platform
 import random
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 RESAMPLES = 2000
 PERMUTATIONS = 5000
+#: How sure one must be that a difference is not chance.
+LEVEL = 0.01
 
 
 Samples = dict[str, dict[str, list[float]]]
 
 
+class Plan(NamedTuple):
+    """How long it goes on: at most `rounds`, and `budget` seconds; no longer once each subject is told from `base`."""
+
+    rounds: int
+    base: str = ""
+    budget: float = math.inf
+    seed: int = 1
+
+    @property
+    def level(self) -> float:
+        """LEVEL, divided among all the times that one may look: who looks often enough finds a difference by chance."""
+        return LEVEL / max(1, self.rounds // 2)
+
+
 def interleave(
     subjects: Mapping[str, Callable[[], dict[str, float]]],
-    rounds: int,
+    plan: Plan,
     keep: Callable[[Samples], None] | None = None,
 ) -> Samples:
-    """Runs each subject `rounds` times, in the order A B C, C B A, and so on: {subject: {figure: samples}}.
+    """Runs all subjects round by round: {subject: {figure: samples}}.
 
-    `keep` is called with what there is after each round, so that a long run that is cut short was not for nothing.
+    The order of a round is drawn by lot, and the next round has it the other way round: A B, B A. `keep` is called with
+    what there is after each round, so that a long run that is cut short was not for nothing.
     """
+    chance = random.Random(plan.seed)
+    end = time.monotonic() + plan.budget
     samples: Samples = {name: {} for name in subjects}
-    for turn in range(rounds):
-        order = list(subjects) if turn % 2 == 0 else list(reversed(subjects))
+    order: list[str] = []
+    for turn in range(plan.rounds):
+        order = order[::-1] if turn % 2 else chance.sample(list(subjects), len(subjects))
         for name in order:
-            progress(f"round {turn + 1} of {rounds}: {name}")
+            progress(f"round {turn + 1} of {plan.rounds}: {name}")
             for figure, value in subjects[name]().items():
                 samples[name].setdefault(figure, []).append(value)
         if keep:
             keep(samples)
+        if turn % 2 and (settled(samples, plan.base, plan.level) or time.monotonic() > end):
+            break
     progress("")
     return samples
+
+
+def settled(samples: Samples, base: str, level: float) -> bool:
+    """Whether all figures of all subjects are told from the base's, by that level. Without a base nothing is."""
+    return base in samples and all(
+        permutation(values, samples[base][figure]) < level
+        for name, figures in samples.items()
+        if name != base
+        for figure, values in figures.items()
+        if figure in samples[base]
+    )
 
 
 def progress(text: str) -> None:
@@ -120,34 +149,3 @@ def table(samples: dict[str, dict[str, list[float]]], base: str, unit: str, scal
                 f" {max(values) * scale:10.2f} {unit:4} {middle:.3f} ({low:.3f} to {high:.3f})"
             )
     return "\n".join(lines)
-
-
-def environment() -> dict[str, Any]:
-    """The machine a figure belongs to."""
-    from pyvmm.probe import backend
-
-    name, paging = backend()
-    model = ""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    return {
-        "cpu": model,
-        "cpus": os.cpu_count(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "kvm": name,
-        "paging": paging,
-        "lab": os.environ.get("PYVMM_LAB", ""),
-        "load": os.getloadavg(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-
-
-def write(path: str, suite: str, samples: Samples, **more: Any) -> None:
-    """All samples as JSON, with the machine they come from."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    record = {"suite": suite, "machine": environment(), "samples": samples, **more}
-    target.write_text(json.dumps(record, indent=1) + "\n")

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from bench import chart, naive, ours, stats, steps, symguest
+from bench import chart, naive, options, ours, record, stats, steps, symguest
+from bench.aims import Aim, Verdict, text, verdicts
+from bench.stats import Plan, Samples
 
 HERE = Path(__file__).resolve().parent
 PATIENCE = 60.0
@@ -41,29 +43,19 @@ ioctls: GET and SET of REGS and SREGS. pyvmm.kvm: a loop in Python over the bind
 registered: the guest takes symcalls and gets none. From CPL 3 a port stands for the doorbell, which is for CPL 0."""
 
 
-class Aim(NamedTuple):
-    """`figure` of one subject is to be at most `limit` times that of another; 1: no measurable cost."""
-
-    figure: str
-    subject: str
-    base: str
-    limit: float
-
-
 AIMS = (
-    Aim("CPL 0", CALL, EXIT, 2.1),
-    Aim("CPL 3", CALL, EXIT, 2.6),
-    Aim("CPL 0", PYTHON_CALL, CALL, 1.3),
-    Aim("CPL 3", PYTHON_CALL, CALL, 1.3),
-    Aim("CPL 0", EXIT, OFF, 1.0),
-    Aim("CPL 0", READY, OFF, 1.0),
-    Aim("CPL 3", READY, OFF, 1.0),
+    Aim(CALL, "CPL 0", EXIT, 2.1),
+    Aim(CALL, "CPL 3", EXIT, 2.6),
+    Aim(PYTHON_CALL, "CPL 0", CALL, 1.3),
+    Aim(PYTHON_CALL, "CPL 3", CALL, 1.3),
+    Aim(EXIT, "CPL 0", OFF, 1.0),
+    Aim(READY, "CPL 0", OFF, 1.0),
+    Aim(READY, "CPL 3", OFF, 1.0),
 )
 
 #: Whose steps are shown.
 STEPPED = (CALL, PYTHON_CALL, BARE_SYNC, BARE_IOCTLS)
 
-Samples = dict[str, dict[str, list[float]]]
 Subject = Callable[[int, int], list[steps.Record]]
 
 
@@ -125,12 +117,11 @@ def subjects(bare: Bare, clock: steps.Clock) -> dict[str, Subject]:
 class Measured:
     """Each subject's rounds: seconds of the usual round of each run, and the steps of that round."""
 
-    def __init__(self, runs: dict[str, Subject], rounds: int, exits: int) -> None:
+    def __init__(self, runs: dict[str, Subject], plan: Plan, exits: int) -> None:
         self._shares: dict[str, list[list[steps.Share]]] = {}
         self.samples: Samples = stats.interleave(
-            {name: lambda name=name, run=run: self._once(name, run, exits) for name, run in runs.items()},
-            rounds,
-        )  # fmt: skip
+            {name: partial(self._once, name, run, exits) for name, run in runs.items()}, plan
+        )
 
     def _once(self, name: str, run: Subject, exits: int) -> dict[str, float]:
         figures = {}
@@ -151,57 +142,11 @@ def order(name: str) -> tuple[str, int]:
     return cpl, STEPPED.index(subject)
 
 
-def measure_remote(rounds: int, calls: int) -> Samples:
+def measure_remote(plan: Plan, calls: int) -> Samples:
     return stats.interleave(
-        {name: lambda flags=flags: ours.remote(flags, calls) for name, flags in ours.WHILE.items()},
-        rounds,
+        {name: partial(ours.remote, flags, calls) for name, flags in ours.WHILE.items()},
+        plan._replace(base=""),
     )
-
-
-class Verdict(NamedTuple):
-    """An aim and what was measured: the ratio of medians and its 95% interval."""
-
-    aim: Aim
-    ratio: float
-    low: float
-    high: float
-
-    @property
-    def met(self) -> bool:
-        return (self.low if self.aim.limit == 1 else self.ratio) <= self.aim.limit
-
-    def __str__(self) -> str:
-        aim = self.aim
-        met = "met" if self.met else "missed"
-        if aim.limit != 1 and self.low <= aim.limit < self.high:
-            met += " within the spread"
-        limit = "no measurable cost" if aim.limit == 1 else f"at most {aim.limit}"
-        text = f"{aim.figure}: {aim.subject} / {aim.base}"
-        return (
-            f"  {text:56} {self.ratio:6.3f} ({self.low:.3f} to {self.high:.3f}), aim {limit}: {met}"
-        )
-
-
-def verdicts(samples: Samples) -> list[Verdict]:
-    """Each aim against the samples."""
-    return [
-        Verdict(aim, *stats.ratio(samples[aim.subject][aim.figure], samples[aim.base][aim.figure]))
-        for aim in AIMS
-    ]
-
-
-def revision() -> str:
-    """The commit that was measured, with a + if the code differs from it."""
-
-    def git(*words: str) -> subprocess.CompletedProcess[str]:
-        command = ["git", "-C", str(HERE.parent), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    if shutil.which("git") is None:
-        return "unknown"
-    name = git("rev-parse", "--short", "HEAD").stdout.strip() or "unknown"
-    changed = git("diff", "--quiet", "HEAD", "--", "csrc", "pyvmm", "bench").returncode
-    return name + "+" * bool(changed)
 
 
 def remote_table(samples: Samples) -> str:
@@ -213,17 +158,12 @@ def remote_table(samples: Samples) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--exits", type=int, default=2000, help="exits a sample (2000)")
-    parser.add_argument("--quick", action="store_true", help="5 rounds of 300 exits")
-    parser.add_argument("--plot", metavar="FILE", help="a picture, as PNG; wants matplotlib")
+    parser.add_argument("--exits", type=int, help="exits a sample: 2000, with --quick 300")
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.quick:
-        args.rounds, args.exits = 5, 300
-    if args.plot and not chart.available():
-        raise SystemExit("bench: --plot wants matplotlib: pip install 'pyvmm[bench]'")
+    args.exits = args.exits or (300 if args.quick else 2000)
+    options.check_plot(args)
     library = os.environ.get("LD_PRELOAD", "")
     if Path(library).name == steps.LIBRARY:
         return run(args, library)
@@ -237,16 +177,15 @@ def run(args: argparse.Namespace, library: str) -> None:
     """In a process that has the clock."""
     with tempfile.TemporaryDirectory() as folder:
         bare = Bare(folder, library)
-        measured = Measured(subjects(bare, steps.Clock()), args.rounds, args.exits)
-        remote = measure_remote(args.rounds, max(args.exits // 20, 10))
+        plan = options.plan(args, EXIT, rounds=15, quick=5)
+        measured = Measured(subjects(bare, steps.Clock()), plan, args.exits)
+        remote = measure_remote(plan, max(args.exits // 20, 10))
     samples, found = measured.samples, measured.steps()
-    judged = verdicts(samples)
-    stats.write(
-        args.json or "bench/out/symcall.json", "symcall", samples,
-        revision=revision(), exits=args.exits, remote=remote, lost=bare.lost,
+    judged = verdicts(AIMS, samples)
+    record.write(
+        args.json, "symcall", samples, base=EXIT, scale=1e6, unit="us", judged=judged, notes=LEGEND,
+        exits=args.exits, remote=remote, lost=bare.lost,
         steps={name: [share._asdict() for share in shares] for name, shares in found.items()},
-        aims=[{**verdict.aim._asdict(), "ratio": verdict.ratio, "low": verdict.low, "high": verdict.high}
-              for verdict in judged],
     )  # fmt: skip
     report(args, samples, remote, found, judged)
 
@@ -262,15 +201,10 @@ def report(
     print(LEGEND)
     print(f"\n{remote_table(remote)}")
     print(f"\nsteps of a round: the median of each, timed around its ioctl\n{steps.table(found)}")
-    print("\naims, as ratios of medians with their 95% interval")
-    print("\n".join(map(str, judged)))
+    print(f"\n{text(judged)}")
     made = chart.bars(samples, EXIT)
     if not args.plot:
         print(f"\n{chart.text(made, 'us', 1e6)}")
         return
-    machine = stats.environment()
-    title = (
-        f"symcall, {revision()}, {machine['kvm']} on {machine['cpu']}, Linux {machine['kernel']}"
-    )
-    chart.picture(args.plot, title, made, found, "us", 1e6)
+    chart.picture(args.plot, chart.title_of("symcall"), made, found, "us", 1e6)
     print(f"\n{args.plot}")

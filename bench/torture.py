@@ -2,7 +2,8 @@
 """Memory used in every way at once, two to four times the RAM, while it is swapped and bypassed; for minutes or hours.
 
 A guest after the other, each with another seed, another share of memory and another mode, until the time is over; in
-half of them the mode is switched every second. Ends at the first wrong page, with what the guest and its kernel said.
+half of them the mode is switched every second. With --squeeze the host is short of memory every few seconds. Ends at
+the first wrong page, with what the guest and its kernel said.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import stats
-from bench.symcall import revision
+from bench.record import environment, revision
+from bench.squeeze import Squeeze
 from tests.lab.swapguest import SwapGuest, splats
 
-SCHEMA = 1
+SCHEMA = 2
 MODES = ("direct", "symcall", "off")
 #: Takes the swap disk from the others, so that they swap elsewhere: not in every guest.
 RARE = "swapoff"
@@ -78,13 +79,17 @@ def script(one: Round) -> str:
     )
 
 
-def work(guest: SwapGuest, one: Round, chance: random.Random, patience: float) -> None:
+def work(
+    guest: SwapGuest, one: Round, chance: random.Random, squeeze: Squeeze | None, patience: float
+) -> None:
     """Until the program's end, with the mode changed every second if the lot says so."""
     deadline = time.monotonic() + patience
     while b"WORKED" not in guest.data and guest.vm.wait(0) is None:
         if time.monotonic() > deadline:
             raise AssertionError(f"the guest did not end within {patience:.0f} s")
         guest.pump(1)
+        if squeeze:
+            squeeze.step()
         if one.switching and guest.vm.swap is not None:
             guest.vm.swap.mode = chance.choice(MODES)
 
@@ -112,7 +117,9 @@ def wrong_with(text: str, log: bytes, counted: dict[str, Any]) -> list[str]:
     return found
 
 
-def run(args: argparse.Namespace, one: Round, chance: random.Random) -> Outcome:
+def run(
+    args: argparse.Namespace, one: Round, chance: random.Random, squeeze: Squeeze | None
+) -> Outcome:
     """One guest."""
     guest = SwapGuest(
         script(one),
@@ -120,7 +127,7 @@ def run(args: argparse.Namespace, one: Round, chance: random.Random) -> Outcome:
         swap_mib=one.work + 128,
         disk_mib=one.work,
         refuge_mib=one.work + 128,
-        swap={"policy": "always"},
+        swap={"policy": "pressure" if squeeze else "always"},
         linux=args.linux,
         cpus=args.cpus,
         memory=f"{one.ram + 32}M",
@@ -131,7 +138,7 @@ def run(args: argparse.Namespace, one: Round, chance: random.Random) -> Outcome:
     with guest:
         guest.start()
         try:
-            work(guest, one, chance, patience)
+            work(guest, one, chance, squeeze, patience)
             guest.expect("WORKED", patience)
             guest.say("go")
             guest.expect("CLEAN", patience)
@@ -140,30 +147,47 @@ def run(args: argparse.Namespace, one: Round, chance: random.Random) -> Outcome:
             guest.finish()
         except AssertionError as error:
             wrong.append(str(error))
+        finally:
+            if squeeze:
+                squeeze.loosen()
         log = guest.vm.console_log()
     wrong += wrong_with(guest.text, log, counted)
     return Outcome(one, wrong, guest.text + log.decode("utf-8", "replace") * bool(wrong), counted)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", metavar="FILE", help="the record (bench/out/torture.json)")
     parser.add_argument("--minutes", type=float, default=10, help="of all guests together (10)")
     parser.add_argument("--seconds", type=int, default=60, help="of work in one guest (60)")
     parser.add_argument("--linux", default="6.12")
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--ram", type=int, default=96, metavar="MIB", help="that it can use (96)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--squeeze", action="store_true", help="the host's memory is short every few seconds"
+    )
 
 
 def main(args: argparse.Namespace) -> None:
     chance = random.Random(args.seed)
+    squeeze = Squeeze(chance) if args.squeeze else None
+    try:
+        torture(args, chance, squeeze)
+    finally:
+        if squeeze:
+            squeeze.close()
+
+
+def torture(args: argparse.Namespace, chance: random.Random, squeeze: Squeeze | None) -> None:
+    """Guest after guest."""
     end = time.monotonic() + args.minutes * 60
     done: list[Outcome] = []
     while not done or (time.monotonic() < end and not done[-1].wrong):
         one = draw(chance, args)
         print(f"guest {len(done) + 1}: {one}", flush=True)
-        done.append(run(args, one, chance))
+        done.append(run(args, one, chance, squeeze))
         print(summary(done[-1]), flush=True)
-    write(args, done)
+    write(args, done, squeeze.spells if squeeze else 0)
     if done[-1].wrong:
         raise SystemExit(f"{done[-1].text}\ntorture: " + "\ntorture: ".join(done[-1].wrong))
 
@@ -173,15 +197,16 @@ def summary(outcome: Outcome) -> str:
     said = outcome.counted.get("guest") or {}
     names = ("adopted_total", "mapped_by_vmm", "refused_shared", "lost_races", "evicted")
     counted = ", ".join(f"{name} {said.get(name, '?')}" for name in names)
+    counted += f", asked for pages {outcome.counted.get('evictions', '?')} times"
     return f"  {'WRONG' if outcome.wrong else 'all pages right'}; {counted}"
 
 
-def write(args: argparse.Namespace, done: list[Outcome]) -> None:
+def write(args: argparse.Namespace, done: list[Outcome], spells: int) -> None:
     target = Path(args.json or "bench/out/torture.json")
     target.parent.mkdir(parents=True, exist_ok=True)
     record = {
-        "suite": "torture", "schema": SCHEMA, "machine": stats.environment(), "revision": revision(),
-        "linux": args.linux, "cpus": args.cpus, "seed": args.seed,
+        "suite": "torture", "schema": SCHEMA, "machine": environment(), "revision": revision(),
+        "linux": args.linux, "cpus": args.cpus, "seed": args.seed, "spells": spells,
         "guests": [
             {"round": one.round._asdict(), "wrong": one.wrong, "counted": one.counted} for one in done
         ],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 FULL, HALF = "█", "▌"
 LEAST_WIDTH = 60
@@ -82,7 +82,7 @@ def available() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def picture(path: str | os.PathLike[str], title: str, panels: dict[str, Sequence[Bar]]) -> None:
+def picture(path: str | os.PathLike[str], title: str, panels: Mapping[str, Sequence[Bar]]) -> None:
     """Writes a PNG with a panel of bars for each title. Wants matplotlib."""
     import matplotlib
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench import chart, compare, stats, steps, symcall, symguest
-from bench.symcall import AIMS, Aim, Verdict, verdicts
+from bench import record as records
+from bench.aims import Aim, Verdict, verdicts
+from bench.symcall import AIMS
 
 SAMPLES = {
     "exit": {"CPL 0": [10.0, 10.0, 11.0, 9.0, 10.0], "CPL 3": [20.0, 20.0]},
@@ -119,15 +123,53 @@ def test_steps_as_text() -> None:
 def test_aims_are_judged_by_the_ratio() -> None:
     names = {name for aim in AIMS for name in (aim.subject, aim.base)}
     samples = {name: {"CPL 0": [2.0] * 5, "CPL 3": [2.0] * 5} for name in names}
-    assert all(verdict.met for verdict in verdicts(samples))
-    aim = Aim("CPL 0", "call", "exit", 2.1)
+    assert all(verdict.met for verdict in verdicts(AIMS, samples))
+    aim = Aim("call", "CPL 0", "exit", 2.1)
     assert "met" in str(Verdict(aim, 2.0, 1.9, 2.05))
     assert "missed" in str(Verdict(aim, 2.2, 2.15, 2.3))
     assert "met within the spread" in str(Verdict(aim, 2.0, 1.9, 2.2))
     assert "missed within the spread" in str(Verdict(aim, 2.2, 2.0, 2.3))
-    none = Aim("CPL 0", "call", "exit", 1.0)
+    none = Aim("call", "CPL 0", "exit", 1.0)
     assert "no measurable cost: met" in str(Verdict(none, 1.02, 0.99, 1.05))
     assert "no measurable cost: missed" in str(Verdict(none, 1.02, 1.01, 1.05))
+
+
+# Rounds
+
+
+def test_rounds_are_mirrored_and_their_order_drawn() -> None:
+    seen: list[str] = []
+
+    def subject(name: str) -> dict[str, float]:
+        seen.append(name)
+        return {"figure": 1.0}
+
+    subjects = {name: partial(subject, name) for name in "ABCDE"}
+    samples = stats.interleave(subjects, stats.Plan(4, seed=7))
+    rounds = [seen[at : at + 5] for at in range(0, 20, 5)]
+    assert rounds[1] == rounds[0][::-1]
+    assert rounds[3] == rounds[2][::-1]
+    assert rounds[2] != rounds[0]
+    assert all(sorted(order) == list("ABCDE") for order in rounds)
+    assert {name: len(found["figure"]) for name, found in samples.items()} == dict.fromkeys(
+        "ABCDE", 4
+    )
+
+
+def count_rounds(value: float, plan: stats.Plan) -> int:
+    chance = random.Random(1)
+    subjects = {
+        "base": lambda: {"figure": chance.uniform(1, 1.1)},
+        "other": lambda: {"figure": value * chance.uniform(1, 1.1)},
+    }
+    return len(stats.interleave(subjects, plan)["base"]["figure"])
+
+
+def test_rounds_end_when_the_difference_is_beyond_chance() -> None:
+    assert count_rounds(2.0, stats.Plan(20, "base")) == 8  # for 2 in 12870, and not 2 in 924
+    assert count_rounds(1.0, stats.Plan(20, "base")) == 20
+    assert count_rounds(2.0, stats.Plan(20)) == 20
+    assert count_rounds(1.0, stats.Plan(20, "base", budget=0)) == 2
 
 
 # Programs that hang
@@ -261,4 +303,4 @@ def test_what_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
     bad = tmp_path / "bad"
     bad.write_text(text)
     with pytest.raises(SystemExit, match="bad"):
-        compare.load(str(bad))
+        records.load(str(bad))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench import stats, swap
+from bench import aims, stats, swap
 from pyvmm.cli import logbars, swapdemo, swapload
 from pyvmm.cli.logbars import Bar
 from pyvmm.cli.swapload import DISK, Arm, Load
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SAID: dict[str, Any] = {
-    "schema": 1,
+    "schema": 2,
     "pages": 256,
     "fill": 5000.0,
     "passes": [3700.0, 2400.0, 1700.0],
     "sequential": 900.0,
+    "steady": 800.0,
     "p50": 1600,
     "p99": 5000,
     "p999": 90000,
@@ -83,10 +84,14 @@ def test_figures_are_seconds() -> None:
 
 def test_aims_need_both_sides() -> None:
     samples = {
-        swap.RAM: {swap.LAST: [1e-6] * 3},
-        swap.DIRECT: {swap.LAST: [1.05e-6] * 3, swap.SWAPPED: [4e-6] * 3, swap.FRESH: [1e-6] * 3},
+        swap.RAM: {swap.STEADY: [1e-6] * 3},
+        swap.DIRECT: {
+            swap.STEADY: [1.05e-6] * 3,
+            swap.SWAPPED: [4e-6] * 3,
+            swap.FRESH: [1e-6] * 3,
+        },
     }
-    near, touch = swap.verdicts(samples)
+    near, touch = aims.verdicts(swap.AIMS, samples)
     assert (near.aim.base, near.ratio) == (swap.RAM, pytest.approx(1.05))
     assert str(near).endswith("met")
     assert str(touch).endswith("missed")

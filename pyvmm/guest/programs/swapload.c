@@ -3,9 +3,10 @@
  * swapload [-m MIB] [-p PASSES] [-s SECONDS] [-t MIB]
  *
  * Runs in a guest: works on `-m` MiB of memory at random, read and write, page after page, in
- * passes of as many operations as there are pages or of `-s` seconds, whichever is less. Then, on
- * `-t` MiB that fit into RAM: what a first touch costs, of fresh memory and of memory that was
- * swapped out, and how fast it can be swapped out. Prints one line of JSON after "@@". Times are in
+ * passes of as many operations as there are pages or of `-s` seconds, whichever is less; then in
+ * order, and once more at random, when all pages have been touched since they left. Then, on `-t`
+ * MiB that fit into RAM: what a first touch costs, of fresh memory and of memory that was swapped
+ * out, and how fast it can be swapped out. Prints one line of JSON after "@@". Times are in
  * nanoseconds. Status 1 if a page did not hold what it should.
  */
 #define _GNU_SOURCE
@@ -328,15 +329,16 @@ static struct options parse(int argc, char **argv)
 }
 
 static void tell(const struct options *options, double filled, const double *passes,
-                 double sequential, const struct histogram *histogram, const struct touch *touch)
+                 double sequential, double steady, const struct histogram *histogram,
+                 const struct touch *touch)
 {
-	printf("@@{\"schema\": 1, \"pages\": %zu, \"fill\": %.1f, \"passes\": [", options->pages,
+	printf("@@{\"schema\": 2, \"pages\": %zu, \"fill\": %.1f, \"passes\": [", options->pages,
 	       filled);
 	for (size_t i = 0; i < options->passes; i++)
 		printf("%s%.1f", i ? ", " : "", passes[i]);
-	printf("], \"sequential\": %.1f, \"p50\": %.0f, \"p99\": %.0f, \"p999\": %.0f, "
-	       "\"most\": %.0f",
-	       sequential, percentile(histogram, 0.5), percentile(histogram, 0.99),
+	printf("], \"sequential\": %.1f, \"steady\": %.1f, \"p50\": %.0f, \"p99\": %.0f, "
+	       "\"p999\": %.0f, \"most\": %.0f",
+	       sequential, steady, percentile(histogram, 0.5), percentile(histogram, 0.99),
 	       percentile(histogram, 0.999), histogram->most);
 	printf(", \"fresh\": %.1f, \"swapped\": %.1f, \"touched\": %zu, \"out\": %.0f, "
 	       "\"wrong\": %llu}\n",
@@ -347,7 +349,7 @@ int main(int argc, char **argv)
 {
 	struct options options = parse(argc, argv);
 	uint64_t *at = memory(options.pages), state = 88172645463325252ull;
-	double passes[PASSES], filled = fill_all(at, options.pages), sequential;
+	double passes[PASSES], filled = fill_all(at, options.pages), sequential, steady;
 	struct histogram histogram;
 	struct touch touch;
 
@@ -355,8 +357,9 @@ int main(int argc, char **argv)
 		passes[i] = random_pass(at, options.pages, options.limit, &state);
 	histogram = timed_pass(at, options.pages, options.limit, &state);
 	sequential = sequential_pass(at, options.pages, options.limit);
+	steady = random_pass(at, options.pages, options.limit, &state);
 	munmap(at, options.pages * PAGE);
 	touch = touches(options.touched, options.limit, &state);
-	tell(&options, filled, passes, sequential, &histogram, &touch);
+	tell(&options, filled, passes, sequential, steady, &histogram, &touch);
 	return wrong ? 1 : 0;
 }
