@@ -8,14 +8,8 @@ import importlib
 import sys
 
 from bench import options
+from bench.suites import SUITES
 
-SUITES = {
-    "exits": "cost of an exit to user space: bare C loop, C, Python hook",
-    "symcall": "a call into the guest: C and Python, from CPL 0 and 3, its steps, against calls without care",
-    "boot": "launch to init and to exit against QEMU microvm and kvmtool (on a KVM that boots Linux)",
-    "swap": "SwapBypass against RAM, stock swap and zram (on a KVM that boots Linux)",
-    "disk": "virtio-blk against QEMU with an I/O thread (on a KVM that boots Linux)",
-}
 #: What measures nothing.
 OTHERS = {
     "torture": "memory used in every way while it is swapped, checked (on a KVM that boots Linux)",
@@ -26,7 +20,8 @@ OTHERS = {
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     sub = parser.add_subparsers(dest="suite", required=True)
-    for name, text in {**SUITES, **OTHERS}.items():
+    texts = {name: suite.text for name, suite in SUITES.items()}
+    for name, text in {**texts, **OTHERS}.items():
         suite = sub.add_parser(name, help=text)
         if name in SUITES:
             options.add(suite)

@@ -13,7 +13,7 @@ from bench.stats import Samples
 class Aim(NamedTuple):
     """`figure` of a subject is to be at most `limit` times `base_figure` of the base; "": the same one.
 
-    A limit of 1 means that there is no cost that can be measured.
+    A limit of 1 is met if the difference is none that can be measured.
     """
 
     subject: str
@@ -38,19 +38,20 @@ class Verdict(NamedTuple):
 
     @property
     def met(self) -> bool:
-        """By the ratio; where no cost is the aim, if the interval reaches it."""
+        """By the ratio; where no difference is the aim, if the interval reaches it."""
         return (self.low if self.aim.limit == 1 else self.ratio) <= self.aim.limit
 
     @property
     def word(self) -> str:
         """ "met" or "missed", and whether another run may say otherwise."""
         word = "met" if self.met else "missed"
-        near = self.aim.limit != 1 and self.low <= self.aim.limit < self.high
+        limit = self.aim.limit
+        near = self.low <= limit < (self.ratio if limit == 1 else self.high)
         return word + " within the spread" * near
 
     @property
     def limit(self) -> str:
-        return "no measurable cost" if self.aim.limit == 1 else f"at most {self.aim.limit:.4g}"
+        return f"at most {self.aim.limit:.4g}"
 
     @property
     def what(self) -> str:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from bench.aims import Aim, text, verdicts
 READY = b"@@READY@@"
 CMDLINE = "console=ttyS0 quiet loglevel=3 panic=-1 8250.nr_uarts=1"
 SECONDS = 120
+NAME = f"bench{os.getpid()}"
 
 OURS, OURS_BZ = "pyvmm vmlinux", "pyvmm bzImage"
 MICROVM, MICROVM_BZ = "QEMU microvm vmlinux", "QEMU microvm bzImage"
@@ -61,33 +63,25 @@ def launch(command: list[str]) -> dict[str, float]:
     return {INIT: ready, EXIT: total}
 
 
-def initrd_with_command(guest: Any, folder: str) -> str:
-    """The guest's initramfs, with the command that says the word, as one file for every VMM."""
+def initrd_with_command(guest: Any, folder: str, argv: Sequence[str]) -> str:
+    """The guest's initramfs, with the command that it runs, as one file for every VMM."""
     from pyvmm.guest.overlay import overlay
 
     path = Path(folder) / "initrd"
-    extra = overlay(["echo", READY.decode()])
+    extra = overlay(argv)
     path.write_bytes(Path(guest.initramfs).read_bytes() + extra)
     return str(path)
 
 
-def commands(guest: Any, initrd: str, lkvm: str | None) -> dict[str, list[str]]:
+def commands(guest: Any, initrd: str, lkvm: str | None, mib: int = 256) -> dict[str, list[str]]:
+    """How each VMM is started with a guest of so much memory."""
     pyvmm = [
-        sys.executable,
-        "-m",
-        "pyvmm",
-        "run",
-        "--console",
-        "serial",
-        "-m",
-        "256M",
-        "-i",
-        initrd,
-    ]
+        sys.executable, "-m", "pyvmm", "run", "--console", "serial", "-m", f"{mib}M", "-i", initrd,
+    ]  # fmt: skip
     params = ["-p", "quiet loglevel=3"]
     microvm = [
         "qemu-system-x86_64", "-M", "microvm,accel=kvm,acpi=off,rtc=off,pit=on,pic=on", "-cpu", "max",
-        "-m", "256", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
+        "-m", str(mib), "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
         "-no-reboot", "-initrd", initrd,
     ]  # fmt: skip
     ending = CMDLINE + " reboot=t pyvmm.end=reboot"
@@ -99,8 +93,8 @@ def commands(guest: Any, initrd: str, lkvm: str | None) -> dict[str, list[str]]:
     }
     if lkvm:
         result[KVMTOOL] = [
-            lkvm, "run", "-k", guest.kernel, "-i", initrd, "-m", "256", "-c", "1", "--console", "serial",
-            "-p", CMDLINE + " reboot=k pyvmm.end=reboot", "--name", f"bench{os.getpid()}",
+            lkvm, "run", "-k", guest.kernel, "-i", initrd, "-m", str(mib), "-c", "1", "--console", "serial",
+            "-p", CMDLINE + " reboot=k pyvmm.end=reboot", "--name", NAME,
         ]  # fmt: skip
     return result
 
@@ -117,7 +111,7 @@ def main(args: argparse.Namespace) -> None:
     guest = find_guest(args.linux)
     base = KVMTOOL if args.lkvm else MICROVM
     with tempfile.TemporaryDirectory() as folder:
-        initrd = initrd_with_command(guest, folder)
+        initrd = initrd_with_command(guest, folder, ["echo", READY.decode()])
         todo = commands(guest, initrd, args.lkvm)
         for command in todo.values():
             launch(command)  # the page cache is warm for everybody

@@ -7,7 +7,7 @@ import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench import record, stats
 
@@ -96,6 +96,33 @@ def plot(
     if path:
         picture(path, title_of(suite), bars(samples, base), {}, unit, scale)
         print(f"\n{path}")
+
+
+def curve(path: str, title: str, found: Mapping[str, Any]) -> None:
+    """Writes a PNG with a line for each subject of a record, whose `x` says where figures are. Wants matplotlib."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(10, 5.5), layout="constrained")
+    for name, figures in found["samples"].items():
+        points = sorted((found["x"][label], values) for label, values in figures.items())
+        middles = [statistics.median(values) * found["scale"] for _, values in points]
+        ranges = [[value * found["scale"] for value in quartiles(values)] for _, values in points]
+        spread = [
+            [middle - low for middle, (low, _) in zip(middles, ranges, strict=True)],
+            [high - middle for middle, (_, high) in zip(middles, ranges, strict=True)],
+        ]
+        axes.errorbar([at for at, _ in points], middles, yerr=spread, marker="o", label=name)
+    axes.set_yscale("log")
+    axes.set_xlabel(found["x_label"])
+    axes.set_ylabel(f"{found['unit']} an operation; median and quartiles (log scale)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
 
 
 def colour_of(name: str) -> str:

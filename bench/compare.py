@@ -80,17 +80,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     old, new = record.load(args.old), record.load(args.new)
-    for text in differences(old, new):
-        print(f"not the same in both: {text}")
-    made = changes(old["samples"], new["samples"])
+    made = compare(old, new)
     if not made:
         raise SystemExit("bench: the two have no figure in common")
-    report(old, new, made)
     if args.json:
         rows = [{**one._asdict(), "verdict": one.verdict} for one in made]
         Path(args.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if any(one.verdict == "worse" for one in made):
         raise SystemExit(1)
+
+
+def compare(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
+    """Prints what is not comparable, and each change; returns these."""
+    for text in differences(old, new):
+        print(f"not the same in both: {text}")
+    made = changes(old["samples"], new["samples"])
+    if made:
+        report(old, new, made)
+    return made
 
 
 def report(old: dict[str, Any], new: dict[str, Any], made: list[Change]) -> None:

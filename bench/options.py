@@ -9,6 +9,9 @@ import random
 
 from bench.stats import Plan
 
+#: Seconds of one guest that is measured.
+PATIENCE = 600.0
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="the record (bench/out/SUITE.json)")

@@ -8,9 +8,13 @@ first touches. What is reported are times, so that less is better.
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import socket
 import subprocess
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +27,7 @@ from pyvmm.cli.swapload import DISK, ZRAM, Arm, Load
 
 MIB = 1 << 20
 GUEST_MIB = 256
+QMP_PATIENCE = 60.0
 RAM = "RAM"
 QEMU = "stock, QEMU"
 STOCK = "stock, pyvmm"
@@ -30,6 +35,8 @@ UNPATCHED = "unpatched kernel"
 OFF = "bypass off"
 SYMCALL = "symcall"
 DIRECT = "direct"
+ZSWAP = swapload.ZSWAP
+BALLOON = "balloon, QEMU"
 CMDLINE = "console=ttyS0 quiet loglevel=3 panic=-1 8250.nr_uarts=1 reboot=t pyvmm.end=reboot"
 
 LAST = "at random, last pass"
@@ -45,7 +52,9 @@ PARTS = {"p50": "p50", "p99": "p99", "p99.9": "p999"}
 LEGEND = f"""\
 The guest has {GUEST_MIB} MiB, in "{RAM}" all that is wanted. stock: an ordinary virtio-blk disk in the host's memory.
 unpatched kernel: the same for a guest whose kernel lacks the patches.
-bypass off: the disk that can be bypassed, with that switched off. zram: compressed in the guest's own RAM.
+bypass off: the disk that can be bypassed, with that switched off. zram: compressed in the guest's own RAM; zswap: the
+same, in a fifth of it, before a stock disk. balloon: all that is wanted, of which the host has taken the rest away and
+gives it back when the guest runs out, 1 MiB at a time.
 An operation checks a page and writes to it; a pass has as many as there are pages, or ends when its time is over: the
 slow ones have not been everywhere by then. all touched: since they were swapped out. first touch: of memory that has
 room in RAM, so that nothing has to leave for it. swap-out: until the last write of MADV_PAGEOUT is done."""
@@ -105,48 +114,97 @@ def by_pyvmm(arms: Arms, arm: Arm, guest: Any = None) -> Measure:
     )
 
 
-def qemu_command(arms: Arms, folder: str, swap: str) -> list[str]:
-    """The same kernel and program under QEMU, with an I/O thread for the disk."""
+def qemu_command(arms: Arms, arm: Arm, folder: str, *devices: str) -> list[str]:
+    """The same kernel and program under QEMU."""
     from pyvmm.guest.overlay import overlay
     from pyvmm.guest.program import program
 
-    argv = swapload.command(Arm(QEMU, GUEST_MIB, DISK), arms.swap_mib * MIB, arms.load)
-    initrd = Path(folder) / "initrd"
+    argv = swapload.command(arm, arms.swap_mib * MIB, arms.load)
+    initrd = Path(folder) / f"initrd-{arm.swap}"
     extra = overlay(argv, files={swapload.PROGRAM: program("swapload")})
     initrd.write_bytes(Path(arms.guest.initramfs).read_bytes() + extra)
     return [
         "qemu-system-x86_64", "-M", "microvm,accel=kvm,acpi=off,rtc=off,auto-kernel-cmdline=on", "-cpu", "max",
-        "-m", str(GUEST_MIB), "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
-        "-object", "iothread,id=io", "-drive", f"file={swap},if=none,id=d,format=raw,aio=threads,cache=writeback",
-        "-device", f"virtio-blk-device,drive=d,iothread=io,serial={swapload.SERIAL}",
-        "-global", "virtio-mmio.force-legacy=false",
+        "-m", str(arm.memory), "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
+        *devices, "-global", "virtio-mmio.force-legacy=false",
         "-kernel", arms.guest.vmlinux, "-initrd", str(initrd), "-append", CMDLINE,
     ]  # fmt: skip
 
 
 def by_qemu(arms: Arms, folder: str) -> Measure:
-    """One run under QEMU, with a fresh file in memory."""
+    """One run under QEMU, with a fresh file in memory, and an I/O thread for it."""
     swap = Path(folder) / "swap"
-    command = qemu_command(arms, folder, str(swap))
+    command = qemu_command(
+        arms, Arm(QEMU, GUEST_MIB, DISK), folder,
+        "-object", "iothread,id=io", "-drive", f"file={swap},if=none,id=d,format=raw,aio=threads,cache=writeback",
+        "-device", f"virtio-blk-device,drive=d,iothread=io,serial={swapload.SERIAL}",
+    )  # fmt: skip
 
     def run() -> dict[str, float]:
         swap.unlink(missing_ok=True)
         with swap.open("wb") as file:
             os.truncate(file.fileno(), arms.swap_mib * MIB)
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            timeout=arms.timeout, check=False,
-        )  # fmt: skip
-        return figures(swapload.parse(done.stdout.decode("utf-8", "replace")))
+        return finished(command, arms.timeout)
 
     return run
 
 
+def finished(command: list[str], timeout: float) -> dict[str, float]:
+    """What the program in a QEMU said."""
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        timeout=timeout, check=False,
+    )  # fmt: skip
+    return figures(swapload.parse(done.stdout.decode("utf-8", "replace")))
+
+
+def by_balloon(arms: Arms, folder: str) -> Measure:
+    """One run under QEMU with all the memory, of which a balloon takes what the others have as swap."""
+    arm = Arm(BALLOON, GUEST_MIB + arms.swap_mib, swapload.BALLOON)
+    door = str(Path(folder) / "qmp")
+    command = qemu_command(
+        arms, arm, folder,
+        "-device", "virtio-balloon-device,deflate-on-oom=on", "-qmp", f"unix:{door},server=on,wait=off",
+    )  # fmt: skip
+
+    def run() -> dict[str, float]:
+        Path(door).unlink(missing_ok=True)
+        asking = threading.Thread(target=inflate, args=(door, GUEST_MIB * MIB), daemon=True)
+        asking.start()
+        return finished(command, arms.timeout)
+
+    return run
+
+
+def inflate(door: str, left: int) -> None:
+    """Asks QEMU, which may not be there yet, for a balloon that leaves so many bytes (QEMU Machine Protocol)."""
+    deadline = time.monotonic() + QMP_PATIENCE
+    while not Path(door).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    orders = ({"execute": "qmp_capabilities"}, {"execute": "balloon", "arguments": {"value": left}})
+    with socket.socket(socket.AF_UNIX) as qmp:
+        qmp.settimeout(QMP_PATIENCE)
+        qmp.connect(door)
+        with qmp.makefile("rb") as answers:
+            answers.readline()
+            for order in orders:
+                qmp.sendall(json.dumps(order).encode())
+                answers.readline()
+
+
 def subjects(arms: Arms, folder: str) -> dict[str, Measure]:
     """All arms, by the names that are shown."""
-    of_guest = {STOCK: DISK, OFF: "off", ZRAM: ZRAM, SYMCALL: "symcall", DIRECT: "direct"}
+    of_guest = {
+        STOCK: DISK,
+        OFF: "off",
+        ZRAM: ZRAM,
+        ZSWAP: ZSWAP,
+        SYMCALL: "symcall",
+        DIRECT: "direct",
+    }
     made = {RAM: by_pyvmm(arms, Arm(RAM, GUEST_MIB + arms.swap_mib, "none"))}
     made[QEMU] = by_qemu(arms, folder)
+    made[BALLOON] = by_balloon(arms, folder)
     if arms.plain:
         made[UNPATCHED] = by_pyvmm(arms, Arm(UNPATCHED, GUEST_MIB, DISK), arms.plain)
     for name, swap in of_guest.items():
@@ -179,14 +237,27 @@ def main(args: argparse.Namespace) -> None:
     args.seconds = args.seconds or (1 if args.quick else 5)
     options.check_plot(args)
     load = Load(args.memory, seconds=args.seconds)
-    unpatched = not args.arm or UNPATCHED in args.arm
-    plain = find_guest(f"{args.linux}-plain") if unpatched else None
-    arms = Arms(find_guest(args.linux), plain, args.swap, load, args.timeout)
+    arms = Arms(
+        find_guest(args.linux), find_plain(args.linux, args.arm), args.swap, load, args.timeout
+    )
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         made = chosen(subjects(arms, folder), args.arm)
         plan = options.plan(args, base_of(made), rounds=7, quick=2)
         samples = stats.interleave(made, plan, lambda found: write(args, load, found))
     report(args, samples, verdicts(AIMS, samples))
+
+
+def find_plain(linux: str, arms: Sequence[str]) -> Any:
+    """The guest without patches, if its arm is asked for, or if it is there; else None."""
+    from pyvmm.cli.plan import find_guest
+    from pyvmm.guest.cache import find
+
+    name = f"{linux}-plain"
+    if UNPATCHED in arms:
+        return find_guest(name)
+    if not arms and find(name) is None:
+        print(f'without "{UNPATCHED}"; to have it: pyvmm guest build --linux {name}')
+    return None if arms else find(name)
 
 
 def base_of(made: Collection[str]) -> str:

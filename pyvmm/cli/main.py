@@ -31,6 +31,7 @@ COMMANDS = {
     "top": "watch a running VM: its load, its exits, its guest's memory and swapping",
     "swap": "show and change how a running guest uses its swap disk",
     "symcall": "call into the kernel of a running guest",
+    "bench": "measure pyvmm against its peers, and make one report of it",
     "lab": "run a command inside an outer Linux with emulated SVM",
 }
 

@@ -24,17 +24,25 @@ MIB = 1 << 20
 ZRAM = "zram"
 #: Swaps to an ordinary disk in the host's memory.
 DISK = "disk"
+#: The same, behind compressed memory of its own.
+ZSWAP = "zswap"
+#: Has memory that somebody keeps a balloon in, and does not swap.
+BALLOON = "balloon"
+#: Free memory, in KiB, at which the balloon is as large as it will be.
+INFLATED = 224 << 10
 
 SCRIPT = f"""
 device=
 case $1 in
     {ZRAM}) echo 0 > /proc/sys/vm/page-cluster; echo $2 > /sys/block/zram0/disksize && device=/dev/zram0;;
     none) ;;
+    {BALLOON}) until awk '/^MemFree/ {{ exit $2 > {INFLATED} }}' /proc/meminfo; do sleep 0.1; done;;
     *) for disk in /sys/block/vd*; do
         [ "$(cat $disk/serial 2> /dev/null)" = {SERIAL} ] && device=/dev/${{disk##*/}}
     done;;
 esac
-if [ $1 != none ]; then
+[ $1 = {ZSWAP} ] && echo 1 > /sys/module/zswap/parameters/enabled
+if [ $1 != none ] && [ $1 != {BALLOON} ]; then
     grep -q "^$device " /proc/swaps || {{ mkswap $device > /dev/null && swapon $device; }} ||
         {{ echo "the guest cannot swap by $1"; exit 1; }}
 fi
@@ -44,7 +52,10 @@ exec {PROGRAM} "$@"
 
 
 class Arm(NamedTuple):
-    """A guest: its RAM in MiB, and how it swaps. `swap` is "none", ZRAM, DISK, or a mode of the swap bypass."""
+    """A guest: its RAM in MiB, and how it swaps.
+
+    `swap` is "none", ZRAM, ZSWAP, DISK, or a mode of the swap bypass; BALLOON only elsewhere.
+    """
 
     name: str
     memory: int
@@ -94,7 +105,7 @@ def add_swap(vm: VM, arm: Arm, swap_bytes: int) -> int | None:
     """Gives the machine what the arm swaps to. A descriptor that comes back is the caller's to close."""
     if arm.swap in ("none", ZRAM):
         return None
-    if arm.swap != DISK:
+    if arm.swap not in (DISK, ZSWAP):
         vm.add_swap(swap_bytes, arm.swap, serial=SERIAL, policy="always")
         return None
     fd = os.memfd_create(SERIAL, os.MFD_CLOEXEC)

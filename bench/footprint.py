@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What guests cost that do nothing: start of one and of several at once, memory beyond theirs, CPU, against QEMU."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+from bench import boot, options, record, stats
+from bench.aims import Aim, text, verdicts
+
+OURS, QEMU, KVMTOOL = "pyvmm", "QEMU microvm", "kvmtool"
+MEMORY_MIB = 128
+#: Seconds before CPU time and memory are looked at, and how long CPU time is.
+SETTLE, IDLE = 3.0, 10.0
+#: Mappings of so many KiB that can be written are the guest's memory.
+GUESTS_OWN = 64 << 10
+MIB_OF_KIB = 1 / 1024
+NOTES = f"""\
+Linux guests of {MEMORY_MIB} MiB and one vCPU, which sleep. Start: from the launch of all to the first word of the last
+one's command. Memory: proportional set size (PSS) of a process without its guest's memory, the mean of all that run.
+CPU: of a process, with its vCPU, over {IDLE:.0f} s, the mean of all. What the host's kernel does does not count."""
+
+
+def start(count: int) -> str:
+    return f"start of {count}, s"
+
+
+def memory(count: int) -> str:
+    return f"memory of each of {count}, MiB"
+
+
+def idle(count: int) -> str:
+    return f"CPU of each of {count}, idle, %"
+
+
+def beyond_the_guests(pid: int) -> float:
+    """MiB of a process's memory, shared pages by their share (proc_pid_smaps(5)), without its guest's."""
+    total, wanted = 0, True
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        first, _, rest = line.partition(" ")
+        if "-" in first and not first.endswith(":"):
+            low, high = (int(part, 16) for part in first.split("-"))
+            wanted = not (rest[1] == "w" and (high - low) >> 10 >= GUESTS_OWN)
+        elif first == "Pss:" and wanted:
+            total += int(rest.split()[0])
+    return total * MIB_OF_KIB
+
+
+def cpu_seconds(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def launch(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+@contextmanager
+def running(commands: Sequence[Sequence[str]]) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """All of them, until the end of the block."""
+    made: list[subprocess.Popen[bytes]] = []
+    try:
+        made += [launch(command) for command in commands]
+        yield made
+    finally:
+        for process in made:
+            process.kill()
+        for process in made:
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+def wait_for_all(processes: Sequence[subprocess.Popen[bytes]], patience: float) -> None:
+    """Until each guest has said its word."""
+    said = {process.stdout: b"" for process in processes if process.stdout}
+    waiting = list(said)
+    deadline = time.monotonic() + patience
+    while waiting:
+        ready, _, _ = select.select(waiting, [], [], max(0, deadline - time.monotonic()))
+        if not ready:
+            raise RuntimeError(f"{len(waiting)} of {len(said)} guests never spoke")
+        for stream in ready:
+            data = os.read(stream.fileno(), 65536)
+            said[stream] += data
+            if not data:
+                raise RuntimeError(f"a guest ended: {said[stream][-2000:]!r}")
+            if boot.READY in said[stream]:
+                waiting.remove(stream)
+
+
+def measure(command: Sequence[str], counts: Sequence[int]) -> dict[str, float]:
+    """All figures of one VMM."""
+    found = {}
+    for count in counts:
+        begin = time.perf_counter()
+        with running([named(command, number) for number in range(count)]) as processes:
+            wait_for_all(processes, boot.SECONDS * (1 + count / 4))
+            found[start(count)] = time.perf_counter() - begin
+            time.sleep(SETTLE)
+            pids = [process.pid for process in processes]
+            found[memory(count)] = sum(map(beyond_the_guests, pids)) / count
+            before, begin = sum(map(cpu_seconds, pids)), time.perf_counter()
+            time.sleep(IDLE)
+            used, passed = sum(map(cpu_seconds, pids)) - before, time.perf_counter() - begin
+            # The kernel counts in hundredths of a second: nothing at all is less than one.
+            found[idle(count)] = max(used, 0.01) / passed / count * 100
+    return found
+
+
+def named(command: Sequence[str], number: int) -> list[str]:
+    """kvmtool wants a name that no other has."""
+    return [word.replace(boot.NAME, f"{boot.NAME}-{number}") for word in command]
+
+
+def aims(counts: Sequence[int]) -> list[Aim]:
+    of_each = (start, memory, idle)
+    return [Aim(OURS, figure(count), QEMU, 1) for count in counts for figure in of_each]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--linux", default="6.12")
+    parser.add_argument("--guests", type=int, default=8, help="at once, beside one alone (8)")
+    parser.add_argument("--lkvm", default=shutil.which("lkvm"), help="kvmtool's program")
+
+
+def main(args: argparse.Namespace) -> None:
+    from pyvmm.cli.plan import find_guest
+
+    options.check_plot(args)
+    guest = find_guest(args.linux)
+    counts = [1, args.guests]
+    with tempfile.TemporaryDirectory() as folder:
+        script = f"echo {boot.READY.decode()}; exec sleep 1000000"
+        initrd = boot.initrd_with_command(guest, folder, ["sh", "-c", script])
+        made = boot.commands(guest, initrd, args.lkvm, MEMORY_MIB)
+        names = {boot.OURS: OURS, boot.MICROVM: QEMU, boot.KVMTOOL: KVMTOOL}
+        subjects = {
+            names[name]: partial(measure, command, counts)
+            for name, command in made.items()
+            if name in names
+        }
+        samples = stats.interleave(subjects, options.plan(args, QEMU, rounds=7, quick=2))
+    judged = verdicts(aims(counts), samples)
+    print(NOTES)
+    print(stats.table(samples, QEMU, "", 1))
+    print(text(judged))
+    record.write(
+        args.json, "footprint", samples, base=QEMU, scale=1, unit="as named", judged=judged,
+        notes=NOTES, linux=args.linux,
+    )  # fmt: skip

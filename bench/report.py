@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All records of a folder as one page: report.html, which needs no other file, summary.md, and a picture a suite."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from bench import chart, results
+from bench import record as records
+from pyvmm.cli import logbars
+
+#: A picture whose bars differ by more than this has a logarithmic scale.
+FAR = 20.0
+
+STYLE = """
+body { font: 15px/1.45 sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em; color: #222; background: #fff }
+table { border-collapse: collapse; margin: 1em 0 }
+td, th { padding: .15em .7em; text-align: right; border-bottom: 1px solid #ddd }
+td:first-child, th:first-child { text-align: left }
+tr.figure td { font-weight: bold; border: 0; padding-top: .8em }
+.met { color: #1a7a2e } .missed { color: #b3261e } .notes, .machine { color: #555 } img { max-width: 100% }
+@media (prefers-color-scheme: dark) {
+  body { color: #ddd; background: #181818 } td, th { border-color: #444 } img { background: #fff }
+  .met { color: #6fcf83 } .missed { color: #ff8a80 } .notes, .machine { color: #aaa }
+}
+"""
+
+LAB = """\
+These figures come from a CPU that an emulator makes: each instruction takes about as long as any other, and memory is
+as fast as a cache. How much code a path has shows; what caches, TLBs and the world switches of a real processor make of
+it does not. The same command on real hardware says what that does."""
+COUNTED = """\
+Time was counted in instructions, 4 ns each, whatever the host did. The spread is that of the work itself."""
+SOFTWARE = """\
+This KVM emulates guests' kernel code in software, so that an exit costs little more than other system calls."""
+
+
+def caution(machine: dict[str, Any]) -> str:
+    """What figures from such a machine can tell."""
+    lab = str(machine.get("lab", ""))
+    if lab:
+        return f"{LAB} {COUNTED}" if lab.endswith("-icount") else LAB
+    return "" if machine.get("kvm") in ("kvm_amd", "kvm_intel") else SOFTWARE
+
+
+def picture(record: dict[str, Any], target: Path) -> None:
+    """A panel of bars for each figure, or lines where figures are points of a curve."""
+    machine = records.machine_text(record["machine"])
+    title = f"{record['suite']}, {record['revision']}, {machine}"
+    samples = record["samples"]
+    if "x" in record:
+        chart.curve(str(target), title, record)
+        return
+    medians = [found.median for found in results.rows(record) if found.median > 0]
+    if max(medians) / min(medians) < FAR:
+        bars = chart.bars(samples, record["base"])
+        chart.picture(str(target), title, bars, {}, record["unit"], record["scale"])
+        return
+    panels = {}
+    for figure in results.figures(record):
+        rows = [found for found in results.rows(record) if found.figure == figure and found.low > 0]
+        panels[figure] = [
+            logbars.Bar(
+                row.subject, *(value / record["scale"] for value in (row.median, row.low, row.high))
+            )
+            for row in rows
+        ]
+    logbars.picture(target, title, {name: bars for name, bars in panels.items() if bars})
+
+
+def table(record: dict[str, Any]) -> str:
+    """All figures, as HTML."""
+    base = html.escape(record["base"])
+    lines = [
+        f"<table><tr><th></th><th>median, {record['unit']}</th><th>quartiles</th><th>samples</th>"
+        f"<th>ratio to {base} (95%)</th><th>chance of none</th></tr>"
+    ]
+    figure = None
+    for found in results.rows(record):
+        if found.figure != figure:
+            figure = found.figure
+            lines.append(f'<tr class="figure"><td colspan="6">{html.escape(figure)}</td></tr>')
+        cells = (
+            html.escape(found.subject),
+            results.number(found.median),
+            f"{results.number(found.low)} to {results.number(found.high)}",
+            str(found.n),
+            results.ratio_text(found),
+            html.escape(results.chance_text(found)),
+        )
+        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return "\n".join([*lines, "</table>"])
+
+
+def aims_table(record: dict[str, Any]) -> str:
+    """Each aim with what was measured, as HTML."""
+    if not record["aims"]:
+        return ""
+    lines = ["<table><tr><th>aim</th><th>at most</th><th>ratio (95%)</th><th></th></tr>"]
+    for aim in record["aims"]:
+        kind = "met" if aim["word"].startswith("met") else "missed"
+        ratio = f"{results.number(aim['ratio'])} ({results.number(aim['low'])} to {results.number(aim['high'])})"
+        lines.append(
+            f"<tr><td>{html.escape(aim['aim'])}</td><td>{limit_text(aim)}</td><td>{ratio}</td>"
+            f'<td class="{kind}">{html.escape(aim["word"])}</td></tr>'
+        )
+    return "\n".join([*lines, "</table>"])
+
+
+def limit_text(aim: dict[str, Any]) -> str:
+    """What it is to be at most."""
+    limit: float = aim["limit"]
+    whole = round(1 / limit)
+    return f"1/{whole}" if whole > 1 and abs(whole * limit - 1) < 1e-9 else f"{limit:.4g}"
+
+
+def machine_lines(machine: dict[str, Any]) -> str:
+    """Where it was measured."""
+    shown = ("cpu", "cpus", "kvm", "paging", "lab", "kernel", "python", "qemu", "load", "time")
+    parts = [f"{key}: {machine[key]}" for key in shown if machine.get(key) not in (None, "")]
+    return html.escape("; ".join(parts))
+
+
+def section(record: dict[str, Any], image: Path) -> str:
+    """One suite."""
+    parts = [f"<h2>{html.escape(record['suite'])}</h2>"]
+    parts.append(
+        f'<p class="machine">{html.escape(record["revision"])}; {machine_lines(record["machine"])}</p>'
+    )
+    parts += [f'<p class="notes">{html.escape(record["notes"])}</p>'] if record["notes"] else []
+    parts += [
+        f'<p class="notes">{html.escape(text)}</p>' for text in [caution(record["machine"])] if text
+    ]
+    parts.append(aims_table(record))
+    if image.exists():
+        data = base64.b64encode(image.read_bytes()).decode()
+        parts.append(f'<p><img alt="" src="data:image/png;base64,{data}"></p>')
+    parts.append(table(record))
+    return "\n".join(parts)
+
+
+def summary(found: Iterable[dict[str, Any]]) -> str:
+    """The aims of all suites and the medians, as Markdown."""
+    lines = []
+    for record in found:
+        machine = record["machine"]
+        lines += [f"## {record['suite']}", ""]
+        lines += [
+            f"{record['revision']}, {records.machine_text(machine)}, {machine['time']}.",
+            "",
+        ]
+        if record["aims"]:
+            lines += [
+                "| aim | at most | ratio | 95% interval | |",
+                "| --- | --- | --- | --- | --- |",
+            ]
+            lines += [
+                f"| {aim['aim']} | {limit_text(aim)} | {results.number(aim['ratio'])} |"
+                f" {results.number(aim['low'])} to {results.number(aim['high'])} | {aim['word']} |"
+                for aim in record["aims"]
+            ]
+            lines.append("")
+        lines += [
+            f"| figure | subject | median, {record['unit']} | quartiles | ratio to {record['base']} (95%) | n |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        lines += [
+            f"| {row.figure} | {row.subject} | {results.number(row.median)} |"
+            f" {results.number(row.low)} to {results.number(row.high)} | {results.ratio_text(row)} | {row.n} |"
+            for row in results.rows(record)
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def is_record(path: Path) -> bool:
+    """Whether it is one of these, and not another JSON file."""
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(read, dict) and read.get("schema") == records.SCHEMA and "samples" in read
+
+
+def write(folder: Path) -> Path:
+    """Makes the page of the records in a folder, and returns it. Without matplotlib it has no pictures."""
+    paths = [path for path in sorted(folder.glob("*.json")) if is_record(path)]
+    if not paths:
+        raise SystemExit(f"bench: no record of a benchmark is in {folder}")
+    found = [records.load(path) for path in paths]
+    sections = []
+    for path, record in zip(paths, found, strict=True):
+        image = path.with_suffix(".png")
+        if logbars.available():
+            picture(record, image)
+        sections.append(section(record, image))
+    page = folder / "report.html"
+    page.write_text(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>pyvmm benchmarks</title>'
+        f"<style>{STYLE}</style><h1>pyvmm benchmarks</h1>\n" + "\n".join(sections) + "\n</html>\n",
+        encoding="utf-8",
+    )
+    (folder / "summary.md").write_text(summary(found), encoding="utf-8")
+    return page

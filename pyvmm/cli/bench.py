@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pyvmm bench`: measures pyvmm against its peers, here or in the lab, and makes one report of it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyvmm.errors import ConfigError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from typing import BinaryIO
+
+    from pyvmm.lab import Lab
+
+ALL = "all"
+#: A suite did not end well, or a figure got worse.
+FAILED = 1
+LAB_MEMORY = "8G"
+
+
+def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
+    """Adds the subcommand's options."""
+    parser = sub.add_parser(
+        "bench",
+        help="measure pyvmm against its peers, and make one report of it",
+        description="Runs suites of benchmarks, those that boot Linux in the lab where this machine's KVM cannot, and "
+        "writes all samples as JSON, a page with tables and pictures (report.html) and a summary in Markdown. "
+        "Without SUITE it says which there are.",
+    )
+    add = parser.add_argument
+    add("suites", metavar="SUITE", nargs="*", help="one or more, or all")
+    add("--out", metavar="FOLDER", help="where to (bench/out/DATE)")
+    add("--quick", action="store_true", help="few rounds, little work in each")
+    add("--rounds", type=int, metavar="N", help="at most so many; each suite has its own idea")
+    add("--budget", type=float, metavar="MINUTES", help="of each suite: no new round after so long")
+    add("--linux", default="6.12", help="which guest (%(default)s)")
+    add("--lab", action="store_true", help="everything in the lab")
+    add("--icount", action="store_true", help="the same, with time counted in instructions")
+    add("--compare", metavar="OLD", help="an earlier FOLDER; the status is 1 if a figure got worse")
+    add("--report", metavar="FOLDER", help="measure nothing: make the report of this one again")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measures, reports, and returns 1 if a suite failed or a figure got worse."""
+    old = Path(args.compare).absolute() if args.compare else None
+    again = Path(args.report).absolute() if args.report else None
+    out = Path(args.out).absolute() if args.out else None
+    enter_source_tree()
+    if again:
+        return report(again, old)
+    suites = importlib.import_module("bench.suites").SUITES
+    if not args.suites:
+        print("\n".join(f"{name:10} {suite.text}" for name, suite in suites.items()))
+        return 0
+    names = chosen(args.suites, list(suites))
+    folder = out or Path(time.strftime("bench/out/%Y-%m-%d-%H%M%S")).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    failed = measure(args, {name: suites[name].linux for name in names}, folder)
+    if len(failed) < len(names):
+        worse = report(folder, old)
+    for name in failed:
+        print(f"bench: {name} failed; what it said is in {folder / name}.txt", file=sys.stderr)
+    return FAILED if failed else worse
+
+
+def enter_source_tree() -> None:
+    """Benchmarks are no part of what is installed. Raises ConfigError where they are not beside the package."""
+    import pyvmm
+
+    root = Path(pyvmm.__file__).resolve().parents[1]
+    if not (root / "bench" / "suites.py").exists():
+        raise ConfigError(
+            "the benchmarks are in pyvmm's source tree: get it, and run `make bench` in it"
+        )
+    os.chdir(root)
+    sys.path.insert(0, str(root))
+
+
+def chosen(given: Sequence[str], known: list[str]) -> list[str]:
+    """The suites that are meant, in their own order. Raises ConfigError for what is none."""
+    unknown = set(given) - {*known, ALL}
+    if unknown:
+        raise ConfigError(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    return [name for name in known if ALL in given or name in given]
+
+
+def measure(args: argparse.Namespace, linux: dict[str, bool], folder: Path) -> list[str]:
+    """Runs suites, of which `linux` says whether they boot it; those that failed."""
+    from pyvmm.probe import probe
+
+    found = probe()
+    inside = {
+        name: args.lab
+        or args.icount
+        or not (found.boots_linux if boots else found.usable and not found.missing)
+        for name, boots in linux.items()
+    }
+    if "PYVMM_LAB" in os.environ:
+        inside = dict.fromkeys(inside, False)
+    prepare(args.linux, any(linux.values()))
+    failed = [name for name in linux if not inside[name] and not here(args, name, folder)]
+    if any(inside.values()):
+        print(f"bench: {found.verdict}" * (not args.lab), file=sys.stderr)
+        failed += in_the_lab(args, [name for name in linux if inside[name]], folder)
+    return failed
+
+
+def prepare(linux: str, wanted: bool) -> None:
+    """What the guests need is built outside the lab, once."""
+    if wanted:
+        from pyvmm.cli.demo import ensure_guest
+
+        ensure_guest(linux)
+
+
+def command(args: argparse.Namespace, name: str, folder: Path) -> list[str]:
+    """The suite as a program of its own."""
+    words = [sys.executable, "-m", "bench", name, "--json", str(folder / f"{name}.json")]
+    words += ["--quick"] if args.quick else []
+    words += ["--rounds", str(args.rounds)] if args.rounds else []
+    words += ["--budget", str(args.budget)] if args.budget is not None else []
+    if importlib.import_module("bench.suites").SUITES[name].linux:
+        words += ["--linux", args.linux]
+    return words
+
+
+class Tee:
+    """Output that is shown and kept."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, data: bytes) -> None:
+        """Both at once."""
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        self._file.write(data)
+
+
+def headline(name: str, where: str) -> None:
+    """Says what comes."""
+    print(f"\n== {name}, {where}", flush=True)
+
+
+def here(args: argparse.Namespace, name: str, folder: Path) -> bool:
+    """Runs a suite on this machine's KVM."""
+    headline(name, "on this machine's KVM")
+    with (folder / f"{name}.txt").open("wb") as file:
+        tee = Tee(file)
+        process = subprocess.Popen(
+            command(args, name, folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        assert process.stdout is not None
+        with process.stdout:
+            while data := os.read(process.stdout.fileno(), 65536):
+                tee.write(data)
+        return process.wait() == 0
+
+
+def in_the_lab(args: argparse.Namespace, names: Sequence[str], folder: Path) -> list[str]:
+    """Runs suites in one lab; those that failed."""
+    from pyvmm.lab import Lab
+
+    with ExitStack() as stack:
+        machine = stack.enter_context(
+            Lab(memory=LAB_MEMORY, icount=args.icount, share=[str(folder)])
+        )
+        return [name for name in names if not ran(machine, args, name, folder)]
+
+
+def ran(machine: Lab, args: argparse.Namespace, name: str, folder: Path) -> bool:
+    """Whether a suite ended well in the lab."""
+    headline(name, "in the lab")
+    with (folder / f"{name}.txt").open("wb") as file:
+        tee = Tee(file)
+        words = command(args, name, folder)
+        return machine.run(words, stdin=subprocess.DEVNULL, stdout=tee, stderr=tee) == 0
+
+
+def report(folder: Path, old: Path | None) -> int:
+    """Makes the page, compares with an earlier run; 1 if a figure got worse."""
+    page = importlib.import_module("bench.report").write(folder)
+    print(f"\n{page}")
+    if old is None:
+        return 0
+    return FAILED if got_worse(folder, old) else 0
+
+
+def got_worse(folder: Path, old: Path) -> bool:
+    """Compares each record that both folders have. Raises ConfigError if there is none."""
+    compare, record = (importlib.import_module(f"bench.{name}") for name in ("compare", "record"))
+    pairs = [
+        (path, folder / path.name)
+        for path in sorted(old.glob("*.json"))
+        if (folder / path.name).exists()
+    ]
+    if not pairs:
+        raise ConfigError(f"{old} has no record of a suite that {folder} has")
+    worse = False
+    for before, after in pairs:
+        print(f"\n== {after.stem}, against {before}")
+        made = compare.compare(record.load(before), record.load(after))
+        worse |= any(one.verdict == "worse" for one in made)
+    return worse

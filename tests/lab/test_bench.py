@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Suites of benchmarks whose guests are Linux: each measures its subjects once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench import footprint, net, record, swap
+
+
+def measured(name: str, folder: Path, *more: str) -> dict[str, Any]:
+    """The record of a run of one round."""
+    path = folder / f"{name}.json"
+    words = [sys.executable, "-m", "bench", name, "--rounds", "1", "--quick", "--json", str(path)]
+    done = subprocess.run([*words, *more], capture_output=True, text=True, timeout=360, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return record.load(path)
+
+
+def test_idle_guests(tmp_path: Path) -> None:
+    found = measured("footprint", tmp_path, "--guests", "2")
+    assert set(found["samples"]) == {footprint.OURS, footprint.QEMU}
+    for figures in found["samples"].values():
+        for count in (1, 2):
+            (mib,) = figures[footprint.memory(count)]
+            assert 1 < mib < 200
+            (percent,) = figures[footprint.idle(count)]
+            assert 0 < percent < 50
+
+
+def test_network(tmp_path: Path) -> None:
+    found = measured("net", tmp_path)
+    assert {net.OURS, net.QEMU} <= set(found["samples"])
+    assert all(
+        set(figures) == {net.TO, net.FROM, net.TRIP} for figures in found["samples"].values()
+    )
+    spaces = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
+    assert "pyvmm-bench" not in spaces
+
+
+def test_memory(tmp_path: Path) -> None:
+    arms = (swap.DIRECT, swap.STOCK)
+    more = [word for name in arms for word in ("--arm", name)]
+    found = measured("swap", tmp_path, *more, "--memory", "280", "--seconds", "0.5")
+    assert set(found["samples"]) == set(arms)
+    assert found["base"] == swap.STOCK
+    aims = {(aim["subject"], aim["base"]) for aim in found["aims"]}
+    assert (swap.DIRECT, swap.STOCK) in aims
