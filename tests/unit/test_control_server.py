@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ from tests.unit.control_support import (
     task,
     until,
 )
+
+#: Seconds, at most, until threads that have ended are gone.
+PATIENCE = 10.0
 
 
 @pytest.fixture(autouse=True)
@@ -645,8 +649,11 @@ def test_nothing_is_left(folder: Path) -> None:
         with served(), connect() as talk:
             talk.call("ping")
     assert os.listdir(folder) == [".lock"]
-    assert descriptors() == before
-    assert threading.active_count() == threads
+    # A connection's own thread may be at its last instructions; so may one of an earlier test's have been.
+    deadline = time.monotonic() + PATIENCE
+    while descriptors() > before or threading.active_count() > threads:
+        assert time.monotonic() < deadline, threading.enumerate()
+        time.sleep(0.01)
 
 
 # The client.
