@@ -7,9 +7,12 @@ from typing import NamedTuple
 
 from tests.lab.linux import Guest
 
+#: Until the last `sleep` of the shell has its name: the program of all commands has another until it knows which it is.
+NAMED = 'until read name < /proc/$!/comm && [ "$name" = sleep ]; do :; done'
 #: Prints all of /proc for each line of input; "over" ends it. A sleeper that is no part of the shell is there too.
-SCRIPT = """
+SCRIPT = f"""
 sleep 1000 &
+{NAMED}
 echo sleeper $!
 while read word && [ "$word" != over ]; do
     for stat in /proc/[0-9]*/stat; do cat $stat 2> /dev/null; done

@@ -22,8 +22,8 @@ from tests.lab.stream import SECONDS, Process
 NAME = "web"
 #: Processes in known states, then their pids; then what processes.SCRIPT does.
 KNOWN = (
-    """
-sleep 1001 & echo pid sleeping $!
+    f"""
+sleep 1001 & {processes.NAMED}; echo pid sleeping $!
 sh -c 'while :; do :; done' & echo pid spinning $!
 sleep 1002 & stopped=$!; kill -STOP $stopped; echo pid stopped $stopped
 (: & exec sleep 1003) & echo pid parent $!
@@ -111,8 +111,8 @@ def test_ps_shows_threads(tmp_path: Path) -> None:
         assert {task["cpu"] for task in threads} == {0, 1}
 
 
-STOP_ALL = """
-sleep 1001 & echo pid sleeping $!
+STOP_ALL = f"""
+sleep 1001 & {processes.NAMED}; echo pid sleeping $!
 echo pid shell $$
 read word
 kill -STOP -1
@@ -141,7 +141,7 @@ def test_ps_when_every_process_is_stopped() -> None:
 def test_ps_when_real_time_processes_hold_every_cpu(cpus: int, tmp_path: Path) -> None:
     """The highest priority, and no reserve for others: the console is dead, and their time goes on."""
     hog = compile_program(tmp_path, "hog")
-    script = "sleep 1001 & echo pid sleeping $!; exec /root/hog"
+    script = f"sleep 1001 & {processes.NAMED}; echo pid sleeping $!; exec /root/hog"
     with Guest(script, cpus=cpus, files={"/root/hog": hog}) as guest:
         guest.start().expect(f"hogging {cpus}")
         known = pids(guest.text)

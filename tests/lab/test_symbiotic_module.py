@@ -14,6 +14,7 @@ import pytest
 from pyvmm.errors import StateError, SymcallError
 from pyvmm.symbiotic import abi
 from tests.lab.linux import Guest
+from tests.lab.processes import NAMED
 from tests.lab.stream import SECONDS
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ COMPLAINTS = "warning:|bug:|rcu.*stall|call trace|general protection|symbiotic: 
 #: What every module from outside causes.
 USUAL = "out-of-tree|module verification"
 #: Does what its input says, a line at a time, and is idle in between.
-SCRIPT = """
+SCRIPT = f"""
 sleep 1000 &
+{NAMED}
 echo ready
 while read -r line; do eval "$line"; echo =end=; done
 """
