@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,6 @@ from tests.unit.control_support import (
     task,
     until,
 )
-
-#: Seconds, at most, until threads that have ended are gone.
-PATIENCE = 10.0
 
 
 @pytest.fixture(autouse=True)
@@ -649,11 +645,9 @@ def test_nothing_is_left(folder: Path) -> None:
         with served(), connect() as talk:
             talk.call("ping")
     assert os.listdir(folder) == [".lock"]
-    # A connection's own thread may be at its last instructions; so may one of an earlier test's have been.
-    deadline = time.monotonic() + PATIENCE
-    while descriptors() > before or threading.active_count() > threads:
-        assert time.monotonic() < deadline, threading.enumerate()
-        time.sleep(0.01)
+    # A connection's own thread may be at its last instructions.
+    until(lambda: threading.active_count() == threads)
+    assert descriptors() == before
 
 
 # The client.
