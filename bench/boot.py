@@ -11,19 +11,15 @@ import argparse
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from bench import chart, options, record, stats
-from bench.aims import Aim, text, verdicts
+from bench import options, peers, report, stats
+from bench.aims import Aim
 
 READY = b"@@READY@@"
-CMDLINE = "console=ttyS0 quiet loglevel=3 panic=-1 8250.nr_uarts=1"
 SECONDS = 120
 NAME = f"bench{os.getpid()}"
 
@@ -63,38 +59,26 @@ def launch(command: list[str]) -> dict[str, float]:
     return {INIT: ready, EXIT: total}
 
 
-def initrd_with_command(guest: Any, folder: str, argv: Sequence[str]) -> str:
-    """The guest's initramfs, with the command that it runs, as one file for every VMM."""
-    from pyvmm.guest.overlay import overlay
-
-    path = Path(folder) / "initrd"
-    extra = overlay(argv)
-    path.write_bytes(Path(guest.initramfs).read_bytes() + extra)
-    return str(path)
-
-
-def commands(guest: Any, initrd: str, lkvm: str | None, mib: int = 256) -> dict[str, list[str]]:
+def commands(
+    guest: Any, initrd: str, lkvm: str | None, mib: int = peers.MIB
+) -> dict[str, list[str]]:
     """How each VMM is started with a guest of so much memory."""
-    pyvmm = [
-        sys.executable, "-m", "pyvmm", "run", "--console", "serial", "-m", f"{mib}M", "-i", initrd,
-    ]  # fmt: skip
-    params = ["-p", "quiet loglevel=3"]
     microvm = [
         "qemu-system-x86_64", "-M", "microvm,accel=kvm,acpi=off,rtc=off,pit=on,pic=on", "-cpu", "max",
         "-m", str(mib), "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
         "-no-reboot", "-initrd", initrd,
     ]  # fmt: skip
-    ending = CMDLINE + " reboot=t pyvmm.end=reboot"
+    ending = f"{peers.CMDLINE} {peers.ENDING}"
     result = {
-        OURS: [*pyvmm, "-k", guest.vmlinux, *params],
-        OURS_BZ: [*pyvmm, "-k", guest.kernel, *params],
+        OURS: peers.pyvmm(guest.vmlinux, initrd, mib=mib),
+        OURS_BZ: peers.pyvmm(guest.kernel, initrd, mib=mib),
         MICROVM: [*microvm, "-kernel", guest.vmlinux, "-append", ending],
         MICROVM_BZ: [*microvm, "-kernel", guest.kernel, "-append", ending],
     }
     if lkvm:
         result[KVMTOOL] = [
             lkvm, "run", "-k", guest.kernel, "-i", initrd, "-m", str(mib), "-c", "1", "--console", "serial",
-            "-p", CMDLINE + " reboot=k pyvmm.end=reboot", "--name", NAME,
+            "-p", peers.CMDLINE + " reboot=k pyvmm.end=reboot", "--name", NAME,
         ]  # fmt: skip
     return result
 
@@ -111,7 +95,7 @@ def main(args: argparse.Namespace) -> None:
     guest = find_guest(args.linux)
     base = KVMTOOL if args.lkvm else MICROVM
     with tempfile.TemporaryDirectory() as folder:
-        initrd = initrd_with_command(guest, folder, ["echo", READY.decode()])
+        initrd = peers.initrd(guest, folder, ["echo", READY.decode()])
         todo = commands(guest, initrd, args.lkvm)
         for command in todo.values():
             launch(command)  # the page cache is warm for everybody
@@ -119,11 +103,4 @@ def main(args: argparse.Namespace) -> None:
             {name: partial(launch, command) for name, command in todo.items()},
             options.plan(args, base, rounds=9, quick=3),
         )
-    judged = verdicts(AIMS, samples)
-    print(stats.table(samples, base, "s", 1))
-    print(text(judged))
-    chart.plot(args.plot, "boot", samples, base, "s", 1)
-    record.write(
-        args.json, "boot", samples,
-        base=base, scale=1, unit="s", judged=judged, linux=args.linux,
-    )  # fmt: skip
+    report.conclude(args, "boot", samples, AIMS, base=base, scale=1, unit="s", linux=args.linux)

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench import record, stats
+from bench import stats
+from pyvmm.cli import logbars
 
 if TYPE_CHECKING:
     from bench.steps import Share
@@ -49,6 +50,20 @@ def bars(samples: Mapping[str, Mapping[str, list[float]]], base: str) -> list[Ba
     return made
 
 
+def panels(
+    samples: Mapping[str, Mapping[str, list[float]]], figures: Iterable[str]
+) -> dict[str, list[logbars.Bar]]:
+    """Bars for a logarithmic scale, by figure: medians, and quartiles as spread. What took no time has none."""
+    made: dict[str, list[logbars.Bar]] = {}
+    for figure in figures:
+        for name, found in samples.items():
+            values = found.get(figure)
+            if values and min(values) > 0:
+                bar = logbars.Bar(name, statistics.median(values), *quartiles(values))
+                made.setdefault(figure, []).append(bar)
+    return made
+
+
 def line(bar: Bar, most: float, width: int) -> str:
     """A bar of at most `width` characters, of which `most` is the longest; the upper quartile as a whisker."""
     length = bar.middle / most * width
@@ -70,32 +85,6 @@ def text(made: list[Bar], unit: str, scale: float, width: int | None = None) -> 
             figure = f"{bar.middle * scale:9.2f} {unit} {bar.ratio[0]:6.2f} x"
             lines.append(f"  {bar.name:{names}} {figure}  {line(bar, most, room)}")
     return "\n".join(lines)
-
-
-def available() -> bool:
-    """Whether pictures can be made."""
-    from importlib.util import find_spec
-
-    return find_spec("matplotlib") is not None
-
-
-def title_of(suite: str) -> str:
-    """What was measured, and where."""
-    return f"{suite}, {record.revision()}, {record.machine_text(record.environment())}"
-
-
-def plot(
-    path: str | None,
-    suite: str,
-    samples: Mapping[str, Mapping[str, list[float]]],
-    base: str,
-    unit: str,
-    scale: float,
-) -> None:
-    """The picture of a suite's samples, if one is wanted."""
-    if path:
-        picture(path, title_of(suite), bars(samples, base), {}, unit, scale)
-        print(f"\n{path}")
 
 
 def curve(path: str, title: str, found: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,8 +86,13 @@ def main(args: argparse.Namespace) -> None:
     if args.json:
         rows = [{**one._asdict(), "verdict": one.verdict} for one in made]
         Path(args.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    if any(one.verdict == "worse" for one in made):
+    if got_worse(made):
         raise SystemExit(1)
+
+
+def got_worse(made: Iterable[Change]) -> bool:
+    """Whether one of them is for the worse."""
+    return any(one.verdict == "worse" for one in made)
 
 
 def compare(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:

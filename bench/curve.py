@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operation costs when memory is half of the RAM, all of it, and up to four times as much."""
+"""What an operation costs when memory is a quarter of the RAM, all of it, and up to four times as much."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 from functools import partial
 from typing import Any
 
-from bench import options, record, stats, swap
-from bench.aims import Aim, text, verdicts
+from bench import options, peers, report, stats, swap
+from bench.aims import Aim
 from pyvmm.cli import swapload
 from pyvmm.cli.swapload import DISK, ZRAM, Arm, Load
 from pyvmm.errors import HostError
@@ -35,7 +35,7 @@ def one(guest: Any, arm: Arm, sizes: tuple[float, ...], seconds: float) -> dict[
     for size in sizes:
         load = Load(int(GUEST_MIB * size), seconds=seconds, touched=4)
         try:
-            said = swapload.measure(guest, arm, SWAP_MIB << 20, load, options.PATIENCE)
+            said = swapload.measure(guest, arm, SWAP_MIB << 20, load, peers.PATIENCE)
         except HostError as error:
             print(f"{arm.name}, {figure(size)}: {str(error).splitlines()[-1]}", file=sys.stderr)
             continue
@@ -51,6 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     from pyvmm.cli.plan import find_guest
 
+    options.check_plot(args)
     guest = find_guest(args.linux)
     sizes = QUICK_SIZES if args.quick else SIZES
     seconds = args.seconds or (0.5 if args.quick else 2)
@@ -59,11 +60,8 @@ def main(args: argparse.Namespace) -> None:
     arms.append(Arm(RAM, GUEST_MIB + SWAP_MIB, "none"))
     subjects = {arm.name: partial(one, guest, arm, sizes, seconds) for arm in arms}
     samples = stats.interleave(subjects, options.plan(args, RAM, rounds=3, quick=1))
-    judged = verdicts([Aim(swap.DIRECT, figure(size), RAM, 2.5) for size in sizes], samples)
-    print(NOTES)
-    print(stats.table(samples, RAM, "us", 1e6))
-    print(text(judged))
-    record.write(
-        args.json, "curve", samples, base=RAM, scale=1e6, unit="us", judged=judged, notes=NOTES,
-        linux=args.linux, x={figure(size): size for size in sizes}, x_label="memory that is worked on, x RAM",
+    report.conclude(
+        args, "curve", samples, [Aim(swap.DIRECT, figure(size), RAM, 2.5) for size in sizes],
+        base=RAM, scale=1e6, unit="us", notes=NOTES, linux=args.linux,
+        x={figure(size): size for size in sizes}, x_label="memory that is worked on, x RAM",
     )  # fmt: skip

@@ -6,15 +6,13 @@ from __future__ import annotations
 import argparse
 import subprocess
 import tempfile
-from pathlib import Path
 
-from bench import chart, options, record, stats
-from bench.aims import Aim, text, verdicts
+from bench import options, peers, report, stats
+from bench.aims import Aim
 from bench.stats import Samples
 from pyvmm.machine.cpustate import CpuState
 from pyvmm.machine.machine import Machine
 
-HERE = Path(__file__).resolve().parent
 PORT_IN_C = 0xF4
 PORT_IN_PYTHON = 0xE0
 CODE_AT = 0x1000
@@ -24,12 +22,6 @@ BARE = "bare C loop"
 IN_C = "pyvmm, handled in C"
 IN_PYTHON = "pyvmm, Python hook"
 AIMS = (Aim(IN_C, "exit", BARE, 1.05), Aim(IN_PYTHON, "exit", BARE, 1.5))
-
-
-def build_bare_loop(folder: str) -> str:
-    program = str(Path(folder) / "bare_loop")
-    subprocess.run(["gcc", "-O2", "-o", program, str(HERE / "bare_loop.c")], check=True)
-    return program
 
 
 def bare(program: str, exits: int) -> float:
@@ -61,7 +53,7 @@ def per_exit(measure: object, exits: int) -> dict[str, float]:
 
 def measure(plan: stats.Plan, exits: int) -> Samples:
     with tempfile.TemporaryDirectory() as folder:
-        program = build_bare_loop(folder)
+        program = peers.compiled(folder, "bare_loop")
         return stats.interleave(
             {
                 BARE: lambda: per_exit(lambda n: bare(program, n), exits),
@@ -79,11 +71,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     options.check_plot(args)
     samples = measure(options.plan(args, BARE, rounds=21, quick=7), args.exits)
-    judged = verdicts(AIMS, samples)
-    print(stats.table(samples, BARE, "us", 1e6))
-    print(text(judged))
-    chart.plot(args.plot, "exits", samples, BARE, "us", 1e6)
-    record.write(
-        args.json, "exits", samples,
-        base=BARE, scale=1e6, unit="us", judged=judged, exits=args.exits,
-    )  # fmt: skip
+    report.conclude(args, "exits", samples, AIMS, base=BARE, scale=1e6, unit="us", exits=args.exits)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from bench import boot, options, record, stats
-from bench.aims import Aim, text, verdicts
+from bench import boot, options, peers, report, stats
+from bench.aims import Aim
 
 OURS, QEMU, KVMTOOL = "pyvmm", "QEMU microvm", "kvmtool"
 MEMORY_MIB = 128
@@ -146,7 +146,7 @@ def main(args: argparse.Namespace) -> None:
     counts = [1, args.guests]
     with tempfile.TemporaryDirectory() as folder:
         script = f"echo {boot.READY.decode()}; exec sleep 1000000"
-        initrd = boot.initrd_with_command(guest, folder, ["sh", "-c", script])
+        initrd = peers.initrd(guest, folder, ["sh", "-c", script])
         made = boot.commands(guest, initrd, args.lkvm, MEMORY_MIB)
         names = {boot.OURS: OURS, boot.MICROVM: QEMU, boot.KVMTOOL: KVMTOOL}
         subjects = {
@@ -155,11 +155,7 @@ def main(args: argparse.Namespace) -> None:
             if name in names
         }
         samples = stats.interleave(subjects, options.plan(args, QEMU, rounds=7, quick=2))
-    judged = verdicts(aims(counts), samples)
-    print(NOTES)
-    print(stats.table(samples, QEMU, "", 1))
-    print(text(judged))
-    record.write(
-        args.json, "footprint", samples, base=QEMU, scale=1, unit="as named", judged=judged,
-        notes=NOTES, linux=args.linux,
+    report.conclude(
+        args, "footprint", samples, aims(counts), base=QEMU, scale=1, unit="as named", notes=NOTES,
+        linux=args.linux,
     )  # fmt: skip

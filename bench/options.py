@@ -9,9 +9,6 @@ import random
 
 from bench.stats import Plan
 
-#: Seconds of one guest that is measured.
-PATIENCE = 600.0
-
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="the record (bench/out/SUITE.json)")
@@ -26,13 +23,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def plan(args: argparse.Namespace, base: str, *, rounds: int, quick: int) -> Plan:
     """What the options say: `rounds` and `quick` are the suite's own ideas of how many."""
-    if args.seed is None:
-        args.seed = random.randrange(1 << 32)
     return Plan(
         rounds=args.rounds or (quick if args.quick else rounds),
         base=base,
         budget=math.inf if args.budget is None else args.budget * 60,
-        seed=args.seed,
+        seed=random.randrange(1 << 32) if args.seed is None else args.seed,
     )
 
 

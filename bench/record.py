@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def git(*words: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
+@cache
 def revision() -> str:
     """The commit that was measured, with a + if the code differs from it."""
     name = git("rev-parse", "--short", "HEAD") or "unknown"
@@ -60,6 +62,7 @@ def environment() -> dict[str, Any]:
     }
 
 
+@cache
 def version(program: str) -> str:
     """The first line of what a peer says of itself; "" where it is not installed."""
     if shutil.which(program) is None:
@@ -69,9 +72,14 @@ def version(program: str) -> str:
 
 
 def machine_text(machine: dict[str, Any]) -> str:
-    """One line of it, for titles."""
+    """One line of it."""
     lab = " in the lab, time counted in instructions" * machine["lab"].endswith("-icount")
     return f"{machine['kvm']} on {machine['cpu']}{lab}, Linux {machine['kernel']}"
+
+
+def title(record: dict[str, Any]) -> str:
+    """What was measured, and where."""
+    return f"{record['suite']}, {record['revision']}, {machine_text(record['machine'])}"
 
 
 def write(
@@ -85,8 +93,8 @@ def write(
     judged: list[Verdict] | None = None,
     notes: str = "",
     **more: Any,
-) -> str:
-    """Writes the record and returns where. `base` is the subject of comparisons; times `scale` are in `unit`."""
+) -> dict[str, Any]:
+    """Writes the record and returns it. `base` is the subject of comparisons; times `scale` are in `unit`."""
     target = Path(path or f"{OUT}/{suite}.json")
     target.parent.mkdir(parents=True, exist_ok=True)
     record = {
@@ -95,7 +103,7 @@ def write(
         "aims": [verdict.row() for verdict in judged or ()], **more,
     }  # fmt: skip
     target.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return str(target)
+    return record
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All records of a folder as one page: report.html, which needs no other file, summary.md, and a picture a suite."""
+"""What a suite ends with; and all records of a folder as one page, with a summary in Markdown and pictures."""
 
 from __future__ import annotations
 
+import argparse
 import base64
 import html
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bench import chart, results
+from bench import chart, results, stats
 from bench import record as records
+from bench.aims import Aim, text, verdicts
+from bench.results import Row
+from bench.stats import Samples
 from pyvmm.cli import logbars
 
 #: A picture whose bars differ by more than this has a logarithmic scale.
@@ -49,31 +53,20 @@ def caution(machine: dict[str, Any]) -> str:
 
 
 def picture(record: dict[str, Any], target: Path) -> None:
-    """A panel of bars for each figure, or lines where figures are points of a curve."""
-    machine = records.machine_text(record["machine"])
-    title = f"{record['suite']}, {record['revision']}, {machine}"
-    samples = record["samples"]
+    """A panel of bars for each figure, or lines where figures are points of a curve. Wants matplotlib."""
+    title, samples = records.title(record), record["samples"]
+    panels = chart.panels(samples, results.figures(record))
+    middles = [bar.seconds for bars in panels.values() for bar in bars]
     if "x" in record:
         chart.curve(str(target), title, record)
-        return
-    medians = [found.median for found in results.rows(record) if found.median > 0]
-    if max(medians) / min(medians) < FAR:
+    elif max(middles) / min(middles) < FAR:
         bars = chart.bars(samples, record["base"])
         chart.picture(str(target), title, bars, {}, record["unit"], record["scale"])
-        return
-    panels = {}
-    for figure in results.figures(record):
-        rows = [found for found in results.rows(record) if found.figure == figure and found.low > 0]
-        panels[figure] = [
-            logbars.Bar(
-                row.subject, *(value / record["scale"] for value in (row.median, row.low, row.high))
-            )
-            for row in rows
-        ]
-    logbars.picture(target, title, {name: bars for name, bars in panels.items() if bars})
+    else:
+        logbars.picture(target, title, panels)
 
 
-def table(record: dict[str, Any]) -> str:
+def table(record: dict[str, Any], rows: Sequence[Row]) -> str:
     """All figures, as HTML."""
     base = html.escape(record["base"])
     lines = [
@@ -81,7 +74,7 @@ def table(record: dict[str, Any]) -> str:
         f"<th>ratio to {base} (95%)</th><th>chance of none</th></tr>"
     ]
     figure = None
-    for found in results.rows(record):
+    for found in rows:
         if found.figure != figure:
             figure = found.figure
             lines.append(f'<tr class="figure"><td colspan="6">{html.escape(figure)}</td></tr>')
@@ -104,7 +97,7 @@ def aims_table(record: dict[str, Any]) -> str:
     lines = ["<table><tr><th>aim</th><th>at most</th><th>ratio (95%)</th><th></th></tr>"]
     for aim in record["aims"]:
         kind = "met" if aim["word"].startswith("met") else "missed"
-        ratio = f"{results.number(aim['ratio'])} ({results.number(aim['low'])} to {results.number(aim['high'])})"
+        ratio = results.interval(aim["ratio"], aim["low"], aim["high"])
         lines.append(
             f"<tr><td>{html.escape(aim['aim'])}</td><td>{limit_text(aim)}</td><td>{ratio}</td>"
             f'<td class="{kind}">{html.escape(aim["word"])}</td></tr>'
@@ -126,28 +119,26 @@ def machine_lines(machine: dict[str, Any]) -> str:
     return html.escape("; ".join(parts))
 
 
-def section(record: dict[str, Any], image: Path) -> str:
+def section(record: dict[str, Any], rows: Sequence[Row], image: Path) -> str:
     """One suite."""
     parts = [f"<h2>{html.escape(record['suite'])}</h2>"]
     parts.append(
         f'<p class="machine">{html.escape(record["revision"])}; {machine_lines(record["machine"])}</p>'
     )
-    parts += [f'<p class="notes">{html.escape(record["notes"])}</p>'] if record["notes"] else []
-    parts += [
-        f'<p class="notes">{html.escape(text)}</p>' for text in [caution(record["machine"])] if text
-    ]
+    notes = (record["notes"], caution(record["machine"]))
+    parts += [f'<p class="notes">{html.escape(note)}</p>' for note in notes if note]
     parts.append(aims_table(record))
     if image.exists():
         data = base64.b64encode(image.read_bytes()).decode()
         parts.append(f'<p><img alt="" src="data:image/png;base64,{data}"></p>')
-    parts.append(table(record))
+    parts.append(table(record, rows))
     return "\n".join(parts)
 
 
-def summary(found: Iterable[dict[str, Any]]) -> str:
+def summary(found: Iterable[tuple[dict[str, Any], Sequence[Row]]]) -> str:
     """The aims of all suites and the medians, as Markdown."""
     lines = []
-    for record in found:
+    for record, rows in found:
         machine = record["machine"]
         lines += [f"## {record['suite']}", ""]
         lines += [
@@ -172,38 +163,65 @@ def summary(found: Iterable[dict[str, Any]]) -> str:
         lines += [
             f"| {row.figure} | {row.subject} | {results.number(row.median)} |"
             f" {results.number(row.low)} to {results.number(row.high)} | {results.ratio_text(row)} | {row.n} |"
-            for row in results.rows(record)
+            for row in rows
         ]
         lines.append("")
     return "\n".join(lines)
 
 
-def is_record(path: Path) -> bool:
-    """Whether it is one of these, and not another JSON file."""
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(read, dict) and read.get("schema") == records.SCHEMA and "samples" in read
+def records_of(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The records in a folder, by their files; what else is there is left out."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        with suppress(SystemExit):
+            found[path] = records.load(path)
+    return {path: one for path, one in found.items() if one.get("schema") == records.SCHEMA}
 
 
 def write(folder: Path) -> Path:
     """Makes the page of the records in a folder, and returns it. Without matplotlib it has no pictures."""
-    paths = [path for path in sorted(folder.glob("*.json")) if is_record(path)]
-    if not paths:
+    found = records_of(folder)
+    if not found:
         raise SystemExit(f"bench: no record of a benchmark is in {folder}")
-    found = [records.load(path) for path in paths]
+    judged = [(record, results.rows(record)) for record in found.values()]
     sections = []
-    for path, record in zip(paths, found, strict=True):
+    for path, (record, rows) in zip(found, judged, strict=True):
         image = path.with_suffix(".png")
         if logbars.available():
             picture(record, image)
-        sections.append(section(record, image))
+        sections.append(section(record, rows, image))
     page = folder / "report.html"
     page.write_text(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>pyvmm benchmarks</title>'
         f"<style>{STYLE}</style><h1>pyvmm benchmarks</h1>\n" + "\n".join(sections) + "\n</html>\n",
         encoding="utf-8",
     )
-    (folder / "summary.md").write_text(summary(found), encoding="utf-8")
+    (folder / "summary.md").write_text(summary(judged), encoding="utf-8")
     return page
+
+
+def conclude(
+    args: argparse.Namespace,
+    suite: str,
+    samples: Samples,
+    aims: Iterable[Aim],
+    *,
+    base: str,
+    scale: float,
+    unit: str,
+    notes: str = "",
+    **more: Any,
+) -> None:
+    """What a suite ends with: its table and aims, the record, and the picture if one is asked for."""
+    judged = verdicts(aims, samples)
+    if notes:
+        print(notes)
+    print(stats.table(samples, base, unit, scale))
+    print(text(judged))
+    made = records.write(
+        args.json, suite, samples, base=base, scale=scale, unit=unit, judged=judged, notes=notes, **more
+    )  # fmt: skip
+    if args.plot:
+        Path(args.plot).parent.mkdir(parents=True, exist_ok=True)
+        picture(made, Path(args.plot))
+        print(f"\n{args.plot}")

@@ -70,12 +70,16 @@ def number(value: float) -> str:
     return f"{value:.0f}"
 
 
+def interval(middle: float, low: float, high: float) -> str:
+    """A figure and how far it may be off."""
+    return f"{number(middle)} ({number(low)} to {number(high)})"
+
+
 def ratio_text(found: Row) -> str:
     """Ratio and interval; "" without."""
     if found.ratio is None:
         return ""
-    middle, low, high = found.ratio
-    return f"{number(middle)} ({number(low)} to {number(high)})"
+    return interval(*found.ratio)
 
 
 def chance_text(found: Row) -> str:

@@ -21,7 +21,8 @@ FREE = "max"
 class Squeeze:
     """A child of the own control group, of version 2, by Documentation/admin-guide/cgroup-v2.rst in Linux.
 
-    `step` is to be called about once a second. It sets memory.high, which slows down and takes, and never kills.
+    Use it in a `with`. `step` is to be called about once a second. It sets memory.high, which slows down and takes, and
+    never kills.
     Raises SystemExit where there is no such group or it cannot be made.
     """
 
@@ -39,6 +40,12 @@ class Squeeze:
             raise SystemExit(
                 f"bench: --squeeze wants a control group with the memory controller, as in the lab: {error}"
             ) from None
+
+    def __enter__(self) -> Squeeze:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     @staticmethod
     def _move_to(group: Path) -> None:

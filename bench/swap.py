@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import socket
-import subprocess
 import tempfile
 import threading
 import time
@@ -19,8 +18,8 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import chart, options, record, stats
-from bench.aims import Aim, Verdict, text, verdicts
+from bench import chart, options, peers, record, stats
+from bench.aims import Aim, text, verdicts
 from bench.stats import Samples
 from pyvmm.cli import logbars, swapload
 from pyvmm.cli.swapload import DISK, ZRAM, Arm, Load
@@ -37,7 +36,6 @@ SYMCALL = "symcall"
 DIRECT = "direct"
 ZSWAP = swapload.ZSWAP
 BALLOON = "balloon, QEMU"
-CMDLINE = "console=ttyS0 quiet loglevel=3 panic=-1 8250.nr_uarts=1 reboot=t pyvmm.end=reboot"
 
 LAST = "at random, last pass"
 SEQUENTIAL = "in order"
@@ -48,6 +46,9 @@ OUT = "swap-out, a page"
 
 #: Of single operations: what is shown, and the program's word.
 PARTS = {"p50": "p50", "p99": "p99", "p99.9": "p999"}
+
+#: The figures that stand for a whole, which have a chart.
+SHOWN = (LAST, SEQUENTIAL, STEADY, FRESH, SWAPPED, OUT)
 
 LEGEND = f"""\
 The guest has {GUEST_MIB} MiB, in "{RAM}" all that is wanted. stock: an ordinary virtio-blk disk in the host's memory.
@@ -116,19 +117,12 @@ def by_pyvmm(arms: Arms, arm: Arm, guest: Any = None) -> Measure:
 
 def qemu_command(arms: Arms, arm: Arm, folder: str, *devices: str) -> list[str]:
     """The same kernel and program under QEMU."""
-    from pyvmm.guest.overlay import overlay
     from pyvmm.guest.program import program
 
     argv = swapload.command(arm, arms.swap_mib * MIB, arms.load)
-    initrd = Path(folder) / f"initrd-{arm.swap}"
-    extra = overlay(argv, files={swapload.PROGRAM: program("swapload")})
-    initrd.write_bytes(Path(arms.guest.initramfs).read_bytes() + extra)
-    return [
-        "qemu-system-x86_64", "-M", "microvm,accel=kvm,acpi=off,rtc=off,auto-kernel-cmdline=on", "-cpu", "max",
-        "-m", str(arm.memory), "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
-        *devices, "-global", "virtio-mmio.force-legacy=false",
-        "-kernel", arms.guest.vmlinux, "-initrd", str(initrd), "-append", CMDLINE,
-    ]  # fmt: skip
+    files = {swapload.PROGRAM: program("swapload")}
+    initrd = peers.initrd(arms.guest, folder, argv, files, f"initrd-{arm.swap}")
+    return peers.qemu(arms.guest, initrd, *devices, mib=arm.memory)
 
 
 def by_qemu(arms: Arms, folder: str) -> Measure:
@@ -151,11 +145,7 @@ def by_qemu(arms: Arms, folder: str) -> Measure:
 
 def finished(command: list[str], timeout: float) -> dict[str, float]:
     """What the program in a QEMU said."""
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        timeout=timeout, check=False,
-    )  # fmt: skip
-    return figures(swapload.parse(done.stdout.decode("utf-8", "replace")))
+    return figures(swapload.parse(peers.output(command, timeout)))
 
 
 def by_balloon(arms: Arms, folder: str) -> Measure:
@@ -243,8 +233,9 @@ def main(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         made = chosen(subjects(arms, folder), args.arm)
         plan = options.plan(args, base_of(made), rounds=7, quick=2)
-        samples = stats.interleave(made, plan, lambda found: write(args, load, found))
-    report(args, samples, verdicts(AIMS, samples))
+        found: dict[str, Any] = {}
+        stats.interleave(made, plan, lambda samples: found.update(write(args, load, samples)))
+    report(args, found)
 
 
 def find_plain(linux: str, arms: Sequence[str]) -> Any:
@@ -253,11 +244,12 @@ def find_plain(linux: str, arms: Sequence[str]) -> Any:
     from pyvmm.guest.cache import find
 
     name = f"{linux}-plain"
-    if UNPATCHED in arms:
-        return find_guest(name)
-    if not arms and find(name) is None:
+    if arms:
+        return find_guest(name) if UNPATCHED in arms else None
+    found = find(name)
+    if found is None:
         print(f'without "{UNPATCHED}"; to have it: pyvmm guest build --linux {name}')
-    return None if arms else find(name)
+    return found
 
 
 def base_of(made: Collection[str]) -> str:
@@ -265,33 +257,24 @@ def base_of(made: Collection[str]) -> str:
     return STOCK if STOCK in made else next(iter(made))
 
 
-def write(args: argparse.Namespace, load: Load, samples: Samples) -> None:
-    """The JSON, with what has been measured so far."""
-    record.write(
+def write(args: argparse.Namespace, load: Load, samples: Samples) -> dict[str, Any]:
+    """The record of what has been measured so far."""
+    return record.write(
         args.json, "swap", samples, base=base_of(samples), scale=1e6, unit="us",
         judged=verdicts(AIMS, samples), notes=LEGEND,
         linux=args.linux, guest_mib=GUEST_MIB, swap_mib=args.swap, load=load._asdict(),
     )  # fmt: skip
 
 
-def panels(samples: Samples) -> dict[str, list[logbars.Bar]]:
-    """A chart for each figure that stands for a whole: median, and quartiles as spread."""
-    made: dict[str, list[logbars.Bar]] = {}
-    for group in (LAST, SEQUENTIAL, STEADY, FRESH, SWAPPED, OUT):
-        having = {name: {group: found[group]} for name, found in samples.items() if group in found}
-        for bar in chart.bars(having, next(iter(having))) if having else ():
-            made.setdefault(group, []).append(logbars.Bar(bar.name, bar.middle, bar.low, bar.high))
-    return made
-
-
-def report(args: argparse.Namespace, samples: Samples, judged: list[Verdict]) -> None:
-    print(stats.table(samples, base_of(samples), "us", 1e6))
+def report(args: argparse.Namespace, found: dict[str, Any]) -> None:
+    samples = found["samples"]
+    print(stats.table(samples, found["base"], "us", 1e6))
     print(f"\n{LEGEND}")
-    print(f"\n{text(judged)}")
-    made = panels(samples)
+    print(f"\n{text(verdicts(AIMS, samples))}")
+    made = chart.panels(samples, SHOWN)
     for name, bars in made.items():
         print(f"\n{name}\n{logbars.text(bars)}")
     if args.plot:
         Path(args.plot).parent.mkdir(parents=True, exist_ok=True)
-        logbars.picture(args.plot, chart.title_of("swap"), made)
+        logbars.picture(args.plot, record.title(found), made)
         print(f"\n{args.plot}")

@@ -18,11 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import chart, naive, options, ours, record, stats, steps, symguest
+from bench import chart, naive, options, ours, peers, record, stats, steps, symguest
 from bench.aims import Aim, Verdict, text, verdicts
 from bench.stats import Plan, Samples
 
-HERE = Path(__file__).resolve().parent
 PATIENCE = 60.0
 TRIES = 3
 
@@ -63,11 +62,9 @@ class Bare:
     """The program bare_symcall, built in a folder with the guest's image beside it."""
 
     def __init__(self, folder: str, library: str) -> None:
-        self.program = str(Path(folder) / "bare_symcall")
+        self.program = peers.compiled(folder, "bare_symcall")
         self.image = str(Path(folder) / "image")
         self.library = library
-        source = str(HERE / "bare_symcall.c")
-        subprocess.run(["gcc", "-O2", "-o", self.program, source], check=True)
         Path(self.image).write_bytes(symguest.image())
         self.lost = 0
 
@@ -182,29 +179,30 @@ def run(args: argparse.Namespace, library: str) -> None:
         remote = measure_remote(plan, max(args.exits // 20, 10))
     samples, found = measured.samples, measured.steps()
     judged = verdicts(AIMS, samples)
-    record.write(
+    made = record.write(
         args.json, "symcall", samples, base=EXIT, scale=1e6, unit="us", judged=judged, notes=LEGEND,
         exits=args.exits, remote=remote, lost=bare.lost,
         steps={name: [share._asdict() for share in shares] for name, shares in found.items()},
     )  # fmt: skip
-    report(args, samples, remote, found, judged)
+    report(args, made, remote, found, judged)
 
 
 def report(
     args: argparse.Namespace,
-    samples: Samples,
+    made: dict[str, Any],
     remote: Samples,
     found: dict[str, list[steps.Share]],
     judged: list[Verdict],
 ) -> None:
+    samples = made["samples"]
     print(stats.table(samples, EXIT, "us", 1e6))
     print(LEGEND)
     print(f"\n{remote_table(remote)}")
     print(f"\nsteps of a round: the median of each, timed around its ioctl\n{steps.table(found)}")
     print(f"\n{text(judged)}")
-    made = chart.bars(samples, EXIT)
+    bars = chart.bars(samples, EXIT)
     if not args.plot:
-        print(f"\n{chart.text(made, 'us', 1e6)}")
+        print(f"\n{chart.text(bars, 'us', 1e6)}")
         return
-    chart.picture(args.plot, chart.title_of("symcall"), made, found, "us", 1e6)
+    chart.picture(args.plot, record.title(made), bars, found, "us", 1e6)
     print(f"\n{args.plot}")

@@ -12,6 +12,7 @@ import argparse
 import json
 import random
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,12 +171,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     chance = random.Random(args.seed)
-    squeeze = Squeeze(chance) if args.squeeze else None
-    try:
+    with Squeeze(chance) if args.squeeze else nullcontext() as squeeze:
         torture(args, chance, squeeze)
-    finally:
-        if squeeze:
-            squeeze.close()
 
 
 def torture(args: argparse.Namespace, chance: random.Random, squeeze: Squeeze | None) -> None:

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +15,8 @@ from pyvmm.errors import ConfigError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import BinaryIO
-
-    from pyvmm.lab import Lab
 
 ALL = "all"
 #: A suite did not end well, or a figure got worse.
@@ -65,8 +62,7 @@ def main(args: argparse.Namespace) -> int:
     folder = out or Path(time.strftime("bench/out/%Y-%m-%d-%H%M%S")).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     failed = measure(args, {name: suites[name].linux for name in names}, folder)
-    if len(failed) < len(names):
-        worse = report(folder, old)
+    worse = report(folder, old) if len(failed) < len(names) else FAILED
     for name in failed:
         print(f"bench: {name} failed; what it said is in {folder / name}.txt", file=sys.stderr)
     return FAILED if failed else worse
@@ -95,6 +91,7 @@ def chosen(given: Sequence[str], known: list[str]) -> list[str]:
 
 def measure(args: argparse.Namespace, linux: dict[str, bool], folder: Path) -> list[str]:
     """Runs suites, of which `linux` says whether they boot it; those that failed."""
+    from pyvmm.cli.demo import ensure_guest
     from pyvmm.probe import probe
 
     found = probe()
@@ -106,20 +103,13 @@ def measure(args: argparse.Namespace, linux: dict[str, bool], folder: Path) -> l
     }
     if "PYVMM_LAB" in os.environ:
         inside = dict.fromkeys(inside, False)
-    prepare(args.linux, any(linux.values()))
+    if any(linux.values()):
+        ensure_guest(args.linux)  # outside the lab, where what it builds stays
     failed = [name for name in linux if not inside[name] and not here(args, name, folder)]
     if any(inside.values()):
         print(f"bench: {found.verdict}" * (not args.lab), file=sys.stderr)
         failed += in_the_lab(args, [name for name in linux if inside[name]], folder)
     return failed
-
-
-def prepare(linux: str, wanted: bool) -> None:
-    """What the guests need is built outside the lab, once."""
-    if wanted:
-        from pyvmm.cli.demo import ensure_guest
-
-        ensure_guest(linux)
 
 
 def command(args: argparse.Namespace, name: str, folder: Path) -> list[str]:
@@ -146,44 +136,45 @@ class Tee:
         self._file.write(data)
 
 
-def headline(name: str, where: str) -> None:
-    """Says what comes."""
+def ended_well(name: str, where: str, folder: Path, run: Callable[[Tee], int]) -> bool:
+    """Runs a suite, whose output is shown and kept in the folder."""
     print(f"\n== {name}, {where}", flush=True)
+    with (folder / f"{name}.txt").open("wb") as file:
+        return run(Tee(file)) == 0
 
 
 def here(args: argparse.Namespace, name: str, folder: Path) -> bool:
-    """Runs a suite on this machine's KVM."""
-    headline(name, "on this machine's KVM")
-    with (folder / f"{name}.txt").open("wb") as file:
-        tee = Tee(file)
-        process = subprocess.Popen(
-            command(args, name, folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+    """Whether a suite ended well on this machine's KVM."""
+
+    def run(tee: Tee) -> int:
+        words = command(args, name, folder)
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert process.stdout is not None
         with process.stdout:
             while data := os.read(process.stdout.fileno(), 65536):
                 tee.write(data)
-        return process.wait() == 0
+        return process.wait()
+
+    return ended_well(name, "on this machine's KVM", folder, run)
 
 
 def in_the_lab(args: argparse.Namespace, names: Sequence[str], folder: Path) -> list[str]:
     """Runs suites in one lab; those that failed."""
     from pyvmm.lab import Lab
 
-    with ExitStack() as stack:
-        machine = stack.enter_context(
-            Lab(memory=LAB_MEMORY, icount=args.icount, share=[str(folder)])
-        )
-        return [name for name in names if not ran(machine, args, name, folder)]
+    with Lab(memory=LAB_MEMORY, icount=args.icount, share=[str(folder)]) as machine:
 
+        def ran(name: str) -> bool:
+            words = command(args, name, folder)
+            none = subprocess.DEVNULL
+            return ended_well(
+                name,
+                "in the lab",
+                folder,
+                lambda tee: machine.run(words, stdin=none, stdout=tee, stderr=tee),
+            )
 
-def ran(machine: Lab, args: argparse.Namespace, name: str, folder: Path) -> bool:
-    """Whether a suite ended well in the lab."""
-    headline(name, "in the lab")
-    with (folder / f"{name}.txt").open("wb") as file:
-        tee = Tee(file)
-        words = command(args, name, folder)
-        return machine.run(words, stdin=subprocess.DEVNULL, stdout=tee, stderr=tee) == 0
+        return [name for name in names if not ran(name)]
 
 
 def report(folder: Path, old: Path | None) -> int:
@@ -209,5 +200,5 @@ def got_worse(folder: Path, old: Path) -> bool:
     for before, after in pairs:
         print(f"\n== {after.stem}, against {before}")
         made = compare.compare(record.load(before), record.load(after))
-        worse |= any(one.verdict == "worse" for one in made)
+        worse |= compare.got_worse(made)
     return worse

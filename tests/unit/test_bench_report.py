@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import pyvmm
-from bench import footprint, net, record, report, results
+from bench import footprint, net, peers, record, report, results
 from bench.aims import Aim, verdicts
 from bench.suites import SUITES
 from pyvmm.cli import bench as command
@@ -30,7 +30,9 @@ SAMPLES = {
 def written(folder: Path, name: str = "disk", **more: Any) -> Path:
     judged = verdicts([Aim("<ours>", "read, a MiB", "QEMU", 0.6)], SAMPLES)
     more = {"base": "QEMU", "scale": 1e3, "unit": "ms", "notes": "less is better & so on", **more}
-    return Path(record.write(str(folder / f"{name}.json"), name, SAMPLES, judged=judged, **more))
+    path = folder / f"{name}.json"
+    record.write(str(path), name, SAMPLES, judged=judged, **more)
+    return path
 
 
 def test_a_record_is_read_back(tmp_path: Path) -> None:
@@ -200,7 +202,7 @@ def test_what_the_network_load_says() -> None:
 
 
 def test_the_network_load_over_loopback(tmp_path: Path) -> None:
-    program = net.build_load(str(tmp_path))
+    program = peers.compiled(str(tmp_path), "netload", "-static")
     with socket.create_server(("127.0.0.1", 0)) as free:
         place = ["127.0.0.1", str(free.getsockname()[1])]
     host = subprocess.Popen([program, "-s", *place])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench import aims, stats, swap
+from bench import aims, chart, stats, swap
 from pyvmm.cli import logbars, swapdemo, swapload
 from pyvmm.cli.logbars import Bar
 from pyvmm.cli.swapload import DISK, Arm, Load
@@ -99,7 +99,7 @@ def test_aims_need_both_sides() -> None:
 
 def test_panels_have_the_arms_that_were_measured() -> None:
     samples = {swap.RAM: {swap.LAST: [1e-6]}, swap.STOCK: {swap.LAST: [1e-3], swap.OUT: [1e-4]}}
-    found = swap.panels(samples)
+    found = chart.panels(samples, swap.SHOWN)
     assert [bar.name for bar in found[swap.LAST]] == [swap.RAM, swap.STOCK]
     assert [bar.name for bar in found[swap.OUT]] == [swap.STOCK]
     assert "not measured" in stats.table(samples, swap.STOCK, "us", 1e6)
