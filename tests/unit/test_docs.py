@@ -85,12 +85,22 @@ def test_every_document_is_in_the_index() -> None:
         assert path.name == "README.md" or f"({path.name})" in index, path.name
 
 
+def ignored() -> list[str]:
+    """Folders that the program writes and a fresh checkout does not have."""
+    return [
+        line.strip("/")
+        for line in (ROOT / ".gitignore").read_text().splitlines()
+        if line.endswith("/")
+    ]
+
+
 @by_document
 def test_files_that_are_named_exist(path: Path) -> None:
-    """Paths in code of the project's own folders."""
+    """Paths in code of the project's own folders; what has been written here by a run proves nothing."""
     folders = "pyvmm|csrc|tests|bench|docs|guest-linux-patch"
     for name in re.findall(rf"`((?:{folders})/[\w./-]+)`", path.read_text()):
-        assert (ROOT / name).exists(), name
+        written = any(f"{name}/".startswith(f"{folder}/") for folder in ignored())
+        assert written or (ROOT / name).exists(), name
 
 
 # The command line.
