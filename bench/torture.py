@@ -64,6 +64,7 @@ def draw(chance: random.Random, args: argparse.Namespace) -> Round:
     """A round by lot: as many scenarios as the memory has room for."""
     work = round(args.ram * chance.uniform(1, 2)) * 2  # in MiB; a swap disk is a multiple of 2
     eligible = [name for name in SCENARIOS if name != RARE or chance.random() < 0.25]
+    eligible = [name for name in eligible if name not in args.without]
     count = min(len(eligible), work // LEAST_OF_A_WORKER)
     one = Round(
         seed=chance.randrange(1, 1 << 32),
@@ -168,6 +169,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--mode", choices=[*MODES, STOCK], help="of all guests, all the time (by lot)"
+    )
+    parser.add_argument(
+        "--without", action="append", default=[], choices=SCENARIOS, help="this scenario; repeat"
     )
     parser.add_argument("--all", action="store_true", help="go on after a guest that is not well")
     parser.add_argument(
