@@ -10,17 +10,18 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
 from bench import boot, options, peers, report, stats
 from bench.aims import Aim
 
-OURS, QEMU, KVMTOOL = "pyvmm", "QEMU microvm", "kvmtool"
+OURS, DETACHED, QEMU, KVMTOOL = "pyvmm", "pyvmm --detach", "QEMU microvm", "kvmtool"
 MEMORY_MIB = 128
 #: Seconds before CPU time and memory are looked at, and how long CPU time is.
 SETTLE, IDLE = 3.0, 10.0
@@ -29,7 +30,8 @@ GUESTS_OWN = 64 << 10
 MIB_OF_KIB = 1 / 1024
 NOTES = f"""\
 Linux guests of {MEMORY_MIB} MiB and one vCPU, which sleep. Start: from the launch of all to the first word of the last
-one's command. Memory: proportional set size (PSS) of a process without its guest's memory, the mean of all that run.
+one's command. Memory: proportional set size (PSS) of a process without its guest's memory, the mean of all that run;
+with --detach the fork server's is divided among them, and its start is part of theirs.
 CPU: of a process, with its vCPU, over {IDLE:.0f} s, the mean of all. What the host's kernel does does not count."""
 
 
@@ -63,19 +65,24 @@ def cpu_seconds(pid: int) -> float:
     return float(times.user + times.system)
 
 
-def launch(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+class Running(NamedTuple):
+    """A VMM, and what its guest says."""
+
+    pid: int
+    stream: int
 
 
 @contextmanager
-def running(commands: Sequence[Sequence[str]]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """All of them, until the end of the block."""
+def attached(commands: Sequence[Sequence[str]]) -> Iterator[list[Running]]:
+    """All of them as our children, until the end of the block."""
     made: list[subprocess.Popen[bytes]] = []
+    pipe, devnull = subprocess.PIPE, subprocess.DEVNULL
     try:
-        made += [launch(command) for command in commands]
-        yield made
+        for command in commands:
+            made.append(
+                subprocess.Popen(command, stdin=devnull, stdout=pipe, stderr=subprocess.STDOUT)
+            )
+        yield [Running(process.pid, process.stdout.fileno()) for process in made if process.stdout]
     finally:
         for process in made:
             process.kill()
@@ -85,9 +92,53 @@ def running(commands: Sequence[Sequence[str]]) -> Iterator[list[subprocess.Popen
             process.stdout.close()
 
 
-def wait_for_all(processes: Sequence[subprocess.Popen[bytes]], patience: float) -> None:
+@contextmanager
+def detached(commands: Sequence[Sequence[str]]) -> Iterator[list[Running]]:
+    """All of them by `pyvmm run --detach`, with a fork server of their own, until the end of the block."""
+    streams: list[int] = []
+    processes: list[psutil.Process] = []
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            clients = []
+            for number, command in enumerate(commands):
+                log = f"{folder}/log-{number}"
+                os.mkfifo(log)
+                streams.append(os.open(log, os.O_RDONLY | os.O_NONBLOCK))
+                clients.append(detach(with_options(command, "--detach", "--log", log), folder))
+            for client in clients:
+                name = client.communicate()[0]
+                processes.append(psutil.Process(int(name.removeprefix(b"vm-"))))
+            pids = [process.pid for process in processes]
+            processes += map(psutil.Process, servers(pids))
+            yield [Running(*pair) for pair in zip(pids, streams, strict=True)]
+        finally:
+            for process in processes:
+                process.kill()
+            psutil.wait_procs(processes, 60)
+            for stream in streams:
+                os.close(stream)
+
+
+def detach(command: Sequence[str], runtime_dir: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, env=os.environ | {"XDG_RUNTIME_DIR": runtime_dir}
+    )
+
+
+def with_options(command: Sequence[str], *options: str) -> list[str]:
+    """A `pyvmm run` with more options."""
+    at = command.index("run") + 1
+    return [*command[:at], *options, *command[at:]]
+
+
+def servers(pids: Sequence[int]) -> set[int]:
+    """The processes that these share their memory with and that are there for them alone."""
+    return {psutil.Process(pid).ppid() for pid in pids} - {os.getpid()}
+
+
+def wait_for_all(guests: Sequence[Running], patience: float) -> None:
     """Until each guest has said its word."""
-    said = {process.stdout: b"" for process in processes if process.stdout}
+    said = {guest.stream: b"" for guest in guests}
     waiting = list(said)
     deadline = time.monotonic() + patience
     while waiting:
@@ -95,7 +146,7 @@ def wait_for_all(processes: Sequence[subprocess.Popen[bytes]], patience: float) 
         if not ready:
             raise RuntimeError(f"{len(waiting)} of {len(said)} guests never spoke")
         for stream in ready:
-            data = os.read(stream.fileno(), 65536)
+            data = os.read(stream, 65536)
             said[stream] += data
             if not data:
                 raise RuntimeError(f"a guest ended: {said[stream][-2000:]!r}")
@@ -103,17 +154,22 @@ def wait_for_all(processes: Sequence[subprocess.Popen[bytes]], patience: float) 
                 waiting.remove(stream)
 
 
-def measure(command: Sequence[str], counts: Sequence[int]) -> dict[str, float]:
+Start = Callable[[Sequence[Sequence[str]]], AbstractContextManager[list[Running]]]
+
+
+def measure(
+    command: Sequence[str], counts: Sequence[int], started: Start = attached
+) -> dict[str, float]:
     """All figures of one VMM."""
     found = {}
     for count in counts:
         begin = time.perf_counter()
-        with running([named(command, number) for number in range(count)]) as processes:
-            wait_for_all(processes, boot.SECONDS * (1 + count / 4))
+        with started([named(command, number) for number in range(count)]) as guests:
+            wait_for_all(guests, boot.SECONDS * (1 + count / 4))
             found[start(count)] = time.perf_counter() - begin
             time.sleep(SETTLE)
-            pids = [process.pid for process in processes]
-            found[memory(count)] = sum(map(beyond_the_guests, pids)) / count
+            pids = [guest.pid for guest in guests]
+            found[memory(count)] = sum(map(beyond_the_guests, {*pids, *servers(pids)})) / count
             before, begin = sum(map(cpu_seconds, pids)), time.perf_counter()
             time.sleep(IDLE)
             used, passed = sum(map(cpu_seconds, pids)) - before, time.perf_counter() - begin
@@ -129,7 +185,12 @@ def named(command: Sequence[str], number: int) -> list[str]:
 
 def aims(counts: Sequence[int]) -> list[Aim]:
     of_each = (start, memory, idle)
-    return [Aim(OURS, figure(count), QEMU, 1) for count in counts for figure in of_each]
+    return [
+        Aim(ours, figure(count), QEMU, 1)
+        for ours in (OURS, DETACHED)
+        for count in counts
+        for figure in of_each
+    ]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -154,6 +215,7 @@ def main(args: argparse.Namespace) -> None:
             for name, command in made.items()
             if name in names
         }
+        subjects[DETACHED] = partial(measure, made[boot.OURS], counts, detached)
         samples = stats.interleave(subjects, options.plan(args, QEMU, rounds=7, quick=2))
     report.conclude(
         args, "footprint", samples, aims(counts), base=QEMU, scale=1, unit="as named", notes=NOTES,

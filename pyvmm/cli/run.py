@@ -13,7 +13,7 @@ from pyvmm.errors import ConfigError, HostError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from pyvmm.machine.result import Result
@@ -65,6 +65,13 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (
         ("--name",),
         {"metavar": "NAME", "help": "what pyvmm list and ps call this VM (vm-PID)"},
+    ),
+    (
+        ("--detach",),
+        {
+            "action": "store_true",
+            "help": "come back once the guest runs, and print its name; --log gets what would be on the terminal",
+        },
     ),
     (("--net",), {"metavar": "TAP", "action": "append", "help": "virtio network card on a tap"}),
     (("--no-rng",), {"action": "store_true", "help": "no virtio entropy source"}),
@@ -200,6 +207,15 @@ def quick_parse(arguments: Sequence[str]) -> Options | None:
 
 def main(args: Any) -> int:
     """Runs it; the exit status is one of `pyvmm.cli.status`."""
+    if args.detach and not args.dry_run:
+        from pyvmm.cli import detach
+
+        return detach.start(args)
+    return launch(args)
+
+
+def launch(args: Any, started: Callable[[str], None] | None = None) -> int:
+    """The same in this process; `started` is told the VM's name once its guest runs and can be found by it."""
     plan = Plan(args)
     if args.dry_run:
         _print_json(plan.as_dict(), "-")
@@ -220,10 +236,10 @@ def main(args: Any) -> int:
         symbiotic=False if args.no_symbiotic else None,
         kvm_path=args.kvm,
     ) as vm:
-        return _run(vm, plan)
+        return _run(vm, plan, started)
 
 
-def _run(vm: VM, plan: Plan) -> int:
+def _run(vm: VM, plan: Plan, started: Callable[[str], None] | None) -> int:
     from pyvmm.devices.terminal import Terminal
 
     args = plan.args
@@ -237,6 +253,8 @@ def _run(vm: VM, plan: Plan) -> int:
             try:
                 vm.start()
                 _serve(vm, args.name)
+                if started:
+                    started(args.name)
                 result = vm.run(args.timeout)
             finally:
                 os.eventfd_write(quit_fd, 1)

@@ -222,6 +222,11 @@ class RuntimeDir:
             self._unlink(name)
             return True
 
+    def give_up(self, name: str) -> None:
+        """Removes one's own socket, while one still listens: who comes later finds none."""
+        with self.locked():
+            self._unlink(name)
+
     def _unlink(self, name: str) -> None:
         if not self._is_socket(name):
             return  # what is no socket is not ours to remove

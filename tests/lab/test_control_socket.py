@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +256,43 @@ def test_a_guest_without_the_driver_says_so() -> None:
         assert pyvmm("info", NAME).status == status.OK
         guest.say("over")
         assert guest.finish().ok
+
+
+# In the background.
+
+
+def contains(path: Path, text: str) -> bool:
+    return text in path.read_text()
+
+
+def test_detached_guests_run_on_and_are_called(tmp_path: Path) -> None:
+    """Two of one fork server: each has its own guest, log, record and end."""
+    for name in ("one", "two"):
+        log, record = str(tmp_path / f"{name}.log"), str(tmp_path / f"{name}.json")
+        script = f"echo here is {name}; read go; sleep 1004 & wait"
+        done = pyvmm(
+            "run",
+            "--detach",
+            "--name",
+            name,
+            "--log",
+            log,
+            "--json",
+            record,
+            "--",
+            "sh",
+            "-c",
+            script,
+        )
+        assert (done.status, done.stdout, done.stderr) == (status.OK, f"{name}\n", "")
+    assert [info["name"] for info in running()] == ["one", "two"]
+    for name in ("one", "two"):
+        until(partial(contains, tmp_path / f"{name}.log", f"here is {name}\n"))
+        comms = [task["comm"] for task in answer("ps", name)]
+        assert "sh" in comms or "sleep" in comms
+    assert pyvmm("stop", "one").status == status.OK
+    assert [info["name"] for info in running()] == ["two"]
+    assert answer("info", "two")["state"] == "running"
+    assert pyvmm("stop", "two").status == status.OK
+    until((tmp_path / "two.json").exists)
+    assert (tmp_path / "one.log").read_text().startswith("here is one\n")

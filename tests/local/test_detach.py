@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pyvmm run --detach`: VMs in the background, forked from one process; bare-metal guests on this machine's KVM."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pyvmm.cli import detach, forkserver, status
+from pyvmm.cli.run import Options
+from pyvmm.control.client import connect, running
+from pyvmm.control.runtime_dir import RuntimeDir
+from tests import bare
+
+SECONDS = 60.0
+#: Says a word on the serial port and sleeps.
+SAY = "mov dx, 0x3f8; mov al, 0x68; out dx, al; mov al, 0x0a; out dx, al; 1: hlt; jmp 1b"
+#: Ends at once: a triple fault.
+END = "ud2"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The runtime directory that will be; afterwards nothing runs that was started there."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "say").write_bytes(bare.assemble(SAY))
+    (tmp_path / "end").write_bytes(bare.assemble(END))
+    yield tmp_path / "pyvmm"
+    for pid in processes():
+        os.kill(pid, signal.SIGKILL)
+
+
+def processes() -> dict[int, psutil.Process]:
+    """Of the fork server's program with our runtime directory, by their numbers."""
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get("XDG_RUNTIME_DIR") == os.environ["XDG_RUNTIME_DIR"]
+            if ours and "pyvmm.cli.forkserver" in process.cmdline():
+                found[process.pid] = process
+        except psutil.Error:
+            pass  # gone, or a zombie
+    return found
+
+
+def parents() -> dict[psutil.Process, int]:
+    """The parent of each."""
+    found = {}
+    for process in processes().values():
+        try:
+            found[process] = process.ppid()
+        except psutil.Error:
+            pass
+    return found
+
+
+def servers() -> list[psutil.Process]:
+    """Those that are no other one's child."""
+    found = parents()
+    pids = {process.pid for process in found}
+    return [process for process, parent in found.items() if parent not in pids]
+
+
+def children() -> list[psutil.Process]:
+    """The VMs of the servers that are there."""
+    found = parents()
+    pids = {process.pid for process in found}
+    return [process for process, parent in found.items() if parent in pids]
+
+
+def run(*words: str, file: str = "say", **options: Any) -> subprocess.CompletedProcess[str]:
+    """`pyvmm run --detach` of a bare guest."""
+    command = [
+        sys.executable,
+        "-m",
+        "pyvmm",
+        "run",
+        "--detach",
+        "-k",
+        file,
+        "--flat",
+        "protected",
+        "-m",
+        "2M",
+    ]
+    return subprocess.run(
+        [*command, *words], capture_output=True, text=True, timeout=SECONDS, check=False, **options
+    )
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
+
+
+def stop(name: str) -> None:
+    with connect(name) as client:
+        client.call("stop")
+        client.wait_gone()
+
+
+def names() -> list[str]:
+    return [info["name"] for info in running()]
+
+
+def test_it_runs_on_and_is_found_by_its_name(tmp_path: Path) -> None:
+    done = run("--name", "web", "--log", "log")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "web\n", "")
+    assert names() == ["web"]
+    until(lambda: (tmp_path / "log").read_bytes() == b"h\n")
+    with connect("web") as client:
+        assert client.call("info")["pid"] == children()[0].pid
+    stop("web")
+    assert names() == []
+    until(lambda: not children())
+
+
+def test_without_a_name_it_has_its_process_id() -> None:
+    name = run().stdout.strip()
+    assert name == f"vm-{children()[0].pid}"
+    stop(name)
+
+
+def test_what_is_said_on_the_terminal_is_in_the_log(tmp_path: Path) -> None:
+    assert run("--log", "log", file="end").returncode == 0
+    until(lambda: b"triple-fault" in (tmp_path / "log").read_bytes())
+    until(lambda: not children())
+
+
+def test_the_run_is_in_the_callers_folder_with_its_mask_and_environment(tmp_path: Path) -> None:
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    run(file=str(tmp_path / "end"))  # there is a server, with another folder and another mask
+    done = run(
+        "--json", "record", file="../end", cwd=place, umask=0o027, env=os.environ | {"PROOF": "1"}
+    )
+    assert done.returncode == 0
+    record = place / "record"
+    until(lambda: record.exists() and record.read_text().endswith("}\n"))
+    assert json.loads(record.read_text())["reason"] == "triple-fault"
+    assert record.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_child_becomes_its_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROOF", "caf\udce9")
+    line = detach.request(Options())
+    (tmp_path / "there").mkdir()
+    log, here = detach.open_log("log"), os.open("there", os.O_PATH)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        socket.send_fds(ours, [line], [log, here])
+        pid = os.fork()
+        if not pid:
+            os.environ.clear()
+            options = forkserver.Child(theirs).take_over()
+            said = {"options": options, "environment": dict(os.environ), "folder": os.getcwd()}
+            os.write(1, json.dumps(said).encode())
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+    said = json.loads((tmp_path / "log").read_text())
+    assert said["options"] == vars(Options())
+    assert said["environment"] == dict(os.environ)
+    assert said["folder"] == str(tmp_path / "there")
+    os.close(log)
+    os.close(here)
+
+
+@pytest.mark.parametrize(
+    ("words", "file", "code", "text"),
+    [
+        (("--name", "web"), "say", status.USAGE, "a VM named web is running already"),
+        ((), "nothing", status.USAGE, "--kernel nothing: there is no such file"),
+        (("--kvm", "nothing"), "say", status.HOST, "nothing"),
+        (("--json", "-"), "say", status.USAGE, "with --detach name a file"),
+        (("--summary",), "say", status.USAGE, "--summary needs a terminal"),
+        (("--log", "no/where"), "say", status.USAGE, "--log no/where: No such file"),
+    ],
+)
+def test_what_cannot_start_says_why(
+    words: tuple[str, ...], file: str, code: int, text: str
+) -> None:
+    run("--name", "web")
+    done = run(*words, file=file)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert text in done.stderr
+    assert names() == ["web"]
+    stop("web")
+
+
+def test_many_at_once_have_one_server() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda number: run("--name", f"vm{number}"), range(8)))
+    assert [one.stderr for one in done] == [""] * 8
+    assert names() == [f"vm{number}" for number in range(8)]
+    assert len(servers()) == 1
+    for name in names():
+        stop(name)
+
+
+def test_memory_is_shared() -> None:
+    for number in range(4):
+        run("--name", f"vm{number}")
+    found = [child.memory_full_info() for child in children()]
+    # What a process of its own would have for itself is two thirds of it or more.
+    assert len(found) == 4
+    assert sum(one.pss for one in found) < 0.6 * sum(one.rss for one in found)
+
+
+def test_vms_outlive_the_server() -> None:
+    run("--name", "first")
+    [server] = servers()
+    [child] = children()
+    server.kill()
+    until(lambda: server.pid not in processes())
+    assert run("--name", "second").stdout == "second\n"
+    assert names() == ["first", "second"]
+    stop("first")
+    stop("second")
+    until(lambda: child.pid not in processes())
+
+
+def test_other_limits_have_another_server() -> None:
+    import resource
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+
+    run("--name", "first")
+    run("--name", "second", preexec_fn=limit)
+    assert len(servers()) == 2
+    found = {info["name"]: psutil.Process(info["pid"]) for info in running()}
+    assert found["second"].rlimit(psutil.RLIMIT_NOFILE) == (200, 200)
+    assert found["first"].rlimit(psutil.RLIMIT_NOFILE) != (200, 200)
+    stop("first")
+    stop("second")
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"\n", b"{}\n", b"nonsense\n", b'{"options": 1}\n', b"[" * 100000 + b"\n"]
+)
+def test_nonsense_does_no_harm(line: bytes) -> None:
+    run("--name", "web")
+    with RuntimeDir() as directory:
+        visitor = directory.connect(socket_name())
+        assert visitor is not None
+        with visitor:
+            visitor.sendall(line)
+            visitor.shutdown(socket.SHUT_WR)
+            visitor.settimeout(SECONDS)
+            with visitor.makefile("rb") as answers:
+                assert answers.readline() == b"{}\n"
+                assert "error" in json.loads(answers.readline())
+    assert run("--name", "after").returncode == 0
+    assert len(servers()) == 1
+    stop("web")
+    stop("after")
+
+
+def socket_name() -> str:
+    """Of the only server there is: the tests' own process need not be like its client."""
+    [found] = (Path(os.environ["XDG_RUNTIME_DIR"]) / "pyvmm").glob(f"{detach.PREFIX}*.sock")
+    return found.name.removesuffix(".sock")
+
+
+def test_one_whose_caller_has_gone_does_not_run() -> None:
+    run("--name", "first")
+    options = vars(Options()) | {
+        "kernel": "say",
+        "flat": "protected",
+        "memory": "2M",
+        "name": "lost",
+    }
+    request = {"options": options, "umask": 0o22, "environment": dict(os.environ)}
+    with RuntimeDir() as directory:
+        visitor = directory.connect(socket_name())
+        assert visitor is not None
+        log, here = os.open(os.devnull, os.O_WRONLY), os.open(".", os.O_PATH)
+        socket.send_fds(visitor, [json.dumps(request).encode() + b"\n"], [log, here])
+        visitor.close()
+        os.close(log)
+        os.close(here)
+    until(lambda: len(children()) == 1)
+    assert names() == ["first"]
+    stop("first")
+
+
+def test_a_server_that_is_idle_goes(tmp_path: Path) -> None:
+    with RuntimeDir() as directory:
+        listener = directory.claim(".forkserver-test")
+        code = "import sys; from pyvmm.cli import forkserver; forkserver.IDLE = 0.1; forkserver.main(sys.argv[1:])"
+        fd = listener.fileno()
+        server = subprocess.Popen(
+            [sys.executable, "-c", code, str(fd), ".forkserver-test"], pass_fds=[fd]
+        )
+        listener.close()
+        assert server.wait(SECONDS) == 0
+        assert directory.connect(".forkserver-test") is None
+    assert not (tmp_path / "pyvmm/.forkserver-test.sock").exists()
+
+
+def test_a_server_that_is_told_to_end_leaves_its_vms() -> None:
+    run("--name", "first")
+    [server] = servers()
+    server.terminate()
+    until(lambda: server.pid not in processes())
+    assert names() == ["first"]
+    stop("first")
