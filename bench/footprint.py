@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,8 +30,8 @@ SETTLE, IDLE = 3.0, 10.0
 GUESTS_OWN = 64 << 10
 MIB_OF_KIB = 1 / 1024
 NOTES = f"""\
-Linux guests of {MEMORY_MIB} MiB and one vCPU, which sleep. Start: from the launch of all to the first word of the last
-one's command. Memory: proportional set size (PSS) of a process without its guest's memory, the mean of all that run;
+Guests of {MEMORY_MIB} MiB and one vCPU, which sleep: Linux, with --bare a few instructions. Start: from the launch of all
+to the first word of the last one's command. Memory: proportional set size (PSS) of a process without its guest's memory, the mean of all that run;
 with --detach the fork server's is divided among them, and its start is part of theirs.
 CPU: of a process, with its vCPU, over {IDLE:.0f} s, the mean of all. What the host's kernel does does not count."""
 
@@ -154,6 +155,21 @@ def wait_for_all(guests: Sequence[Running], patience: float) -> None:
                 waiting.remove(stream)
 
 
+def bare_guest(folder: str) -> str:
+    """The file of a guest that says its word on the serial port and sleeps, in 32-bit code."""
+    code = bytes.fromhex(
+        "e8 00000000"  # call the next instruction, to learn where it is
+        "5e 83 c6 13"  # pop esi; add esi, 19: the word
+        "66 ba f8 03"  # mov dx, 0x3f8
+        "ac 84 c0 74 03"  # lodsb; test al, al; jz to the hlt
+        "ee eb f8"  # out dx, al; jmp to the lodsb
+        "f4 eb fd"  # hlt; jmp to it
+    )
+    path = Path(folder) / "bare"
+    path.write_bytes(code + boot.READY + b"\n\0")
+    return str(path)
+
+
 Start = Callable[[Sequence[Sequence[str]]], AbstractContextManager[list[Running]]]
 
 
@@ -195,29 +211,59 @@ def aims(counts: Sequence[int]) -> list[Aim]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--linux", default="6.12")
-    parser.add_argument("--guests", type=int, default=8, help="at once, beside one alone (8)")
+    parser.add_argument(
+        "--guests", type=numbers, default=[1, 8], metavar="N,N", help="at once (1,8)"
+    )
+    parser.add_argument(
+        "--bare", action="store_true", help="a few instructions instead of Linux, pyvmm alone"
+    )
     parser.add_argument("--lkvm", default=shutil.which("lkvm"), help="kvmtool's program")
 
 
-def main(args: argparse.Namespace) -> None:
+def numbers(text: str) -> list[int]:
+    """Of N,N: at least one guest each."""
+    found = [int(part) for part in text.split(",")]
+    if min(found) < 1:
+        raise ValueError(text)
+    return found
+
+
+def linux_commands(args: argparse.Namespace, folder: str) -> dict[str, list[str]]:
+    """How each VMM starts a Linux guest that sleeps."""
     from pyvmm.cli.plan import find_guest
 
-    options.check_plot(args)
     guest = find_guest(args.linux)
-    counts = [1, args.guests]
+    script = f"echo {boot.READY.decode()}; exec sleep 1000000"
+    initrd = peers.initrd(guest, folder, ["sh", "-c", script])
+    made = boot.commands(guest, initrd, args.lkvm, MEMORY_MIB)
+    names = {boot.OURS: OURS, boot.MICROVM: QEMU, boot.KVMTOOL: KVMTOOL}
+    return {names[name]: command for name, command in made.items() if name in names}
+
+
+def bare_commands(folder: str) -> dict[str, list[str]]:
+    """How pyvmm starts a bare one."""
+    options = (
+        "-k",
+        bare_guest(folder),
+        "--flat",
+        "protected",
+        "-m",
+        f"{MEMORY_MIB}M",
+        "--console",
+        "serial",
+    )
+    return {OURS: [sys.executable, "-m", "pyvmm", "run", *options]}
+
+
+def main(args: argparse.Namespace) -> None:
+    options.check_plot(args)
+    base = OURS if args.bare else QEMU
     with tempfile.TemporaryDirectory() as folder:
-        script = f"echo {boot.READY.decode()}; exec sleep 1000000"
-        initrd = peers.initrd(guest, folder, ["sh", "-c", script])
-        made = boot.commands(guest, initrd, args.lkvm, MEMORY_MIB)
-        names = {boot.OURS: OURS, boot.MICROVM: QEMU, boot.KVMTOOL: KVMTOOL}
-        subjects = {
-            names[name]: partial(measure, command, counts)
-            for name, command in made.items()
-            if name in names
-        }
-        subjects[DETACHED] = partial(measure, made[boot.OURS], counts, detached)
-        samples = stats.interleave(subjects, options.plan(args, QEMU, rounds=7, quick=2))
+        made = bare_commands(folder) if args.bare else linux_commands(args, folder)
+        subjects = {name: partial(measure, command, args.guests) for name, command in made.items()}
+        subjects[DETACHED] = partial(measure, made[OURS], args.guests, detached)
+        samples = stats.interleave(subjects, options.plan(args, base, rounds=7, quick=2))
     report.conclude(
-        args, "footprint", samples, aims(counts), base=QEMU, scale=1, unit="as named", notes=NOTES,
-        linux=args.linux,
+        args, "footprint", samples, aims(args.guests), base=base, scale=1, unit="as named", notes=NOTES,
+        linux=None if args.bare else args.linux,
     )  # fmt: skip

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pyvmm run --detach`: hands a run over to the user's fork server, starting that if there is none."""
+"""`pyvmm run --detach`: hands a run over to the user's fork server, starting that if there is none.
+
+What is said between them is in Python's own format (marshal): both are the same Python, by `identity`, of the same
+user, and what JSON takes to be loaded is a good part of such a start.
+"""
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
+import importlib.machinery
+import marshal
 import os
 import resource
 import socket
-import subprocess
 import sys
 
-import pyvmm._core
+import pyvmm
 from pyvmm.cli import status
 from pyvmm.control.runtime_dir import RuntimeDir
 from pyvmm.errors import ConfigError, HostError
@@ -25,9 +29,10 @@ if TYPE_CHECKING:
 PREFIX = ".forkserver-"
 #: A server that ends takes a connection with it now and then; the next one is another's.
 TRIES = 5
-#: Of a request with its environment, bytes.
-MAX_REQUEST = 8 << 20
-CHUNK = 1 << 16
+#: Of a message, bytes: the kernel takes no larger environment (execve(2)) than a part of this.
+LARGEST = 16 << 20
+#: Of what stands before it: how long it is.
+LENGTH = 4
 #: What a child inherits and cannot be told: a server may stand in only for one to whom the same applies.
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 LIMITS = tuple(getattr(resource, name) for name in sorted(dir(resource)) if name[:7] == "RLIMIT_")
@@ -70,14 +75,38 @@ def open_log(path: str | None) -> int:
 
 
 def request(args: Any) -> bytes:
-    """A line: the options, and what else of this process the run is to have."""
+    """A message: the options, and what else of this process the run is to have."""
     mask = os.umask(0)
     os.umask(mask)
-    message = {"options": vars(args), "umask": mask, "environment": dict(os.environ)}
-    line = json.dumps(message).encode() + b"\n"
-    if len(line) > MAX_REQUEST:
-        raise ConfigError(f"the environment is too large to be passed on: {len(line)} bytes")
-    return line
+    return packed({"options": vars(args), "umask": mask, "environment": dict(os.environb)})
+
+
+def packed(message: Any) -> bytes:
+    """With its length before it."""
+    data = marshal.dumps(message)
+    return len(data).to_bytes(LENGTH, "little") + data
+
+
+def unpacked(connection: socket.socket, begun: bytes = b"") -> Any:
+    """The next message of a connection, of whose length the beginning was read; None at the end.
+
+    Raises ValueError or EOFError for what is none.
+    """
+    head = begun + received(connection, LENGTH - len(begun))
+    size = int.from_bytes(head, "little")
+    if size > LARGEST:
+        raise ValueError(f"a message of {size} bytes")
+    data = received(connection, size)
+    return marshal.loads(data) if len(head) == LENGTH and len(data) == size else None
+
+
+def received(connection: socket.socket, size: int) -> bytes:
+    """So many bytes, or fewer at the end."""
+    parts = []
+    while size and (part := connection.recv(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
 
 
 def identity() -> str:
@@ -89,7 +118,7 @@ def identity() -> str:
         except OSError:
             spaces.append("")
     of_program = (
-        pyvmm.__version__, pyvmm.__file__, sys.executable, sys.path, os.stat(pyvmm._core.__file__).st_mtime_ns,
+        pyvmm.__version__, pyvmm.__file__, sys.executable, sys.path, os.stat(core()).st_mtime_ns,
     )  # fmt: skip
     of_process = (
         os.geteuid(), os.getegid(), sorted(os.getgroups()), spaces, _read("/proc/self/cgroup"),
@@ -97,6 +126,15 @@ def identity() -> str:
         [resource.getrlimit(number) for number in LIMITS], _capabilities(),
     )  # fmt: skip
     return hashlib.sha256(repr((of_program, of_process)).encode()).hexdigest()[:16]
+
+
+def core() -> str:
+    """The path of the compiled part, found without loading it."""
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        path = os.path.join(os.path.dirname(pyvmm.__file__), f"_core{suffix}")
+        if os.path.exists(path):
+            return path
+    raise HostError(errno.ENOENT, "pyvmm._core is not built; run: make build")
 
 
 def _read(path: str) -> str:
@@ -113,7 +151,7 @@ def _capabilities() -> list[str]:
     return [line for line in _read("/proc/self/status").splitlines() if line.startswith(names)]
 
 
-def hand_over(line: bytes, log: int) -> dict[str, Any]:
+def hand_over(message: bytes, log: int) -> dict[str, Any]:
     """The answer of the process that took the run."""
     name = PREFIX + identity()
     here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -121,7 +159,7 @@ def hand_over(line: bytes, log: int) -> dict[str, Any]:
         with RuntimeDir() as directory:
             for _ in range(TRIES):
                 with connection(directory, name) as server:
-                    answer = exchange(server, line, (log, here))
+                    answer = exchange(server, message, (log, here))
                 if answer is not None:
                     return answer
     finally:
@@ -149,6 +187,8 @@ def connection(directory: RuntimeDir, name: str) -> socket.socket:
 
 def spawn(listener: socket.socket, name: str) -> None:
     """A server of its own session, which outlives us."""
+    import subprocess
+
     fd = listener.fileno()
     subprocess.Popen(
         [sys.executable, "-m", "pyvmm.cli.forkserver", str(fd), name],
@@ -160,19 +200,15 @@ def spawn(listener: socket.socket, name: str) -> None:
     )
 
 
-def exchange(server: socket.socket, line: bytes, fds: tuple[int, int]) -> dict[str, Any] | None:
+def exchange(server: socket.socket, message: bytes, fds: tuple[int, int]) -> dict[str, Any] | None:
     """What the server's child says; None if there never was one, so that nothing was begun."""
     server.settimeout(None)
     try:
-        sent = socket.send_fds(server, [line[:CHUNK]], list(fds))
-        server.sendall(line[sent:])
-        with server.makefile("rb") as answers:
-            if not answers.readline():
-                return None
-            said = answers.readline()
+        sent = socket.send_fds(server, [message], list(fds))
+        server.sendall(message[sent:])
+        if unpacked(server) is None:
+            return None
+        answer: dict[str, Any] | None = unpacked(server)
     except (BrokenPipeError, ConnectionResetError):
         return None
-    if not said:
-        return {"error": "the VM's process ended before its guest ran", "status": status.VMM}
-    answer: dict[str, Any] = json.loads(said)
-    return answer
+    return answer or {"error": "the VM's process ended before its guest ran", "status": status.VMM}

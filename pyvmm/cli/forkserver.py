@@ -11,7 +11,6 @@ import contextlib
 import errno
 import gc
 import importlib
-import json
 import os
 import signal
 import socket
@@ -123,12 +122,12 @@ def become(visitor: socket.socket) -> NoReturn:
 
 
 class Child:
-    """One run. Its visitor hears a first line when there is a child, and a second when the guest runs or cannot."""
+    """One run. Its visitor hears a first word when there is a child, and a second when the guest runs or cannot."""
 
     def __init__(self, visitor: socket.socket) -> None:
         self.visitor = visitor
         visitor.settimeout(PATIENCE)
-        visitor.sendall(b"{}\n")
+        visitor.sendall(detach.packed({}))
 
     def run(self) -> int:
         """The exit status of the run."""
@@ -149,22 +148,19 @@ class Child:
 
     def take_over(self) -> dict[str, Any]:
         """Becomes what the visitor is: its folder, its environment, its log as output. The options of its run."""
-        line, fds, _, _ = socket.recv_fds(self.visitor, detach.CHUNK, 2)
-        while not line.endswith(b"\n"):
-            data = self.visitor.recv(detach.CHUNK)
-            if not data or len(line) > detach.MAX_REQUEST:
-                raise HostError(errno.EPROTO, "the client did not say what to run")
-            line += data
+        begun, fds, _, _ = socket.recv_fds(self.visitor, detach.LENGTH, 2)
+        message = detach.unpacked(self.visitor, begun)
+        if message is None:
+            raise HostError(errno.EPROTO, "the client did not say what to run")
         log, here = fds
         os.fchdir(here)
         for fd in (1, 2):
             os.dup2(log, fd)
         os.close(log)
         os.close(here)
-        message = json.loads(line)
         os.umask(message["umask"])
         os.environ.clear()
-        os.environ.update(message["environment"])
+        os.environb.update(message["environment"])
         return {**message["options"], "log": None, "detach": False}
 
     def started(self, name: str) -> None:
@@ -174,9 +170,9 @@ class Child:
         self.visitor.close()
 
     def say(self, answer: dict[str, Any]) -> bool:
-        """A line for the visitor; whether it is still there."""
+        """A message for the visitor; whether it is still there."""
         try:
-            self.visitor.sendall(json.dumps(answer).encode() + b"\n")
+            self.visitor.sendall(detach.packed(answer))
         except OSError:
             return False
         return True

@@ -21,7 +21,7 @@ def measured(name: str, folder: Path, *more: str) -> dict[str, Any]:
 
 
 def test_idle_guests(tmp_path: Path) -> None:
-    found = measured("footprint", tmp_path, "--guests", "2")
+    found = measured("footprint", tmp_path, "--guests", "1,2")
     assert set(found["samples"]) == {footprint.OURS, footprint.DETACHED, footprint.QEMU}
     for figures in found["samples"].values():
         for count in (1, 2):
