@@ -30,9 +30,9 @@ SETTLE, IDLE = 3.0, 10.0
 GUESTS_OWN = 64 << 10
 MIB_OF_KIB = 1 / 1024
 NOTES = f"""\
-Guests of {MEMORY_MIB} MiB and one vCPU, which sleep: Linux, with --bare a few instructions. Start: from the launch of all
-to the first word of the last one's command. Memory: proportional set size (PSS) of a process without its guest's memory, the mean of all that run;
-with --detach the fork server's is divided among them, and its start is part of theirs.
+Guests of {MEMORY_MIB} MiB and one vCPU, which sleep: Linux, with --bare a few instructions. Start: from the launch of
+all to the first word of the last one's guest. Memory: proportional set size (PSS) of a process without its guest's
+memory, the mean of all that run; with --detach the fork server's is divided among them, its start is part of theirs.
 CPU: of a process, with its vCPU, over {IDLE:.0f} s, the mean of all. What the host's kernel does does not count."""
 
 

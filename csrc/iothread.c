@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,8 +10,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-/* Room for preadv with a large iovec; only touched pages cost memory. */
-enum { STACK_SIZE = 256 << 10 };
+#include "thread.h"
 
 struct call {
 	void (*fn)(void *opaque);
@@ -73,7 +71,6 @@ static void *loop(void *opaque)
 {
 	struct iothread *thread = opaque;
 
-	pthread_setname_np(pthread_self(), thread->name);
 	while (!thread->stop) {
 		/* One event a turn: a handler may delete any other watch without leaving a stale
 		 * event behind. */
@@ -95,20 +92,10 @@ static void *loop(void *opaque)
 static int start(struct iothread *thread)
 {
 	struct epoll_event wake = {.events = EPOLLIN, .data.ptr = NULL};
-	pthread_attr_t attr;
-	sigset_t all, before;
-	int ret;
 
 	if (epoll_ctl(thread->epoll_fd, EPOLL_CTL_ADD, thread->wake_fd, &wake))
 		return -errno;
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_SIZE);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	ret = pthread_create(&thread->thread, &attr, loop, thread);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	pthread_attr_destroy(&attr);
-	return -ret;
+	return -thread_start(&thread->thread, thread->name, loop, thread);
 }
 
 static void release(struct iothread *thread)

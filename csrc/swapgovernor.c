@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +10,7 @@
 
 #include "swapbypass.h"
 #include "swapstore.h"
+#include "thread.h"
 
 enum { ALL = 10000 }; /* hundredths of a percent */
 
@@ -120,20 +120,6 @@ static void *main_of_governor(void *opaque)
 	return NULL;
 }
 
-static int start_thread(struct swapgovernor *governor)
-{
-	sigset_t all, before;
-	int error;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	error = pthread_create(&governor->thread, NULL, main_of_governor, governor);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (!error)
-		pthread_setname_np(governor->thread, "swap-governor");
-	return error;
-}
-
 static void release(struct swapgovernor *governor)
 {
 	free(governor->pressure);
@@ -166,7 +152,8 @@ struct swapgovernor *swapgovernor_create(struct swapbypass *bypass, struct swaps
 	pthread_cond_init(&governor->looked, &attributes);
 	pthread_condattr_destroy(&attributes);
 	if (governor->pressure && governor->meminfo && governor->group)
-		error = start_thread(governor);
+		error = thread_start(&governor->thread, "swap-governor", main_of_governor,
+		                     governor);
 	if (!error)
 		return governor;
 	release(governor);

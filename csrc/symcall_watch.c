@@ -3,12 +3,12 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <time.h>
 
 #include "symcall.h"
+#include "thread.h"
 #include "vcpu.h"
 
 enum {
@@ -109,20 +109,6 @@ static void *main_of_watch(void *opaque)
 	return NULL;
 }
 
-static int start_thread(struct symcall_watch *watch)
-{
-	sigset_t all, before;
-	int error;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	error = pthread_create(&watch->thread, NULL, main_of_watch, watch);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (!error)
-		pthread_setname_np(watch->thread, "symcall-watch");
-	return error;
-}
-
 struct symcall_watch *symcall_watch_create(uint32_t milliseconds, uint32_t cpus)
 {
 	struct symcall_watch *watch = calloc(1, sizeof(*watch) + cpus * sizeof(struct watched));
@@ -140,7 +126,7 @@ struct symcall_watch *symcall_watch_create(uint32_t milliseconds, uint32_t cpus)
 	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
 	pthread_cond_init(&watch->wake, &attributes);
 	pthread_condattr_destroy(&attributes);
-	error = start_thread(watch);
+	error = thread_start(&watch->thread, "symcall-watch", main_of_watch, watch);
 	if (!error)
 		return watch;
 	free(watch);

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 #: Of the serial log, shown when a run ended badly: a panic with its trace takes about 40.
 LOG_LINES = 60
 
+#: Of our threads, bytes.
+STACK_SIZE = 1 << 20
+
 #: The options, in argparse's words; `quick_parse` reads the same table.
 OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (
@@ -221,7 +224,12 @@ def launch(args: Any, started: Callable[[str], None] | None = None) -> int:
         _print_json(plan.as_dict(), "-")
         return status.OK
     plan.check_files()
+    import threading
+
     from pyvmm.vm import VM
+
+    # Larger ones have room for a huge page, 2 MiB of memory for the few KiB that are used.
+    threading.stack_size(STACK_SIZE)
 
     with VM(
         args.memory,

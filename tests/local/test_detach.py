@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -39,8 +39,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "say").write_bytes(bare.assemble(SAY))
     (tmp_path / "end").write_bytes(bare.assemble(END))
     yield tmp_path / "pyvmm"
-    for pid in processes():
-        os.kill(pid, signal.SIGKILL)
+    for process in processes().values():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def processes() -> dict[int, psutil.Process]:

@@ -11,7 +11,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
 PARTS = (
-    *("memory", "iothread", "iovec", "stream", "terminal", "framing", "blockfile"),
+    *("memory", "iothread", "thread", "iovec", "stream", "terminal", "framing", "blockfile"),
     "blockmemory",
     *("virtqueue", "virtio", "virtio_mmio", "virtio_blk", "virtio_rng", "virtio_console"),
 )

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "thread.h"
+
+#include <signal.h>
+#include <string.h>
+
+enum {
+	/* The usual 8 MiB have, one time in four, a huge page's worth at their top: 2 MiB for the
+	 * few KiB that are used. */
+	STACK_SIZE = 256 << 10,
+	NAME_SIZE = 16,
+};
+
+int thread_start(pthread_t *thread, const char *name, void *(*main)(void *), void *opaque)
+{
+	char shown[NAME_SIZE] = "";
+	pthread_attr_t attr;
+	sigset_t all, before;
+	int error = pthread_attr_init(&attr);
+
+	if (error)
+		return error;
+	pthread_attr_setstacksize(&attr, STACK_SIZE);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	error = pthread_create(thread, &attr, main, opaque);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	pthread_attr_destroy(&attr);
+	if (!error) {
+		strncpy(shown, name, NAME_SIZE - 1);
+		pthread_setname_np(*thread, shown);
+	}
+	return error;
+}
