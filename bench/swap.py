@@ -34,6 +34,7 @@ OFF = "bypass off"
 SYMCALL = "symcall"
 DIRECT = "direct"
 ZSWAP = swapload.ZSWAP
+SWITCHING = "modes by turns"
 BALLOON = "balloon, QEMU"
 
 LAST = "at random, last pass"
@@ -52,7 +53,8 @@ SHOWN = (LAST, SEQUENTIAL, STEADY, FRESH, SWAPPED, OUT)
 LEGEND = f"""\
 The guest has {GUEST_MIB} MiB, in "{RAM}" all that is wanted. stock: an ordinary virtio-blk disk in the host's memory.
 unpatched kernel: the same for a guest whose kernel lacks the patches.
-bypass off: the disk that can be bypassed, with that switched off. zram: compressed in the guest's own RAM; zswap: the
+bypass off: the disk that can be bypassed, with that switched off; modes by turns: direct, symcall and off, a second
+each, for what that does to the slowest. zram: compressed in the guest's own RAM; zswap: the
 same, in a fifth of it, before a stock disk. balloon: all that is wanted, of which the host has taken the rest away and
 gives it back when the guest runs out, 1 MiB at a time.
 An operation checks a page and writes to it; a pass has as many as there are pages, or ends when its time is over: the
@@ -186,6 +188,7 @@ def subjects(arms: Arms, folder: str) -> dict[str, Measure]:
         ZSWAP: ZSWAP,
         SYMCALL: "symcall",
         DIRECT: "direct",
+        SWITCHING: swapload.SWITCHING,
     }
     made = {RAM: by_pyvmm(arms, Arm(RAM, GUEST_MIB + arms.swap_mib, "none"))}
     made[QEMU] = by_qemu(arms, folder)

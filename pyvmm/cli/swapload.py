@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import tempfile
+import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm.errors import HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pyvmm.guest.cache import Guest
     from pyvmm.vm import VM
@@ -28,6 +31,11 @@ DISK = "disk"
 ZSWAP = "zswap"
 #: Has memory that somebody keeps a balloon in, and does not swap.
 BALLOON = "balloon"
+#: May use its pages in the swap disk in one way, and a second later in the next.
+SWITCHING = "switching"
+#: The ways, and how long each.
+TURNS = ("direct", "symcall", "off")
+TURN_SECONDS = 1.0
 #: Free memory, in KiB, at which the balloon is as large as it will be.
 INFLATED = 224 << 10
 
@@ -55,7 +63,7 @@ SCRIPT = f'{START_SWAP}exec {PROGRAM} "$@"\n'
 class Arm(NamedTuple):
     """A guest: its RAM in MiB, and how it swaps.
 
-    `swap` is "none", ZRAM, ZSWAP, DISK, or a mode of the swap bypass; BALLOON only elsewhere.
+    `swap` is "none", ZRAM, ZSWAP, DISK, a mode of the swap bypass, or SWITCHING; BALLOON only elsewhere.
     """
 
     name: str
@@ -107,7 +115,8 @@ def add_swap(vm: VM, arm: Arm, swap_bytes: int) -> int | None:
     if arm.swap in ("none", ZRAM):
         return None
     if arm.swap not in (DISK, ZSWAP):
-        vm.add_swap(swap_bytes, arm.swap, serial=SERIAL, policy="always")
+        mode = TURNS[0] if arm.swap == SWITCHING else arm.swap
+        vm.add_swap(swap_bytes, mode, serial=SERIAL, policy="always")
         return None
     fd = os.memfd_create(SERIAL, os.MFD_CLOEXEC)
     os.ftruncate(fd, swap_bytes)
@@ -151,6 +160,28 @@ def check_bypassed(vm: VM, mib: int) -> None:
             )
 
 
+@contextmanager
+def switching(vm: VM) -> Iterator[None]:
+    """The modes take turns meanwhile."""
+    over = threading.Event()
+    swap = vm.swap
+    assert swap is not None
+
+    def turn() -> None:
+        for mode in itertools.cycle(TURNS):
+            swap.mode = mode
+            if over.wait(TURN_SECONDS):
+                return
+
+    thread = threading.Thread(target=turn, name="switching")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 def run(guest: Guest, arm: Arm, swap_bytes: int, job: Job, timeout: float) -> str:
     """Runs a job in the arm's guest; what it printed.
 
@@ -164,8 +195,12 @@ def run(guest: Guest, arm: Arm, swap_bytes: int, job: Job, timeout: float) -> st
             swap = add_swap(vm, arm, swap_bytes)
             if job.disk:
                 vm.add_disk(job.disk, readonly=True, serial=job.serial)
-            vm.run(timeout)
-            check_bypassed(vm, job.mib)
+            if arm.swap == SWITCHING:
+                with switching(vm):
+                    vm.run(timeout)
+            else:
+                vm.run(timeout)
+                check_bypassed(vm, job.mib)
         finally:
             vm.close()
             if swap is not None:
