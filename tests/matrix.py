@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which guest works under which host: every guest kernel under every kind of outer machine that the lab has.
+
+    python -m tests.matrix --json matrix.json --table docs/matrix.md
+
+Each host is a lab of its own, in which each guest boots, is called into, and uses swapped pages where they lie, as far
+as its kernel can. The table is written from what was measured; the status is 1 if a guest cannot do what it should.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTER = ("6.1", "6.12")
+PAGING = ("nested", "shadow")
+CPUS = (1, 2)
+PORT = 0x510
+#: Seconds of one guest, and of all in one lab.
+PATIENCE, LAB_SECONDS = 600, 3600
+MARK = "@@cell "
+FINE = "yes"
+CANNOT = "-"
+
+
+class Host(NamedTuple):
+    """An outer machine: its Linux, its KVM's paging, its CPUs."""
+
+    linux: str
+    paging: str
+    cpus: int
+
+    def __str__(self) -> str:
+        return f"Linux {self.linux}, {self.paging} paging, {self.cpus} CPU{'s' * (self.cpus > 1)}"
+
+
+class Guest(NamedTuple):
+    """A guest kernel: what it is called, and whether it answers symcalls and knows the swap bypass."""
+
+    name: str
+    what: str
+    symcalls: bool
+    bypass: bool
+
+
+#: Of the document.
+HEAD = """\
+# Which guest works under which host
+
+Written by `python -m tests.matrix` at {revision}, in the lab (emulated SVM, kvm_amd; [lab.md](lab.md)).
+
+*boots*: runs a command and ends. *symcalls*: the guest's kernel answers in a hook. *bypass*: a program in 128 MiB
+that works on 200 finds its pages right, and used swapped ones where they lie. What a kernel cannot do is left out.
+"""
+GUESTS = (
+    Guest("6.12", "the project's 6.12", True, True),
+    Guest("6.1", "the project's 6.1", True, True),
+    Guest("stock-6.12", "Debian 13's kernel", False, False),
+    Guest("stock-6.1", "Debian 12's kernel", False, False),
+    Guest("stock-6.12-symbiotic", "Debian 13's, with the module", True, False),
+    Guest("stock-6.1-symbiotic", "Debian 12's, with the module", True, False),
+)
+
+
+# In the lab.
+
+
+def symcalls(name: str) -> None:
+    """The guest's kernel says which task writes to a port. Raises what went wrong."""
+    from tests.lab.linux import Guest as Linux
+
+    heard: list[str] = []
+    script = f"echo -n hello | dd of=/dev/port bs=1 seek={PORT} 2> /dev/null"
+    with Linux(script, linux=name) as guest:
+        guest.vm.on_port(PORT, count=5)(
+            lambda exit: heard.append(exit.vcpu.symcall("current").comm)
+        )
+        guest.start()
+        assert guest.finish(PATIENCE).ok, guest.text
+    assert heard == ["dd"] * 5, heard
+
+
+def boots(name: str) -> None:
+    """It boots, runs a command and ends."""
+    from tests.lab.linux import Guest as Linux
+
+    with Linux("echo here is $(uname -r)", linux=name) as guest:
+        guest.start()
+        assert guest.finish(PATIENCE).ok, guest.text
+        assert "here is" in guest.text, guest.text
+
+
+def bypass(name: str) -> None:
+    """A program short of memory finds its pages right, and they were adopted where they lay."""
+    from tests.lab.swapguest import SwapGuest, splats
+
+    script = "torture -m 200 -t 2 random; echo STATUS=$?; read go"
+    with SwapGuest(script, "direct", swap={"policy": "always"}, linux=name, cpus=1) as guest:
+        guest.start()
+        guest.expect("STATUS=0", PATIENCE)
+        swap = guest.vm.swap
+        assert swap is not None
+        said = swap.stats.guest
+        guest.say("go")
+        guest.finish(PATIENCE)
+        wrong = splats(guest.vm.console_log())
+    assert not wrong, wrong
+    assert said is not None
+    assert said.adopted_total > 0, said
+
+
+def attempt(test: Any, name: str) -> str:
+    """FINE, or what went wrong."""
+    try:
+        test(name)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return FINE
+
+
+def cell(guest: Guest) -> dict[str, str]:
+    """All that the guest should be able to do here."""
+    return {
+        "boots": attempt(boots, guest.name),
+        "symcalls": attempt(symcalls, guest.name) if guest.symcalls else CANNOT,
+        "bypass": attempt(bypass, guest.name) if guest.bypass else CANNOT,
+    }
+
+
+def all_cells() -> None:
+    """A line for each guest."""
+    for guest in GUESTS:
+        print(MARK + json.dumps({"guest": guest.name, **cell(guest)}), flush=True)
+
+
+# Outside.
+
+
+def hosts(args: argparse.Namespace) -> Iterator[Host]:
+    """Those asked for."""
+    for host in product(OUTER, PAGING, CPUS):
+        if not args.host or str(Host(*host)) in args.host:
+            yield Host(*host)
+
+
+def command(host: Host) -> list[str]:
+    """What runs all cells of a host."""
+    lab = [sys.executable, "-m", "pyvmm", "lab", "--cpus", str(host.cpus), "--memory", "4G"]
+    lab += ["--no-npt"] if host.paging == "shadow" else []
+    return [
+        *lab,
+        "--timeout",
+        str(LAB_SECONDS),
+        "--",
+        sys.executable,
+        "-m",
+        "tests.matrix",
+        "--cells",
+    ]
+
+
+def measured(host: Host) -> dict[str, dict[str, str]]:
+    """Each guest's cell. A guest of which nothing was heard has the lab's end in it."""
+    done = subprocess.run(
+        command(host), cwd=ROOT, env=os.environ | {"PYVMM_LAB_LINUX": host.linux},
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    lines = [line.removeprefix(MARK) for line in done.stdout.splitlines() if line.startswith(MARK)]
+    found = {said.pop("guest"): said for said in map(json.loads, lines)}
+    why = f"the lab ended with status {done.returncode}: {done.stdout[-300:].strip()}"
+    missing = dict.fromkeys(("boots", "symcalls", "bypass"), why)
+    return {guest.name: found.get(guest.name, missing) for guest in GUESTS}
+
+
+def sign(said: dict[str, str]) -> str:
+    """Of a cell, for the table."""
+    return ", ".join(
+        what if value == FINE else f"**no {what}**"
+        for what, value in said.items()
+        if value != CANNOT
+    )
+
+
+def table(record: dict[str, Any]) -> str:
+    """The document."""
+    lines = [
+        HEAD.format(**record),
+        "| host | " + " | ".join(guest.what for guest in GUESTS) + " |",
+        "| --- |" + " --- |" * len(GUESTS),
+    ]
+    for host, cells in record["hosts"].items():
+        lines.append(
+            f"| {host} | " + " | ".join(sign(cells[guest.name]) for guest in GUESTS) + " |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def failures(record: dict[str, Any]) -> list[str]:
+    """A line for each thing that does not work."""
+    return [
+        f"{host}: {guest}: {what}: {value}"
+        for host, cells in record["hosts"].items()
+        for guest, said in cells.items()
+        for what, value in said.items()
+        if value not in (FINE, CANNOT)
+    ]
+
+
+def main(argv: Sequence[str]) -> int:
+    from bench.record import revision
+
+    parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
+    parser.add_argument("--json", metavar="FILE", help="what was measured, with the reasons")
+    parser.add_argument("--table", metavar="FILE", help="as Markdown")
+    parser.add_argument(
+        "--host", action="append", default=[], metavar="TEXT", help="only this one; repeat"
+    )
+    parser.add_argument("--cells", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.cells:
+        all_cells()
+        return 0
+    record: dict[str, Any] = {"revision": revision(), "hosts": {}}
+    for host in hosts(args):
+        print(f"matrix: {host}", flush=True)
+        record["hosts"][str(host)] = measured(host)
+        for name, said in record["hosts"][str(host)].items():
+            print(f"  {name}: {said}", flush=True)
+        if args.json:
+            Path(args.json).write_text(json.dumps(record, indent=1) + "\n")
+    if args.table:
+        Path(args.table).write_text(table(record))
+    wrong = failures(record)
+    print("\n".join(wrong))
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
