@@ -53,7 +53,7 @@ SHOWN = (LAST, SEQUENTIAL, STEADY, FRESH, SWAPPED, OUT)
 LEGEND = f"""\
 The guest has {GUEST_MIB} MiB, in "{RAM}" all that is wanted. stock: an ordinary virtio-blk disk in the host's memory.
 unpatched kernel: the same for a guest whose kernel lacks the patches.
-bypass off: the disk that can be bypassed, with that switched off; modes by turns: direct, symcall and off, a second
+bypass off: the disk that can be bypassed, with that switched off; modes by turns: direct, symcall and off, 10 ms
 each, for what that does to the slowest. zram: compressed in the guest's own RAM; zswap: the
 same, in a fifth of it, before a stock disk. balloon: all that is wanted, of which the host has taken the rest away and
 gives it back when the guest runs out, 1 MiB at a time.

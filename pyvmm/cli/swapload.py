@@ -31,11 +31,11 @@ DISK = "disk"
 ZSWAP = "zswap"
 #: Has memory that somebody keeps a balloon in, and does not swap.
 BALLOON = "balloon"
-#: May use its pages in the swap disk in one way, and a second later in the next.
+#: May use its pages in the swap disk in one way, and soon in the next.
 SWITCHING = "switching"
-#: The ways, and how long each.
+#: The ways, and how long each: a pass over memory that is there takes some tens of milliseconds.
 TURNS = ("direct", "symcall", "off")
-TURN_SECONDS = 1.0
+TURN_SECONDS = 0.01
 #: Free memory, in KiB, at which the balloon is as large as it will be.
 INFLATED = 224 << 10
 
