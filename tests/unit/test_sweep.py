@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench import dispatch, matrix, points, record, report, stats, sweep
+from bench import cell, dispatch, matrix, points, record, report, stats, sweep
 from bench.cell import TIMED_OUT, Outcome, Spec, kept
 from bench.dispatch import TRIES, Dispatch, Ended, Lost, Worker
 from bench.matrix import Cell
@@ -259,6 +259,23 @@ def test_a_keeper_that_is_not_wanted_ends(tmp_path: Path) -> None:
         assert kept([sys.executable, "-c", program], output, lambda: False) == 7
         assert kept([sys.executable, "-c", "raise SystemExit(3)"], output, lambda: True) == 3
     assert (tmp_path / "said").read_text() == "told\n"
+
+
+def test_a_machine_that_is_busy_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock goes with whoever has it; a keeper that nobody wants any more starts nothing."""
+    monkeypatch.setattr(cell.tempfile, "gettempdir", lambda: str(tmp_path))
+    looks = iter([False, False, True])
+    monkeypatch.setattr(cell, "unwanted", lambda seconds: next(looks))
+    monkeypatch.setattr(cell, "adopt_orphans", lambda: None)
+    with cell.machine_lock() as ours, cell.machine_lock() as other:
+        assert cell.taken(ours)
+        assert not cell.taken(other)
+        assert cell.guarded(specs(1)[0], str(tmp_path)) == cell.UNWANTED
+        assert next(looks, None) is None
+        ours.close()
+        assert cell.taken(other)
 
 
 # What comes back
