@@ -36,6 +36,10 @@ from bench.matrix import Cell
 TIMED_OUT = 124
 #: Nobody wanted it any more.
 UNWANTED = 125
+#: The sources are not those of the sweep, any more.
+CHANGED = 126
+#: What a Dask worker sets for what it runs. A cell is to be the same with and without.
+OF_DASK = ("MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 #: Seconds between looks, and those that a cell has to give back what it took, before it is killed.
 LOOK = 0.1
 GRACE = 20.0
@@ -93,6 +97,7 @@ def kept(command: list[str], output: Any, wanted: Callable[[], bool]) -> int:
     keeper = subprocess.Popen(
         command,
         cwd=record.ROOT,
+        env={name: value for name, value in os.environ.items() if name not in OF_DASK},
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=subprocess.STDOUT,
@@ -127,6 +132,8 @@ def guarded(spec: Spec, folder: str) -> int:
         while not taken(lock):
             if unwanted(LOOK):
                 return UNWANTED
+        if record.sources() != spec.sources:  # a worker began with others, or a sweep
+            return CHANGED
         end = time.monotonic() + spec.timeout
         command = [sys.executable, "-m", "bench.cell", "run", folder]
         runner = subprocess.Popen(command, stdin=subprocess.DEVNULL)

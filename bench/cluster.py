@@ -11,6 +11,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,12 @@ def work(spec: Spec, identity: str) -> Outcome:
         raise Lost(f"{worker.address} is another one now")
     ACTIVE.add(key)
     try:
-        return cell.perform(spec, lambda: wanted(worker, key))
+        outcome = cell.perform(spec, lambda: wanted(worker, key))
     finally:
         ACTIVE.discard(key)
+    if outcome.status == cell.UNWANTED:
+        raise Lost(f"{worker.address} was told to stop")
+    return outcome
 
 
 def wanted(worker: Any, key: Any) -> bool:
@@ -101,7 +105,7 @@ class Task:
         distributed = import_distributed()
         try:
             found: Outcome = self.future.result()
-        except (Lost, distributed.KilledWorker, distributed.client.FutureCancelledError) as error:
+        except (Lost, distributed.KilledWorker, CancelledError) as error:
             self._lost()
             raise Lost(str(error)) from error
         return found

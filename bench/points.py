@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from bench import chart, results, stats
 
 #: What the folder of a sweep has beside the records: all cells, and why some have no record.
-MANIFEST = "sweep.json"
+MANIFEST = "sweep.manifest"
 CELL_HEADS = ("cell", "machine", "worker", "tries", "KVM", "in the lab", "when")
 POINT_HEADS = ("figure", "subject", "options", "ratio (95%)", "of a run", "runs", "machines")
 

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,14 +41,15 @@ def run(sweep: Sweep) -> dict[str, str]:
         for ending in (".json", ".txt", ".png"):
             (sweep.folder / f"{cell.name}{ending}").unlink(missing_ok=True)
     try:
-        for ended in ended_cells(sweep):
-            name = ended.spec.cell.name
-            left.remove(name)
-            reason = keep(sweep.folder, ended)
-            if reason:
-                failed[name] = reason
-            done = len(sweep.cells) - len(left)
-            say(f"{name}: {reason or 'done'}, {done} of {len(sweep.cells)}")
+        with closing(ended_cells(sweep)) as endings:  # at once, however this ends
+            for ended in endings:
+                name = ended.spec.cell.name
+                left.remove(name)
+                reason = keep(sweep.folder, ended)
+                if reason:
+                    failed[name] = reason
+                done = len(sweep.cells) - len(left)
+                say(f"{name}: {reason or 'done'}, {done} of {len(sweep.cells)}")
     except HostError as error:  # the scheduler is gone; what is there is worth a report
         if len(left) == len(sweep.cells):
             raise
@@ -62,7 +64,7 @@ def say(text: str) -> None:
     print(f"bench: {text}", flush=True)
 
 
-def ended_cells(sweep: Sweep) -> Iterator[Ended]:
+def ended_cells(sweep: Sweep) -> Generator[Ended]:
     """Each cell once, in the order in which they end."""
     if sweep.scheduler:
         from bench.cluster import Cluster
@@ -108,6 +110,10 @@ def wrong(spec: Spec, outcome: Outcome) -> str:
     """Why an outcome is no record of the cell; "" if it is one."""
     if outcome.status == cells.TIMED_OUT:
         return f"did not end within {spec.timeout:g} s on {outcome.host}"
+    if outcome.status == cells.CHANGED:
+        return (
+            f"the sources on {outcome.host} are not those that the sweep began with; begin it again"
+        )
     if outcome.status:
         last = outcome.said.strip().rpartition("\n")[2].strip() or "it said nothing"
         return f"failed on {outcome.host} (status {outcome.status}): {last}"

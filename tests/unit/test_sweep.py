@@ -272,10 +272,13 @@ def test_a_machine_that_is_busy_is_waited_for(
     with cell.machine_lock() as ours, cell.machine_lock() as other:
         assert cell.taken(ours)
         assert not cell.taken(other)
-        assert cell.guarded(specs(1)[0], str(tmp_path)) == cell.UNWANTED
+        (spec,) = specs(1)
+        assert cell.guarded(spec, str(tmp_path)) == cell.UNWANTED
         assert next(looks, None) is None
         ours.close()
         assert cell.taken(other)
+    assert spec.sources != record.sources()
+    assert cell.guarded(spec, str(tmp_path)) == cell.CHANGED
 
 
 # What comes back
@@ -303,6 +306,7 @@ def record_of(**more: Any) -> dict[str, Any]:
         (Outcome(0, None, "", "h"), "left no record on h"),
         (Outcome(0, {"suite": "exits"}, "", "h"), "left no record"),
         (Outcome(1, None, "a\nno KVM\n", "h"), "failed on h \\(status 1\\): no KVM"),
+        (Outcome(cell.CHANGED, None, "", "h"), "the sources on h are not those"),
         (Outcome(TIMED_OUT, None, "", "h"), "did not end within 60 s on h"),
     ],
 )
@@ -322,12 +326,12 @@ def test_records_are_checked(outcome: Outcome, why: str, tmp_path: Path) -> None
 
 
 def swept(folder: Path, ended: list[Ended], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    def cells_of(_: sweep.Sweep) -> Any:
+    def ended_cells(_: sweep.Sweep) -> Any:
         yield from ended
         if len(ended) < 3:
             raise HostError("the scheduler is gone")
 
-    monkeypatch.setattr(sweep, "ended_cells", cells_of)
+    monkeypatch.setattr(sweep, "ended_cells", ended_cells)
     cells = [spec.cell for spec in specs(3)]
     return sweep.run(sweep.Sweep(cells, {}, folder, 60))
 
@@ -359,6 +363,17 @@ def test_a_scheduler_that_goes_away_spoils_the_rest_only(
     failed = swept(tmp_path, ended, monkeypatch)
     assert failed == dict.fromkeys(["exits-exits=1", "exits-exits=2"], "the scheduler is gone")
     assert record.load(tmp_path / "exits-exits=0.json")["samples"] == SAMPLES
+
+
+def test_sweeps_are_compared_cell_by_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = [Ended(spec, Outcome(0, record_of(), "", "h"), "a", 1) for spec in specs(3)]
+    for folder in (tmp_path / "old", tmp_path / "new"):
+        folder.mkdir()
+        assert swept(folder, ended, monkeypatch) == {}
+    assert command.report(tmp_path / "new", tmp_path / "old") == 0
+    assert capsys.readouterr().out.count("== exits-exits=") == 3
 
 
 # Pooling
