@@ -19,7 +19,7 @@ help:
 	@echo 'make unit    the tests that need no KVM'
 	@echo 'make check   ruff, mypy, clang-format, cppcheck, direction of the imports'
 	@echo 'make format  let ruff and clang-format rewrite the sources'
-	@echo 'make bench   what the benchmarks are; ARGS="exits" runs one'
+	@echo 'make bench   every benchmark, quickly, and one report of them; ARGS="swap --rounds 5": that one, so long'
 	@echo 'make clean   remove what make build made'
 
 .venv/ready: .ci/setup .ci/packages pyproject.toml
@@ -61,7 +61,7 @@ format: setup
 	clang-format -i $(C_FILES)
 
 bench: build
-	$(PYTHON) -m bench $(or $(ARGS),--help)
+	pyvmm bench $(or $(ARGS),all --quick)
 
 clean:
 	rm -rf build dist *.egg-info pyvmm/*.so pyvmm/kvm/*.so pyvmm/_core.c pyvmm/kvm/_kvm.c

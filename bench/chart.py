@@ -114,6 +114,49 @@ def curve(path: str, title: str, found: Mapping[str, Any]) -> None:
     pyplot.close(figure)
 
 
+class Spot(NamedTuple):
+    """Where a line of a sweep goes: at a value of the option, a ratio and its interval."""
+
+    at: float | str
+    middle: float
+    low: float
+    high: float
+
+
+def sweep(
+    path: str, title: str, axis: str, panels: Mapping[str, Mapping[str, Sequence[Spot]]]
+) -> None:
+    """Writes a PNG with a panel for each figure, in which lines go over the values of an option. Wants matplotlib."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, found = pyplot.subplots(
+        len(panels), 1, figsize=(10, 1 + 3.2 * len(panels)), squeeze=False, layout="constrained"
+    )
+    for axes, (name, lines) in zip(found[:, 0], panels.items(), strict=True):
+        for label, spots in lines.items():
+            spread = [
+                [spot.middle - spot.low for spot in spots],
+                [spot.high - spot.middle for spot in spots],
+            ]
+            places, middles = [spot.at for spot in spots], [spot.middle for spot in spots]
+            axes.errorbar(places, middles, yerr=spread, marker="o", capsize=3, label=label)
+        axes.set_title(name)
+        axes.set_xlabel(axis)
+        axes.set_xticks(list(dict.fromkeys(spot.at for spots in lines.values() for spot in spots)))
+        axes.set_ylabel("ratio (log scale)")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
 def colour_of(name: str) -> str:
     """Exits, symcalls and other calls tell apart."""
     if "symcall" in name:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -20,6 +21,11 @@ from bench.stats import Samples
 SCHEMA = 3
 ROOT = Path(__file__).resolve().parents[1]
 OUT = "bench/out"
+#: What is measured, or measures.
+CODE = ("csrc", "pyvmm", "bench", "guest-linux-patch")
+#: Files and folders in there that a build or a run writes.
+BUILT = (".so", ".o", ".pyc")
+WRITTEN = {"_core.c", "_kvm.c", "build", "out", "__pycache__"}
 
 
 def git(*words: str) -> str:
@@ -34,8 +40,28 @@ def git(*words: str) -> str:
 def revision() -> str:
     """The commit that was measured, with a + if the code differs from it."""
     name = git("rev-parse", "--short", "HEAD") or "unknown"
-    changed = git("status", "--porcelain", "--", "csrc", "pyvmm", "bench", "guest-linux-patch")
+    changed = git("status", "--porcelain", "--", *CODE)
     return name + "+" * bool(changed)
+
+
+@cache
+def sources() -> str:
+    """A digest of the code that measures. Two trees with changes have one revision, but not one digest."""
+    digest = hashlib.sha256()
+    for path in sorted(path for folder in CODE for path in (ROOT / folder).rglob("*")):
+        name = path.relative_to(ROOT)
+        if path.is_file() and path.suffix not in BUILT and not set(name.parts) & WRITTEN:
+            digest.update(f"{name}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def same_revision(mine: str, other: str) -> bool:
+    """Whether two revisions are one: git may write it with more digits in another clone."""
+    names = [text.removesuffix("+") for text in (mine, other)]
+    shorter, longer = sorted(names, key=len)
+    return (
+        bool(shorter) and longer.startswith(shorter) and mine.endswith("+") == other.endswith("+")
+    )
 
 
 def environment() -> dict[str, Any]:
@@ -77,9 +103,14 @@ def machine_text(machine: dict[str, Any]) -> str:
     return f"{machine['kvm']} on {machine['cpu']}{lab}, Linux {machine['kernel']}"
 
 
+def name(record: dict[str, Any]) -> str:
+    """The suite, or the cell of a sweep."""
+    return str(record.get("cell", record).get("name", record["suite"]))
+
+
 def title(record: dict[str, Any]) -> str:
     """What was measured, and where."""
-    return f"{record['suite']}, {record['revision']}, {machine_text(record['machine'])}"
+    return f"{name(record)}, {record['revision']}, {machine_text(record['machine'])}"
 
 
 def write(

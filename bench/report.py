@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bench import chart, results, stats
+from bench import chart, points, results, stats
 from bench import record as records
 from bench.aims import Aim, text, verdicts
 from bench.results import Row
@@ -121,7 +121,7 @@ def machine_lines(machine: dict[str, Any]) -> str:
 
 def section(record: dict[str, Any], rows: Sequence[Row], image: Path) -> str:
     """One suite."""
-    parts = [f"<h2>{html.escape(record['suite'])}</h2>"]
+    parts = [f"<h2>{html.escape(records.name(record))}</h2>"]
     parts.append(
         f'<p class="machine">{html.escape(record["revision"])}; {machine_lines(record["machine"])}</p>'
     )
@@ -129,10 +129,15 @@ def section(record: dict[str, Any], rows: Sequence[Row], image: Path) -> str:
     parts += [f'<p class="notes">{html.escape(note)}</p>' for note in notes if note]
     parts.append(aims_table(record))
     if image.exists():
-        data = base64.b64encode(image.read_bytes()).decode()
-        parts.append(f'<p><img alt="" src="data:image/png;base64,{data}"></p>')
+        parts.append(image_html(image))
     parts.append(table(record, rows))
     return "\n".join(parts)
+
+
+def image_html(image: Path) -> str:
+    """A picture that is part of the page."""
+    data = base64.b64encode(image.read_bytes()).decode()
+    return f'<p><img alt="" src="data:image/png;base64,{data}"></p>'
 
 
 def summary(found: Iterable[tuple[dict[str, Any], Sequence[Row]]]) -> str:
@@ -140,7 +145,7 @@ def summary(found: Iterable[tuple[dict[str, Any], Sequence[Row]]]) -> str:
     lines = []
     for record, rows in found:
         machine = record["machine"]
-        lines += [f"## {record['suite']}", ""]
+        lines += [f"## {records.name(record)}", ""]
         lines += [
             f"{record['revision']}, {records.machine_text(machine)}, {machine['time']}.",
             "",
@@ -178,12 +183,23 @@ def records_of(folder: Path) -> dict[Path, dict[str, Any]]:
     return {path: one for path, one in found.items() if one.get("schema") == records.SCHEMA}
 
 
+def sweep(folder: Path, found: Iterable[dict[str, Any]]) -> tuple[str, str]:
+    """What is said of all cells of a sweep together, as HTML and as Markdown; empty where there is none."""
+    cells, absent = points.swept(found), points.missing(folder, found)
+    if not cells:
+        return "", ""
+    images = points.pictures(folder, cells) if logbars.available() else []
+    page = points.page(cells, absent) + "\n" + "\n".join(image_html(image) for image in images)
+    return page + "\n", points.markdown(cells, absent) + "\n"
+
+
 def write(folder: Path) -> Path:
     """Makes the page of the records in a folder, and returns it. Without matplotlib it has no pictures."""
     found = records_of(folder)
     if not found:
         raise SystemExit(f"bench: no record of a benchmark is in {folder}")
     judged = [(record, results.rows(record)) for record in found.values()]
+    together, in_short = sweep(folder, list(found.values()))
     sections = []
     for path, (record, rows) in zip(found, judged, strict=True):
         image = path.with_suffix(".png")
@@ -193,10 +209,12 @@ def write(folder: Path) -> Path:
     page = folder / "report.html"
     page.write_text(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>pyvmm benchmarks</title>'
-        f"<style>{STYLE}</style><h1>pyvmm benchmarks</h1>\n" + "\n".join(sections) + "\n</html>\n",
+        f"<style>{STYLE}</style><h1>pyvmm benchmarks</h1>\n{together}"
+        + "\n".join(sections)
+        + "\n</html>\n",
         encoding="utf-8",
     )
-    (folder / "summary.md").write_text(summary(judged), encoding="utf-8")
+    (folder / "summary.md").write_text(in_short + summary(judged), encoding="utf-8")
     return page
 
 

@@ -41,7 +41,7 @@ def row(record: dict[str, Any], figure: str, subject: str) -> Row:
         low * scale,
         high * scale,
         stats.ratio(values, compared) if compared else None,
-        stats.permutation(values, compared) if compared else None,
+        stats.permutation(values, compared) if compared and min(values + compared) > 0 else None,
     )
 
 

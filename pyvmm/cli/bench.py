@@ -22,6 +22,8 @@ ALL = "all"
 #: A suite did not end well, or a figure got worse.
 FAILED = 1
 LAB_MEMORY = "8G"
+#: Options that all cells of a sweep have in common.
+COMMON = ("quick", "rounds", "budget", "linux", "lab", "icount")
 
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
@@ -42,6 +44,22 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
     add("--linux", default="6.12", help="which guest (%(default)s)")
     add("--lab", action="store_true", help="everything in the lab")
     add("--icount", action="store_true", help="the same, with time counted in instructions")
+    add(
+        "--sweep",
+        metavar="OPTION=V1,V2",
+        action="append",
+        default=[],
+        help="run each suite with each value of an option of its own; repeat for more options",
+    )
+    add("--repeat", type=int, default=1, metavar="N", help="run each so often, and pool the ratios")
+    add("--scheduler", metavar="ADDRESS", help="spread the runs over the workers of a Dask cluster")
+    add(
+        "--cell-timeout",
+        type=float,
+        default=7200.0,
+        metavar="S",
+        help="give up a run of a sweep after S seconds (%(default)g)",
+    )
     add("--compare", metavar="OLD", help="an earlier FOLDER; the status is 1 if a figure got worse")
     add("--report", metavar="FOLDER", help="measure nothing: make the report of this one again")
 
@@ -60,11 +78,28 @@ def main(args: argparse.Namespace) -> int:
         return 0
     names = chosen(args.suites, list(suites))
     folder = out or Path(time.strftime("bench/out/%Y-%m-%d-%H%M%S")).absolute()
+    if args.sweep or args.repeat != 1 or args.scheduler:
+        return sweep(args, names, folder, old)
     folder.mkdir(parents=True, exist_ok=True)
     failed = measure(args, {name: suites[name].linux for name in names}, folder)
     worse = report(folder, old) if len(failed) < len(names) else FAILED
     for name in failed:
         print(f"bench: {name} failed; what it said is in {folder / name}.txt", file=sys.stderr)
+    return FAILED if failed else worse
+
+
+def sweep(args: argparse.Namespace, names: Sequence[str], folder: Path, old: Path | None) -> int:
+    """Measures each cell of a sweep, here or on a cluster, and reports those that ended well."""
+    matrix, sweeps = (importlib.import_module(f"bench.{name}") for name in ("matrix", "sweep"))
+    cells = matrix.cells(names, matrix.axes(args.sweep), args.repeat)
+    common = {name: getattr(args, name) for name in COMMON}
+    folder.mkdir(parents=True, exist_ok=True)
+    failed = sweeps.run(
+        sweeps.Sweep(cells, common, folder, args.cell_timeout, args.scheduler or "")
+    )
+    worse = report(folder, old) if len(failed) < len(cells) else FAILED
+    for name, reason in failed.items():
+        print(f"bench: {name} {reason}", file=sys.stderr)
     return FAILED if failed else worse
 
 
@@ -123,7 +158,7 @@ def command(args: argparse.Namespace, name: str, folder: Path) -> list[str]:
     words += ["--budget", str(args.budget)] if args.budget is not None else []
     if importlib.import_module("bench.suites").SUITES[name].linux:
         words += ["--linux", args.linux]
-    return words
+    return words + getattr(args, "words", [])
 
 
 class Tee:

@@ -79,6 +79,16 @@ def test_help_of_make_names_targets_that_exist() -> None:
     assert {"demo", "test", "check"} <= set(named) <= targets()
 
 
+@pytest.mark.parametrize(
+    ("words", "run"),
+    [([], "pyvmm bench all --quick"), (["ARGS=swap --rounds 5"], "pyvmm bench swap --rounds 5")],
+)
+def test_make_bench_runs_the_command(words: list[str], run: str) -> None:
+    command = ["make", "-n", "-C", str(ROOT), "bench", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run in done.stdout.splitlines()
+
+
 def test_every_document_is_in_the_index() -> None:
     index = (ROOT / "docs/README.md").read_text()
     for path in ROOT.glob("docs/*.md"):
