@@ -30,7 +30,7 @@ def initrd(
     guest: Any,
     folder: str,
     argv: Sequence[str],
-    files: Mapping[str, str | os.PathLike[str]] | None = None,
+    files: Mapping[str, bytes | str | os.PathLike[str]] | None = None,
     name: str = "initrd",
 ) -> str:
     """The guest's initramfs, with the command that it runs and files for it, as one file for every VMM."""
@@ -49,14 +49,29 @@ def pyvmm(kernel: str, initrd: str, *more: str, mib: int = MIB) -> list[str]:
     ]  # fmt: skip
 
 
-def qemu(guest: Any, initrd: str, *devices: str, mib: int = MIB) -> list[str]:
+def qemu(guest: Any, initrd: str, *devices: str, mib: int = MIB, cpus: int = 1) -> list[str]:
     """QEMU's microvm with virtio devices."""
     return [
         "qemu-system-x86_64", "-M", "microvm,accel=kvm,acpi=off,rtc=off,auto-kernel-cmdline=on", "-cpu", "max",
-        "-m", str(mib), "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
-        *devices, "-global", "virtio-mmio.force-legacy=false",
+        "-m", str(mib), "-smp", str(cpus), "-nodefaults", "-no-user-config", "-display", "none",
+        "-serial", "stdio", "-no-reboot", *devices, "-global", "virtio-mmio.force-legacy=false",
         "-kernel", guest.vmlinux, "-initrd", initrd, "-append", f"{CMDLINE} {ENDING}",
     ]  # fmt: skip
+
+
+def swap_disk(path: str | os.PathLike[str], serial: str) -> list[str]:
+    """QEMU's options for a disk in a file in memory, with an I/O thread for it."""
+    return [
+        "-object", "iothread,id=io", "-drive", f"file={path},if=none,id=d,format=raw,aio=threads,cache=writeback",
+        "-device", f"virtio-blk-device,drive=d,iothread=io,serial={serial}",
+    ]  # fmt: skip
+
+
+def empty(path: Path, size: int) -> None:
+    """Makes the file anew, of so many bytes."""
+    path.unlink(missing_ok=True)
+    with path.open("wb") as file:
+        os.truncate(file.fileno(), size)
 
 
 def output(command: Sequence[str], timeout: float = PATIENCE) -> str:

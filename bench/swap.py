@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import socket
 import tempfile
 import threading
@@ -129,16 +128,11 @@ def qemu_command(arms: Arms, arm: Arm, folder: str, *devices: str) -> list[str]:
 def by_qemu(arms: Arms, folder: str) -> Measure:
     """One run under QEMU, with a fresh file in memory, and an I/O thread for it."""
     swap = Path(folder) / "swap"
-    command = qemu_command(
-        arms, Arm(QEMU, GUEST_MIB, DISK), folder,
-        "-object", "iothread,id=io", "-drive", f"file={swap},if=none,id=d,format=raw,aio=threads,cache=writeback",
-        "-device", f"virtio-blk-device,drive=d,iothread=io,serial={swapload.SERIAL}",
-    )  # fmt: skip
+    devices = peers.swap_disk(swap, swapload.SERIAL)
+    command = qemu_command(arms, Arm(QEMU, GUEST_MIB, DISK), folder, *devices)
 
     def run() -> dict[str, float]:
-        swap.unlink(missing_ok=True)
-        with swap.open("wb") as file:
-            os.truncate(file.fileno(), arms.swap_mib * MIB)
+        peers.empty(swap, arms.swap_mib * MIB)
         return finished(command, arms.timeout)
 
     return run

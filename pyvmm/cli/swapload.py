@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyvmm.errors import HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pyvmm.guest.cache import Guest
     from pyvmm.vm import VM
@@ -31,7 +31,8 @@ BALLOON = "balloon"
 #: Free memory, in KiB, at which the balloon is as large as it will be.
 INFLATED = 224 << 10
 
-SCRIPT = f"""
+#: Shell: what `$1` and `$2`, an arm's swap and its bytes, ask for; they are shifted away.
+START_SWAP = f"""
 device=
 case $1 in
     {ZRAM}) echo 0 > /proc/sys/vm/page-cluster; echo $2 > /sys/block/zram0/disksize && device=/dev/zram0;;
@@ -47,8 +48,8 @@ if [ $1 != none ] && [ $1 != {BALLOON} ]; then
         {{ echo "the guest cannot swap by $1"; exit 1; }}
 fi
 shift 2
-exec {PROGRAM} "$@"
 """
+SCRIPT = f'{START_SWAP}exec {PROGRAM} "$@"\n'
 
 
 class Arm(NamedTuple):
@@ -114,30 +115,63 @@ def add_swap(vm: VM, arm: Arm, swap_bytes: int) -> int | None:
     return fd
 
 
-def build(guest: Guest, arm: Arm, argv: Sequence[str]) -> VM:
-    """A machine for one run of the program, with one vCPU."""
+class Job(NamedTuple):
+    """What a guest is to run: files that it is given, `mib` that the program works on, vCPUs, and a disk to read."""
+
+    argv: Sequence[str]
+    files: Mapping[str, bytes | str | os.PathLike[str]]
+    mib: int
+    cpus: int = 1
+    disk: str | os.PathLike[str] = ""
+    serial: str = ""
+
+
+def build(guest: Guest, arm: Arm, job: Job) -> VM:
+    """A machine for one run of a program."""
     from pyvmm.cli.plan import BASE_CMDLINE, QUIET
     from pyvmm.guest.overlay import overlay
-    from pyvmm.guest.program import program
     from pyvmm.vm import VM
 
     return VM(
         arm.memory * MIB,
-        1,
+        job.cpus,
         kernel=guest.vmlinux or guest.kernel,
-        initrd=[guest.initramfs, overlay(argv, files={PROGRAM: program("swapload")})],
+        initrd=[guest.initramfs, overlay(job.argv, files=job.files)],
         cmdline=f"{BASE_CMDLINE} {QUIET} console=ttyS0",
     )
 
 
-def check_bypassed(vm: VM, load: Load) -> None:
-    """HostError if a guest that was to bypass its disk moved the program's memory through that disk's queue."""
+def check_bypassed(vm: VM, mib: int) -> None:
+    """HostError if a guest that was to bypass its disk moved what it worked on through that disk's queue."""
     if vm.swap is not None and vm.swap.mode != "off":
         moved = vm.swap.stats.bytes_out
-        if moved > load.memory * MIB // 16:
+        if moved > mib * MIB // 16:
             raise HostError(
                 f"the guest did not bypass its swap disk: {moved >> 20} MiB went through the queue"
             )
+
+
+def run(guest: Guest, arm: Arm, swap_bytes: int, job: Job, timeout: float) -> str:
+    """Runs a job in the arm's guest; what it printed.
+
+    Raises HostError if it did not swap as it was to, and as `VM` does. It may have run out of time.
+    """
+    with tempfile.TemporaryFile() as output:
+        vm = build(guest, arm, job)
+        swap = None
+        try:
+            vm.add_serial(output.fileno())
+            swap = add_swap(vm, arm, swap_bytes)
+            if job.disk:
+                vm.add_disk(job.disk, readonly=True, serial=job.serial)
+            vm.run(timeout)
+            check_bypassed(vm, job.mib)
+        finally:
+            vm.close()
+            if swap is not None:
+                os.close(swap)
+        output.seek(0)
+        return output.read().decode("utf-8", "replace")
 
 
 def measure(guest: Guest, arm: Arm, swap_bytes: int, load: Load, timeout: float) -> dict[str, Any]:
@@ -146,17 +180,8 @@ def measure(guest: Guest, arm: Arm, swap_bytes: int, load: Load, timeout: float)
     Raises HostError if it does not finish within `timeout` seconds, found a wrong page, or did not swap as it was to,
     and as `VM` does.
     """
-    with tempfile.TemporaryFile() as output:
-        vm = build(guest, arm, command(arm, swap_bytes, load))
-        disk = None
-        try:
-            vm.add_serial(output.fileno())
-            disk = add_swap(vm, arm, swap_bytes)
-            vm.run(timeout)
-            check_bypassed(vm, load)
-        finally:
-            vm.close()
-            if disk is not None:
-                os.close(disk)
-        output.seek(0)
-        return parse(output.read().decode("utf-8", "replace"))
+    from pyvmm.guest.program import program
+
+    argv = command(arm, swap_bytes, load)
+    job = Job(argv, {PROGRAM: program("swapload")}, load.memory)
+    return parse(run(guest, arm, swap_bytes, job, timeout))
