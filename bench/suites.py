@@ -24,4 +24,5 @@ SUITES = {
     "net": Suite("virtio-net on a tap against QEMU: streams both ways, round trips", True),
     "swap": Suite("SwapBypass against RAM, stock swap, zram, zswap and a balloon", True),
     "curve": Suite("the same for memory from a quarter of the RAM to four times it", True),
+    "workloads": Suite("GUPS, STREAM, a sort, Redis, SQLite and stress-ng short of memory", True),
 }

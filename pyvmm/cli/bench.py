@@ -105,6 +105,9 @@ def measure(args: argparse.Namespace, linux: dict[str, bool], folder: Path) -> l
         inside = dict.fromkeys(inside, False)
     if any(linux.values()):
         ensure_guest(args.linux)  # outside the lab, where what it builds stays
+    for name in linux:
+        suite = importlib.import_module(f"bench.{name}")
+        getattr(suite, "prepare", lambda: None)()
     failed = [name for name in linux if not inside[name] and not here(args, name, folder)]
     if any(inside.values()):
         print(f"bench: {found.verdict}" * (not args.lab), file=sys.stderr)
