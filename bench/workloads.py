@@ -25,8 +25,8 @@ from pyvmm.guest import distro
 from pyvmm.guest.program import program
 
 MIB = 1 << 20
-RAM_MIB = 128
-FACTOR = 1.6
+RAM_MIB, FACTOR = 128, 1.6
+QUICK_RAM_MIB, QUICK_FACTOR = 96, 1.2
 #: The swap disk has so many times the RAM beyond what is worked on: programs take some for themselves.
 SPARE = 0.5
 AIMS = (Aim(swap.DIRECT, UPDATE, swap.STOCK, 1 / 10),)
@@ -123,8 +123,8 @@ switched off. zram: compressed in the guest's own RAM."""
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--linux", default="6.12")
-    add("--ram", type=int, default=RAM_MIB, metavar="MIB", help=f"of the guest ({RAM_MIB})")
-    add("--factor", type=float, default=FACTOR, help=f"worked on, times the RAM ({FACTOR:g})")
+    add("--ram", type=int, metavar="MIB", help="of the guest: 128, with --quick 96")
+    add("--factor", type=float, help="worked on, times the RAM: 1.6, with --quick 1.2")
     add("--cpus", type=int, default=1, help="vCPUs (1)")
     add("--processes", type=int, default=1, help="at once, each with its share (1)")
     add("--seconds", type=float, help="of GUPS, at most: 5, with --quick 1")
@@ -146,8 +146,10 @@ def setting_of(args: argparse.Namespace) -> Setting:
     """What the options say."""
     from pyvmm.cli.plan import find_guest
 
+    ram = args.ram or (QUICK_RAM_MIB if args.quick else RAM_MIB)
+    factor = args.factor or (QUICK_FACTOR if args.quick else FACTOR)
     size = Size(
-        mib=int(args.ram * args.factor),
+        mib=int(ram * factor),
         processes=args.processes,
         seconds=args.seconds or (1 if args.quick else 5),
         passes=1 if args.quick else 2,
@@ -155,23 +157,23 @@ def setting_of(args: argparse.Namespace) -> Setting:
     )
     programs = chosen_programs(args.program)
     disk = str(distro.disk(PACKAGES)) if any(each.debian for each in programs.values()) else ""
-    swap_mib = -(-int(args.ram * (args.factor + SPARE)) // 2) * 2
+    swap_mib = -(-int(ram * (factor + SPARE)) // 2) * 2
     guest = find_guest(args.linux)
-    return Setting(guest, args.ram, swap_mib, args.cpus, size, programs, disk, args.timeout)
+    return Setting(guest, ram, swap_mib, args.cpus, size, programs, disk, args.timeout)
 
 
 def main(args: argparse.Namespace) -> None:
     options.check_plot(args)
     setting = setting_of(args)
-    every = arms(args.ram, setting.swap_mib)
+    every = arms(setting.ram_mib, setting.swap_mib)
     made = swap.chosen({arm.name: partial(one, setting, arm) for arm in every}, args.arm)
     about: dict[str, Any] = {
         "base": swap.base_of(made), "scale": 1e9, "unit": "ns", "notes": notes(setting), "linux": args.linux,
-        "ram_mib": args.ram, "swap_mib": setting.swap_mib, "cpus": args.cpus, "size": setting.size._asdict(),
+        "ram_mib": setting.ram_mib, "swap_mib": setting.swap_mib, "cpus": args.cpus, "size": setting.size._asdict(),
     }  # fmt: skip
 
     def keep(samples: Samples) -> None:
         record.write(args.json, "workloads", samples, judged=verdicts(AIMS, samples), **about)
 
-    plan = options.plan(args, about["base"], rounds=5, quick=1)
+    plan = options.plan(args, about["base"], rounds=3, quick=1)
     report.conclude(args, "workloads", stats.interleave(made, plan, keep), AIMS, **about)

@@ -11,9 +11,9 @@ from tests.lab.test_bench import measured
 if TYPE_CHECKING:
     from pathlib import Path
 
-SMALL = ("--ram", "96", "--factor", "1.2", "--seconds", "0.3", "--requests", "500")
+SMALL = ("--seconds", "0.3", "--requests", "500")
 TWO = ("--cpus", "2", "--processes", "2")
-GUPS = {programs.UPDATE, programs.AGAIN, programs.FILLING}
+GUPS = {programs.UPDATE, programs.FILLING}
 REDIS = {programs.REQUEST, programs.P50, programs.P99, programs.P999}
 OTHERS = {programs.TRIAD, programs.KEY, programs.LOOKUP, programs.SWEPT}
 
