@@ -146,6 +146,8 @@ def setting_of(args: argparse.Namespace) -> Setting:
     """What the options say."""
     from pyvmm.cli.plan import find_guest
 
+    if min(args.processes, args.cpus) < 1:
+        raise SystemExit("bench: --processes and --cpus are at least 1")
     ram = args.ram or (QUICK_RAM_MIB if args.quick else RAM_MIB)
     factor = args.factor or (QUICK_FACTOR if args.quick else FACTOR)
     size = Size(

@@ -42,6 +42,7 @@ LONG = (
     "test_swap_cli",
     "test_symbiotic_guest",
     "test_symbiotic_module",
+    "test_workloads",
 )
 SHOWING = Lock()
 

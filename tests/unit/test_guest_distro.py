@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pyvmm.errors import HostError
-from pyvmm.guest import distro
+from pyvmm.guest import distro, tools
 from tests.unit.guest_support import FakeApt
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def packages(apt: FakeApt, tmp_path: Path) -> FakeApt:
 
 
 def listed(image: Path, folder: str) -> set[str]:
-    command = ["debugfs", "-R", f"ls -p /{folder}", str(image)]
+    command = [tools.tool("debugfs"), "-R", f"ls -p /{folder}", str(image)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return {line.split("/")[5] for line in said.splitlines() if line} - {".", ".."}
 
@@ -77,7 +77,7 @@ def test_a_program_comes_with_what_it_loads_and_nothing_else(packages: FakeApt) 
     assert listed(image, "usr/bin") == {"tool"}
     assert listed(image, "lib") == {"libone.so.1", "libtwo.so.1"}
     assert set(distro.EMPTY) <= listed(image, "")
-    subprocess.run(["e2fsck", "-fn", image], check=True, capture_output=True)
+    subprocess.run([tools.tool("e2fsck"), "-fn", image], check=True, capture_output=True)
 
 
 def test_it_is_made_once(packages: FakeApt) -> None:

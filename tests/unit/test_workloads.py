@@ -196,6 +196,8 @@ def test_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     setting = workloads.setting_of(arguments(*words, "--program", "gups", "--program", "sort"))
     assert setting.size == Size(400, 3, 1, 1, 1000)
     assert (setting.cpus, setting.disk, list(setting.programs)) == (2, "", ["gups", "sort"])
+    with pytest.raises(SystemExit, match="at least 1"):
+        workloads.setting_of(arguments("--processes", "0"))
     with pytest.raises(SystemExit, match="no program doom"):
         workloads.setting_of(arguments("--program", "doom"))
 
@@ -217,6 +219,14 @@ def test_a_program_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(swapload, "run", lambda *rest: "Out of memory\n")
     with pytest.raises(HostError, match=r"gups, direct: .*\nOut of memory"):
         workloads.one(setting, workloads.arms(128, 300)[-1])
+
+
+def test_what_guests_run_is_made_before_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(workloads, "program", made.append)
+    monkeypatch.setattr(distro, "disk", made.append)
+    workloads.prepare()
+    assert made == ["membench", programs.PACKAGES]
 
 
 def test_the_suite_is_one_of_all() -> None:
