@@ -68,7 +68,16 @@ class Program(NamedTuple):
     def command(self, swap: str, swap_bytes: int, size: Size) -> list[str]:
         """What the guest runs."""
         words = [swap, str(swap_bytes), *self.words(size)]
-        return ["sh", "-c", START_SWAP + self.script, "sh", *words]
+        return ["sh", "-c", START_SWAP + self.script + LAST, "sh", *words]
+
+
+#: What each guest says in the end: how many processes the kernel killed for want of memory.
+LAST = "\ngrep oom_kill /proc/vmstat\n"
+
+
+def ran_out(output: str) -> bool:
+    """Whether a guest had no memory left for its program."""
+    return re.search("^oom_kill [1-9]", output, re.MULTILINE) is not None
 
 
 def unfinished(output: str) -> HostError:
@@ -105,7 +114,7 @@ def membench(name: str, shown: Mapping[str, str]) -> Program:
             raise HostError(f"{name}: {len(said['time'])} processes, not {size.processes}")
         return {figure: together(said[key]) / 1e9 for key, figure in shown.items()}
 
-    return Program(f'exec {MEMBENCH} "$@"\n', words, figures, debian=False)
+    return Program(f'{MEMBENCH} "$@"\n', words, figures, debian=False)
 
 
 # Redis
@@ -210,10 +219,10 @@ ROW = PAGE
 MODULUS = 1000003
 SQLITE_FILL = f"""
 PRAGMA page_size = {PAGE};
-CREATE TABLE filled (id INTEGER PRIMARY KEY, mark INTEGER, body TEXT);
+CREATE TABLE filled (id INTEGER PRIMARY KEY, mark INTEGER, body BLOB);
 INSERT INTO filled
 WITH RECURSIVE row (id) AS (VALUES (0) UNION ALL SELECT id + 1 FROM row LIMIT $rows)
-SELECT id, id * 7919 % {MODULUS}, hex(randomblob(448)) || printf('%.2900c%08d', 'x', id) FROM row;
+SELECT id, id * 7919 % {MODULUS}, CAST(hex(randomblob(448)) || printf('%.2900c%08d', 'x', id) AS BLOB) FROM row;
 .output /tmp/filled.$1
 SELECT count(*) FROM filled;
 .output
@@ -224,7 +233,7 @@ WITH RECURSIVE draw (n, x) AS (
     VALUES (1, 12345 + $1) UNION ALL SELECT n + 1, (x * 1103515245 + 12345) % 2147483648 FROM draw LIMIT $lookups
 )
 SELECT 'right', count(*) FROM draw CROSS JOIN filled ON id = (x >> 8) % $rows
-WHERE mark = id * 7919 % {MODULUS} AND substr(body, -8) = printf('%08d', id);
+WHERE mark = id * 7919 % {MODULUS} AND substr(body, -8) = CAST(printf('%08d', id) AS BLOB);
 """
 SQLITE = f"""
 processes=$1 rows=$2 lookups=$3

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 from bench import options, peers, record, report, stats, swap
 from bench.aims import Aim, verdicts
-from bench.programs import MEMBENCH, PACKAGES, PROGRAMS, UPDATE, Program, Size
+from bench.programs import MEMBENCH, PACKAGES, PROGRAMS, UPDATE, Program, Size, ran_out
 from bench.stats import Samples
 from pyvmm.cli import swapload
 from pyvmm.cli.swapload import DISK, ZRAM, Arm, Job
@@ -84,13 +85,20 @@ def by_qemu(setting: Setting, arm: Arm, chosen: Program) -> str:
 
 
 def one(setting: Setting, arm: Arm) -> dict[str, float]:
-    """A guest for each program. Raises HostError, naming the program, where one fails or finds something wrong."""
+    """A guest for each program; no figures of one that ran out of memory, as zram does if nothing can be compressed.
+
+    Raises HostError, naming the program, where one fails or finds something wrong.
+    """
     run = by_qemu if arm.name == swap.QEMU else by_pyvmm
     found: dict[str, float] = {}
     for name, chosen in setting.programs.items():
         stats.progress(f"{arm.name}: {name}")
         try:
-            found |= chosen.figures(run(setting, arm, chosen), setting.size)
+            said = run(setting, arm, chosen)
+            if ran_out(said):
+                print(f"{name}, {arm.name}: the guest ran out of memory", file=sys.stderr)
+                continue
+            found |= chosen.figures(said, setting.size)
         except HostError as error:
             raise HostError(f"{name}, {arm.name}: {error}") from error
     return found
@@ -117,7 +125,7 @@ def notes(setting: Setting) -> str:
 {setting.cpus} vCPU and {setting.ram_mib} MiB, in "{swap.RAM}" all that is wanted; {size.mib} MiB are worked on.
 Processes: {size.processes}, whose rates add up. Each program has a guest of its own, and checks what it worked on.
 stock: an ordinary virtio-blk disk in the host's memory. bypass off: the disk that can be bypassed, with that
-switched off. zram: compressed in the guest's own RAM."""
+switched off. zram: compressed in the guest's own RAM. Nothing where a guest ran out of memory."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ import pytest
 from bench import programs, suites, swap, workloads
 from bench.programs import PROGRAMS, Size
 from pyvmm.cli import swapload
+from pyvmm.cli.swapload import Job
 from pyvmm.errors import HostError
 from pyvmm.guest import distro
 from pyvmm.guest.program import program
@@ -216,9 +217,23 @@ def test_a_guest_is_given_what_its_program_needs(tmp_path: Path) -> None:
 
 def test_a_program_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     setting = workloads.Setting("guest", 128, 300, 1, SIZE, PROGRAMS, "", 1)
-    monkeypatch.setattr(swapload, "run", lambda *rest: "Out of memory\n")
-    with pytest.raises(HostError, match=r"gups, direct: .*\nOut of memory"):
+    monkeypatch.setattr(swapload, "run", lambda *rest: "Segmentation fault\noom_kill 0\n")
+    with pytest.raises(HostError, match=r"gups, direct: .*\nSegmentation fault"):
         workloads.one(setting, workloads.arms(128, 300)[-1])
+
+
+def test_a_guest_that_ran_out_of_memory_has_no_figures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = {name: PROGRAMS[name] for name in ("gups", "sort")}
+    setting = workloads.Setting("guest", 128, 300, 1, SIZE, chosen, "", 1)
+
+    def run(guest: object, arm: object, swap: int, job: Job, timeout: float) -> str:
+        return said("sort") + "oom_kill 0\n" if "sort" in job.argv else "oom_kill 2\n"
+
+    monkeypatch.setattr(swapload, "run", run)
+    assert set(workloads.one(setting, workloads.arms(128, 300)[-1])) == {programs.KEY}
+    assert capsys.readouterr().err == "gups, direct: the guest ran out of memory\n"
 
 
 def test_what_guests_run_is_made_before_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
