@@ -28,7 +28,6 @@ PACKAGES = {
 }
 
 UPDATE = "GUPS, an update"
-AGAIN = "GUPS, an update, the same again"
 FILLING = "GUPS, a word filled"
 TRIAD = "STREAM triad, 8 bytes"
 KEY = "radix sort, a key"
@@ -69,7 +68,16 @@ class Program(NamedTuple):
     def command(self, swap: str, swap_bytes: int, size: Size) -> list[str]:
         """What the guest runs."""
         words = [swap, str(swap_bytes), *self.words(size)]
-        return ["sh", "-c", START_SWAP + self.script, "sh", *words]
+        return ["sh", "-c", START_SWAP + self.script + LAST, "sh", *words]
+
+
+#: What each guest says in the end: how many processes the kernel killed for want of memory.
+LAST = "\ngrep oom_kill /proc/vmstat\n"
+
+
+def ran_out(output: str) -> bool:
+    """Whether a guest had no memory left for its program."""
+    return re.search("^oom_kill [1-9]", output, re.MULTILINE) is not None
 
 
 def unfinished(output: str) -> HostError:
@@ -106,7 +114,7 @@ def membench(name: str, shown: Mapping[str, str]) -> Program:
             raise HostError(f"{name}: {len(said['time'])} processes, not {size.processes}")
         return {figure: together(said[key]) / 1e9 for key, figure in shown.items()}
 
-    return Program(f'exec {MEMBENCH} "$@"\n', words, figures, debian=False)
+    return Program(f'{MEMBENCH} "$@"\n', words, figures, debian=False)
 
 
 # Redis
@@ -147,7 +155,7 @@ serve() {{
     program redis-server --port 0 --unixsocket /tmp/redis.$1 --daemonize yes --save "" --appendonly no > /dev/null
     until [ "$(ask $1 PING)" = PONG ]; do sleep 0.1; done
 }}
-fill() {{ ask $1 EVAL "$(cat /root/fill.lua)" 0 $keys $size > /tmp/filled.$1; }}
+fill() {{ ask $1 EVAL "$(cat /opt/fill.lua)" 0 $keys $size > /tmp/filled.$1; }}
 load() {{
     program redis-benchmark -s /tmp/redis.$1 -c 1 -n $requests -r $keys --precision 3 \\
         GET key:__rand_int__ > /tmp/said.$1
@@ -156,7 +164,7 @@ tell() {{
     echo "{MARK}redis $1"
     tr '\\r' '\\n' < /tmp/said.$1 | sed -n '/by percentile/,/^Cumulative/p; /throughput summary/p'
     ask $1 INFO stats | grep keyspace_
-    echo "wrong:$(ask $1 EVAL "$(cat /root/compare.lua)" 0 $keys $size $step)"
+    echo "wrong:$(ask $1 EVAL "$(cat /opt/compare.lua)" 0 $keys $size $step)"
 }}
 each() {{ for process in $(seq $processes); do $1 $process & done; wait; }}
 start_programs && each serve && each fill && each load
@@ -211,10 +219,10 @@ ROW = PAGE
 MODULUS = 1000003
 SQLITE_FILL = f"""
 PRAGMA page_size = {PAGE};
-CREATE TABLE filled (id INTEGER PRIMARY KEY, mark INTEGER, body TEXT);
+CREATE TABLE filled (id INTEGER PRIMARY KEY, mark INTEGER, body BLOB);
 INSERT INTO filled
 WITH RECURSIVE row (id) AS (VALUES (0) UNION ALL SELECT id + 1 FROM row LIMIT $rows)
-SELECT id, id * 7919 % {MODULUS}, hex(randomblob(448)) || printf('%.2900c%08d', 'x', id) FROM row;
+SELECT id, id * 7919 % {MODULUS}, CAST(hex(randomblob(448)) || printf('%.2900c%08d', 'x', id) AS BLOB) FROM row;
 .output /tmp/filled.$1
 SELECT count(*) FROM filled;
 .output
@@ -225,7 +233,7 @@ WITH RECURSIVE draw (n, x) AS (
     VALUES (1, 12345 + $1) UNION ALL SELECT n + 1, (x * 1103515245 + 12345) % 2147483648 FROM draw LIMIT $lookups
 )
 SELECT 'right', count(*) FROM draw CROSS JOIN filled ON id = (x >> 8) % $rows
-WHERE mark = id * 7919 % {MODULUS} AND substr(body, -8) = printf('%08d', id);
+WHERE mark = id * 7919 % {MODULUS} AND substr(body, -8) = CAST(printf('%08d', id) AS BLOB);
 """
 SQLITE = f"""
 processes=$1 rows=$2 lookups=$3
@@ -233,11 +241,11 @@ processes=$1 rows=$2 lookups=$3
 work() {{
     {{
         eval "cat << END
-$(cat /root/fill.sql)
+$(cat /opt/fill.sql)
 END"
         until [ -e /tmp/go ]; do sleep 0.05; done
         eval "cat << END
-$(cat /root/look.sql)
+$(cat /opt/look.sql)
 END"
     }} | program sqlite3 -batch :memory: > /tmp/said.$1 2>&1
     touch /tmp/ended.$1
@@ -311,20 +319,20 @@ def stress_figures(output: str, size: Size) -> dict[str, float]:
 
 
 PROGRAMS = {
-    "gups": membench("gups", {"time": UPDATE, "again": AGAIN, "fill": FILLING}),
+    "gups": membench("gups", {"time": UPDATE, "fill": FILLING}),
     "stream": membench("stream", {"time": TRIAD}),
     "sort": membench("sort", {"time": KEY}),
     "redis": Program(
         REDIS,
         redis_words,
         redis_figures,
-        {"/root/fill.lua": REDIS_FILL.encode(), "/root/compare.lua": REDIS_COMPARE.encode()},
+        {"/opt/fill.lua": REDIS_FILL.encode(), "/opt/compare.lua": REDIS_COMPARE.encode()},
     ),
     "sqlite": Program(
         SQLITE,
         sqlite_words,
         sqlite_figures,
-        {"/root/fill.sql": SQLITE_FILL.encode(), "/root/look.sql": SQLITE_LOOK.encode()},
+        {"/opt/fill.sql": SQLITE_FILL.encode(), "/opt/look.sql": SQLITE_LOOK.encode()},
     ),
     "stress-ng": Program(STRESS, stress_words, stress_figures),
 }

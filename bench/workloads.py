@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import options, peers, report, stats, swap
-from bench.aims import Aim
-from bench.programs import MEMBENCH, PACKAGES, PROGRAMS, UPDATE, Program, Size
+from bench import options, peers, record, report, stats, swap
+from bench.aims import Aim, verdicts
+from bench.programs import MEMBENCH, PACKAGES, PROGRAMS, UPDATE, Program, Size, ran_out
+from bench.stats import Samples
 from pyvmm.cli import swapload
 from pyvmm.cli.swapload import DISK, ZRAM, Arm, Job
 from pyvmm.errors import HostError
@@ -24,8 +26,8 @@ from pyvmm.guest import distro
 from pyvmm.guest.program import program
 
 MIB = 1 << 20
-RAM_MIB = 128
-FACTOR = 1.6
+RAM_MIB, FACTOR = 128, 1.6
+QUICK_RAM_MIB, QUICK_FACTOR = 96, 1.2
 #: The swap disk has so many times the RAM beyond what is worked on: programs take some for themselves.
 SPARE = 0.5
 AIMS = (Aim(swap.DIRECT, UPDATE, swap.STOCK, 1 / 10),)
@@ -83,13 +85,20 @@ def by_qemu(setting: Setting, arm: Arm, chosen: Program) -> str:
 
 
 def one(setting: Setting, arm: Arm) -> dict[str, float]:
-    """A guest for each program. Raises HostError, naming the program, where one fails or finds something wrong."""
+    """A guest for each program; no figures of one that ran out of memory, as zram does if nothing can be compressed.
+
+    Raises HostError, naming the program, where one fails or finds something wrong.
+    """
     run = by_qemu if arm.name == swap.QEMU else by_pyvmm
     found: dict[str, float] = {}
     for name, chosen in setting.programs.items():
         stats.progress(f"{arm.name}: {name}")
         try:
-            found |= chosen.figures(run(setting, arm, chosen), setting.size)
+            said = run(setting, arm, chosen)
+            if ran_out(said):
+                print(f"{name}, {arm.name}: the guest ran out of memory", file=sys.stderr)
+                continue
+            found |= chosen.figures(said, setting.size)
         except HostError as error:
             raise HostError(f"{name}, {arm.name}: {error}") from error
     return found
@@ -116,14 +125,14 @@ def notes(setting: Setting) -> str:
 {setting.cpus} vCPU and {setting.ram_mib} MiB, in "{swap.RAM}" all that is wanted; {size.mib} MiB are worked on.
 Processes: {size.processes}, whose rates add up. Each program has a guest of its own, and checks what it worked on.
 stock: an ordinary virtio-blk disk in the host's memory. bypass off: the disk that can be bypassed, with that
-switched off. zram: compressed in the guest's own RAM."""
+switched off. zram: compressed in the guest's own RAM. Nothing where a guest ran out of memory."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--linux", default="6.12")
-    add("--ram", type=int, default=RAM_MIB, metavar="MIB", help=f"of the guest ({RAM_MIB})")
-    add("--factor", type=float, default=FACTOR, help=f"worked on, times the RAM ({FACTOR:g})")
+    add("--ram", type=int, metavar="MIB", help="of the guest: 128, with --quick 96")
+    add("--factor", type=float, help="worked on, times the RAM: 1.6, with --quick 1.2")
     add("--cpus", type=int, default=1, help="vCPUs (1)")
     add("--processes", type=int, default=1, help="at once, each with its share (1)")
     add("--seconds", type=float, help="of GUPS, at most: 5, with --quick 1")
@@ -145,8 +154,12 @@ def setting_of(args: argparse.Namespace) -> Setting:
     """What the options say."""
     from pyvmm.cli.plan import find_guest
 
+    if min(args.processes, args.cpus) < 1:
+        raise SystemExit("bench: --processes and --cpus are at least 1")
+    ram = args.ram or (QUICK_RAM_MIB if args.quick else RAM_MIB)
+    factor = args.factor or (QUICK_FACTOR if args.quick else FACTOR)
     size = Size(
-        mib=int(args.ram * args.factor),
+        mib=int(ram * factor),
         processes=args.processes,
         seconds=args.seconds or (1 if args.quick else 5),
         passes=1 if args.quick else 2,
@@ -154,19 +167,23 @@ def setting_of(args: argparse.Namespace) -> Setting:
     )
     programs = chosen_programs(args.program)
     disk = str(distro.disk(PACKAGES)) if any(each.debian for each in programs.values()) else ""
-    swap_mib = -(-int(args.ram * (args.factor + SPARE)) // 2) * 2
+    swap_mib = -(-int(ram * (factor + SPARE)) // 2) * 2
     guest = find_guest(args.linux)
-    return Setting(guest, args.ram, swap_mib, args.cpus, size, programs, disk, args.timeout)
+    return Setting(guest, ram, swap_mib, args.cpus, size, programs, disk, args.timeout)
 
 
 def main(args: argparse.Namespace) -> None:
     options.check_plot(args)
     setting = setting_of(args)
-    every = arms(args.ram, setting.swap_mib)
+    every = arms(setting.ram_mib, setting.swap_mib)
     made = swap.chosen({arm.name: partial(one, setting, arm) for arm in every}, args.arm)
-    base = swap.base_of(made)
-    samples = stats.interleave(made, options.plan(args, base, rounds=5, quick=1))
-    report.conclude(
-        args, "workloads", samples, AIMS, base=base, scale=1e9, unit="ns", notes=notes(setting),
-        linux=args.linux, ram_mib=args.ram, swap_mib=setting.swap_mib, cpus=args.cpus, size=setting.size._asdict(),
-    )  # fmt: skip
+    about: dict[str, Any] = {
+        "base": swap.base_of(made), "scale": 1e9, "unit": "ns", "notes": notes(setting), "linux": args.linux,
+        "ram_mib": setting.ram_mib, "swap_mib": setting.swap_mib, "cpus": args.cpus, "size": setting.size._asdict(),
+    }  # fmt: skip
+
+    def keep(samples: Samples) -> None:
+        record.write(args.json, "workloads", samples, judged=verdicts(AIMS, samples), **about)
+
+    plan = options.plan(args, about["base"], rounds=3, quick=1)
+    report.conclude(args, "workloads", stats.interleave(made, plan, keep), AIMS, **about)

@@ -42,6 +42,7 @@ LONG = (
     "test_swap_cli",
     "test_symbiotic_guest",
     "test_symbiotic_module",
+    "test_workloads",
 )
 SHOWING = Lock()
 
@@ -52,6 +53,7 @@ def pytest_command(stage: str, options: list[str]) -> list[str]:
 
 def build_guests() -> None:
     """Everything the Linux guests and the lab need, from the cache, or fetched or built now."""
+    from bench import workloads
     from pyvmm.guest.build import build
     from pyvmm.guest.stock import stock
     from pyvmm.lab import emulator
@@ -66,6 +68,7 @@ def build_guests() -> None:
     example.cached(GUESTS[0])
     emulator.find()
     torture()
+    workloads.prepare()
 
 
 def run_here(stage: str, options: list[str]) -> int:

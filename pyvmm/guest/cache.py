@@ -8,6 +8,7 @@ The cache is ``$PYVMM_CACHE``, else ``$XDG_CACHE_HOME/pyvmm``, else ``~/.cache/p
     guest/initramfs-<key>/       initramfs, init
     guest/module-<key>/          symbiotic.ko for a Debian kernel
     debian/<package>_<version>/  unpacked Debian packages
+    debian/disk-<hashes>/        a disk image with programs of some of them
     source/<name>/               unpacked kernel sources
 
 This module is on the launch path of ``pyvmm run``: it imports nothing heavy, and hashes only when a

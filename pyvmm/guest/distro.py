@@ -63,7 +63,7 @@ def disk(wanted: Mapping[str, Sequence[str]], *, force: bool = False) -> Path:
     trees = fetch(wanted)
     versions = sorted(tree.name for tree in trees)
     final = pointer.with_name(f"{pointer.name}-{digest(*versions)}")
-    with tools.lock(f"debian/{pointer.name}.build"):
+    with tools.lock(f"debian/{pointer.name}"):
         if force or not (final / IMAGE).is_file():
             tools.publish(final, lambda fresh: make(fresh, trees, wanted))
         tools.write_whole(pointer, final.name + "\n")
@@ -106,7 +106,7 @@ def fetch(wanted: Mapping[str, Sequence[str]]) -> list[Path]:
 
 def dependencies(packages: Iterable[str]) -> list[str]:
     """The packages of libraries that packages themselves depend on: lib... or zlib1g. Of alternatives the first."""
-    command = ["apt-cache", "--important", "depends", *packages]
+    command = ["apt-cache", "-o", "APT::Cache::Important=true", "depends", *packages]
     said = tools.run(command, what="asking apt what packages depend on")
     found = re.findall(r"^ [ |](?:Pre)?Depends: (z?lib[^\s:]+)$", said, re.MULTILINE)
     return list(dict.fromkeys(found))

@@ -24,7 +24,7 @@ done
 """
 CACHE_SCRIPT = """
 [ "$1" = policy ] && cat "{state}/$2.policy" 2>/dev/null
-[ "$1" = depends ] && cat "{state}/$2.depends" 2>/dev/null
+[ "$1" = depends ] && shift && for package; do cat "{state}/$package.depends" 2>/dev/null; done
 exit 0
 """
 GET_SCRIPT = """
