@@ -11,7 +11,7 @@ from tests.lab.test_bench import measured
 if TYPE_CHECKING:
     from pathlib import Path
 
-SMALL = ("--factor", "1.1", "--seconds", "0.3", "--requests", "500")
+SMALL = ("--seconds", "0.3", "--requests", "500")
 TWO = ("--cpus", "2", "--processes", "2")
 GUPS = {programs.UPDATE, programs.FILLING}
 REDIS = {programs.REQUEST, programs.P50, programs.P99, programs.P999}
