@@ -8,16 +8,12 @@ first touches. What is reported are times, so that less is better.
 from __future__ import annotations
 
 import argparse
-import json
-import socket
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import chart, options, peers, record, stats
+from bench import chart, hotplug, options, peers, qmp, record, stats
 from bench.aims import Aim, text, verdicts
 from bench.stats import Samples
 from pyvmm.cli import logbars, swapload
@@ -25,7 +21,6 @@ from pyvmm.cli.swapload import DISK, ZRAM, Arm, Load
 
 MIB = 1 << 20
 GUEST_MIB = 256
-QMP_PATIENCE = 60.0
 RAM = "RAM"
 QEMU = "stock, QEMU"
 STOCK = "stock, pyvmm"
@@ -36,6 +31,9 @@ DIRECT = "direct"
 ZSWAP = swapload.ZSWAP
 SWITCHING = "modes by turns"
 BALLOON = "balloon, QEMU"
+HOTPLUG = "virtio-mem, QEMU"
+#: Linux takes hot-plugged memory by blocks of so many MiB.
+BLOCK_MIB = 128
 
 LAST = "at random, last pass"
 SEQUENTIAL = "in order"
@@ -56,7 +54,8 @@ unpatched kernel: the same for a guest whose kernel lacks the patches.
 bypass off: the disk that can be bypassed, with that switched off; modes by turns: direct, symcall and off, 10 ms
 each, for what that does to the slowest. zram: compressed in the guest's own RAM; zswap: the
 same, in a fifth of it, before a stock disk. balloon: all that is wanted, of which the host has taken the rest away and
-gives it back when the guest runs out, 1 MiB at a time.
+gives it back when the guest runs out, 1 MiB at a time. virtio-mem: all that is wanted comes before the program begins;
+Debian's kernel, as only that has the driver.
 An operation checks a page and writes to it; a pass has as many as there are pages, or ends when its time is over: the
 slow ones have not been everywhere by then. all touched: since they were swapped out. first touch: of memory that has
 room in RAM, so that nothing has to leave for it. swap-out: until the last write of MADV_PAGEOUT is done."""
@@ -88,6 +87,11 @@ AIMS = (
     Aim(STOCK, SWAPPED, UNPATCHED, 1.01),
     Aim(STOCK, OUT, UNPATCHED, 1.01),
 )
+
+
+def prepare() -> None:
+    """What is to be fetched before the lab."""
+    hotplug.prepare()
 
 
 def figures(said: dict[str, Any]) -> dict[str, float]:
@@ -151,32 +155,23 @@ def by_balloon(arms: Arms, folder: str) -> Measure:
     door = str(Path(folder) / "qmp")
     command = qemu_command(
         arms, arm, folder,
-        "-device", "virtio-balloon-device,deflate-on-oom=on", "-qmp", f"unix:{door},server=on,wait=off",
+        "-device", "virtio-balloon-device,deflate-on-oom=on", *qmp.options(door),
     )  # fmt: skip
 
     def run() -> dict[str, float]:
-        Path(door).unlink(missing_ok=True)
-        asking = threading.Thread(target=inflate, args=(door, GUEST_MIB * MIB), daemon=True)
-        asking.start()
+        qmp.soon(door, "balloon", value=GUEST_MIB * MIB)
         return finished(command, arms.timeout)
 
     return run
 
 
-def inflate(door: str, left: int) -> None:
-    """Asks QEMU, which may not be there yet, for a balloon that leaves so many bytes (QEMU Machine Protocol)."""
-    deadline = time.monotonic() + QMP_PATIENCE
-    while not Path(door).exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    orders = ({"execute": "qmp_capabilities"}, {"execute": "balloon", "arguments": {"value": left}})
-    with socket.socket(socket.AF_UNIX) as qmp:
-        qmp.settimeout(QMP_PATIENCE)
-        qmp.connect(door)
-        with qmp.makefile("rb") as answers:
-            answers.readline()
-            for order in orders:
-                qmp.sendall(json.dumps(order).encode())
-                answers.readline()
+def by_hotplug(arms: Arms, folder: str) -> Measure:
+    """One run under QEMU with as little memory as the others, which gets what they have as swap while it runs."""
+    more = -(-arms.swap_mib // BLOCK_MIB) * BLOCK_MIB
+    words = arms.load.words()
+    return lambda: figures(
+        swapload.parse(hotplug.run(words, GUEST_MIB, more, folder, arms.timeout))
+    )
 
 
 def subjects(arms: Arms, folder: str) -> dict[str, Measure]:
@@ -193,6 +188,10 @@ def subjects(arms: Arms, folder: str) -> dict[str, Measure]:
     made = {RAM: by_pyvmm(arms, Arm(RAM, GUEST_MIB + arms.swap_mib, "none"))}
     made[QEMU] = by_qemu(arms, folder)
     made[BALLOON] = by_balloon(arms, folder)
+    if hotplug.available():
+        made[HOTPLUG] = by_hotplug(arms, folder)
+    else:
+        print(f'without "{HOTPLUG}"; to have it: pyvmm guest stock --linux {hotplug.LINUX}')
     if arms.plain:
         made[UNPATCHED] = by_pyvmm(arms, Arm(UNPATCHED, GUEST_MIB, DISK), arms.plain)
     for name, swap in of_guest.items():
