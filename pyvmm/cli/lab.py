@@ -39,8 +39,9 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--cpus", metavar="N", type=int, default=2, help="CPUs of the outer machine (%(default)s)")
-    add("--memory", metavar="SIZE", default="4G", help="its memory, as in 8G (%(default)s)")
+    add("--arch", choices=("svm", "vmx"), default="svm", help="what is emulated (%(default)s)")
+    add("--cpus", metavar="N", type=int, help="CPUs of the outer machine (2; with vmx 1)")
+    add("--memory", metavar="SIZE", help="its memory, as in 8G (4G; with vmx 2G)")
     add("--no-npt", action="store_true", help="KVM in the lab uses shadow paging")
     add("--icount", action="store_true", help="its time is what its CPUs have executed: slower")
     add(
@@ -51,10 +52,12 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
     )
     add("--share", metavar="DIR", action="append", default=[], help="another writable directory")
     add(
+        "--pack", metavar="PATH", action="append", default=[], help="vmx: what else to take along"
+    )
+    add(
         "--env", metavar="NAME[=V]", action="append", default=[], help="pass on, or set, a variable"
     )
     add("--log", metavar="FILE", help="write the outer machine's console there")
-    add("--arch", choices=("svm",), default="svm", help="what is emulated (%(default)s)")
     add("words", metavar="COMMAND", nargs=argparse.REMAINDER)
 
 
@@ -71,12 +74,14 @@ def main(args: argparse.Namespace) -> int:
     try:
         return lab.run(
             words,
+            arch=args.arch,
             cpus=args.cpus,
             memory=args.memory,
             npt=not args.no_npt,
             icount=args.icount,
             timeout=args.timeout,
             share=args.share,
+            pack=args.pack,
             log=args.log,
             env=variables(args.env),
         )
