@@ -13,11 +13,14 @@ from pyvmm.guest import cache, kconfig, kernel, source, tools
 
 LINUX = "6.12"
 CONFIG = Path(__file__).with_name("outer.config")
+PATCH = Path(__file__).with_name("outer.patch")
 
 
 def plan() -> kernel.Plan:
-    """What it is made of: Debian's sources, the fragment beside this file, no patches."""
-    return kernel.Plan(LINUX, source.locate(LINUX), [], kconfig.read_fragment(CONFIG))
+    """What it is made of: Debian's sources, and the fragment and the patch beside this file."""
+    name = os.path.relpath(PATCH, cache.patch_tree())
+    patches = [source.Patch(name, PATCH.read_bytes())]
+    return kernel.Plan(LINUX, source.locate(LINUX), patches, kconfig.read_fragment(CONFIG))
 
 
 def build(jobs: int | None = None) -> Path:

@@ -9,6 +9,8 @@ use, and what the caller names; and of all these the shared libraries.
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
+import marshal
 import os
 import re
 import shutil
@@ -17,6 +19,7 @@ import struct
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,13 +43,18 @@ ETC = ("passwd", "group", "nsswitch.conf", "ld.so.cache", "localtime", "os-relea
 DISTRIBUTIONS = ("pyvmm", "pytest", "hypothesis", "psutil")
 LEFT_OUT = frozenset(
     [
+        "__pycache__",
         *(".git", ".venv", "venv", "node_modules", ".mypy_cache", ".ruff_cache", ".pytest_cache"),
         *(".hypothesis", "site-packages", "test", "idlelib", "tkinter", "ensurepip", "lib2to3"),
         *("turtledemo", "dist-packages"),
     ]
 )
-PYC_HEAD = struct.Struct("<4sIII")  # magic, flags, time and size of the source
-GUESTS = ("6.12", "6.1")
+PYC_HEAD = struct.Struct("<4sI8s")  # magic, flags, hash of the source (PEP 552)
+UNCHECKED = 1  # in the flags: the hash is there and is not compared
+GUESTS = (cache.DEFAULT_LINUX,)
+#: Extension modules of Python that pull in what nothing here uses.
+UNUSED = ("_tkinter.", "nis.", "_test", "_ctypes_test.", "_xx", "xx")
+LARGE_ELF = 8 << 20  # bytes; above it debugging information is worth looking for
 
 
 class Parcel:
@@ -70,7 +78,8 @@ class Parcel:
             for folder, folders, files in os.walk(real):
                 folders[:] = sorted(name for name in folders if is_wanted(folder, name))
                 for name in sorted([*files, *folders]):
-                    self._enter(os.path.join(folder, name))
+                    if not (name.endswith(".so") and name.startswith(UNUSED)):
+                        self._enter(os.path.join(folder, name))
         else:
             self._enter(real)
 
@@ -154,15 +163,26 @@ class Parcel:
             self._enter_file(path, status)
 
     def _enter_file(self, path: str, status: os.stat_result) -> None:
-        data = Path(path).read_bytes()
         if path.endswith(".pyc"):
-            data = without_time(path, data)
-            if not data:
-                return
+            return
+        data = Path(path).read_bytes()
+        if path.endswith(".py"):
+            self._enter_compiled(path, data, status)
         if data.startswith(b"\x7fELF"):
             self._programs.append(path)
+            if len(data) > LARGE_ELF:
+                data = without_debugging(path)
         self._size += len(data)
         self._archive.file(f"{PLACE}{path}", data, status.st_mode)
+
+
+    def _enter_compiled(self, path: str, source: bytes, status: os.stat_result) -> None:
+        """Packs what Python makes of a module: an emulated CPU takes seconds for what is done here at once."""
+        name = importlib.util.cache_from_source(path)
+        data = compiled(path, source, name, status)
+        if data:
+            self._archive.parents(f"{PLACE}{name}")
+            self._archive.file(f"{PLACE}{name}", data)
 
 
 def is_wanted(folder: str, name: str) -> bool:
@@ -170,20 +190,34 @@ def is_wanted(folder: str, name: str) -> bool:
     return name not in LEFT_OUT and not name.startswith("config-")
 
 
-def without_time(path: str, data: bytes) -> bytes:
-    """A compiled Python file for a source whose time is 0, as it is in archives; empty if it is not up to date."""
-    folder, name = os.path.split(path)
-    source = Path(folder).parent / f"{name.split('.')[0]}.py"
-    if len(data) < PYC_HEAD.size or sys.implementation.cache_tag not in name:
-        return b""
-    magic, flags, time, size = PYC_HEAD.unpack_from(data)
+def compiled(path: str, source: bytes, name: str, status: os.stat_result) -> bytes:
+    """The compiled form of a module, marked as good whatever the time of the source; empty if there is none.
+
+    Files of an initramfs have the time of the boot. What Python keeps is taken where it is up to date.
+    """
+    magic = importlib.util.MAGIC_NUMBER
+    times = (int(status.st_mtime) & 0xFFFFFFFF, len(source) & 0xFFFFFFFF)
+    head = PYC_HEAD.pack(magic, UNCHECKED, importlib.util.source_hash(source))
     try:
-        status = source.stat()
+        data = Path(name).read_bytes()
     except OSError:
+        data = b""
+    if data.startswith(magic + struct.pack("<III", 0, *times)):
+        return head + data[PYC_HEAD.size :]
+    try:
+        code = compile(source, path, "exec", dont_inherit=True, optimize=0)
+    except (SyntaxError, ValueError):
         return b""
-    if flags or (time, size) != (int(status.st_mtime) & 0xFFFFFFFF, status.st_size & 0xFFFFFFFF):
-        return b""
-    return PYC_HEAD.pack(magic, 0, 0, size) + data[PYC_HEAD.size :]
+    return head + marshal.dumps(code)
+
+
+def without_debugging(path: str) -> bytes:
+    """A program or library without debugging information."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "stripped"
+        command = ["strip", "--strip-debug", "-o", target, path]
+        tools.run(command, what=f"making {os.path.basename(path)} smaller")
+        return target.read_bytes()
 
 
 def linked(programs: list[str]) -> set[str]:

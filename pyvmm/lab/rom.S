@@ -76,8 +76,8 @@ next_sector:
 	jne 1b
 	mov $DATA, %edx
 	push %ecx
-	mov $256, %ecx
-	rep insw
+	mov $128, %ecx
+	rep insl
 	pop %ecx
 	dec %esi
 	jnz next_sector
