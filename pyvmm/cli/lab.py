@@ -51,9 +51,7 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
         help="end the command after S seconds, with status 124",
     )
     add("--share", metavar="DIR", action="append", default=[], help="another writable directory")
-    add(
-        "--pack", metavar="PATH", action="append", default=[], help="vmx: what else to take along"
-    )
+    add("--pack", metavar="PATH", action="append", default=[], help="vmx: what else to take along")
     add(
         "--env", metavar="NAME[=V]", action="append", default=[], help="pass on, or set, a variable"
     )

@@ -50,7 +50,9 @@ class Bochs(NamedTuple):
         for tree in self.trees:
             if (tree / name).exists():
                 return tree / name
-        raise HostError(f"Bochs is incomplete: no {name} in {self.trees[0].parent}; remove that directory")
+        raise HostError(
+            f"Bochs is incomplete: no {name} in {self.trees[0].parent}; remove that directory"
+        )
 
     def environment(self) -> dict[str, str]:
         """Where it finds its libraries and plugins, and a terminal that curses knows."""
@@ -113,7 +115,9 @@ def fetched() -> Bochs:
     tools.publish(final, fill)
     found = kept()
     if found is None:
-        raise HostError(f"the Bochs in {final} does not run: see what '{PROGRAM} --help' there says")
+        raise HostError(
+            f"the Bochs in {final} does not run: see what '{PROGRAM} --help' there says"
+        )
     return found
 
 
@@ -237,13 +241,14 @@ def accept(
     lines: dict[int, socket.socket] = {}
     deadline = time.monotonic() + CONNECT_SECONDS
     while len(lines) < len(listeners):
-        waiting = [one for number, one in enumerate(listeners) if number not in lines]
-        readable, _, _ = select.select([*waiting, screen], [], [], 1)
+        waiting = {one.fileno(): number for number, one in enumerate(listeners)}
+        wanted = dict.fromkeys(fd for fd, number in waiting.items() if number not in lines)
+        readable, _, _ = select.select([*wanted, screen], [], [], 1)
         if screen in readable:
             said = (said + read_screen(screen))[-4096:]
-        for number, one in enumerate(listeners):
-            if one in readable:
-                lines[number] = one.accept()[0]
+        for fd in wanted:
+            if fd in readable:
+                lines[waiting[fd]] = listeners[waiting[fd]].accept()[0]
         if process.poll() is not None or time.monotonic() > deadline:
             for line in lines.values():
                 line.close()

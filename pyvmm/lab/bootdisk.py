@@ -97,9 +97,7 @@ def parameters(words: str, initramfs: int, memory: int) -> bytes:
         raise ConfigError("the outer kernel's command line is too long")
     page[WORDS : WORDS + len(text)] = text
     head = (MAGIC, 1, 0, 1, PARAMETERS + MODULE, PARAMETERS + WORDS, 0)
-    struct.pack_into(
-        "<IIIIQQQQII", page, START_INFO, *head, PARAMETERS + MAP, len(areas), 0
-    )
+    struct.pack_into("<IIIIQQQQII", page, START_INFO, *head, PARAMETERS + MAP, len(areas), 0)
     return bytes(page)
 
 

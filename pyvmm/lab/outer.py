@@ -31,7 +31,9 @@ class Spawned(NamedTuple):
     process: subprocess.Popen[bytes]
     port: socket.socket  # to the lab's first process
     console: socket.socket
-    screen: int = -1  # a terminal that the emulator draws on: read, and of no interest until it fails
+    screen: int = (
+        -1
+    )  # a terminal that the emulator draws on: read, and of no interest until it fails
 
 
 class Outer:

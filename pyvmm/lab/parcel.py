@@ -80,7 +80,7 @@ class Parcel:
                 for name in sorted([*files, *folders]):
                     if not (name.endswith(".so") and name.startswith(UNUSED)):
                         self._enter(os.path.join(folder, name))
-        else:
+        elif os.path.lexists(real):
             self._enter(real)
 
     def folder(self, path: str) -> None:
@@ -155,8 +155,7 @@ class Parcel:
         self._archive.parents(f"{PLACE}{path}")
         if stat.S_ISLNK(status.st_mode):
             self._archive.symlink(f"{PLACE}{path}", os.readlink(path))
-            if os.path.exists(path):
-                self.take(os.path.join(os.path.dirname(path), os.readlink(path)))
+            self.take(os.path.join(os.path.dirname(path), os.readlink(path)))
         elif stat.S_ISDIR(status.st_mode):
             self._archive.directory(f"{PLACE}{path}", status.st_mode)
         elif stat.S_ISREG(status.st_mode):
@@ -174,7 +173,6 @@ class Parcel:
                 data = without_debugging(path)
         self._size += len(data)
         self._archive.file(f"{PLACE}{path}", data, status.st_mode)
-
 
     def _enter_compiled(self, path: str, source: bytes, status: os.stat_result) -> None:
         """Packs what Python makes of a module: an emulated CPU takes seconds for what is done here at once."""

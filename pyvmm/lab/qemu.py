@@ -60,9 +60,7 @@ def tied() -> list[str]:
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
 
 
-def spawn(
-    image: Image, *, cpus: int, memory: int, icount: bool, shares: Sequence[str]
-) -> Spawned:
+def spawn(image: Image, *, cpus: int, memory: int, icount: bool, shares: Sequence[str]) -> Spawned:
     """Starts QEMU, which inherits a socket for the port and one for the console; it says its own messages there."""
     with contextlib.ExitStack() as undo:
         pairs = [socket.socketpair() for _ in range(2)]

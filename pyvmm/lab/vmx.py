@@ -24,7 +24,7 @@ LARGEST_MEMORY = 2048  # MiB; devices begin above, and Bochs takes it all as one
 #: The rate of the TSC is Bochs's of instructions; its CPUID says another. Its XSAVEC area has not the size that CPUID
 #: says, so that Linux would give up XSAVE altogether.
 KERNEL_WORDS = (
-    f"console=ttyS0 panic=-1 quiet nokaslr mitigations=off tsc=reliable no_timer_check "
+    f"console=ttyS0 panic=-1 reboot=t quiet nokaslr mitigations=off tsc=reliable no_timer_check "
     f"tsc_early_khz={bochs.RATE // 1000} clearcpuid=xsavec,xsaves lab_port=/dev/ttyS1"
 )
 

@@ -89,7 +89,7 @@ class Integrity:
     """The guest with its devices. `upcall` makes symcalls and checks what they bring back."""
 
     def __init__(self, *, promise: bool = False, isolate: bool = False, seed: int = 1) -> None:
-        self.image = guest64.build("integrity.c", "upcall.c", "window.S")
+        self.image = guest64.build(*guest64.INTEGRITY)
         self.machine = guest64.machine(self.image, symbiotic=True, symcall_deadline=60.0)
         self.random = random.Random(seed)
         self.made: Counter[str] = Counter()
