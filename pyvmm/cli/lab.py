@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pyvmm lab`: run a command where KVM has emulated SVM, with this machine's files."""
+"""`pyvmm lab`: run a command where KVM has emulated SVM or VT-x, with this machine's files."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ exit status: that of COMMAND, 128+n if signal n ended it, 124 on timeout, 125 if
 At a terminal, COMMAND gets one; three times Ctrl-] ends the lab.
 QEMU is $PYVMM_QEMU, else qemu-system-x86_64 of the path; where that is older than 8.1, one from Debian's backports,
 which is fetched into the cache once.
+With --arch vmx Bochs emulates VT-x. COMMAND then has a copy of some files, and what it writes is gone with it.
 """
 
 
@@ -31,7 +32,7 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
 
     parser = sub.add_parser(
         "lab",
-        help="run a command inside an outer Linux with emulated SVM",
+        help="run a command inside an outer Linux with emulated SVM or VT-x",
         usage="pyvmm lab [OPTIONS] -- COMMAND [ARG...]",
         description="Runs COMMAND as root in a Linux with kvm_amd on a CPU with SVM that QEMU emulates. It sees "
         "this machine's files and runs in the same folder. Writes last in the project's folder and in each --share.",

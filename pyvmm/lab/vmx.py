@@ -80,7 +80,9 @@ def spawn(*, cpus: int, memory: int, ept: bool, folder: str, pack: Iterable[str]
     files = [ready.init, parcel.parcel(folder, pack)]
     if sys.stderr.isatty():
         size = len(files[1]) >> 20
-        message = f"pyvmm lab: {size} MiB of files go along; the machine takes some seconds to start"
+        message = (
+            f"pyvmm lab: {size} MiB of files go along; the machine takes some seconds to start"
+        )
         print(message, file=sys.stderr, flush=True)
     words = f"{KERNEL_WORDS} kvm_intel.ept={int(ept)}"
     boot = bootdisk.boot(ready.kernel, ready.rom, words, files, memory << 20)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import py_compile
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -254,6 +255,18 @@ def test_what_is_missing_is_fetched_with_it(monkeypatch: pytest.MonkeyPatch) -> 
     said = "Inst libgtk-3-0 (3.24 Debian [amd64])\nInst bochs (2.7)\nConf bochs (2.7)\n"
     monkeypatch.setattr(bochs.tools, "run", lambda command, what: said)
     assert bochs.needed() == ["bochs", "bochs-term", "bochsbios", "libgtk-3-0", "vgabios"]
+
+
+def test_connections_are_this_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()),
+    ):
+        line, _ = listener.accept()
+        with line:
+            assert bochs.is_ours(line)
+            monkeypatch.setattr(os, "getuid", lambda: 12345)
+            assert not bochs.is_ours(line)
 
 
 def test_last_words_of_an_emulator() -> None:
