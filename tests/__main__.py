@@ -140,7 +140,9 @@ def vmx_command(name: str, options: list[str]) -> list[str]:
     keep = os.environ.get("PYVMM_ARTEFACTS")
     kept = ["--log", os.path.join(keep, f"vmx-{name}-console.log")] if keep else []
     lab = [sys.executable, "-m", "pyvmm", "lab", "--arch", "vmx", "--timeout", str(LAB_SECONDS)]
-    test = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"tests/vmx/{name}.py"]
+    # To rewrite assertions is a minute's work there; modules as they are have been compiled here.
+    test = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--assert=plain"]
+    test.append(f"tests/vmx/{name}.py")
     return [*lab, *kept, "--env", "PYVMM_ARTEFACTS=", "--", *test, *options]
 
 

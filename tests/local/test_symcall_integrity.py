@@ -112,8 +112,9 @@ class Integrity:
         guest64.write(self.machine, self.image, "promise", int(promise))
         guest64.write(self.machine, self.image, "isolate", int(isolate))
         guest64.write(self.machine, self.image, "timer_count", 4_000_000)
-        # The lab's emulated SVM forgets the interrupt shadow at each entry of a guest, symcall or not.
-        guest64.write(self.machine, self.image, "shadow_kept", int("PYVMM_LAB" not in os.environ))
+        # QEMU's emulated SVM forgets the interrupt shadow at each entry of a guest, symcall or not.
+        kept = not os.environ.get("PYVMM_LAB", "").startswith("svm")
+        guest64.write(self.machine, self.image, "shadow_kept", int(kept))
 
     def _report(self, exit: Exit) -> None:
         self.said.append(exit.value)
