@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.errors import HostError
 from pyvmm.guest import cache, debian, tools
-from pyvmm.lab import qemu
+from pyvmm.lab import bootdisk, qemu
 from pyvmm.lab.errors import LabError
 from pyvmm.lab.outer import CONTROL, Spawned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pyvmm.lab.bootdisk import Boot
 
 PACKAGES = ("bochs", "bochs-term", "bochsbios", "vgabios")
 PLACE = "lab/bochs"  # in the cache: PLACE-<version> is one that was fetched
@@ -144,7 +143,7 @@ def settings(
     return f"""\
 romimage: file={bochs.file(BIOS)}
 vgaromimage: file={bochs.file(VGA_BIOS)}
-optromimage1: file={rom}, address=0xd0000
+optromimage1: file={rom}, address={bootdisk.ROM_ADDRESS:#x}
 memory: guest={memory}, host={memory}
 cpu: model={MODEL}, count={cpus}, ips={RATE}, reset_on_triple_fault=0
 clock: sync=none
@@ -162,7 +161,7 @@ log: /dev/null
 """
 
 
-def spawn(boot: Boot, *, cpus: int, memory: int) -> Spawned:
+def spawn(boot: bootdisk.Boot, *, cpus: int, memory: int) -> Spawned:
     """Starts Bochs and waits for its two serial lines. Nothing of the machine is on disk.
 
     Raises LabError with what Bochs said if it ends before.

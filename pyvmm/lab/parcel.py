@@ -8,6 +8,7 @@ use, and what the caller names; and of all these the shared libraries.
 
 from __future__ import annotations
 
+import fnmatch
 import importlib.metadata
 import importlib.util
 import marshal
@@ -41,19 +42,20 @@ PROGRAMS = (
 ETC = ("passwd", "group", "nsswitch.conf", "ld.so.cache", "localtime", "os-release")
 #: Distributions that come with all that they require.
 DISTRIBUTIONS = ("pyvmm", "pytest", "hypothesis", "psutil")
-LEFT_OUT = frozenset(
-    [
-        "__pycache__",
-        *(".git", ".venv", "venv", "node_modules", ".mypy_cache", ".ruff_cache", ".pytest_cache"),
-        *(".hypothesis", "site-packages", "test", "idlelib", "tkinter", "ensurepip", "lib2to3"),
-        *("turtledemo", "dist-packages"),
-    ]
+#: Directories that hold nothing a command wants.
+LEFT_OUT = (
+    *("__pycache__", ".git", ".venv", "venv", "node_modules", ".mypy_cache", ".ruff_cache"),
+    *(".pytest_cache", ".hypothesis"),
+)
+#: And those of Python's library, and extension modules that pull in what nothing here uses.
+NOT_OF_LIBRARY = (
+    *LEFT_OUT,
+    *("site-packages", "dist-packages", "test", "idlelib", "tkinter", "ensurepip", "lib2to3"),
+    *("turtledemo", "config-*", "_tkinter.*", "nis.*", "_test*", "_ctypes_test.*", "xx*", "_xx*"),
 )
 PYC_HEAD = struct.Struct("<4sI8s")  # magic, flags, hash of the source (PEP 552)
 UNCHECKED = 1  # in the flags: the hash is there and is not compared
 GUESTS = (cache.DEFAULT_LINUX,)
-#: Extension modules of Python that pull in what nothing here uses.
-UNUSED = ("_tkinter.", "nis.", "_test", "_ctypes_test.", "_xx", "xx")
 LARGE_ELF = 8 << 20  # bytes; above it debugging information is worth looking for
 
 
@@ -71,14 +73,18 @@ class Parcel:
     def __contains__(self, path: str) -> bool:
         return f"{PLACE}{path}" in self._archive
 
-    def take(self, path: str | os.PathLike[str]) -> None:
-        """Packs a file, or a directory with what is below it; links on the way there come too, and are followed."""
+    def take(self, path: str | os.PathLike[str], without: Iterable[str] = LEFT_OUT) -> None:
+        """Packs a file, or a directory with what is below it; links on the way there come too, and are followed.
+
+        ``without`` are patterns of names below the directory that are left out.
+        """
         real = self._arrive(os.path.abspath(path))
         if os.path.isdir(real):
+            unwanted = re.compile("|".join(map(fnmatch.translate, without)))
             for folder, folders, files in os.walk(real):
-                folders[:] = sorted(name for name in folders if is_wanted(folder, name))
+                folders[:] = sorted(name for name in folders if not unwanted.match(name))
                 for name in sorted([*files, *folders]):
-                    if not (name.endswith(".so") and name.startswith(UNUSED)):
+                    if not unwanted.match(name):
                         self._enter(os.path.join(folder, name))
         elif os.path.lexists(real):
             self._enter(real)
@@ -183,11 +189,6 @@ class Parcel:
             self._archive.file(f"{PLACE}{name}", data)
 
 
-def is_wanted(folder: str, name: str) -> bool:
-    """Whether a directory goes along when the one around it does."""
-    return name not in LEFT_OUT and not name.startswith("config-")
-
-
 def compiled(path: str, source: bytes, name: str, status: os.stat_result) -> bytes:
     """The compiled form of a module, marked as good whatever the time of the source; empty if there is none.
 
@@ -256,13 +257,15 @@ def take_python(made: Parcel) -> None:
                 made.take(os.path.join(prefix, name))
     made.take(sys.executable)
     for kind in ("stdlib", "platstdlib"):
-        made.take(sysconfig.get_path(kind, vars={"platbase": sys.base_prefix}))
+        library = sysconfig.get_path(kind, vars={"platbase": sys.base_prefix})
+        made.take(library, NOT_OF_LIBRARY)
+    made.take(Path(__file__).parents[1])  # this package, which need not be in the project
     for path in distribution_files(DISTRIBUTIONS):
         made.take(path)
 
 
 def distribution_files(names: Iterable[str]) -> Iterator[str]:
-    """The files of installed distributions and of what they require, and paths that .pth files would add are not."""
+    """The files of installed distributions and of what they require, but not of folders that .pth files name."""
     todo, seen = list(names), set()
     while todo:
         name = todo.pop()

@@ -50,6 +50,16 @@ def test_a_folder_comes_with_all_below_it(tmp_path: Path) -> None:
     assert not (root / str(folder / ".git").lstrip("/")).exists()
 
 
+def test_patterns_leave_names_out(tmp_path: Path) -> None:
+    for name in ("lib/test/one.py", "lib/config-x/two.py", "lib/_testcapi.so", "lib/three.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    made = Parcel()
+    made.take(tmp_path / "lib", parcel.NOT_OF_LIBRARY)
+    inside = unpacked(made.finish(), tmp_path / "out") / str(tmp_path / "lib").lstrip("/")
+    assert [path.name for path in inside.iterdir()] == ["three.txt"]
+
+
 def test_links_on_the_way_come_too(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real/file").write_text("content")
