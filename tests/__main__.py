@@ -5,6 +5,7 @@ unit    parsers, tables, queues
 local   bare-metal guests on this machine's /dev/kvm, whatever kind that is
 host    the lab itself, seen from outside
 lab     Linux guests: here if this KVM boots Linux, else inside the lab
+vmx     some of both on VT-x: here if this KVM is kvm_intel, else inside the lab that emulates it
 
 A stage that cannot run fails; none is skipped. The exit status is 0 only if every stage passed. Where PYVMM_ARTEFACTS
 names a folder, the report of each failed test and the lab's console are kept there.
@@ -22,7 +23,7 @@ from pathlib import Path
 from threading import Lock
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("unit", "local", "host", "lab")
+STAGES = ("unit", "local", "host", "lab", "vmx")
 GUESTS = ("6.12", "6.1")
 DEBUG_GUEST = "6.12-debug"
 LAB_SECONDS = 25 * 60
@@ -51,13 +52,13 @@ def pytest_command(stage: str, options: list[str]) -> list[str]:
     return [sys.executable, "-m", "pytest", f"tests/{stage}", *options]
 
 
-def build_guests() -> None:
-    """Everything the Linux guests and the lab need, from the cache, or fetched or built now."""
+def build_guests(stages: set[str]) -> None:
+    """Everything the Linux guests and the labs need, from the cache, or fetched or built now."""
     from bench import workloads
     from pyvmm.guest.build import build
     from pyvmm.guest.stock import stock
-    from pyvmm.lab import emulator
-    from tests import example
+    from pyvmm.lab import bochs, emulator, vmx
+    from tests import example, guest64
     from tests.lab.swapguest import torture
 
     for linux in GUESTS:
@@ -69,6 +70,12 @@ def build_guests() -> None:
     emulator.find()
     torture()
     workloads.prepare()
+    if not {"host", "vmx"} & stages:
+        return
+    bochs.find()
+    vmx.prepared()
+    for sources in guest64.GUESTS:  # the lab with VT-x has no compiler
+        guest64.build(*sources)
 
 
 def run_here(stage: str, options: list[str]) -> int:
@@ -83,10 +90,22 @@ def run_linux(options: list[str]) -> int:
     print(f"tests: {found.verdict}", flush=True)
     if found.boots_linux:
         return run_here("lab", options)
-    files = [path.stem for path in (ROOT / "tests" / "lab").glob("test_*.py")]
+    return run_in_labs("lab", options)
+
+
+def run_vmx(options: list[str]) -> int:
+    """What is about VT-x: here where KVM has it, else each file in a lab of its own that emulates it."""
+    if os.path.exists("/sys/module/kvm_intel"):
+        return run_here("vmx", options)
+    return run_in_labs("vmx", options)
+
+
+def run_in_labs(stage: str, options: list[str]) -> int:
+    """Each file of a stage in a lab of its own, as many at a time as are good."""
+    files = [path.stem for path in (ROOT / "tests" / stage).glob("test_*.py")]
     files.sort(key=lambda name: (LONG.index(name) if name in LONG else len(LONG), name))
     with ThreadPoolExecutor(labs_at_a_time()) as pool:
-        return max(pool.map(lambda name: run_in_lab(name, options), files))
+        return max(pool.map(lambda name: run_in_lab(stage, name, options), files))
 
 
 def labs_at_a_time() -> int:
@@ -97,15 +116,16 @@ def labs_at_a_time() -> int:
     return max(1, min(MAX_LABS, (os.cpu_count() or 1) // each))
 
 
-def run_in_lab(name: str, options: list[str]) -> int:
+def run_in_lab(stage: str, name: str, options: list[str]) -> int:
     """One file, its output shown at the end. A lab that fell silent is started once more, and both are shown."""
     start = time.monotonic()
-    code, output = watch(lab_command(name, options))
+    command = vmx_command(name, options) if stage == "vmx" else lab_command(name, options)
+    code, output = watch(command)
     if code == SILENT:
-        code, more = watch(lab_command(name, options))
+        code, more = watch(command)
         output += b"\nonce more\n" + more
     with SHOWING:
-        print(f"\n-- {name}: status {code}, {time.monotonic() - start:.0f} s", flush=True)
+        print(f"\n-- {stage}/{name}: status {code}, {time.monotonic() - start:.0f} s", flush=True)
         sys.stdout.buffer.write(output)
         sys.stdout.buffer.flush()
     return code
@@ -118,6 +138,17 @@ def lab_command(name: str, options: list[str]) -> list[str]:
     lab = [sys.executable, "-m", "pyvmm", "lab", "--cpus", str(LAB_CPUS), "--memory", "8G"]
     test = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"tests/lab/{name}.py"]
     return [*lab, "--timeout", str(LAB_SECONDS), *kept, "--", *test, *options]
+
+
+def vmx_command(name: str, options: list[str]) -> list[str]:
+    """The same in the lab with VT-x, which brings no files back: the console's log is all that can be kept."""
+    keep = os.environ.get("PYVMM_ARTEFACTS")
+    kept = ["--log", os.path.join(keep, f"vmx-{name}-console.log")] if keep else []
+    lab = [sys.executable, "-m", "pyvmm", "lab", "--arch", "vmx", "--timeout", str(LAB_SECONDS)]
+    # To rewrite assertions is a minute's work there; modules as they are have been compiled here.
+    test = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--assert=plain"]
+    test.append(f"tests/vmx/{name}.py")
+    return [*lab, *kept, "--env", "PYVMM_ARTEFACTS=", "--", *test, *options]
 
 
 def watch(command: list[str]) -> tuple[int, bytes]:
@@ -157,12 +188,13 @@ def main() -> int:
         return 2
     os.chdir(ROOT)
     if set(words or STAGES) != {"unit"}:
-        build_guests()
+        build_guests(set(words or STAGES))
     outcome = {}
     for stage in words or STAGES:
         start = time.monotonic()
         print(f"\n==== {stage} ====", flush=True)
-        code = run_linux(options) if stage == "lab" else run_here(stage, options)
+        apart = {"lab": run_linux, "vmx": run_vmx}.get(stage)
+        code = apart(options) if apart else run_here(stage, options)
         outcome[stage] = (code, time.monotonic() - start)
     print()
     for stage, (code, seconds) in outcome.items():

@@ -30,6 +30,11 @@ FLAGS = [
     *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,--no-warn-rwx-segments"),
 ]
 
+#: What `build` is asked for.
+REMOTE = ("remote.c", "remote.S")
+INTEGRITY = ("integrity.c", "upcall.c", "window.S")
+GUESTS = (REMOTE, INTEGRITY)
+
 BOOT_GDT = 0x1000
 KERNEL_TABLES = 0x2000
 USER_TABLES = 0x3000  # the same without what is in the section .handler

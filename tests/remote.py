@@ -46,7 +46,7 @@ class Remote:
     """The guest, running. Options go to the machine."""
 
     def __init__(self, **options: Any) -> None:
-        self.image = guest64.build("remote.c", "remote.S")
+        self.image = guest64.build(*guest64.REMOTE)
         options.setdefault("symbiotic", True)
         self.machine = guest64.machine(self.image, **options)
         self._ready = threading.Event()

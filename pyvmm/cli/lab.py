@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pyvmm lab`: run a command where KVM has emulated SVM, with this machine's files."""
+"""`pyvmm lab`: run a command where KVM has emulated SVM or VT-x, with this machine's files."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ exit status: that of COMMAND, 128+n if signal n ended it, 124 on timeout, 125 if
 At a terminal, COMMAND gets one; three times Ctrl-] ends the lab.
 QEMU is $PYVMM_QEMU, else qemu-system-x86_64 of the path; where that is older than 8.1, one from Debian's backports,
 which is fetched into the cache once.
+With --arch vmx Bochs emulates VT-x. COMMAND then has a copy of some files, and what it writes is gone with it.
 """
 
 
@@ -31,7 +32,7 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
 
     parser = sub.add_parser(
         "lab",
-        help="run a command inside an outer Linux with emulated SVM",
+        help="run a command inside an outer Linux with emulated SVM or VT-x",
         usage="pyvmm lab [OPTIONS] -- COMMAND [ARG...]",
         description="Runs COMMAND as root in a Linux with kvm_amd on a CPU with SVM that QEMU emulates. It sees "
         "this machine's files and runs in the same folder. Writes last in the project's folder and in each --share.",
@@ -39,8 +40,9 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--cpus", metavar="N", type=int, default=2, help="CPUs of the outer machine (%(default)s)")
-    add("--memory", metavar="SIZE", default="4G", help="its memory, as in 8G (%(default)s)")
+    add("--arch", choices=("svm", "vmx"), default="svm", help="what is emulated (%(default)s)")
+    add("--cpus", metavar="N", type=int, help="CPUs of the outer machine (2; with vmx 1)")
+    add("--memory", metavar="SIZE", help="its memory, as in 8G (4G; with vmx 2G)")
     add("--no-npt", action="store_true", help="KVM in the lab uses shadow paging")
     add("--icount", action="store_true", help="its time is what its CPUs have executed: slower")
     add(
@@ -50,11 +52,11 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
         help="end the command after S seconds, with status 124",
     )
     add("--share", metavar="DIR", action="append", default=[], help="another writable directory")
+    add("--pack", metavar="PATH", action="append", default=[], help="vmx: what else to take along")
     add(
         "--env", metavar="NAME[=V]", action="append", default=[], help="pass on, or set, a variable"
     )
     add("--log", metavar="FILE", help="write the outer machine's console there")
-    add("--arch", choices=("svm",), default="svm", help="what is emulated (%(default)s)")
     add("words", metavar="COMMAND", nargs=argparse.REMAINDER)
 
 
@@ -71,12 +73,14 @@ def main(args: argparse.Namespace) -> int:
     try:
         return lab.run(
             words,
+            arch=args.arch,
             cpus=args.cpus,
             memory=args.memory,
             npt=not args.no_npt,
             icount=args.icount,
             timeout=args.timeout,
             share=args.share,
+            pack=args.pack,
             log=args.log,
             env=variables(args.env),
         )

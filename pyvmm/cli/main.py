@@ -32,7 +32,7 @@ COMMANDS = {
     "swap": "show and change how a running guest uses its swap disk",
     "symcall": "call into the kernel of a running guest",
     "bench": "measure pyvmm against its peers, and make one report of it",
-    "lab": "run a command inside an outer Linux with emulated SVM",
+    "lab": "run a command inside an outer Linux with emulated SVM or VT-x",
 }
 
 

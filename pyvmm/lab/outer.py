@@ -1,71 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The QEMU process that is the outer machine, and the sockets to it. Nothing of it is on disk."""
+"""The emulator that is the outer machine, and the sockets to it. Nothing of it is on disk."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import socket
 import subprocess
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from pyvmm.lab import protocol, qemu, streams
+from pyvmm.lab import protocol, streams
 from pyvmm.lab.errors import LabError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import BinaryIO
-
-    from pyvmm.lab.image import Image
 
 TAIL = 32768  # bytes of console kept for an error message
 TAIL_LINES = 60  # a panic's report, with the line that says why
+SCREEN_TAIL = 4096  # bytes of a terminal that an emulator draws on
+CONTROL = re.compile(rb"\x1b[\[(][0-9;?]*[ -/]*[@-~]|\x1b[@-Z=>]|[\x0e\x0f]")
+
+
+class Spawned(NamedTuple):
+    """An emulator that was started, and our ends of what leads to it."""
+
+    process: subprocess.Popen[bytes]
+    port: socket.socket  # to the lab's first process
+    console: socket.socket
+    screen: int = (
+        -1
+    )  # a terminal that the emulator draws on: read, and of no interest until it fails
 
 
 class Outer:
-    """One running QEMU. `exchange` moves bytes and returns frames; `kill` ends it."""
+    """One running emulator. `exchange` moves bytes and returns frames; `kill` ends it."""
 
-    def __init__(
-        self,
-        image: Image,
-        *,
-        cpus: int,
-        memory: int,
-        icount: bool,
-        shares: Sequence[str],
-        log: BinaryIO | None,
-    ) -> None:
+    def __init__(self, spawned: Spawned, *, log: BinaryIO | None) -> None:
         self._log = log
         self._tail: deque[bytes] = deque()
         self._kept = 0
         self._console_ended = False
+        self._drawn = b""
         self._decoder = protocol.Decoder()
         self._outgoing = bytearray()
-        self._port, port = socket.socketpair()
-        self._console, console = socket.socketpair()
+        self._process, self._port, self._console, self._screen = spawned
         self._port.setblocking(False)
         self._console.setblocking(False)
-        with port, console, contextlib.ExitStack() as undo:
-            undo.enter_context(self._port)
-            undo.enter_context(self._console)
-            argv = qemu.command(
-                image,
-                cpus=cpus,
-                memory=memory,
-                icount=icount,
-                shares=shares,
-                port_fd=port.fileno(),
-                console_fd=console.fileno(),
-            )
-            self._process = start(argv, port.fileno(), console.fileno())
-            undo.pop_all()
 
     @property
     def pid(self) -> int:
-        """QEMU's process id."""
+        """The emulator's process id."""
         return self._process.pid
 
     def send(self, data: bytes) -> None:
@@ -78,12 +66,14 @@ class Outer:
         """Waits for something to happen; returns the frames that came and which of ``extra`` are ready.
 
         ``extra`` maps descriptors to poll(2) events. With ``listen`` off no frames are taken in, which
-        is how a slow reader of the output holds the command back. Raises LabError when QEMU is gone.
+        is how a slow reader of the output holds the command back. Raises LabError when the emulator is gone.
         """
         port, console = self._port.fileno(), self._console.fileno()
         wanted = dict(extra)
         if not self._console_ended:
             wanted[console] = select.POLLIN
+        if self._screen >= 0:
+            wanted[self._screen] = select.POLLIN
         # A descriptor that is of no interest now stays out: poll(2) would report its end over and over.
         if listen or self._outgoing:
             wanted[port] = select.POLLIN if listen else 0
@@ -91,6 +81,8 @@ class Outer:
         events = streams.ready(wanted, seconds)
         if events.pop(console, 0):
             self._console_ended = not self._read_console()
+        if events.pop(self._screen, 0):
+            self._read_screen()
         happened = events.pop(port, 0)
         if happened and self._outgoing:
             self._flush()
@@ -130,11 +122,22 @@ class Outer:
             self._kept -= len(self._tail.popleft())
         return bool(data)
 
+    def _read_screen(self) -> bool:
+        try:
+            drawn = os.read(self._screen, 1 << 16)
+        except OSError:
+            drawn = b""
+        if not drawn:
+            os.close(self._screen)
+            self._screen = -1
+        self._drawn = (self._drawn + drawn)[-SCREEN_TAIL:]
+        return bool(drawn)
+
     def console_tail(self) -> str:
-        """The last lines of the outer console and of QEMU's own messages."""
+        """The last lines of the outer console and of the emulator's own messages."""
         text = b"".join(self._tail).decode("utf-8", "replace").replace("\r", "")
         lines = [line for line in text.split("\n") if line.strip()]
-        return "\n".join(lines[-TAIL_LINES:])
+        return "\n".join([*lines[-TAIL_LINES:], *last_words(self._drawn)])
 
     def failure(self, what: str) -> str:
         """A message with the console's last words. The machine is ended first, so that they are complete."""
@@ -145,27 +148,22 @@ class Outer:
         )
 
     def kill(self) -> None:
-        """Ends QEMU and waits for it; may be called again."""
+        """Ends the emulator and waits for it; may be called again."""
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGKILL)
             self._process.wait()
         while self._console.fileno() >= 0 and self._read_console():
             pass
+        while self._screen >= 0 and self._read_screen():
+            pass
         self._port.close()
         self._console.close()
 
 
-def start(argv: list[str], port: int, console: int) -> subprocess.Popen[bytes]:
-    """Starts QEMU, which inherits the two descriptors. What it says itself goes to the console too."""
-    try:
-        return subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=console,
-            stderr=console,
-            pass_fds=(port, console),
-            start_new_session=True,  # the terminal's Ctrl-C is for us, and we end it
-        )
-    except OSError as error:
-        raise LabError(f"cannot start '{argv[0]}': {error.strerror}") from error
+def last_words(drawn: bytes) -> list[str]:
+    """What an emulator that draws on a terminal wrote there as it ended: the lines without cursor movements."""
+    bare = CONTROL.sub(b"", drawn).decode("utf-8", "replace").replace("\r", "\n")
+    lines = [line.rstrip() for line in bare.split("\n") if line.strip(" =")]
+    starts = [number for number, line in enumerate(lines) if "is exiting with" in line]
+    return lines[starts[-1] :] if starts else []

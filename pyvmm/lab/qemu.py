@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of the QEMU that is the outer machine."""
+"""The QEMU that is the outer machine: its command line, and its start."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import socket
+import subprocess
 from typing import TYPE_CHECKING
 
 from pyvmm._core import lib
 from pyvmm.lab import emulator
+from pyvmm.lab.errors import LabError
+from pyvmm.lab.outer import Spawned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +58,44 @@ def tied() -> list[str]:
     """A prefix that has the kernel kill the program when the thread that started it is gone."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+
+
+def spawn(image: Image, *, cpus: int, memory: int, icount: bool, shares: Sequence[str]) -> Spawned:
+    """Starts QEMU, which inherits a socket for the port and one for the console; it says its own messages there."""
+    with contextlib.ExitStack() as undo:
+        pairs = [socket.socketpair() for _ in range(2)]
+        (port, far_port), (console, far_console) = pairs
+        for near, _ in pairs:
+            undo.enter_context(near)
+        with far_port, far_console:
+            ends = (far_port.fileno(), far_console.fileno())
+            argv = command(
+                image,
+                cpus=cpus,
+                memory=memory,
+                icount=icount,
+                shares=shares,
+                port_fd=ends[0],
+                console_fd=ends[1],
+            )
+            process = start(argv, *ends)
+        undo.pop_all()
+    return Spawned(process, port, console)
+
+
+def start(argv: list[str], port: int, console: int) -> subprocess.Popen[bytes]:
+    """Starts QEMU, which inherits the two descriptors. What it says itself goes to the console too."""
+    try:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=console,
+            pass_fds=(port, console),
+            start_new_session=True,  # the terminal's Ctrl-C is for us, and we end it
+        )
+    except OSError as error:
+        raise LabError(f"cannot start '{argv[0]}': {error.strerror}") from error
 
 
 def command(

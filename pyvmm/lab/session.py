@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.errors import ConfigError, StateError
-from pyvmm.lab import image, protocol, streams, surroundings, terminal
+from pyvmm.lab import image, protocol, qemu, streams, surroundings, terminal, vmx
 from pyvmm.lab.errors import LabError, LabTimeout
-from pyvmm.lab.outer import Outer
+from pyvmm.lab.outer import Outer, Spawned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -21,45 +22,62 @@ if TYPE_CHECKING:
 
     from pyvmm.lab.streams import Stream
 
-BOOT_TIMEOUT = 120.0  # seconds; it takes about 4 on an idle machine
+BOOT_TIMEOUT = 120.0  # seconds, with SVM; it takes about 4 on an idle machine
+CPUS = 2
+MEMORY = "4G"
+ARCHES = ("svm", "vmx")
 GOODBYE_TIMEOUT = 20.0
 MAX_CPUS = 64
 
 
 class Lab:
-    """An outer Linux with emulated SVM in which any number of commands run, one after another.
+    """An outer Linux with emulated SVM or VT-x in which any number of commands run, one after another.
 
-    Use it in a `with`; it starts there and is gone after it. ``memory`` is a size such as "8G", of which
-    the host gives only what is touched. ``npt`` off makes KVM in the lab use shadow paging. With ``icount`` its
-    time is what its CPUs have executed, so that figures can be repeated. ``share`` names directories that are writable
-    besides the project's own. ``log`` is a file for the outer console.
+    Use it in a `with`; it starts there and is gone after it. ``arch`` is "svm" or "vmx". ``memory`` is a size such as
+    "8G", of which the host gives only what is touched. ``npt`` off makes KVM in the lab use shadow paging. With
+    ``icount`` its time is what its CPUs have executed, so that figures can be repeated. ``share`` names directories
+    that are writable besides the project's own. ``log`` is a file for the outer console.
+    With VT-x the lab has a copy of some files only: ``pack`` names what is to be among them (docs/lab.md); what
+    commands write is gone with it, and there is no ``share`` and no ``icount``.
     One lab serves one thread.
     """
 
     def __init__(
         self,
         *,
-        cpus: int = 2,
-        memory: str | int = "4G",
+        arch: str = "svm",
+        cpus: int | None = None,
+        memory: str | int | None = None,
         npt: bool = True,
         icount: bool = False,
         share: str | Iterable[str] | None = None,
+        pack: str | Iterable[str] | None = None,
         log: str | None = None,
-        boot_timeout: float = BOOT_TIMEOUT,
+        boot_timeout: float | None = None,
     ) -> None:
         if "PYVMM_LAB" in os.environ:
             raise StateError("this already is a lab (PYVMM_LAB is set); run the command as it is")
-        if not 1 <= cpus <= MAX_CPUS:
-            raise ConfigError(f"a lab has 1 to {MAX_CPUS} CPUs, not {cpus}")
-        self.cpus = cpus
-        self.memory = mebibytes(memory)
+        if arch not in ARCHES:
+            raise ConfigError(f"a lab is one of {', '.join(ARCHES)}, not '{arch}'")
+        self.arch = arch
+        is_vmx = arch == "vmx"
+        self.cpus = (vmx.CPUS if is_vmx else CPUS) if cpus is None else cpus
+        most = vmx.CPUS if is_vmx else MAX_CPUS
+        if not 1 <= self.cpus <= most:
+            raise ConfigError(f"a lab with {arch} has {numbers(most)}, not {self.cpus}")
+        self.memory = mebibytes((vmx.MEMORY if is_vmx else MEMORY) if memory is None else memory)
         self.npt = npt
         self.icount = icount
         self._folder = os.getcwd()
-        extra = [share] if isinstance(share, str) else list(share or ())
-        self.shares = surroundings.writable_folders(self._folder, extra)
+        extra, self._pack = listed(share), listed(pack)
+        if is_vmx:
+            refuse(self.memory, icount=icount, share=extra)
+        elif self._pack:
+            raise ConfigError("a lab with svm sees all files: pack is for vmx")
+        self.shares = [] if is_vmx else surroundings.writable_folders(self._folder, extra)
         self._log_path = log
-        self._boot_timeout = boot_timeout
+        usual = vmx.BOOT_TIMEOUT if is_vmx else BOOT_TIMEOUT
+        self._boot_timeout = usual if boot_timeout is None else boot_timeout
         self._stack = ExitStack()
         self._outer: Outer | None = None
 
@@ -82,22 +100,32 @@ class Lab:
         """
         if self._outer is not None:
             raise StateError("the lab is already started")
-        files = image.image()
         log = self._open_log()
-        self._outer = Outer(
-            files,
-            cpus=self.cpus,
-            memory=self.memory,
-            icount=self.icount,
-            shares=self.shares,
-            log=log,
-        )
-        self._stack.callback(self._outer.kill)
         try:
-            self._bring_up(files)
+            spawned, verbs = self._spawn()
+            self._outer = Outer(spawned, log=log)
+            self._stack.callback(self._outer.kill)
+            self._bring_up(verbs)
         except BaseException:
             self.close(graceful=False)
             raise
+
+    def _spawn(self) -> tuple[Spawned, list[tuple[str, ...]]]:
+        """Starts the emulator; returns it and what the first process is to set up."""
+        if self.arch == "vmx":
+            spawned = vmx.spawn(
+                cpus=self.cpus,
+                memory=self.memory,
+                ept=self.npt,
+                folder=self._folder,
+                pack=self._pack,
+            )
+            return spawned, []
+        files = image.image()
+        spawned = qemu.spawn(
+            files, cpus=self.cpus, memory=self.memory, icount=self.icount, shares=self.shares
+        )
+        return spawned, self._setup_verbs(files)
 
     def _open_log(self) -> BinaryIO | None:
         if self._log_path is None:
@@ -107,10 +135,10 @@ class Lab:
         except OSError as error:
             raise LabError(f"cannot write the log '{self._log_path}': {error.strerror}") from error
 
-    def _bring_up(self, files: image.Image) -> None:
+    def _bring_up(self, verbs: list[tuple[str, ...]]) -> None:
         deadline = time.monotonic() + self._boot_timeout
         self._expect(protocol.HELLO, deadline)
-        self._machine().send(protocol.setup(self._setup_verbs(files), time.time_ns()))
+        self._machine().send(protocol.setup(verbs, time.time_ns()))
         self._expect(protocol.READY, deadline)
 
     def _setup_verbs(self, files: image.Image) -> list[tuple[str, ...]]:
@@ -145,7 +173,7 @@ class Lab:
 
     @property
     def pid(self) -> int:
-        """QEMU's process id."""
+        """The emulator's process id."""
         return self._machine().pid
 
     def run(
@@ -176,7 +204,9 @@ class Lab:
             streams.Sink(stdout, 1),
             streams.Sink(stderr, 2),
         )
-        surrounding = surroundings.environment(os.environ, env, npt=self.npt, icount=self.icount)
+        surrounding = surroundings.environment(
+            os.environ, env, arch=self.arch, npt=self.npt, icount=self.icount
+        )
         deadline = None if timeout is None else time.monotonic() + timeout
         with ExitStack() as stack:
             tty = (
@@ -299,6 +329,29 @@ class Flow(NamedTuple):
             raise LabError(f"the lab sent an unexpected frame of type {frame.type!r}")
 
 
+def listed(paths: str | Iterable[str] | None) -> list[str]:
+    """One path, several or none, as a list."""
+    return [paths] if isinstance(paths, str) else list(paths or ())
+
+
+def numbers(most: int) -> str:
+    """How many CPUs there can be."""
+    return f"1 to {most} CPUs" if most > 1 else "one CPU"
+
+
+def refuse(memory: int, *, icount: bool, share: Sequence[str]) -> None:
+    """Raises ConfigError for what a lab with VT-x does not have."""
+    if icount:
+        raise ConfigError("a lab with vmx counts instructions always: icount is for svm")
+    if share:
+        raise ConfigError(
+            f"a lab with vmx brings no files back, so that '{share[0]}' cannot be shared: let the command print what "
+            "is wanted, and pack what it needs"
+        )
+    if memory > vmx.LARGEST_MEMORY:
+        raise ConfigError(f"a lab with vmx has at most {vmx.LARGEST_MEMORY} MiB of memory")
+
+
 def mebibytes(size: str | int) -> int:
     """A memory size for QEMU; a bare number is MiB.
 
@@ -315,18 +368,31 @@ def mebibytes(size: str | int) -> int:
 def run(
     command: Sequence[str],
     *,
-    cpus: int = 2,
-    memory: str | int = "4G",
+    arch: str = "svm",
+    cpus: int | None = None,
+    memory: str | int | None = None,
     npt: bool = True,
     icount: bool = False,
     timeout: float | None = None,
     share: str | Iterable[str] | None = None,
+    pack: str | Iterable[str] | None = None,
     log: str | None = None,
     stdin: Stream = None,
     stdout: Stream = None,
     stderr: Stream = None,
     env: Mapping[str, str] | None = None,
 ) -> int:
-    """Runs one command in a lab of its own: `Lab` and `Lab.run` in one."""
-    with Lab(cpus=cpus, memory=memory, npt=npt, icount=icount, share=share, log=log) as lab:
+    """Runs one command in a lab of its own: `Lab` and `Lab.run` in one. The program itself is packed."""
+    packed = listed(pack)
+    program = shutil.which(command[0]) if arch == "vmx" and command else None
+    with Lab(
+        arch=arch,
+        cpus=cpus,
+        memory=memory,
+        npt=npt,
+        icount=icount,
+        share=share,
+        pack=[*packed, program] if program else packed,
+        log=log,
+    ) as lab:
         return lab.run(command, timeout=timeout, stdin=stdin, stdout=stdout, stderr=stderr, env=env)

@@ -26,7 +26,12 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def environment(
-    given: Mapping[str, str], extra: Mapping[str, str] | None, *, npt: bool, icount: bool = False
+    given: Mapping[str, str],
+    extra: Mapping[str, str] | None,
+    *,
+    npt: bool,
+    icount: bool = False,
+    arch: str = "svm",
 ) -> dict[str, str]:
     """The command's environment: the part of ``given`` that means something in the lab, and ``extra``."""
     kept = {
@@ -35,7 +40,7 @@ def environment(
         if name in PASSED or name.startswith(PASSED_PREFIXES)
     }
     kept.setdefault("PATH", DEFAULT_PATH)
-    kept["PYVMM_LAB"] = "svm" + "-shadow" * (not npt) + "-icount" * icount
+    kept["PYVMM_LAB"] = arch + "-shadow" * (not npt) + "-icount" * icount
     return {**kept, **(extra or {})}
 
 

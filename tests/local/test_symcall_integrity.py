@@ -89,7 +89,7 @@ class Integrity:
     """The guest with its devices. `upcall` makes symcalls and checks what they bring back."""
 
     def __init__(self, *, promise: bool = False, isolate: bool = False, seed: int = 1) -> None:
-        self.image = guest64.build("integrity.c", "upcall.c", "window.S")
+        self.image = guest64.build(*guest64.INTEGRITY)
         self.machine = guest64.machine(self.image, symbiotic=True, symcall_deadline=60.0)
         self.random = random.Random(seed)
         self.made: Counter[str] = Counter()
@@ -112,8 +112,9 @@ class Integrity:
         guest64.write(self.machine, self.image, "promise", int(promise))
         guest64.write(self.machine, self.image, "isolate", int(isolate))
         guest64.write(self.machine, self.image, "timer_count", 4_000_000)
-        # The lab's emulated SVM forgets the interrupt shadow at each entry of a guest, symcall or not.
-        guest64.write(self.machine, self.image, "shadow_kept", int("PYVMM_LAB" not in os.environ))
+        # QEMU's emulated SVM forgets the interrupt shadow at each entry of a guest, symcall or not.
+        kept = not os.environ.get("PYVMM_LAB", "").startswith("svm")
+        guest64.write(self.machine, self.image, "shadow_kept", int(kept))
 
     def _report(self, exit: Exit) -> None:
         self.said.append(exit.value)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The first process of the lab's outer machine. It loads the modules packed beside it, puts the
- * host's file tree under a throw-away overlay, and runs the commands that come in over one virtio
- * console port, whose protocol is described in protocol.py. It trusts the host that started it.
+ * host's file tree under a throw-away overlay, or takes the copy that was packed, and runs the
+ * commands that come in over one port, virtio or serial, whose protocol is described in
+ * protocol.py. It trusts the host that started it.
  */
 #define _GNU_SOURCE
 #include <signal.h>

@@ -10,10 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/reboot.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
-#define PORT        "/dev/vport0p1"
+#define VIRTIO_PORT "/dev/vport0p1"
 #define PAYLOAD_MAX (8u << 20)
 
 static int port = -1;
@@ -139,18 +140,31 @@ int next_number(char **at, const char *end)
 	return atoi(next_string(at, end));
 }
 
-static void open_device(void)
+static void open_device(const char *path)
 {
 	const struct timespec pause_time = {.tv_nsec = 2000000};
 
 	/* The port appears when the device has answered: soon, but not at once. */
 	for (int tries = 0; tries < 5000; tries++) {
-		port = open(PORT, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+		port = open(path, O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 		if (port >= 0)
 			return;
 		nanosleep(&pause_time, NULL);
 	}
-	fail("no %s: %s", PORT, strerror(errno));
+	fail("no %s: %s", path, strerror(errno));
+}
+
+/* A serial port that passes every byte on as it is. */
+static void make_raw(void)
+{
+	struct termios line;
+
+	if (tcgetattr(port, &line) < 0)
+		return;
+	cfmakeraw(&line);
+	line.c_cflag |= CLOCAL | CREAD;
+	cfsetspeed(&line, B115200);
+	tcsetattr(port, TCSANOW, &line);
 }
 
 /* Until the device says that the host is there, reading means end of file. */
@@ -169,7 +183,13 @@ static void await_host(void)
 
 void port_open(void)
 {
-	open_device();
+	/* A word of the kernel's command line that the kernel does not know is in our environment.
+	 */
+	const char *serial = getenv("lab_port");
+
+	open_device(serial ? serial : VIRTIO_PORT);
+	if (serial)
+		make_raw();
 	await_host();
 }
 

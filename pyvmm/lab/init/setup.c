@@ -24,6 +24,8 @@
 
 #define BASE "/base" /* the host's tree, read only */
 #define ROOT "/root" /* what becomes / */
+#define PACKED                                                                                     \
+	"/packed" /* is there when ROOT came with the initramfs: the host's tree cannot be had */
 
 static void make_dirs(const char *path)
 {
@@ -113,15 +115,24 @@ static void mount_overlay(const char *path, const char *where)
 	mount_at("overlay", where, "overlay", 0, options);
 }
 
-static void mount_system(void)
+static void mount_host(void)
+{
+	mount_9p("base", BASE, MS_RDONLY);
+	mount_at("tmpfs", "/memory", "tmpfs", 0, "mode=755,size=75%");
+	mount_overlay("/", ROOT);
+}
+
+static void mount_system(bool packed)
 {
 	mount_at("proc", ROOT "/proc", "proc", 0, NULL);
 	mount_at("sysfs", ROOT "/sys", "sysfs", 0, NULL);
 	mount_at("/dev", ROOT "/dev", NULL, MS_MOVE, NULL);
 	mount_at("devpts", ROOT "/dev/pts", "devpts", 0, "ptmxmode=666");
 	mount_at("tmpfs", ROOT "/dev/shm", "tmpfs", 0, "mode=1777");
-	mount_at("tmpfs", ROOT "/tmp", "tmpfs", 0, "mode=1777");
-	mount_at("tmpfs", ROOT "/run", "tmpfs", 0, "mode=755");
+	if (!packed) { /* else they are in memory as they are, and what was packed may lie there */
+		mount_at("tmpfs", ROOT "/tmp", "tmpfs", 0, "mode=1777");
+		mount_at("tmpfs", ROOT "/run", "tmpfs", 0, "mode=755");
+	}
 	try_mount("hugetlbfs", ROOT "/dev/hugepages", NULL);
 	try_mount("cgroup2", ROOT "/sys/fs/cgroup", "nsdelegate");
 	try_mount("debugfs", ROOT "/sys/kernel/debug", NULL);
@@ -187,13 +198,15 @@ static void tune(void)
 void set_up(char *at, const char *end)
 {
 	struct timespec now = {.tv_sec = atoll(next_string(&at, end))};
+	const bool packed = access(PACKED, F_OK) == 0;
 
 	now.tv_nsec = atol(next_string(&at, end));
 	clock_settime(CLOCK_REALTIME, &now);
-	mount_9p("base", BASE, MS_RDONLY);
-	mount_at("tmpfs", "/memory", "tmpfs", 0, "mode=755,size=75%");
-	mount_overlay("/", ROOT);
-	mount_system();
+	if (packed)
+		mount_at(ROOT, ROOT, NULL, MS_BIND, NULL);
+	else
+		mount_host();
+	mount_system(packed);
 	while (at < end) {
 		const char *verb = next_string(&at, end);
 		const char *first = next_string(&at, end);
