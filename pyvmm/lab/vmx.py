@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from pyvmm.lab.outer import Spawned
 
 FORMAT = "1"  # raise it when what is in a cached image changes without a change of the sources
-BOOT_TIMEOUT = 300.0  # seconds; it takes about 10 on an idle machine
+BOOT_TIMEOUT = 300.0  # seconds; it takes about 15
 CPUS = 1
 MEMORY = "2G"
 LARGEST_MEMORY = 2048  # MiB; devices begin above, and Bochs takes it all as one piece
-#: The rate of the TSC is Bochs's of instructions; its CPUID says another. Its XSAVEC area has not the size that CPUID
-#: says, so that Linux would give up XSAVE altogether.
+#: The rate of the TSC is Bochs's of instructions; its CPUID says another. And the size that CPUID has for the compacted
+#: XSAVE area is not the sum of its parts: with that, Linux would give up XSAVE altogether. reboot=t ends Bochs.
 KERNEL_WORDS = (
     f"console=ttyS0 panic=-1 reboot=t quiet nokaslr mitigations=off tsc=reliable no_timer_check "
     f"tsc_early_khz={bochs.RATE // 1000} clearcpuid=xsavec,xsaves lab_port=/dev/ttyS1"
