@@ -31,6 +31,7 @@ UPDATE = "GUPS, an update"
 FILLING = "GUPS, a word filled"
 TRIAD = "STREAM triad, 8 bytes"
 KEY = "radix sort, a key"
+COMPRESSED = "gzip beside GUPS, a MiB"
 REQUEST = "redis GET, a request"
 P50, P99, P999 = (f"redis GET, {part}" for part in ("p50", "p99", "p99.9"))
 LOOKUP = "sqlite, a lookup"
@@ -115,6 +116,37 @@ def membench(name: str, shown: Mapping[str, str]) -> Program:
         return {figure: together(said[key]) / 1e9 for key, figure in shown.items()}
 
     return Program(f'{MEMBENCH} "$@"\n', words, figures, debian=False)
+
+
+# Something else that the guest has to do meanwhile
+
+#: Compresses a file that stays in memory, again and again, until GUPS ends. Its own memory may be swapped.
+BYSTANDER = f"""
+uptime() {{ cut -d " " -f 1 /proc/uptime; }}
+{MEMBENCH} "$@" > /tmp/said & worker=$!
+count=0 start=$(uptime)
+while kill -0 $worker 2> /dev/null; do gzip -c /bin/busybox > /dev/null && count=$((count + 1)); done
+echo "{MARK}bystander $count $(stat -c %s /bin/busybox) $start $(uptime)"
+wait $worker
+cat /tmp/said
+"""
+
+
+def bystander(name: str) -> Program:
+    """What a program of membench.c leaves to gzip. GUPS's own figures are not these: it had the CPU with another."""
+    worker = membench(name, {"time": UPDATE})
+
+    def figures(output: str, size: Size) -> dict[str, float]:
+        worker.figures(output, size)
+        said = re.search(rf"^{MARK}bystander (\d+) (\d+) ([\d.]+) ([\d.]+)", output, re.MULTILINE)
+        if said is None:
+            raise unfinished(output)
+        count, length, start, end = (float(part) for part in said.groups())
+        if not count:
+            raise HostError("the bystander did not compress anything")
+        return {COMPRESSED: (end - start) / (count * length / MIB)}
+
+    return Program(BYSTANDER, worker.words, figures, debian=False)
 
 
 # Redis
@@ -320,6 +352,7 @@ def stress_figures(output: str, size: Size) -> dict[str, float]:
 
 PROGRAMS = {
     "gups": membench("gups", {"time": UPDATE, "fill": FILLING}),
+    "bystander": bystander("gups"),
     "stream": membench("stream", {"time": TRIAD}),
     "sort": membench("sort", {"time": KEY}),
     "redis": Program(

@@ -15,7 +15,7 @@ SMALL = ("--seconds", "0.3", "--requests", "500")
 TWO = ("--cpus", "2", "--processes", "2")
 GUPS = {programs.UPDATE, programs.FILLING}
 REDIS = {programs.REQUEST, programs.P50, programs.P99, programs.P999}
-OTHERS = {programs.TRIAD, programs.KEY, programs.LOOKUP, programs.SWEPT}
+OTHERS = {programs.COMPRESSED, programs.TRIAD, programs.KEY, programs.LOOKUP, programs.SWEPT}
 
 
 def figures(folder: Path, arm: str, *more: str) -> dict[str, float]:

@@ -150,7 +150,20 @@ def test_stress_ng_s_figures() -> None:
             figures(STRESS.replace(old, new), SIZE)
 
 
-@pytest.mark.parametrize("name", [name for name, made in PROGRAMS.items() if not made.debian])
+def test_the_bystander_s_figure() -> None:
+    """8 MiB compressed in 4 seconds; what it stood beside is looked at too."""
+    figures = PROGRAMS["bystander"].figures
+    line = "@@bystander 4 2097152 10.25 14.25\n"
+    assert figures(line + said("gups"), SIZE) == {programs.COMPRESSED: pytest.approx(0.5)}
+    with pytest.raises(HostError, match="3 words of memory"):
+        figures(line + said("gups", wrong=3), SIZE)
+    with pytest.raises(HostError, match="did not compress"):
+        figures("@@bystander 0 2097152 10.25 14.25\n" + said("gups"), SIZE)
+    with pytest.raises(HostError, match="did not finish"):
+        figures(said("gups"), SIZE)
+
+
+@pytest.mark.parametrize("name", ["gups", "stream", "sort"])
 @pytest.mark.parametrize("processes", [1, 3])
 def test_our_own_programs_run_here(name: str, processes: int) -> None:
     size = SIZE._replace(processes=processes)
