@@ -18,6 +18,7 @@ import sys
 
 import pyvmm
 from pyvmm.cli import status
+from pyvmm.cli.run import open_log
 from pyvmm.control.runtime_dir import RuntimeDir
 from pyvmm.errors import ConfigError, HostError
 
@@ -44,7 +45,7 @@ def start(args: Any) -> int:
     Raises ConfigError for options that need a terminal or somebody who waits, HostError if no server can be had.
     """
     check(args)
-    log = open_log(args.log)
+    log = open_log(args.log or os.devnull)  # what would be on the terminal
     try:
         answer = hand_over(request(args), log)
     finally:
@@ -62,16 +63,6 @@ def check(args: Any) -> None:
         raise ConfigError("--json - needs somebody who reads it; with --detach name a file")
     if args.summary:
         raise ConfigError("--summary needs a terminal; leave it away, or --detach")
-
-
-def open_log(path: str | None) -> int:
-    """Where everything goes that would be on the terminal."""
-    try:
-        return os.open(
-            path or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644
-        )
-    except OSError as error:
-        raise ConfigError(f"--log {path}: {error.strerror}") from error
 
 
 def request(args: Any) -> bytes:

@@ -252,7 +252,7 @@ def _run(vm: VM, plan: Plan, started: Callable[[str], None] | None) -> int:
 
     args = plan.args
     quit_fd = os.eventfd(0, os.EFD_CLOEXEC)
-    log = _open_log(args.log)
+    log = open_log(args.log)
     try:
         with Terminal(0, 1) if plan.interactive else _Plain() as terminal:
             _add_devices(vm, plan, terminal.active, quit_fd, log)
@@ -287,7 +287,8 @@ class _Plain:
         return
 
 
-def _open_log(path: str | None) -> int:
+def open_log(path: str | None) -> int:
+    """A file that is made anew, or -1 for none. Raises ConfigError if it cannot be written."""
     if path is None:
         return -1
     try:

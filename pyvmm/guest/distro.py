@@ -7,6 +7,7 @@ programs are taken, and what those load: a few megabytes, which a guest reads as
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -160,6 +161,7 @@ def follow(trees: Sequence[Path], place: str) -> Path | None:
     return None
 
 
+@functools.cache
 def needed(path: Path) -> list[str]:
     """The libraries that a program or a library names, its loader among them (ELF, DT_NEEDED and PT_INTERP)."""
     said = tools.run(["readelf", "-W", "-d", "-l", path], what=f"looking at {path.name}")

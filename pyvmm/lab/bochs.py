@@ -18,7 +18,7 @@ from pyvmm.errors import HostError
 from pyvmm.guest import cache, debian, tools
 from pyvmm.lab import bootdisk, qemu
 from pyvmm.lab.errors import LabError
-from pyvmm.lab.outer import CONTROL, Spawned
+from pyvmm.lab.outer import Spawned, drawn_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -257,7 +257,7 @@ def accept(
         if process.poll() is not None or time.monotonic() > deadline:
             for line in lines.values():
                 line.close()
-            raise LabError(f"Bochs did not start; it said last:\n{plain(said)}")
+            raise LabError("\n".join(["Bochs did not start; it said last:", *drawn_lines(said)]))
     return iter([lines[0], lines[1]])
 
 
@@ -281,9 +281,3 @@ def read_screen(screen: int) -> bytes:
         return os.read(screen, 65536)
     except OSError:
         return b""
-
-
-def plain(text: bytes) -> str:
-    """Lines of a terminal without the sequences that move its cursor."""
-    lines = CONTROL.sub(b"", text).decode("utf-8", "replace").replace("\r", "\n").split("\n")
-    return "\n".join(line.rstrip() for line in lines if line.strip())

@@ -161,9 +161,14 @@ class Outer:
         self._console.close()
 
 
-def last_words(drawn: bytes) -> list[str]:
-    """What an emulator that draws on a terminal wrote there as it ended: the lines without cursor movements."""
+def drawn_lines(drawn: bytes) -> list[str]:
+    """The lines that a program wrote to its terminal, without the sequences that move the cursor."""
     bare = CONTROL.sub(b"", drawn).decode("utf-8", "replace").replace("\r", "\n")
-    lines = [line.rstrip() for line in bare.split("\n") if line.strip(" =")]
+    return [line.rstrip() for line in bare.split("\n") if line.strip()]
+
+
+def last_words(drawn: bytes) -> list[str]:
+    """What an emulator that draws on a terminal wrote there as it ended."""
+    lines = [line for line in drawn_lines(drawn) if line.strip(" =")]
     starts = [number for number, line in enumerate(lines) if "is exiting with" in line]
     return lines[starts[-1] :] if starts else []

@@ -28,6 +28,7 @@ from pyvmm._core import lib
 from pyvmm.errors import ConfigError, StateError
 from pyvmm.lab import Lab, LabError, LabTimeout
 from pyvmm.lab.session import BOOT_TIMEOUT
+from tests.host.emulators import QEMU, is_gone, wait_for_emulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,50 +118,6 @@ def expect(process: subprocess.Popen[bytes], said: bytes) -> None:
         status, rest, err = finished(process)
         text = err.decode(errors="replace")
         pytest.fail(f"{got + rest!r} in place of {said!r}; status {status}, on stderr:\n{text}")
-
-
-def emulators(of: int) -> set[int]:
-    """QEMU processes that are children of a process; not those that only name their version."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            name, _, rest = (entry / "stat").read_text().rpartition(")")
-            runs = b"-nodefaults" in (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if runs and "qemu" in name and rest.split()[1] == str(of):
-            found.add(int(entry.name))
-    return found
-
-
-def wait_for_emulator(process: subprocess.Popen[bytes]) -> int:
-    return next(iter(until(lambda: emulators(process.pid))))
-
-
-def until(question, seconds: float = LIMIT):  # type: ignore[no-untyped-def]
-    """What a question answers once it answers something true."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        answer = question()
-        if answer:
-            return answer
-        time.sleep(0.05)
-    raise AssertionError("waited in vain")
-
-
-def is_gone(pid: int) -> bool:
-    """Whether it ends, which a process of gigabytes does some time after the signal."""
-    end = time.monotonic() + LIMIT
-    while time.monotonic() < end:
-        try:
-            if "State:\tZ" in Path(f"/proc/{pid}/status").read_text():
-                return True
-        except FileNotFoundError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 # -- the machine
@@ -391,13 +348,13 @@ def test_a_slow_reader_holds_the_command_back(lab: Lab) -> None:
 
 def test_a_reader_that_goes_away() -> None:
     process = program("--", "yes")
-    emulator = wait_for_emulator(process)
+    emulator = wait_for_emulator(process, QEMU)
     expect(process, b"y\ny\n")
     assert process.stdout is not None
     process.stdout.close()
     status, _, err = finished(process)
     assert status == 141, err
-    assert until(lambda: is_gone(emulator))
+    assert is_gone(emulator)
 
 
 # -- files
@@ -445,7 +402,7 @@ def test_a_share_under_tmp(tmp_path: Path) -> None:
 
 def test_timeout() -> None:
     process = program("--timeout", "2", "--", "sleep", "1000")
-    emulator = wait_for_emulator(process)
+    emulator = wait_for_emulator(process, QEMU)
     status, _, err = finished(process)
     assert status == 124
     assert b"did not end in the time" in err
@@ -468,7 +425,7 @@ def test_timeout_ends_the_lab() -> None:
 @pytest.mark.parametrize("booted", [False, True])
 def test_a_signal_ends_it(number: int, status: int, booted: bool) -> None:
     process = program("--", "sh", "-c", "echo on; sleep 1000")
-    emulator = wait_for_emulator(process)
+    emulator = wait_for_emulator(process, QEMU)
     if booted:
         expect(process, b"on\n")
     process.send_signal(number)
@@ -480,10 +437,10 @@ def test_a_signal_ends_it(number: int, status: int, booted: bool) -> None:
 def test_the_emulator_does_not_outlive_its_starter() -> None:
     process = program("--", "sh", "-c", "echo on; sleep 1000")
     expect(process, b"on\n")
-    emulator = wait_for_emulator(process)
+    emulator = wait_for_emulator(process, QEMU)
     process.kill()
     finished(process)
-    assert until(lambda: is_gone(emulator))
+    assert is_gone(emulator)
 
 
 def test_nothing_stays_behind(tmp_path: Path) -> None:
@@ -509,7 +466,7 @@ def test_the_emulator_is_killed(tmp_path: Path) -> None:
     log = tmp_path / "console"
     process = program("--log", str(log), "--", "sh", "-c", "echo on; sleep 1000")
     expect(process, b"on\n")
-    os.kill(wait_for_emulator(process), signal.SIGKILL)
+    os.kill(wait_for_emulator(process, QEMU), signal.SIGKILL)
     status, _, err = finished(process)
     assert status == 125
     assert b"ended by itself" in err
@@ -631,7 +588,7 @@ def test_the_terminal_is_restored(terminal: tuple[int, int], by: str) -> None:
     saved = termios.tcgetattr(slave)
     process = at_terminal(slave, "--", "sh", "-c", "stty raw; echo ready; sleep 1000")
     read_until(master, b"ready")
-    emulator = wait_for_emulator(process)
+    emulator = wait_for_emulator(process, QEMU)
     if by == "escape":
         os.write(master, b"\x1d\x1d\x1d")
     else:

@@ -12,13 +12,13 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 
 import pytest
 
 from pyvmm.lab import Lab, LabError, LabTimeout
 from pyvmm.lab.vmx import BOOT_TIMEOUT
+from tests.host.emulators import BOCHS, is_gone, wait_for_emulator
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 2 * BOOT_TIMEOUT
@@ -39,44 +39,6 @@ def run(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[bytes]:
         timeout=LIMIT,
         check=False,
     )
-
-
-def emulators(of: int) -> set[int]:
-    """Bochs processes that are children of a process, and not those that only say what they are."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-            command = (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if parent == str(of) and b"bochs-bin\0-q\0" in command:
-            found.add(int(entry.name))
-    return found
-
-
-def is_gone(pid: int) -> bool:
-    """Whether it ends, which a process of gigabytes does some time after the signal."""
-    end = time.monotonic() + LIMIT
-    while time.monotonic() < end:
-        try:
-            if "State:\tZ" in Path(f"/proc/{pid}/status").read_text():
-                return True
-        except FileNotFoundError:
-            return True
-        time.sleep(0.05)
-    return False
-
-
-def wait_for_emulator(process: subprocess.Popen[bytes]) -> int:
-    end = time.monotonic() + LIMIT
-    while time.monotonic() < end:
-        if found := emulators(process.pid):
-            return found.pop()
-        time.sleep(0.05)
-    raise AssertionError("no emulator was started")
 
 
 # -- the command line
@@ -122,7 +84,7 @@ def test_timeout_leaves_nothing_behind() -> None:
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as process:
-        emulator = wait_for_emulator(process)
+        emulator = wait_for_emulator(process, BOCHS)
         _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 124, err
     assert b"did not end in the time" in err
@@ -141,7 +103,7 @@ def test_timeout_ends_the_lab() -> None:
 def test_a_signal_ends_it(number: int) -> None:
     command = program("--", "sleep", "100000000")
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL) as process:
-        emulator = wait_for_emulator(process)
+        emulator = wait_for_emulator(process, BOCHS)
         process.send_signal(number)
         process.wait(LIMIT)
     assert process.returncode == (143 if number == signal.SIGTERM else -number)

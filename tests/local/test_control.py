@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from pyvmm.machine.cpustate import CpuState
 from pyvmm.machine.hook import Exit
 from pyvmm.vm import VM
 from tests import bare
+from tests.waiting import SECONDS, until
 
-SECONDS = 60.0
 #: Counts at 0x2000 for ever, with an exit each time: an emulated one is interrupted nowhere else.
 COUNT = "1: inc dword ptr [0x2000]; out 0xe0, al; jmp 1b"
 
@@ -36,13 +36,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The runtime directory that will be."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     return tmp_path / "pyvmm"
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.02)
 
 
 def counting(code: str = COUNT, cpus: int = 1) -> VM:

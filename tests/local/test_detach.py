@@ -9,8 +9,7 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,12 @@ import psutil
 import pytest
 
 from pyvmm.cli import detach, forkserver, status
-from pyvmm.cli.run import Options
+from pyvmm.cli.run import Options, open_log
 from pyvmm.control.client import connect, running
 from pyvmm.control.runtime_dir import RuntimeDir
 from tests import bare
+from tests.waiting import SECONDS, until
 
-SECONDS = 60.0
 #: Says a word on the serial port and sleeps.
 SAY = "mov dx, 0x3f8; mov al, 0x68; out dx, al; mov al, 0x0a; out dx, al; 1: hlt; jmp 1b"
 #: Ends at once: a triple fault.
@@ -102,13 +101,6 @@ def run(*words: str, file: str = "say", **options: Any) -> subprocess.CompletedP
     )
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.02)
-
-
 def stop(name: str) -> None:
     with connect(name) as client:
         client.call("stop")
@@ -161,7 +153,7 @@ def test_a_child_becomes_its_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PROOF", "caf\udce9")
     line = detach.request(Options())
     (tmp_path / "there").mkdir()
-    log, here = detach.open_log("log"), os.open("there", os.O_PATH)
+    log, here = open_log("log"), os.open("there", os.O_PATH)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         socket.send_fds(ours, [line], [log, here])

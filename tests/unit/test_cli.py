@@ -416,7 +416,7 @@ def test_named_files_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFi
 def test_files_that_cannot_be_written(option: str, tmp_path: Path) -> None:
     missing = str(tmp_path / "no" / "file")
     with pytest.raises(ConfigError, match=f"{option} .*No such file"):
-        run._print_json({}, missing) if option == "--json" else run._open_log(missing)
+        run._print_json({}, missing) if option == "--json" else run.open_log(missing)
 
 
 # pyvmm run: the parser for plain cases.
