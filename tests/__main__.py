@@ -19,8 +19,10 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Lock
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("unit", "local", "host", "lab", "vmx")
@@ -36,6 +38,10 @@ LAB_CPUS = 2
 MAX_LABS = 4
 #: The files that take longest, which begin first.
 LONG = (
+    "test_symcall_integrity",
+    "test_guest_init",
+    "test_lab_vmx_ends",
+    "test_lab",
     "test_symcall_linux",
     "test_swapbypass",
     "test_control_socket",
@@ -48,38 +54,87 @@ LONG = (
 SHOWING = Lock()
 
 
-def pytest_command(stage: str, options: list[str]) -> list[str]:
-    return [sys.executable, "-m", "pytest", f"tests/{stage}", *options]
+class Job(NamedTuple):
+    """A process that runs tests, and what to call it."""
+
+    what: str
+    command: list[str]
+
+
+def pytest_command(tests: list[str], options: list[str]) -> list[str]:
+    return [sys.executable, "-m", "pytest", *tests, *options]
 
 
 def build_guests(stages: set[str]) -> None:
     """Everything the Linux guests and the labs need, from the cache, or fetched or built now."""
     from bench import workloads
-    from pyvmm.guest.build import build
     from pyvmm.guest.stock import stock
-    from pyvmm.lab import bochs, emulator, vmx
+    from pyvmm.lab import bochs, emulator
     from tests import example, guest64
     from tests.lab.swapguest import torture
 
+    emulated_vtx = bool({"host", "vmx"} & stages)
+    build_kernels(emulated_vtx)
     for linux in GUESTS:
-        build(linux)
         stock(linux)
         stock(linux, symbiotic=True)
-    build(DEBUG_GUEST)
     example.cached(GUESTS[0])
     emulator.find()
     torture()
     workloads.prepare()
-    if not {"host", "vmx"} & stages:
+    if not emulated_vtx:
         return
     bochs.find()
-    vmx.prepared()
     for sources in guest64.GUESTS:  # the lab with VT-x has no compiler
         guest64.build(*sources)
 
 
+def build_kernels(emulated_vtx: bool) -> None:
+    """Two at a time, as the end of each build is the work of one CPU. Those of one version wait for each other."""
+    jobs = [
+        Job(f"guest {linux}", [sys.executable, "-m", "pyvmm", "guest", "build", "--linux", linux])
+        for linux in (DEBUG_GUEST, *GUESTS)
+    ]
+    if emulated_vtx:
+        code = "from pyvmm.lab import vmx; vmx.prepared()"
+        jobs.append(Job("the VT-x lab", [sys.executable, "-c", code]))
+    if at_a_time(2, jobs) != 0:
+        sys.exit("tests: a kernel could not be built, as said above")
+
+
 def run_here(stage: str, options: list[str]) -> int:
-    return subprocess.run(pytest_command(stage, options), cwd=ROOT, check=False).returncode
+    """A stage in one process, one test after another."""
+    command = pytest_command([f"tests/{stage}"], options)
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
+
+
+def run_piles(stage: str, options: list[str]) -> int:
+    """A stage in several processes: unit tests in a pile for each, of others each file."""
+    count = max(1, min(MAX_LABS, os.cpu_count() or 1))
+    names = file_names(stage)
+    piles = (
+        [names[first::count] for first in range(count)]
+        if stage == "unit"
+        else [[name] for name in names]
+    )
+    jobs = []
+    for pile in piles:
+        more = f" and {len(pile) - 1} more" if len(pile) > 1 else ""
+        files = [f"tests/{stage}/{name}.py" for name in pile]
+        jobs.append(Job(f"{stage}/{pile[0]}{more}", pytest_command(files, options)))
+    return at_a_time(count, jobs)
+
+
+def file_names(stage: str) -> list[str]:
+    """The test files of a stage, those that take long first."""
+    names = [path.stem for path in (ROOT / "tests" / stage).glob("test_*.py")]
+    return sorted(names, key=lambda name: (LONG.index(name) if name in LONG else len(LONG), name))
+
+
+def at_a_time(count: int, jobs: list[Job]) -> int:
+    """Runs all, so many at a time; the worst status."""
+    with ThreadPoolExecutor(count) as pool:
+        return max(pool.map(shown, jobs))
 
 
 def run_linux(options: list[str]) -> int:
@@ -102,10 +157,9 @@ def run_vmx(options: list[str]) -> int:
 
 def run_in_labs(stage: str, options: list[str]) -> int:
     """Each file of a stage in a lab of its own, as many at a time as are good."""
-    files = [path.stem for path in (ROOT / "tests" / stage).glob("test_*.py")]
-    files.sort(key=lambda name: (LONG.index(name) if name in LONG else len(LONG), name))
-    with ThreadPoolExecutor(labs_at_a_time()) as pool:
-        return max(pool.map(lambda name: run_in_lab(stage, name, options), files))
+    command = vmx_command if stage == "vmx" else lab_command
+    jobs = [Job(f"{stage}/{name}", command(name, options)) for name in file_names(stage)]
+    return at_a_time(labs_at_a_time(), jobs)
 
 
 def labs_at_a_time() -> int:
@@ -116,16 +170,15 @@ def labs_at_a_time() -> int:
     return max(1, min(MAX_LABS, (os.cpu_count() or 1) // each))
 
 
-def run_in_lab(stage: str, name: str, options: list[str]) -> int:
-    """One file, its output shown at the end. A lab that fell silent is started once more, and both are shown."""
+def shown(job: Job) -> int:
+    """Runs it, and shows its output at the end. If it fell silent it is started once more, and both are shown."""
     start = time.monotonic()
-    command = vmx_command(name, options) if stage == "vmx" else lab_command(name, options)
-    code, output = watch(command)
+    code, output = watch(job.command)
     if code == SILENT:
-        code, more = watch(command)
+        code, more = watch(job.command)
         output += b"\nonce more\n" + more
     with SHOWING:
-        print(f"\n-- {stage}/{name}: status {code}, {time.monotonic() - start:.0f} s", flush=True)
+        print(f"\n-- {job.what}: status {code}, {time.monotonic() - start:.0f} s", flush=True)
         sys.stdout.buffer.write(output)
         sys.stdout.buffer.flush()
     return code
@@ -166,7 +219,7 @@ def watch(command: list[str]) -> tuple[int, bytes]:
         while True:
             if not select.select([fd], [], [], SILENT_SECONDS)[0]:
                 process.terminate()
-                said = f"\nthe lab has said nothing for {SILENT_SECONDS} s, and was ended\n"
+                said = f"\nnothing was said for {SILENT_SECONDS} s: ended\n"
                 return SILENT, output + said.encode()
             piece = os.read(fd, 65536)
             if not piece:
@@ -193,8 +246,7 @@ def main() -> int:
     for stage in words or STAGES:
         start = time.monotonic()
         print(f"\n==== {stage} ====", flush=True)
-        apart = {"lab": run_linux, "vmx": run_vmx}.get(stage)
-        code = apart(options) if apart else run_here(stage, options)
+        code = {"lab": run_linux, "vmx": run_vmx}.get(stage, partial(run_piles, stage))(options)
         outcome[stage] = (code, time.monotonic() - start)
     print()
     for stage, (code, seconds) in outcome.items():
