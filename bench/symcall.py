@@ -28,6 +28,7 @@ TRIES = 3
 BARE_EXIT = "exit, bare C"
 EXIT = "exit, C"
 CALL = "exit + symcall, C"
+CALL_KEEPING = "exit + symcall, C, no promise"
 PYTHON = "exit, Python"
 PYTHON_CALL = "exit + symcall, Python"
 OFF = "exit, C, symbiotic off"
@@ -39,6 +40,7 @@ KVM_IOCTLS = "exit + call, pyvmm.kvm, ioctls"
 LEGEND = """\
 bare C: a loop of KVM_RUN and no more. shared: registers through the run structure (KVM_CAP_SYNC_REGS);
 ioctls: GET and SET of REGS and SREGS. pyvmm.kvm: a loop in Python over the bindings alone.
+no promise: the VMM keeps the guest's extended state as well.
 registered: the guest takes symcalls and gets none. From CPL 3 a port stands for the doorbell, which is for CPL 0."""
 
 
@@ -100,6 +102,7 @@ def subjects(bare: Bare, clock: steps.Clock) -> dict[str, Subject]:
         BARE_EXIT: alone("plain"),
         EXIT: within(ours.exit_in_c),
         CALL: within(ours.call_in_c),
+        CALL_KEEPING: within(ours.call_in_c, symguest.FLAG_NO_PROMISE),
         PYTHON: within(ours.exit_in_python),
         PYTHON_CALL: within(ours.call_in_python),
         OFF: within(ours.exit_in_c, symbiotic=False),

@@ -28,6 +28,7 @@ FLAG_USER = 1  # run the loop at CPL 3, with IOPL 3
 FLAG_REGISTER = 2  # register for symcalls
 FLAG_SPIN = 4  # no exits: spin for ever
 FLAG_HALT = 8  # no exits: halt for ever; wants CPL 0
+FLAG_NO_PROMISE = 16  # the VMM has to keep extended state and KERNEL_GS_BASE around each call
 
 #: Null, unused, 64-bit code and data at CPL 0, and at CPL 3.
 DESCRIPTORS = (0, 0, 0xAF9B000000FFFF, 0xCF93000000FFFF, 0xAFFB000000FFFF, 0xCFF3000000FFFF)
@@ -52,6 +53,9 @@ PROGRAM = f"""
     set_msr \\pair
     .endr
     mov dword ptr [{PAGE + 8}], 2
+    test r14d, {FLAG_NO_PROMISE}
+    jz registered
+    set_msr 0x53b, 0
 registered:
     test r14d, {FLAG_USER}
     jz loop
