@@ -5,7 +5,7 @@ unit    parsers, tables, queues
 local   bare-metal guests on this machine's /dev/kvm, whatever kind that is
 host    the lab itself, seen from outside
 lab     Linux guests: here if this KVM boots Linux, else inside the lab
-vmx     some of both on VT-x: here if this KVM is kvm_intel, else inside the lab that emulates it
+vmx     some of both on VT-x: here if this KVM is kvm_intel, else inside the lab that emulates it, with EPT and without
 
 A stage that cannot run fails; none is skipped. The exit status is 0 only if every stage passed. Where PYVMM_ARTEFACTS
 names a folder, the report of each failed test and the lab's console are kept there.
@@ -21,6 +21,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("unit", "local", "host", "lab", "vmx")
@@ -30,12 +34,13 @@ LAB_SECONDS = 25 * 60
 #: The longest test is silent for about 200 s on an emulated machine.
 SILENT_SECONDS = 420
 NO_TESTS = 5  # pytest's status where the options leave none of a file
-SILENT = 124
+SILENT = 1000  # no status of a program: one of 124 is a lab that was not silent, but at work for too long
 LAB_CPUS = 2
 #: Each touches 1 to 2 GiB of memory.
 MAX_LABS = 4
 #: The files that take longest, which begin first.
 LONG = (
+    "test_linux",
     "test_symcall_linux",
     "test_swapbypass",
     "test_control_socket",
@@ -46,6 +51,19 @@ LONG = (
     "test_workloads",
 )
 SHOWING = Lock()
+#: The mark of tests that run once more where KVM shadows page tables.
+SHADOW = "shadow"
+
+
+class Job(NamedTuple):
+    """A file of a stage, for a lab of its own; with `shadow` one without nested paging, for what is marked so."""
+
+    stage: str
+    file: str
+    shadow: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.stage}/{self.file}{', shadow paging' * self.shadow}"
 
 
 def pytest_command(stage: str, options: list[str]) -> list[str]:
@@ -102,10 +120,26 @@ def run_vmx(options: list[str]) -> int:
 
 def run_in_labs(stage: str, options: list[str]) -> int:
     """Each file of a stage in a lab of its own, as many at a time as are good."""
+    with ThreadPoolExecutor(labs_at_a_time()) as pool:
+        codes = list(pool.map(lambda job: run_in_lab(job, options), jobs(stage)))
+    return worst(codes, chosen=bool(options))
+
+
+def jobs(stage: str) -> list[Job]:
+    """The files of a stage, those first that take longest. What is about VT-x also runs without EPT, in short."""
     files = [path.stem for path in (ROOT / "tests" / stage).glob("test_*.py")]
     files.sort(key=lambda name: (LONG.index(name) if name in LONG else len(LONG), name))
-    with ThreadPoolExecutor(labs_at_a_time()) as pool:
-        return max(pool.map(lambda name: run_in_lab(stage, name, options), files))
+    kinds = (False, True) if stage == "vmx" else (False,)
+    return [Job(stage, name, shadow) for name in files for shadow in kinds]
+
+
+def worst(codes: Sequence[int], *, chosen: bool) -> int:
+    """The status of a stage, 0 only if that of each file is; below 0 is a signal's.
+
+    Options that choose may leave no test of a file, but not of all.
+    """
+    ran = [code for code in codes if not (chosen and code == NO_TESTS)]
+    return next((code for code in ran if code), 0) if ran else NO_TESTS
 
 
 def labs_at_a_time() -> int:
@@ -116,39 +150,41 @@ def labs_at_a_time() -> int:
     return max(1, min(MAX_LABS, (os.cpu_count() or 1) // each))
 
 
-def run_in_lab(stage: str, name: str, options: list[str]) -> int:
+def run_in_lab(job: Job, options: list[str]) -> int:
     """One file, its output shown at the end. A lab that fell silent is started once more, and both are shown."""
     start = time.monotonic()
-    command = vmx_command(name, options) if stage == "vmx" else lab_command(name, options)
+    command = vmx_command(job, options) if job.stage == "vmx" else lab_command(job, options)
     code, output = watch(command)
     if code == SILENT:
         code, more = watch(command)
         output += b"\nonce more\n" + more
     with SHOWING:
-        print(f"\n-- {stage}/{name}: status {code}, {time.monotonic() - start:.0f} s", flush=True)
+        print(f"\n-- {job}: status {code}, {time.monotonic() - start:.0f} s", flush=True)
         sys.stdout.buffer.write(output)
         sys.stdout.buffer.flush()
     return code
 
 
-def lab_command(name: str, options: list[str]) -> list[str]:
+def lab_command(job: Job, options: list[str]) -> list[str]:
     keep = os.environ.get("PYVMM_ARTEFACTS")
-    log = os.path.join(keep, f"{name}-console.log") if keep else ""
+    log = os.path.join(keep, f"{job.file}-console.log") if keep else ""
     kept = ["--share", keep, "--env", "PYVMM_ARTEFACTS", "--log", log] if keep else []
     lab = [sys.executable, "-m", "pyvmm", "lab", "--cpus", str(LAB_CPUS), "--memory", "8G"]
-    test = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"tests/lab/{name}.py"]
+    test = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"tests/lab/{job.file}.py"]
     return [*lab, "--timeout", str(LAB_SECONDS), *kept, "--", *test, *options]
 
 
-def vmx_command(name: str, options: list[str]) -> list[str]:
+def vmx_command(job: Job, options: list[str]) -> list[str]:
     """The same in the lab with VT-x, which brings no files back: the console's log is all that can be kept."""
     keep = os.environ.get("PYVMM_ARTEFACTS")
-    kept = ["--log", os.path.join(keep, f"vmx-{name}-console.log")] if keep else []
+    log = os.path.join(keep, f"vmx-{job.file}{'-shadow' * job.shadow}-console.log") if keep else ""
     lab = [sys.executable, "-m", "pyvmm", "lab", "--arch", "vmx", "--timeout", str(LAB_SECONDS)]
+    lab += ["--no-npt"] if job.shadow else []
+    lab += ["--log", log] if keep else []
     # To rewrite assertions is a minute's work there; modules as they are have been compiled here.
     test = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--assert=plain"]
-    test.append(f"tests/vmx/{name}.py")
-    return [*lab, *kept, "--env", "PYVMM_ARTEFACTS=", "--", *test, *options]
+    test += ["-m", SHADOW] if job.shadow else []
+    return [*lab, "--env", "PYVMM_ARTEFACTS=", "--", *test, f"tests/vmx/{job.file}.py", *options]
 
 
 def watch(command: list[str]) -> tuple[int, bytes]:
@@ -172,8 +208,7 @@ def watch(command: list[str]) -> tuple[int, bytes]:
             if not piece:
                 break
             output += piece
-        code = process.wait()
-    return 0 if code == NO_TESTS else code, output
+        return process.wait(), output
 
 
 def main() -> int:
