@@ -5,7 +5,7 @@ unit    parsers, tables, queues
 local   bare-metal guests on this machine's /dev/kvm, whatever kind that is
 host    the lab itself, seen from outside
 lab     Linux guests: here if this KVM boots Linux, else inside the lab
-vmx     some of both on VT-x: here if this KVM is kvm_intel, else inside the lab that emulates it
+vmx     some of both on VT-x: here if this KVM is kvm_intel, else inside the lab that emulates it, with EPT and without
 
 A stage that cannot run fails; none is skipped. The exit status is 0 only if every stage passed. Where PYVMM_ARTEFACTS
 names a folder, the report of each failed test and the lab's console are kept there.
@@ -22,7 +22,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("unit", "local", "host", "lab", "vmx")
@@ -32,7 +35,7 @@ LAB_SECONDS = 25 * 60
 #: The longest test is silent for about 200 s on an emulated machine.
 SILENT_SECONDS = 420
 NO_TESTS = 5  # pytest's status where the options leave none of a file
-SILENT = 124
+SILENT = 1000  # no status of a program: one of 124 is a lab that was not silent, but at work for too long
 LAB_CPUS = 2
 #: Each touches 1 to 2 GiB of memory.
 MAX_LABS = 4
@@ -42,6 +45,7 @@ LONG = (
     "test_guest_init",
     "test_lab_vmx_ends",
     "test_lab",
+    "test_linux",
     "test_symcall_linux",
     "test_swapbypass",
     "test_control_socket",
@@ -54,8 +58,23 @@ LONG = (
 SHOWING = Lock()
 
 
+#: The mark of tests that run once more where KVM shadows page tables.
+SHADOW = "shadow"
+
+
 class Job(NamedTuple):
-    """A process that runs tests, and what to call it."""
+    """A file of a stage, for a lab of its own; with `shadow` one without nested paging, for what is marked so."""
+
+    stage: str
+    file: str
+    shadow: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.stage}/{self.file}{', shadow paging' * self.shadow}"
+
+
+class Process(NamedTuple):
+    """What is run, and what to call it."""
 
     what: str
     command: list[str]
@@ -91,14 +110,16 @@ def build_guests(stages: set[str]) -> None:
 
 def build_kernels(emulated_vtx: bool) -> None:
     """Two at a time, as the end of each build is the work of one CPU. Those of one version wait for each other."""
-    jobs = [
-        Job(f"guest {linux}", [sys.executable, "-m", "pyvmm", "guest", "build", "--linux", linux])
+    processes = [
+        Process(
+            f"guest {linux}", [sys.executable, "-m", "pyvmm", "guest", "build", "--linux", linux]
+        )
         for linux in (DEBUG_GUEST, *GUESTS)
     ]
     if emulated_vtx:
         code = "from pyvmm.lab import vmx; vmx.prepared()"
-        jobs.append(Job("the VT-x lab", [sys.executable, "-c", code]))
-    if at_a_time(2, jobs) != 0:
+        processes.append(Process("the VT-x lab", [sys.executable, "-c", code]))
+    if any(at_a_time(2, processes)):
         sys.exit("tests: a kernel could not be built, as said above")
 
 
@@ -117,12 +138,12 @@ def run_piles(stage: str, options: list[str]) -> int:
         if stage == "unit"
         else [[name] for name in names]
     )
-    jobs = []
+    processes = []
     for pile in piles:
         more = f" and {len(pile) - 1} more" if len(pile) > 1 else ""
         files = [f"tests/{stage}/{name}.py" for name in pile]
-        jobs.append(Job(f"{stage}/{pile[0]}{more}", pytest_command(files, options)))
-    return at_a_time(count, jobs)
+        processes.append(Process(f"{stage}/{pile[0]}{more}", pytest_command(files, options)))
+    return worst(at_a_time(count, processes), chosen=bool(options))
 
 
 def file_names(stage: str) -> list[str]:
@@ -131,10 +152,10 @@ def file_names(stage: str) -> list[str]:
     return sorted(names, key=lambda name: (LONG.index(name) if name in LONG else len(LONG), name))
 
 
-def at_a_time(count: int, jobs: list[Job]) -> int:
-    """Runs all, so many at a time; the worst status."""
+def at_a_time(count: int, processes: list[Process]) -> list[int]:
+    """Runs all, so many at a time; the status of each."""
     with ThreadPoolExecutor(count) as pool:
-        return max(pool.map(shown, jobs))
+        return list(pool.map(shown, processes))
 
 
 def run_linux(options: list[str]) -> int:
@@ -158,8 +179,23 @@ def run_vmx(options: list[str]) -> int:
 def run_in_labs(stage: str, options: list[str]) -> int:
     """Each file of a stage in a lab of its own, as many at a time as are good."""
     command = vmx_command if stage == "vmx" else lab_command
-    jobs = [Job(f"{stage}/{name}", command(name, options)) for name in file_names(stage)]
-    return at_a_time(labs_at_a_time(), jobs)
+    processes = [Process(str(job), command(job, options)) for job in jobs(stage)]
+    return worst(at_a_time(labs_at_a_time(), processes), chosen=bool(options))
+
+
+def jobs(stage: str) -> list[Job]:
+    """The files of a stage, those first that take longest. What is about VT-x also runs without EPT, in short."""
+    kinds = (False, True) if stage == "vmx" else (False,)
+    return [Job(stage, name, shadow) for name in file_names(stage) for shadow in kinds]
+
+
+def worst(codes: Sequence[int], *, chosen: bool) -> int:
+    """The status of a stage, 0 only if that of each file is; below 0 is a signal's.
+
+    Options that choose may leave no test of a file, but not of all.
+    """
+    ran = [code for code in codes if not (chosen and code == NO_TESTS)]
+    return next((code for code in ran if code), 0) if ran else NO_TESTS
 
 
 def labs_at_a_time() -> int:
@@ -170,38 +206,40 @@ def labs_at_a_time() -> int:
     return max(1, min(MAX_LABS, (os.cpu_count() or 1) // each))
 
 
-def shown(job: Job) -> int:
+def shown(process: Process) -> int:
     """Runs it, and shows its output at the end. If it fell silent it is started once more, and both are shown."""
     start = time.monotonic()
-    code, output = watch(job.command)
+    code, output = watch(process.command)
     if code == SILENT:
-        code, more = watch(job.command)
+        code, more = watch(process.command)
         output += b"\nonce more\n" + more
     with SHOWING:
-        print(f"\n-- {job.what}: status {code}, {time.monotonic() - start:.0f} s", flush=True)
+        print(f"\n-- {process.what}: status {code}, {time.monotonic() - start:.0f} s", flush=True)
         sys.stdout.buffer.write(output)
         sys.stdout.buffer.flush()
     return code
 
 
-def lab_command(name: str, options: list[str]) -> list[str]:
+def lab_command(job: Job, options: list[str]) -> list[str]:
     keep = os.environ.get("PYVMM_ARTEFACTS")
-    log = os.path.join(keep, f"{name}-console.log") if keep else ""
+    log = os.path.join(keep, f"{job.file}-console.log") if keep else ""
     kept = ["--share", keep, "--env", "PYVMM_ARTEFACTS", "--log", log] if keep else []
     lab = [sys.executable, "-m", "pyvmm", "lab", "--cpus", str(LAB_CPUS), "--memory", "8G"]
-    test = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"tests/lab/{name}.py"]
+    test = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"tests/lab/{job.file}.py"]
     return [*lab, "--timeout", str(LAB_SECONDS), *kept, "--", *test, *options]
 
 
-def vmx_command(name: str, options: list[str]) -> list[str]:
+def vmx_command(job: Job, options: list[str]) -> list[str]:
     """The same in the lab with VT-x, which brings no files back: the console's log is all that can be kept."""
     keep = os.environ.get("PYVMM_ARTEFACTS")
-    kept = ["--log", os.path.join(keep, f"vmx-{name}-console.log")] if keep else []
+    log = os.path.join(keep, f"vmx-{job.file}{'-shadow' * job.shadow}-console.log") if keep else ""
     lab = [sys.executable, "-m", "pyvmm", "lab", "--arch", "vmx", "--timeout", str(LAB_SECONDS)]
+    lab += ["--no-npt"] if job.shadow else []
+    lab += ["--log", log] if keep else []
     # To rewrite assertions is a minute's work there; modules as they are have been compiled here.
     test = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--assert=plain"]
-    test.append(f"tests/vmx/{name}.py")
-    return [*lab, *kept, "--env", "PYVMM_ARTEFACTS=", "--", *test, *options]
+    test += ["-m", SHADOW] if job.shadow else []
+    return [*lab, "--env", "PYVMM_ARTEFACTS=", "--", *test, f"tests/vmx/{job.file}.py", *options]
 
 
 def watch(command: list[str]) -> tuple[int, bytes]:
@@ -225,8 +263,7 @@ def watch(command: list[str]) -> tuple[int, bytes]:
             if not piece:
                 break
             output += piece
-        code = process.wait()
-    return 0 if code == NO_TESTS else code, output
+        return process.wait(), output
 
 
 def main() -> int:

@@ -5,6 +5,8 @@
 
 Each host is a lab of its own, in which each guest boots, is called into, and uses swapped pages where they lie, as far
 as its kernel can. The table is written from what was measured; the status is 1 if a guest cannot do what it should.
+With --host only some are measured: what the file of --json says of the others stays, with the revision it was
+measured at.
 """
 
 from __future__ import annotations
@@ -14,14 +16,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pyvmm.lab import emulator
+from pyvmm.guest import cache, inventory
+from pyvmm.lab import emulator, outerkernel
 
 ROOT = Path(__file__).resolve().parent.parent
+MAKERS = {"svm": "SVM", "vmx": "VT-x"}
 OUTER = ("6.1", "6.12")
 PAGING = ("nested", "shadow")
 CPUS = (1, 2)
@@ -34,14 +38,16 @@ CANNOT = "-"
 
 
 class Host(NamedTuple):
-    """An outer machine: its Linux, its KVM's paging, its CPUs."""
+    """An outer machine: what is emulated, its Linux, its KVM's paging, its CPUs."""
 
+    arch: str
     linux: str
     paging: str
     cpus: int
 
     def __str__(self) -> str:
-        return f"Linux {self.linux}, {self.paging} paging, {self.cpus} CPU{'s' * (self.cpus > 1)}"
+        cpus = f"{self.cpus} CPU{'s' * (self.cpus > 1)}"
+        return f"{MAKERS[self.arch]}, Linux {self.linux}, {self.paging} paging, {cpus}"
 
 
 class Guest(NamedTuple):
@@ -52,16 +58,26 @@ class Guest(NamedTuple):
     symcalls: bool
     bypass: bool
 
+    @property
+    def linux(self) -> str:
+        """Its version."""
+        return self.name.removeprefix(cache.STOCK).removesuffix(cache.SYMBIOTIC)
+
 
 #: Of the document.
 HEAD = """\
 # Which guest works under which host
 
-Written by `python -m tests.matrix` at {revision}, in the lab (emulated SVM, kvm_amd; [lab.md](lab.md)).
+Written by `python -m tests.matrix`, in the lab ([lab.md](lab.md)). SVM is QEMU's, with kvm_amd in Debian's Linux; VT-x
+is Bochs's, with kvm_intel in a Linux of the lab's own. *at* is the revision that was measured.
 
 *boots*: runs a command and ends. *symcalls*: the guest's kernel answers in a hook. *bypass*: a program in 128 MiB
 that works on 200 finds its pages right, and used swapped ones where they lie. What a kernel cannot do is left out.
 """
+HOSTS = (
+    *(Host("svm", *each) for each in product(OUTER, PAGING, CPUS)),
+    *(Host("vmx", outerkernel.LINUX, paging, 1) for paging in PAGING),
+)
 GUESTS = (
     Guest("6.12", "the project's 6.12", True, True),
     Guest("6.1", "the project's 6.1", True, True),
@@ -146,31 +162,43 @@ def all_cells() -> None:
 # Outside.
 
 
-def hosts(args: argparse.Namespace) -> Iterator[Host]:
-    """Those asked for."""
-    for host in product(OUTER, PAGING, CPUS):
-        if not args.host or str(Host(*host)) in args.host:
-            yield Host(*host)
+def prepare() -> None:
+    """All that goes into the labs, from the cache, or fetched or made now: in a lab there is no network."""
+    from pyvmm.guest.build import build
+    from pyvmm.guest.stock import stock
+    from tests.lab.swapguest import torture
+
+    for guest in GUESTS:
+        if guest.name.startswith(cache.STOCK):
+            stock(guest.linux, symbiotic=guest.symcalls)
+        else:
+            build(guest.linux)
+    torture()
+
+
+def hosts(names: Sequence[str] | None) -> list[Host]:
+    """Those asked for, or all."""
+    return [host for host in HOSTS if not names or str(host) in names]
 
 
 def command(host: Host) -> list[str]:
     """What runs all cells of a host."""
-    lab = [sys.executable, "-m", "pyvmm", "lab", "--cpus", str(host.cpus), "--memory", "4G"]
+    lab = [sys.executable, "-m", "pyvmm", "lab", "--timeout", str(LAB_SECONDS)]
     lab += ["--no-npt"] if host.paging == "shadow" else []
-    return [
-        *lab,
-        "--timeout",
-        str(LAB_SECONDS),
-        "--",
-        sys.executable,
-        "-m",
-        "tests.matrix",
-        "--cells",
-    ]
+    lab += packed() if host.arch == "vmx" else ["--cpus", str(host.cpus), "--memory", "4G"]
+    return [*lab, "--", sys.executable, "-m", "tests.matrix", "--cells"]
+
+
+def packed() -> list[str]:
+    """The options of the lab with VT-x, which does not see this machine's cache: each guest goes along."""
+    files = {path for guest in GUESTS for path in inventory.guest_files(guest.name)}
+    return ["--arch", "vmx", *(word for path in sorted(files) for word in ("--pack", path))]
 
 
 def environment(host: Host) -> dict[str, str]:
     """With the outer kernel, and for shadow paging the path's QEMU: newer ones stand still with it (docs/lab.md)."""
+    if host.arch == "vmx":
+        return dict(os.environ)
     chosen = {"PYVMM_LAB_LINUX": host.linux}
     if host.paging == "shadow":
         chosen["PYVMM_QEMU"] = emulator.NAME
@@ -202,23 +230,32 @@ def sign(said: dict[str, str]) -> str:
 def table(record: dict[str, Any]) -> str:
     """The document."""
     lines = [
-        HEAD.format(**record),
-        "| host | " + " | ".join(guest.what for guest in GUESTS) + " |",
-        "| --- |" + " --- |" * len(GUESTS),
+        HEAD,
+        "| " + " | ".join(["host", "at", *(guest.what for guest in GUESTS)]) + " |",
+        "| --- | --- |" + " --- |" * len(GUESTS),
     ]
-    for host, cells in record["hosts"].items():
-        lines.append(
-            f"| {host} | " + " | ".join(sign(cells[guest.name]) for guest in GUESTS) + " |"
-        )
+    for host in map(str, HOSTS):
+        if host in record:
+            cells = record[host]["cells"]
+            signs = [sign(cells.get(guest.name, {})) for guest in GUESTS]
+            lines.append("| " + " | ".join([host, record[host]["revision"], *signs]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def kept(path: str | None) -> dict[str, Any]:
+    """What a file says of hosts that there are; nothing where there is no file yet."""
+    if path is None or not Path(path).exists():
+        return {}
+    said = json.loads(Path(path).read_text())
+    return {host: said[host] for host in map(str, HOSTS) if host in said}
 
 
 def failures(record: dict[str, Any]) -> list[str]:
     """A line for each thing that does not work."""
     return [
         f"{host}: {guest}: {what}: {value}"
-        for host, cells in record["hosts"].items()
-        for guest, said in cells.items()
+        for host, entry in record.items()
+        for guest, said in entry["cells"].items()
         for what, value in said.items()
         if value not in (FINE, CANNOT)
     ]
@@ -231,24 +268,30 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", metavar="FILE", help="what was measured, with the reasons")
     parser.add_argument("--table", metavar="FILE", help="as Markdown")
     parser.add_argument(
-        "--host", action="append", default=[], metavar="TEXT", help="only this one; repeat"
+        "--host",
+        action="append",
+        choices=list(map(str, HOSTS)),
+        metavar="TEXT",
+        help="only this one, as the table has it; repeat",
     )
     parser.add_argument("--cells", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.cells:
         all_cells()
         return 0
-    record: dict[str, Any] = {"revision": revision(), "hosts": {}}
-    for host in hosts(args):
+    prepare()
+    record, now = kept(args.json), {}
+    for host in hosts(args.host):
         print(f"matrix: {host}", flush=True)
-        record["hosts"][str(host)] = measured(host)
-        for name, said in record["hosts"][str(host)].items():
+        now[str(host)] = {"revision": revision(), "cells": measured(host)}
+        for name, said in now[str(host)]["cells"].items():
             print(f"  {name}: {said}", flush=True)
+        record |= now
         if args.json:
             Path(args.json).write_text(json.dumps(record, indent=1) + "\n")
     if args.table:
         Path(args.table).write_text(table(record))
-    wrong = failures(record)
+    wrong = failures(now)
     print("\n".join(wrong))
     return int(bool(wrong))
 

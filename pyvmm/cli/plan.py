@@ -147,11 +147,10 @@ def find_guest(name: str) -> Any:
     from pyvmm.guest import cache
 
     if name.startswith(STOCK):
-        from pyvmm.guest.stock import stock
-
         linux = name.removeprefix(STOCK)
-        symbiotic = linux.endswith(cache.SYMBIOTIC)
-        return stock(linux.removesuffix(cache.SYMBIOTIC), symbiotic=symbiotic)
+        return find_stock(
+            linux.removesuffix(cache.SYMBIOTIC), symbiotic=linux.endswith(cache.SYMBIOTIC)
+        )
     if cache.base_version(name) not in cache.VERSIONS:
         known = ", ".join(form.format(v) for form in ("{}", "stock-{}") for v in cache.VERSIONS)
         kinds = " or ".join(cache.VARIANTS)
@@ -162,6 +161,18 @@ def find_guest(name: str) -> Any:
             f"the {name} guest is not built, or its sources changed; run: pyvmm guest build --linux {name}"
         )
     return guest
+
+
+def find_stock(linux: str, *, symbiotic: bool) -> Any:
+    """The guest with Debian's kernel, fetched and made now where the cache has none that is current."""
+    from pyvmm.guest import cache
+
+    found = cache.find_stock(linux, symbiotic)
+    if found is not None:
+        return found
+    from pyvmm.guest.stock import stock
+
+    return stock(linux, symbiotic=symbiotic)
 
 
 def parse_disk(text: str) -> tuple[str, bool, str]:

@@ -16,6 +16,7 @@ from pyvmm.guest.cache import Guest
 
 # Made by this package; nothing else in the cache directory is ever removed.
 PARTS = ("guest", "debian", "source")
+NOTE = "info.json"  # beside what was built
 
 
 class Entry(NamedTuple):
@@ -56,6 +57,17 @@ def read_entry(name: str) -> Entry | None:
     if None in sizes:
         state = "broken"
     return Entry(name, guest, state, sum(size or 0 for size in sizes))
+
+
+def guest_files(name: str) -> list[str]:
+    """What a current guest is found and started by, and the notes of its making; none where there is no such guest."""
+    entry = read_entry(name)
+    if entry is None or entry.state != "current":
+        return []
+    guest = entry.guest
+    notes = [str(Path(path).with_name(NOTE)) for path in (guest.kernel, guest.initramfs)]
+    wanted = [cache.pointer_path(name), guest.kernel, guest.vmlinux, guest.initramfs, *notes]
+    return [path for path in wanted if os.path.isfile(path)]
 
 
 def file_size(path: str) -> int | None:
@@ -107,7 +119,7 @@ def victims(root: Path, everything: bool) -> list[Path]:
 def modules_of(initramfs: Path) -> list[str]:
     """The module files that went into an initramfs."""
     try:
-        info = json.loads(initramfs.with_name("info.json").read_text(encoding="utf-8"))
+        info = json.loads(initramfs.with_name(NOTE).read_text(encoding="utf-8"))
         return [str(path) for path in info.get("modules", [])]
     except (OSError, ValueError):
         return []

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyvmm.errors import ConfigError
-from pyvmm.guest import cache, cpio, initramfs, tools
+from pyvmm.guest import cache, cpio, initramfs, inventory, tools
 from pyvmm.lab import surroundings
 
 if TYPE_CHECKING:
@@ -298,15 +298,8 @@ def take_cache(made: Parcel) -> None:
     """The current guests and the programs that run in guests."""
     root = Path(cache.cache_root())
     for linux in GUESTS:
-        guest = cache.find(linux)
-        if guest is None:
-            continue
-        files = [cache.pointer_path(linux), guest.kernel, guest.vmlinux, guest.initramfs]
-        files += [str(Path(guest.kernel).with_name("info.json"))]
-        files += [str(Path(guest.initramfs).with_name("info.json"))]
-        for path in files:
-            if os.path.exists(path):
-                made.take(path)
+        for path in inventory.guest_files(linux):
+            made.take(path)
     for name in ("program", "tests"):
         if (root / name).is_dir():
             made.take(root / name)

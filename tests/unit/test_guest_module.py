@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.cli.plan import find_guest
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.guest import cache, debian, headers, inventory, module
 from pyvmm.guest.stock import stock
@@ -243,6 +244,23 @@ def test_stock_guest_with_the_module(tree: Path, kernel: debian.KernelFiles) -> 
     assert cache.find_stock("6.12") == plain
     assert cache.find_stock("6.12", symbiotic=True) == guest
     assert [entry.name for entry in inventory.entries()] == ["stock-6.12", "stock-6.12-symbiotic"]
+
+
+def test_stock_guest_is_found_by_name(
+    tree: Path, kernel: debian.KernelFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made where there is none; then found, with nothing but the files that it is started by."""
+    assert inventory.guest_files("stock-6.12-symbiotic") == []
+    guest = find_guest("stock-6.12-symbiotic")
+    assert guest == cache.find_stock("6.12", symbiotic=True)
+    monkeypatch.setattr(debian, "kernel_package", None)
+    assert find_guest("stock-6.12-symbiotic") == guest
+    note = str(Path(guest.initramfs).with_name("info.json"))
+    wanted = {cache.pointer_path("stock-6.12-symbiotic"), guest.kernel, guest.initramfs, note}
+    assert set(inventory.guest_files("stock-6.12-symbiotic")) == wanted
+    with (tree / "series-6.12" / "second.patch").open("a") as file:
+        file.write("\n")
+    assert inventory.guest_files("stock-6.12-symbiotic") == []
 
 
 def test_edited_driver_is_a_change_for_one_guest_only(

@@ -6,6 +6,8 @@ Not single steps: Bochs ends the first before it has executed anything (docs/lab
 
 from __future__ import annotations
 
+import pytest
+
 from tests.local.test_kvm_run import (  # noqa: F401
     test_a_signal_interrupts,
     test_immediate_exit,
@@ -13,3 +15,5 @@ from tests.local.test_kvm_run import (  # noqa: F401
 )
 from tests.local.test_symcall_integrity import test_state_survives_in_short  # noqa: F401
 from tests.local.test_symspy import *  # noqa: F403
+
+pytestmark = pytest.mark.shadow

@@ -3,4 +3,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.local.test_symcall_lies import *  # noqa: F403
+
+pytestmark = pytest.mark.shadow

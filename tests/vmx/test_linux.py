@@ -27,6 +27,7 @@ def test_it_boots(cpus: int, tmp_path: Path) -> None:
     test_boot.check(done, "6.12.", cpus)
 
 
+@pytest.mark.shadow
 def test_symcalls_while_its_page_tables_are_isolated() -> None:
     """Calls come in user mode too, where the kernel's page tables are not those in CR3."""
     script = f"cat {PTI}; echo READY; read go; while ! test -e /tmp/over; do md5sum /bin/busybox; done > /tmp/sums & "
@@ -53,7 +54,7 @@ def test_symcalls_while_its_page_tables_are_isolated() -> None:
     assert counters["calls"] == counters["returned"] + counters["errors"]
 
 
-@pytest.mark.parametrize("mode", test_swapbypass.BYPASS)
+@pytest.mark.parametrize("mode", ["direct", pytest.param("symcall", marks=pytest.mark.shadow)])
 def test_swapped_pages_are_right(mode: str) -> None:
     with test_swapbypass.Guest(
         test_swapbypass.script("random drop fork advise lock"), mode
