@@ -232,18 +232,23 @@ class VM:
     ) -> Any:
         """Calls into the guest kernel on a vCPU, from any thread: by number, or by name ("current", "facts", ...).
 
-        A number gives `Results`, a name what its function returns. Raises SymcallError.
+        A number gives `Results`, a name what its function returns. Raises SymcallError if the call does not come to its
+        end or the guest says no, GuestDataError if the answer to a name cannot be true, StateError if the machine
+        neither runs nor is paused, ConfigError for a vCPU, a name or arguments that cannot be.
         """
         return self.machine.symcall(cpu, call, *args, data=data, want=want)
 
     def tasks(self, threads: bool = False, cpu: int = 0) -> Iterator[Task]:
-        """The guest's processes, with `threads` each thread of them, as its kernel knows them: a call for every 32."""
+        """The guest's processes, with `threads` each thread of them, as its kernel knows them: a call for every 32.
+
+        All on vCPU `cpu`. Raises ConfigError if there is no such vCPU; as it goes on, what `symcall` does.
+        """
         from pyvmm.symbiotic.task import tasks
 
         return tasks(self.machine.raw(cpu), threads)
 
     def facts(self, cpu: int = 0) -> Facts:
-        """What the guest's kernel is and where in memory it lies."""
+        """What the guest's kernel is and where in memory it lies, asked on vCPU `cpu`. Raises what `symcall` does."""
         found: Facts = self.symcall(cpu, "facts")
         return found
 

@@ -97,7 +97,8 @@ def build_guests(stages: set[str]) -> None:
     for linux in GUESTS:
         stock(linux)
         stock(linux, symbiotic=True)
-    example.cached(GUESTS[0])
+    for name in example.NAMES:
+        example.cached(GUESTS[0], name)
     emulator.find()
     torture()
     workloads.prepare()

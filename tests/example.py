@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel code in docs/guest-driver.md, built as a module for a Debian kernel, as docs/guest-module.md says it."""
+"""Modules with symcalls of their own for a Debian kernel, built as docs/guest-module.md says it.
+
+"load" is the kernel code in docs/guest-driver.md, "spin" lies in tests/lab/modules.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,14 @@ from pyvmm.guest.kernel import FOREIGN
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "guest-driver.md"
+OTHERS = ROOT / "tests" / "lab" / "modules"
+NAMES = ("load", "spin")
 
 
-def code() -> str:
-    """The document's one block of C."""
+def code(name: str) -> str:
+    """A module's C: "load" is the document's one block of it."""
+    if name != "load":
+        return (OTHERS / f"{name}.c").read_text()
     (block,) = re.findall(r"^```c\n(.*?)^```$", DOCUMENT.read_text(), re.M | re.S)
     return str(block)
 
@@ -30,7 +37,7 @@ def make(*words: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def build(folder: Path, linux: str) -> Path:
+def build(folder: Path, linux: str, name: str) -> Path:
     """The module, made in `folder` for Debian's kernel of that version, with the driver's own module before it."""
     kernel = headers.headers(debian.kernel_package(linux))
     driver, example = folder / "driver", folder / "example"
@@ -42,31 +49,32 @@ def build(folder: Path, linux: str) -> Path:
     )
     tree = driver / "tree"
     example.mkdir()
-    (example / "load.c").write_text(code())
-    (example / "Kbuild").write_text("obj-m := load.o\n")
+    (example / f"{name}.c").write_text(code(name))
+    (example / "Kbuild").write_text(f"obj-m := {name}.o\n")
     make(
         *("-C", kernel, f"M={example}", "CONFIG_DEBUG_INFO_BTF_MODULES=", "W=1"),
         f"KCFLAGS=-I{tree}/include -DCONFIG_SYMBIOTIC=1 -Werror",
         f"KBUILD_EXTRA_SYMBOLS={tree}/drivers/virt/symbiotic/Module.symvers",
         "modules",
     )
-    return example / "load.ko"
+    return example / f"{name}.ko"
 
 
-def cached(linux: str) -> Path:
+def cached(linux: str, name: str) -> Path:
     """The same out of the guests' cache, built there unless it has it: in the lab compilers are slow."""
     package = headers.package_of(debian.kernel_package(linux))
-    parts = [code(), package, *(patch.text.decode() for patch in source.read_series(linux))]
+    parts = [code(name), package, *(patch.text.decode() for patch in source.read_series(linux))]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
-    final = Path(cache.cache_root()) / "tests" / f"example-{linux}"
+    place = f"tests/{name}-{linux}"
+    final = Path(cache.cache_root()) / place
     module = final / f"{key}.ko"
-    with tools.lock(f"tests/example-{linux}"):
+    with tools.lock(place):
         if not module.is_file():
-            tools.publish(final, lambda fresh: keep(fresh, linux, module.name))
+            tools.publish(final, lambda fresh: keep(fresh, linux, name, module.name))
     return module
 
 
-def keep(folder: Path, linux: str, name: str) -> None:
-    """Builds in a folder and leaves nothing but the module there."""
+def keep(folder: Path, linux: str, name: str, file: str) -> None:
+    """Builds in a folder and leaves nothing but the module there, as that file."""
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        build(Path(work), linux).rename(folder / name)
+        build(Path(work), linux, name).rename(folder / file)

@@ -34,6 +34,7 @@ class Spawned(NamedTuple):
     screen: int = (
         -1
     )  # a terminal that the emulator draws on: read, and of no interest until it fails
+    threads: str = "single"  # "multi" if each of the lab's CPUs has one
 
 
 class Outer:
@@ -47,7 +48,7 @@ class Outer:
         self._drawn = b""
         self._decoder = protocol.Decoder()
         self._outgoing = bytearray()
-        self._process, self._port, self._console, self._screen = spawned
+        self._process, self._port, self._console, self._screen, self.threads = spawned
         self._port.setblocking(False)
         self._console.setblocking(False)
 

@@ -32,6 +32,7 @@ NO_XSAVE = "-xsave,-xsaveopt,-xsavec,-xsaves,-xgetbv1,-avx,-avx2,-fma,-f16c,-vae
 NO_FAST_STRINGS = ",-erms,-fsrm"
 CPU = "max,+svm,+npt,-la57," + NO_XSAVE + NO_FAST_STRINGS
 MACHINE = "pc"
+THREADS = "tcg,thread="  # "single" or "multi" follows
 TSC_MS = 50  # of measuring
 #: With the clock that counts instructions one takes 2 to the power of this, in nanoseconds: about what it takes here.
 ICOUNT_SHIFT = 2
@@ -80,7 +81,8 @@ def spawn(image: Image, *, cpus: int, memory: int, icount: bool, shares: Sequenc
             )
             process = start(argv, *ends)
         undo.pop_all()
-    return Spawned(process, port, console)
+    threads = argv[argv.index("-accel") + 1].removeprefix(THREADS)
+    return Spawned(process, port, console, threads=threads)
 
 
 def start(argv: list[str], port: int, console: int) -> subprocess.Popen[bytes]:
@@ -116,7 +118,7 @@ def command(
     thread = "single" if chosen.one_thread or icount else "multi"
     argv = [*tied(), chosen.path, "-nodefaults", "-no-user-config", "-no-reboot"]
     argv += ["-display", "none", "-machine", MACHINE]
-    argv += ["-accel", f"tcg,thread={thread}", "-cpu", CPU]
+    argv += ["-accel", THREADS + thread, "-cpu", CPU]
     argv += ["-smp", str(cpus), "-m", str(memory)]
     argv += ["-kernel", image.kernel, "-initrd", image.initramfs, "-append", kernel_words(icount)]
     argv += ["-icount", f"shift={ICOUNT_SHIFT},sleep=on"] if icount else []

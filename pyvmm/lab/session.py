@@ -204,8 +204,14 @@ class Lab:
             streams.Sink(stdout, 1),
             streams.Sink(stderr, 2),
         )
+        outer = self._machine()
         surrounding = surroundings.environment(
-            os.environ, env, arch=self.arch, npt=self.npt, icount=self.icount
+            os.environ,
+            env,
+            arch=self.arch,
+            npt=self.npt,
+            icount=self.icount,
+            threads=outer.threads,
         )
         deadline = None if timeout is None else time.monotonic() + timeout
         with ExitStack() as stack:
@@ -216,7 +222,7 @@ class Lab:
             )
             size = tty.size() if tty is not None else None
             folder = os.path.abspath(cwd or self._folder)
-            self._machine().send(protocol.run(command, surrounding, folder, size))
+            outer.send(protocol.run(command, surrounding, folder, size))
             try:
                 return self._serve(flow, tty, deadline)
             except BaseException:

@@ -32,6 +32,7 @@ def environment(
     npt: bool,
     icount: bool = False,
     arch: str = "svm",
+    threads: str = "single",
 ) -> dict[str, str]:
     """The command's environment: the part of ``given`` that means something in the lab, and ``extra``."""
     kept = {
@@ -41,6 +42,7 @@ def environment(
     }
     kept.setdefault("PATH", DEFAULT_PATH)
     kept["PYVMM_LAB"] = arch + "-shadow" * (not npt) + "-icount" * icount
+    kept["PYVMM_LAB_THREADS"] = threads  # what the emulator has, whatever was asked for
     return {**kept, **(extra or {})}
 
 

@@ -409,8 +409,8 @@ class Machine:
     ) -> Any:
         """Calls into the guest kernel on a vCPU, from any thread, also while the machine is paused.
 
-        As `Vcpu.symcall`. Raises SymcallError, StateError if the machine does not run, ConfigError for a vCPU that
-        does not exist.
+        Raises what `Vcpu.symcall` does, StateError if the machine neither runs nor is paused, ConfigError for a vCPU
+        that does not exist.
         """
         raw = self.raw(cpu)
         if isinstance(call, str):

@@ -152,7 +152,8 @@ class Vcpu:
         """Calls into the guest kernel on this vCPU, from a hook of its own or from any other thread.
 
         A number takes up to five arguments and gives `Results`; `data` goes to the guest with it, `want` bytes come
-        back. A name calls the function that `pyvmm.machine.symcall.register` knows by it. Raises SymcallError.
+        back. A name calls the function that `pyvmm.machine.symcall.register` knows by it. Raises SymcallError,
+        GuestDataError for the answer to a name that cannot be true, ConfigError for a name or arguments that cannot be.
         """
         if get_ident() != self._ident:
             return self.machine.symcall(self.index, call, *args, data=data, want=want)

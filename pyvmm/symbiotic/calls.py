@@ -42,7 +42,10 @@ _WORD = (1 << 64) - 1
 
 
 def test(raw: Raw, *args: int) -> tuple[int, ...]:
-    """Up to five numbers; the guest gives each back with 1 added. Raises GuestDataError if it does not."""
+    """Up to five numbers; the guest gives each back with 1 added.
+
+    Raises SymcallError, GuestDataError if it does not, ConfigError for more numbers.
+    """
     padded = (*args, *(0,) * (5 - len(args)))
     answer = tuple(ask(raw, abi.SYMCALL_TEST, *args)[:5])
     expected = tuple(number + 1 & _WORD for number in padded)
@@ -52,22 +55,22 @@ def test(raw: Raw, *args: int) -> tuple[int, ...]:
 
 
 def read_facts(raw: Raw) -> Facts:
-    """What the guest's kernel is and where it lies."""
+    """What the guest's kernel is and where it lies. Raises SymcallError, GuestDataError if the answer is none."""
     return facts.parse(ask(raw, abi.SYMCALL_FACTS, want=abi.PAGE_DATA_SIZE))
 
 
 def read_current(raw: Raw) -> Current:
-    """The task that the vCPU is running."""
+    """The task that the vCPU is running. Raises SymcallError; any answer is one."""
     return task.parse_current(ask(raw, abi.SYMCALL_CURRENT))
 
 
 def task_list(raw: Raw, threads: bool = False) -> list[Task]:
-    """All of `tasks` at once."""
+    """All of `tasks` at once. Raises SymcallError, GuestDataError for pages that cannot be."""
     return list(tasks(raw, threads))
 
 
 def read_memory(raw: Raw) -> Memory:
-    """The guest's memory and swap statistics."""
+    """The guest's memory and swap statistics. Raises SymcallError, GuestDataError if the answer is none."""
     return memory.parse(ask(raw, abi.SYMCALL_MEMORY, want=abi.PAGE_DATA_SIZE))
 
 

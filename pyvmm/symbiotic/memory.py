@@ -85,7 +85,7 @@ def parse(results: Results) -> Memory:
 def lookup(raw: Raw, vaddr: int, pte: int = 0, access: int = abi.ACCESS_READ) -> Lookup:
     """How `vaddr` is mapped, and whether `access` is allowed; with `pte` only if that is its page table entry.
 
-    Raises ConfigError for an address or access that cannot be, GuestDataError for such an answer.
+    Raises SymcallError, ConfigError for an address or access that cannot be, GuestDataError for such an answer.
     """
     if not 0 <= vaddr < _SPACE:
         raise ConfigError(f"{vaddr:#x} is no 64-bit address")
@@ -110,7 +110,8 @@ def read(raw: Raw, vaddr: int, length: int) -> bytes:
 
     At most `MAX_READ` bytes. The result is shorter where the next page is not mapped or not present: the guest may not
     wait for it in this context. If not even the first byte can be read, SymcallError with code EFAULT. Between the
-    calls of a long read the guest runs on, unless a hook reads.
+    calls of a long read the guest runs on, unless a hook reads. Raises ConfigError for a range that cannot be,
+    GuestDataError for an answer that is longer than what was asked for, or empty.
     """
     if not 0 <= length <= MAX_READ:
         raise ConfigError(f"a read of {length} bytes: at most {MAX_READ} at a time")

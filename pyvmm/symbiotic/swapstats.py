@@ -82,7 +82,10 @@ def parse(results: Results) -> GuestSwap:
 
 
 def swap_stats(raw: Raw) -> GuestSwap:
-    """What the guest's kernel says of its swap disk. SymcallError with code ENODEV where it took no aperture."""
+    """What the guest's kernel says of its swap disk. SymcallError with code ENODEV where it took no aperture.
+
+    Raises GuestDataError if the answer is none.
+    """
     return parse(ask(raw, abi.SYMCALL_SWAP_STATS, want=abi.PAGE_DATA_SIZE))
 
 

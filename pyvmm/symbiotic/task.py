@@ -99,8 +99,8 @@ def parse_task(record: bytes) -> Task:
 def tasks(raw: Raw, threads: bool = False) -> Iterator[Task]:
     """Every process of the guest by pid, with `threads` every thread; a page is asked for when it is needed.
 
-    Tasks come and go meanwhile: each that was there all along is seen, and none twice. Raises GuestDataError for pages
-    that cannot be, and when there is no end to them.
+    Tasks come and go meanwhile: each that was there all along is seen, and none twice. Raises SymcallError, and
+    GuestDataError for pages that cannot be, and when there is no end to them.
     """
     cursor = last = 0
     for _ in range(MAX_PAGES):

@@ -16,5 +16,5 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("linux", cache.VERSIONS)
 def test_example_compiles(linux: str, tmp_path: Path) -> None:
-    module = example.build(tmp_path, linux)
+    module = example.build(tmp_path, linux, "load")
     assert b"Load average by symcall" in module.read_bytes()

@@ -144,6 +144,13 @@ def test_name_cpus_and_paging(lab: Lab) -> None:
     assert done.out.decode().split() == ["lab", "2", "Y", "svm"]
 
 
+def test_the_threads_it_has_are_told(lab: Lab) -> None:
+    """What the environment says is what QEMU was started with; tests run twice by it."""
+    told = shell(lab, "echo $PYVMM_LAB_THREADS").out.decode().strip()
+    words = Path(f"/proc/{lab.pid}/cmdline").read_text().split("\0")
+    assert f"tcg,thread={told}" in words
+
+
 def test_the_time_comes_from_the_processor(lab: Lab) -> None:
     """Any other clock costs an exit of the emulator for each look at it."""
     place = "/sys/devices/system/clocksource/clocksource0/current_clocksource"

@@ -300,7 +300,7 @@ def test_processes_and_threads(talk: Talk) -> None:
 
 def test_call_from_other_kernel_code() -> None:
     """The module of docs/guest-driver.md: registers a call, calls the VMM, answers, and goes again."""
-    files = {"/root/load.ko": example.cached("6.12")}
+    files = {"/root/load.ko": example.cached("6.12", "load")}
     with Guest(SCRIPT, linux="stock-6.12-symbiotic", memory="512M", files=files) as guest:
         offered = []
 
@@ -327,6 +327,34 @@ def test_call_from_other_kernel_code() -> None:
         with pytest.raises(SymcallError) as caught:
             vm.symcall(0, 0x1000)
         assert caught.value.code == errno.ENOSYS
+
+
+@pytest.mark.parametrize("ender", ["the guest", "the VMM"])
+def test_a_handler_that_never_ends(ender: str) -> None:
+    """Its CPU gets no more symcalls, and its kernel notices. All else goes on, and both sides can end the guest."""
+    script = "taskset -p 1 $$ > /dev/null\n" + SCRIPT
+    files = {"/root/spin.ko": example.cached("6.12", "spin")}
+    options: dict[str, Any] = {"memory": "512M", "cpus": CPUS, "symcall_deadline": 1.0}
+    with Guest(script, linux="stock-6.12-symbiotic", files=files, **options) as guest:
+        talk, vm = Talk(guest), guest.vm
+        assert talk.tell("insmod /root/spin.ko && echo in") == "in\n"
+        assert vm.symcall(1, "current").cpu == 1
+        with pytest.raises(SymcallError) as caught:
+            vm.symcall(1, 0x1001)
+        assert caught.value.reason == "deadline"
+        for _ in range(3):
+            assert vm.symcall(0, "current").cpu == 0
+            assert "init" in {task.comm for task in vm.tasks()}
+            assert talk.refusal(1) == "disabled"
+        assert talk.tell("taskset 2 echo on CPU 1") == "on CPU 1\n"
+        assert "BUG: scheduling while atomic" in talk.tell("dmesg")
+        assert (vm.symcalls["deadlines"], vm.symcalls["refused_disabled"]) == (1, 3)
+        if ender == "the guest":
+            guest.say("exit 0")
+            assert guest.finish().ok
+        else:
+            vm.stop()
+            assert guest.finish().reason == "stopped"
 
 
 class HalfVmm:

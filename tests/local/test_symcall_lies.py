@@ -329,6 +329,63 @@ def test_hypercalls(guest: Remote) -> None:
     assert guest.works()
 
 
+def test_a_hypercall_s_hook_makes_symcalls(guest: Remote) -> None:
+    """Both directions in one another: what the guest gets back is the hook's, not what its handler left behind."""
+    found: list[tuple[int, ...]] = []
+
+    def answer(call: Hypercall) -> tuple[int, ...]:
+        for _ in range(3):
+            found.append(call.vcpu.symcall(abi.SYMCALL_TEST, *call.args)[:5])
+        with pytest.raises(SymcallError) as raised:
+            call.vcpu.symcall(remote.FAILS, 7)
+        return raised.value.code, *call.args[1:4], 1 << 63
+
+    guest.machine.on_hypercall(0x6003, answer)
+    for _ in range(3):
+        after = guest.ring(0x6003, 1, 2, 3, 4, (1 << 64) - 1)
+        assert after == [abi.HYPERCALL_DONE, 7, 2, 3, 4, 1 << 63]
+    assert found == [(2, 3, 4, 5, 0)] * 9
+    assert guest.counters() == {"errors": 3}
+    assert guest.works()
+
+
+def test_a_hypercall_s_hook_that_answers_nothing_makes_symcalls(guest: Remote) -> None:
+    """The guest's registers are as it rang, but for RAX."""
+
+    def answer(call: Hypercall) -> None:
+        assert call.vcpu.symcall(abi.SYMCALL_TEST, 5).rbx == 6
+
+    guest.machine.on_hypercall(0x6004, answer)
+    assert guest.ring(0x6004, 1, 2, 3, 4, 5) == [abi.HYPERCALL_DONE, 1, 2, 3, 4, 5]
+    assert guest.works()
+
+
+def test_a_symcall_that_comes_while_a_device_is_written(guest: Remote) -> None:
+    """Another thread asks during the exit of a write: it is done once, and the call comes after it."""
+    vcpu = guest.machine.vcpus[0]
+    written: list[int] = []
+    answers: list[int] = []
+
+    def hook(exit: Exit) -> None:
+        written.append(exit.value)
+        caller = threading.Thread(target=lambda: answers.append(guest.symcall(1, exit.value).rbx))
+        caller.start()
+        callers.append(caller)
+        end = time.monotonic() + remote.PATIENCE
+        while not vcpu.is_called() and time.monotonic() < end:
+            time.sleep(0.001)
+        assert answers == [value + 1 for value in written[:-1]]
+
+    callers: list[threading.Thread] = []
+    guest.machine.on_port(0x5F8, hook)
+    for value in range(1, 50):
+        assert guest.do(remote.OUT8, 0x5F8, value) == 0
+        callers[-1].join(remote.PATIENCE)
+    assert written == list(range(1, 50))
+    assert answers == list(range(2, 51))
+    assert guest.works()
+
+
 def test_a_symcall_in_user_mode(guest: Remote) -> None:
     guest.post(remote.USER)
     assert guest.goes_on(1)

@@ -10,15 +10,35 @@
 #include <stdarg.h>
 #include <string.h>
 
+/* Where in the shared area the bytes of a port lie. */
+enum { PORT_DATA = 8192 };
+
 static struct kvm_run *shared;
 static const struct fake_exit *exits;
 static unsigned int left;
+static unsigned int nested_state; /* flags, or an errno to refuse with */
+static int nested_error;
+static unsigned int unfinished; /* bytes of the instruction whose exit was the last one */
 
 void fake_kvm(void *run, const struct fake_exit *list, unsigned int count)
 {
 	shared = run;
 	exits = list;
 	left = count;
+	nested_state = 0;
+	nested_error = 0;
+	unfinished = 0;
+}
+
+void fake_nested(unsigned int flags, int error)
+{
+	nested_state = flags;
+	nested_error = error;
+}
+
+void fake_smm(void *run, unsigned int on)
+{
+	((struct kvm_run *)run)->s.regs.events.smi.smm = (unsigned char)on;
 }
 
 void fake_enter_long_mode(void *run)
@@ -42,9 +62,18 @@ unsigned int fake_dirty(void *run)
 	return ((struct kvm_run *)run)->kvm_dirty_regs != 0;
 }
 
+/* The second half of an access: as in KVM, RIP goes on when the vCPU is entered again. */
+static void complete(void)
+{
+	shared->s.regs.regs.rip += unfinished;
+	unfinished = 0;
+}
+
 static void fill(const struct fake_exit *next)
 {
 	shared->exit_reason = next->reason;
+	if (next->reason == KVM_EXIT_MMIO || next->reason == KVM_EXIT_IO)
+		unfinished = FAKE_INSTRUCTION;
 	switch (next->reason) {
 	case KVM_EXIT_SYSTEM_EVENT:
 		shared->system_event.type = next->detail;
@@ -52,7 +81,16 @@ static void fill(const struct fake_exit *next)
 	case KVM_EXIT_MMIO:
 		shared->mmio.phys_addr = 0xd0000000;
 		shared->mmio.len = next->detail;
-		shared->mmio.is_write = 0;
+		shared->mmio.is_write = next->value != 0;
+		memcpy(shared->mmio.data, &next->value, sizeof(shared->mmio.data));
+		break;
+	case KVM_EXIT_IO:
+		shared->io.direction = KVM_EXIT_IO_OUT;
+		shared->io.size = 4;
+		shared->io.count = 1;
+		shared->io.port = (unsigned short)next->detail;
+		shared->io.data_offset = PORT_DATA;
+		memcpy((char *)shared + PORT_DATA, &next->value, 4);
 		break;
 	case KVM_EXIT_X86_WRMSR:
 		shared->msr.index = next->detail;
@@ -86,6 +124,10 @@ static int about_state(unsigned long request, void *argument)
 		return 0;
 	case KVM_SET_MP_STATE:
 		return 0;
+	case KVM_GET_NESTED_STATE:
+		((struct kvm_nested_state *)argument)->flags = (unsigned short)nested_state;
+		errno = nested_error;
+		return nested_error ? -1 : 0;
 	default:
 		errno = ENOTTY;
 		return -1;
@@ -103,6 +145,7 @@ int fake_ioctl(int fd, unsigned long request, ...)
 	va_end(rest);
 	if (request != KVM_RUN)
 		return about_state(request, argument);
+	complete();
 	if (shared->immediate_exit) {
 		errno = EINTR;
 		return -1;

@@ -7,8 +7,11 @@ struct fake_exit {
 	int error;
 	unsigned int reason;
 	unsigned int detail;
-	unsigned long long value; /* of a write */
+	unsigned long long value; /* of a write; an MMIO access without one is a read */
 };
+
+/* Bytes that the instruction of an MMIO or port access has. */
+enum { FAKE_INSTRUCTION = 3 };
 
 /* While it runs the registers that KVM shares are those of the vCPU. */
 void fake_kvm(void *run, const struct fake_exit *list, unsigned int count);
@@ -18,5 +21,9 @@ struct kvm_regs;
 void fake_enter_long_mode(void *run);
 struct kvm_regs *fake_registers(void *run);
 unsigned int fake_dirty(void *run);
+void fake_smm(void *run, unsigned int on);
+
+/* What KVM_GET_NESTED_STATE says from now on: its flags, or an errno. */
+void fake_nested(unsigned int flags, int error);
 
 #endif

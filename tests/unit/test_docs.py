@@ -68,6 +68,22 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 @by_document
+def test_tests_that_are_named_exist(path: Path) -> None:
+    """Those on a line that names their file are in it, others anywhere."""
+    for line in path.read_text().splitlines():
+        for name in re.findall(r"`(test_\w+)`", line):
+            assert f"def {name}(" in sources_of(line), name
+
+
+def sources_of(line: str) -> str:
+    """The source of the tests in the files that a line of a document names, in tests/local where it does not say."""
+    named = re.findall(r"`(tests/\w+/test_\w+\.py)`", line)
+    named += [f"tests/local/{name}" for name in re.findall(r"`(test_\w+\.py)`", line)]
+    paths = [ROOT / name for name in named] or ROOT.glob("tests/*/test_*.py")
+    return "\n".join(path.read_text() for path in paths)
+
+
+@by_document
 def test_make_targets_exist(path: Path) -> None:
     for target in re.findall(r"(?:^|\s)make ([a-z][\w-]*)", code_of(path)):
         assert target in targets(), target

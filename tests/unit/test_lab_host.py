@@ -118,8 +118,16 @@ def test_environment() -> None:
         "LC_ALL": "C",
         "PYVMM_CACHE": "/c",
         "PYVMM_LAB": "svm-shadow",
+        "PYVMM_LAB_THREADS": "single",
         "X": "y",
     }
+
+
+def test_environment_tells_the_threads_there_are() -> None:
+    given = {"PYVMM_LAB_THREADS": "multi"}
+    for threads in ("single", "multi"):
+        made = surroundings.environment(given, None, npt=True, threads=threads)
+        assert made["PYVMM_LAB_THREADS"] == threads
 
 
 def test_environment_has_a_path() -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -25,7 +25,15 @@ struct kvm_regs {
 void fake_enter_long_mode(void *run);
 struct kvm_regs *fake_registers(void *run);
 unsigned int fake_dirty(void *run);
+void fake_smm(void *run, unsigned int on);
+void fake_nested(unsigned int flags, int error);
 """
+#: Bytes of an instruction that accesses a port or MMIO, in fake_kvm.h.
+INSTRUCTION = 3
+#: Where the fake's MMIO lies, and the port of the device here.
+MMIO, PORT = 0xD0000000, 0x510
+#: <asm/kvm.h>
+NESTED_GUEST_MODE, NESTED_RUN_PENDING = 1, 2
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +64,11 @@ HALT = (0, kvm.KVM_EXIT_HLT, 0, 0)
 class Called:
     """A vCPU in long mode that registers its entry, halts, is called, and then does what the script says."""
 
-    def __init__(self, built: tuple[Any, Any], *script: tuple[int, ...]) -> None:
+    def __init__(
+        self, built: tuple[Any, Any], *script: tuple[int, ...], nested: bool = False
+    ) -> None:
         self.ffi, self.lib = built
+        self.devices: list[Any] = []
         ffi, lib = built
         self.ram = ffi.new("uint8_t[]", 2 * MEMORY)
         start = int(ffi.cast("uintptr_t", self.ram))
@@ -71,7 +82,7 @@ class Called:
         assert lib.symcall_attach(self.buses[2]) == 0
         self.watch = lib.symcall_watch_create(600_000, 1)
         self.vcpu = lib.vcpu_create(-1, 0, int(ffi.cast("uintptr_t", self.run)), *self.buses)
-        setup = ffi.new("struct symcall_setup *")
+        setup = ffi.new("struct symcall_setup *", {"nested": nested})
         self.symcall = lib.symcall_create(self.vcpu, self.spy, self.watch, setup)
         self.call = lib.symcall_call_create()
         self.exits = ffi.new("struct fake_exit[]", [*REGISTRATION, HALT, *script])
@@ -96,6 +107,30 @@ class Called:
 
     def make(self) -> int:
         return int(self.lib.symcall_make(self.vcpu, self.call, 1, 0, 0, 0, 0, 0))
+
+    def post(self) -> None:
+        """The same from another thread."""
+        self.lib.symcall_message(self.call).number = 1
+        self.lib.symcall_post(self.vcpu, self.call)
+
+    def device(self, bus: int, address: int, does: Callable[[], None]) -> list[int]:
+        """A device of four bytes there, which does something at each access; returns what will be written to it."""
+        written: list[int] = []
+
+        @self.ffi.callback("bus_handler")  # type: ignore[untyped-decorator]
+        def access(_: Any, access: Any) -> int:
+            written.append(access.value)
+            does()
+            return 0
+
+        self.devices.append(access)
+        assert self.lib.bus_add(self.buses[bus], address, 4, access, self.ffi.NULL) == 0
+        return written
+
+    @property
+    def text(self) -> str:
+        """Why the call was refused."""
+        return bytes(self.ffi.string(self.lib.symcall_message(self.call).text)).decode()
 
     @property
     def status(self) -> int:
@@ -123,8 +158,8 @@ Maker = Any
 def called(built: tuple[Any, Any]) -> Iterator[Maker]:
     made: list[Called] = []
 
-    def make(*script: tuple[int, ...]) -> Called:
-        made.append(Called(built, *script))
+    def make(*script: tuple[int, ...], **options: bool) -> Called:
+        made.append(Called(built, *script, **options))
         return made[-1]
 
     yield make
@@ -193,3 +228,70 @@ def test_an_abandoned_call_is_undone(called: Maker) -> None:
     assert it.status == it.lib.SYMCALL_STOPPED
     assert (it.registers.rip, it.registers.rax) == (0x4444, 0x5555)
     assert it.flags() == abi.VCPU_ENABLED
+
+
+def refused(it: Called) -> int:
+    """Makes the call in both ways, which are to come to the same; its status."""
+    found = []
+    assert it.make() == it.lib.VCPU_SYMCALL
+    found.append(it.status)
+    it.post()
+    assert results.BY_EVENT[it.step()] == results.HALT
+    assert it.lib.symcall_wait(it.vcpu, it.call, 0)
+    found.append(it.status)
+    assert found[0] == found[1]
+    assert it.counters.calls == 0
+    assert (it.registers.rip, it.registers.rax) == (0x4444, 0x5555)
+    assert it.flags() == abi.VCPU_ENABLED
+    return found[0]
+
+
+def accepted(it: Called) -> bool:
+    """Whether a call begins; the script then has the vCPU end in it."""
+    return it.make() == it.lib.VCPU_SYMCALL and it.status == it.lib.SYMCALL_FAULT
+
+
+@pytest.mark.parametrize(("flags", "error"), [(NESTED_GUEST_MODE, 0), (3, 0), (0, errno.EINVAL)])
+def test_a_guest_of_the_guest_is_not_called_into(called: Maker, flags: int, error: int) -> None:
+    """Its registers are not those that the entry was registered for. Where KVM does not say, it may be one."""
+    it = called(HALT, (0, kvm.KVM_EXIT_SHUTDOWN, 0), HALT, nested=True)
+    it.lib.fake_nested(flags, error)
+    assert refused(it) == it.lib.SYMCALL_NESTED
+    it.lib.fake_nested(NESTED_RUN_PENDING, 0)
+    assert accepted(it)
+
+
+def test_where_there_are_no_guests_of_the_guest_nobody_asks(called: Maker) -> None:
+    it = called((0, kvm.KVM_EXIT_SHUTDOWN, 0), HALT)
+    it.lib.fake_nested(NESTED_GUEST_MODE, errno.ENOTTY)
+    assert accepted(it)
+
+
+def test_system_management_mode_is_not_called_into(called: Maker) -> None:
+    it = called(HALT, (0, kvm.KVM_EXIT_SHUTDOWN, 0), HALT)
+    it.lib.fake_smm(it.run, 1)
+    assert refused(it) == it.lib.SYMCALL_INVALID
+    assert it.text == "the vCPU is in system management mode"
+    assert it.counters.refused_invalid == 2
+    it.lib.fake_smm(it.run, 0)
+    assert accepted(it)
+
+
+WRITES = {
+    "MMIO": (1, MMIO, (0, kvm.KVM_EXIT_MMIO, 4, 77)),
+    "a port": (0, PORT, (0, kvm.KVM_EXIT_IO, PORT, 77)),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_call_that_comes_while_a_device_is_written(called: Maker, name: str) -> None:
+    """As when a queue is notified: the device sees the write once, and the call comes behind the instruction."""
+    bus, address, exit = WRITES[name]
+    it = called(exit, (0, kvm.KVM_EXIT_SHUTDOWN, 0), HALT)
+    written = it.device(bus, address, it.post)
+    assert results.BY_EVENT[it.step()] == results.HALT
+    assert it.lib.symcall_wait(it.vcpu, it.call, 0)
+    assert it.status == it.lib.SYMCALL_FAULT, "the call was under way"
+    assert written == [77]
+    assert (it.registers.rip, it.registers.rax) == (0x4444 + INSTRUCTION, 0x5555)
+    assert (it.counters.calls, it.counters.faults) == (1, 1)
