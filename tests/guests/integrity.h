@@ -26,6 +26,14 @@ enum {
 	FLAG_AC = 1 << 18,
 	FLAG_ID = 1 << 21,
 
+	CR0_MP = 1 << 1,
+	CR0_TS = 1 << 3,
+	CR0_AM = 1 << 18,
+	CR4_TSD = 1 << 2,
+	CR4_DE = 1 << 3,
+	CR4_PCE = 1 << 8,
+	EFER_SCE = 1 << 0,
+
 	/* Devices of the tests, for the guest proper and, one `step` further, for its symcall
 	   handler. */
 	DEVICE_PORT = 0x5c0,
@@ -51,6 +59,7 @@ enum {
 	UPCALL_CR2 = 1 << 6,
 	UPCALL_NMI = 1 << 7,
 	UPCALL_DATA = 1 << 8,
+	UPCALL_CONTROL = 1 << 9,
 
 	/* What went wrong: the first word of `failure`. */
 	FAILED_GENERAL = 1,

@@ -54,16 +54,10 @@ HANDLER static void lose_vectors(void)
 	__asm__ volatile("movups %0, %%xmm5; movups %0, %%xmm15" : : "m"(vectors_lost[164]));
 }
 
-/*
- * Its IRETs let NMIs in, as the architecture has it, also where the call came while one was being
- * served: a second would use the same stack. So there must be none on its way.
- */
 HANDLER static void lose_all_vectors(void)
 {
 	u64 before = interrupts;
 
-	if (nmi_sent != nmi_seen)
-		return;
 	random_vectors(vectors_lost, sizeof(vectors_lost));
 	excursion();
 	if (interrupts != before)
@@ -120,14 +114,25 @@ HANDLER static void lose_segments(void)
 		write_msr(MSR_KERNEL_GS_BASE, any() >> 20);
 }
 
+/* Interrupts are off, whatever CR8 says. With CR0.TS there are no vector registers: the last to be
+ * lost. */
+HANDLER static void lose_control(void)
+{
+	u64 bits = any();
+
+	write_cr0(read_cr0() ^ (bits & (CR0_MP | CR0_TS | CR0_AM)));
+	write_cr4(read_cr4() ^ (bits & (CR4_TSD | CR4_DE | CR4_PCE)));
+	write_cr8(bits >> 32 & 15);
+	write_msr(MSR_EFER, read_msr(MSR_EFER) ^ (bits & EFER_SCE));
+	load_tables(bits >> 36 & 1);
+}
+
 /*
- * One at a time: two that wait would become one. It comes after the return where one is being
- * served, or where the VMM has KVM hold back all interrupts until an instruction is over.
+ * It comes after the return where one is being served, or where the VMM has KVM hold back all
+ * interrupts until an instruction is over.
  */
 HANDLER static void interrupt_myself(void)
 {
-	if (nmi_sent != nmi_seen)
-		return;
 	send_nmi();
 	if (in_nmi)
 		return;
@@ -145,8 +150,21 @@ HANDLER static void use_data(u64 length)
 		data[i] ^= 0x5a;
 }
 
+/*
+ * One NMI at a time: two that wait would become one. And the IRETs of an excursion let NMIs in, as
+ * the architecture has it, also where the call came while one was being served: a second would use
+ * the same stack. So there must be none on its way.
+ */
+HANDLER static u64 possible(u64 what)
+{
+	if (nmi_sent != nmi_seen)
+		what &= ~(u64)(UPCALL_EXCURSION | UPCALL_NMI);
+	return what & UPCALL_EXCURSION ? what & ~(u64)UPCALL_NMI : what;
+}
+
 HANDLER static void lose(u64 what, u64 length)
 {
+	what = possible(what);
 	if (what & UPCALL_VECTORS)
 		lose_vectors();
 	if (what & UPCALL_EXCURSION)
@@ -161,7 +179,9 @@ HANDLER static void lose(u64 what, u64 length)
 		lose_segments();
 	if (what & UPCALL_CR2)
 		write_cr2(any());
-	if (what & UPCALL_NMI && !(what & UPCALL_EXCURSION))
+	if (what & UPCALL_CONTROL)
+		lose_control();
+	if (what & UPCALL_NMI)
 		interrupt_myself();
 	if (what & UPCALL_DATA)
 		use_data(length);

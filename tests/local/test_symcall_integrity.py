@@ -14,6 +14,7 @@ import random
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -35,8 +36,11 @@ MSR, MSR_STEP = 0x12340, 1
 KINDS = {"port": 0, "mmio": 1, "msr": 2}
 WRITE = 4
 UPCALL = 0x1000
-VECTORS, EXCURSION, PORTS, MEMORY, MSRS, SEGMENTS, CR2, NMI, DATA = (1 << i for i in range(9))
-EVERYTHING = 0x1FF
+VECTORS, EXCURSION, PORTS, MEMORY, MSRS, SEGMENTS, CR2, NMI, DATA, CONTROL = (
+    1 << i for i in range(10)
+)
+EVERYTHING = 0x3FF
+BITS = EVERYTHING.bit_length()
 CHEAP = SEGMENTS | CR2
 FAILURES = (
     *("", "general register", "vector register", "upper vector register", "system register"),
@@ -146,7 +150,7 @@ class Integrity:
         if chance < 0.5:
             self._test(symcall)
         else:
-            what = self.numbers if chance > 0.97 else self.numbers & self.random.getrandbits(9)
+            what = self.numbers if chance > 0.97 else self.numbers & self.random.getrandbits(BITS)
             self._lose(symcall, what if chance > 0.85 else what & CHEAP)
 
     def _test(self, symcall: Callable[..., Results]) -> None:
@@ -244,9 +248,19 @@ class Integrity:
             assert user or name in PORT_OPERATIONS[: 4 * (not ports)] or name in KERNEL_ONLY, name
         assert self.value("ticks")
         assert self.value("nmi_inside")
+        for bit in range(self.numbers.bit_length()):
+            asked = bool(self.numbers >> bit & 1)
+            assert bool(self.value("upcalls_by_bit", bit)) == asked, f"bit {bit} of the numbers"
+        assert bool(self.value("upper_mask") & 4) == has_avx()
 
 
 KERNEL_ONLY = OPERATIONS[16:]
+
+
+def has_avx() -> bool:
+    """Whether the CPU has vector registers of 256 bits, whose upper halves the guest then has under check."""
+    flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if "flags" in line)
+    return "avx" in flags.split()
 
 
 def name_of(exit: Exit) -> str:
