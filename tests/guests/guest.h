@@ -3,6 +3,7 @@
 #ifndef TESTS_GUEST_H
 #define TESTS_GUEST_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef uint8_t u8;

@@ -993,6 +993,13 @@ static void register_symcalls(void)
 	*(volatile u32 *)(vcpu_page + 8) |= 2;
 }
 
+/* After a call that missed its deadline, which is how one ends that is still inside. */
+static void register_anew(void)
+{
+	inside = spinning = 0;
+	write_msr(0x536, (u64)symcall_entry);
+}
+
 static void start_timer(void)
 {
 	lapic_write(LAPIC_SPURIOUS, 0x1ff);
@@ -1025,6 +1032,8 @@ static void set_up(void)
 
 static void round(void)
 {
+	if (spinning)
+		register_anew();
 	for (unsigned i = 0; i < 2; i++) {
 		kernel_windows();
 		check_system();

@@ -60,6 +60,8 @@ enum {
 	UPCALL_NMI = 1 << 7,
 	UPCALL_DATA = 1 << 8,
 	UPCALL_CONTROL = 1 << 9,
+	UPCALL_FAIL = 1 << 10,
+	UPCALL_SPIN = 1 << 11, /* for ever */
 
 	/* What went wrong: the first word of `failure`. */
 	FAILED_GENERAL = 1,
@@ -89,7 +91,7 @@ struct registers {
 
 /* window.S */
 extern struct registers window_set, window_got, entry;
-extern u64 window_op, excursion_stack, rubbish, rubbish_flags;
+extern u64 window_op, excursion_stack, rubbish, rubbish_flags, ending;
 extern u64 vectors_mask; /* of XRSTOR; 0 for FXRSTOR */
 extern u8 vectors_set[4096], vectors_got[4096], vectors_lost[4096];
 extern char window_end[], excursion_leave[], excursion_end[], symcall_entry[], handler_stack_top[];
@@ -102,6 +104,9 @@ extern u64 cookies[2][64], entry_bases[2], upper_mask;
 void fail(u64 what, u64 which, u64 expected, u64 got) __attribute__((noreturn));
 void random_vectors(u8 *image, unsigned size);
 void send_nmi(void);
+
+/* upcall.c */
+extern volatile u64 inside, spinning;
 
 /* The next value of a device: both sides know the sequence, and so each lost or doubled access. */
 static inline u64 device_value(u64 *sequence, u64 kind, u64 address, u64 size)

@@ -8,12 +8,15 @@
 
 enum {
 	SYMCALL_TEST = 1,
+	DOORBELL_RETURN = 0x535,
+	DOORBELL_ERROR = 0x536,
+	ERRNOS = 4095,
 	PAGE_ACTIVE = 1,
 	RFLAGS_RUBBISH = CF_TO_SF | FLAG_DF | FLAG_OF | FLAG_AC | FLAG_ID | 2,
 };
 
 HANDLER_DATA u64 handler_sequence, handler_random;
-HANDLER_DATA volatile u64 upcalls, nmi_inside, inside, upcalls_by_bit[16];
+HANDLER_DATA volatile u64 upcalls, nmi_inside, inside, spinning, upcalls_by_bit[16];
 u8 vcpu_page[4096] __attribute__((aligned(4096)));
 u8 vm_page[4096] __attribute__((aligned(4096)));
 
@@ -162,6 +165,14 @@ HANDLER static u64 possible(u64 what)
 	return what & UPCALL_EXCURSION ? what & ~(u64)UPCALL_NMI : what;
 }
 
+/* The VMM cuts it short. The guest then registers anew. */
+HANDLER static void spin(void)
+{
+	spinning = 1;
+	for (;;)
+		__asm__ volatile("pause");
+}
+
 HANDLER static void lose(u64 what, u64 length)
 {
 	what = possible(what);
@@ -187,22 +198,13 @@ HANDLER static void lose(u64 what, u64 length)
 		use_data(length);
 	for (unsigned i = 0; i < 16; i++)
 		upcalls_by_bit[i] += what >> i & 1;
+	if (what & UPCALL_SPIN)
+		spin();
 }
 
-void upcall(void);
-HANDLER void upcall(void)
+/* The results, or an errno: what the call ends with. */
+HANDLER static void answer(u64 *r, bool failed)
 {
-	u64 *r = entry.general;
-
-	upcalls++;
-	check_entry();
-	/* One inside another would have the same stack. */
-	expect(30, 0, inside);
-	inside = r[RAX];
-	if (r[RAX] >= UPCALL_FIRST)
-		lose(r[RAX] - UPCALL_FIRST, r[RDI]);
-	rubbish = any();
-	rubbish_flags = (rubbish & RFLAGS_RUBBISH) | 2;
 	if (r[RAX] != SYMCALL_TEST)
 		r[RBX] = mix(r[RBX] ^ r[RAX]);
 	r[RBX] += 1;
@@ -210,5 +212,26 @@ HANDLER void upcall(void)
 	r[RDX] += 1;
 	r[RSI] += 1;
 	r[RDI] += 1;
+	ending = failed ? DOORBELL_ERROR : DOORBELL_RETURN;
+	if (failed)
+		r[RBX] = 1 + r[RBX] % ERRNOS;
+}
+
+void upcall(void);
+HANDLER void upcall(void)
+{
+	u64 *r = entry.general;
+	u64 what = r[RAX] >= UPCALL_FIRST ? r[RAX] - UPCALL_FIRST : 0;
+
+	upcalls++;
+	check_entry();
+	/* One inside another would have the same stack. */
+	expect(30, 0, inside);
+	inside = r[RAX];
+	if (what)
+		lose(what, r[RDI]);
+	rubbish = any();
+	rubbish_flags = (rubbish & RFLAGS_RUBBISH) | 2;
+	answer(r, what & UPCALL_FAIL);
 	inside = 0;
 }
