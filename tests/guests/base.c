@@ -26,6 +26,8 @@ struct table {
 u64 gdt[16];
 u64 user_left_cr3; /* what CPL 3 ran with at its end */
 static struct gate idt[256] __attribute__((aligned(16)));
+static u64 gdt_copy[16];
+static struct gate idt_copy[256] __attribute__((aligned(16)));
 static struct tss tss __attribute__((aligned(16)));
 static u64 ldt[4];
 static void (*traps[256])(struct frame *);
@@ -69,12 +71,24 @@ static void fill_gdt(void)
 	gdt[15] = segment(DATA, 0xc);
 }
 
-static void load_tables(void)
+void copy_tables(void)
 {
-	const struct table gdtr = {sizeof(gdt) - 1, (u64)gdt};
-	const struct table idtr = {sizeof(idt) - 1, (u64)idt};
+	for (unsigned i = 0; i < 16; i++)
+		gdt_copy[i] = gdt[i];
+	for (unsigned i = 0; i < 256; i++)
+		idt_copy[i] = idt[i];
+}
+
+void load_tables(unsigned which)
+{
+	const struct table gdtr = {sizeof(gdt) - 1, (u64)(which ? gdt_copy : gdt)};
+	const struct table idtr = {sizeof(idt) - 1, (u64)(which ? idt_copy : idt)};
 
 	__asm__ volatile("lgdt %0; lidt %1" : : "m"(gdtr), "m"(idtr) : "memory");
+}
+
+static void load_segments(void)
+{
 	__asm__ volatile("ltr %w0" : : "r"(SELECTOR_TSS));
 	__asm__ volatile("lldt %w0" : : "r"(SELECTOR_LDT));
 }
@@ -153,7 +167,8 @@ void begin(void)
 		set_gate(i, trap_stubs + i * 16, stack_of(i), 0);
 	set_trap(VECTOR_UD, on_ud);
 	set_trap(VECTOR_GP, on_gp);
-	load_tables();
+	load_tables(0);
+	load_segments();
 	user_cr3 = read_cr3();
 	guest();
 }

@@ -3,6 +3,7 @@
 #ifndef TESTS_GUEST_H
 #define TESTS_GUEST_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef uint8_t u8;
@@ -36,6 +37,7 @@ enum {
 	 */
 	REPORT = 0xd0200000,
 
+	MSR_EFER = 0xc0000080,
 	MSR_FS_BASE = 0xc0000100,
 	MSR_GS_BASE = 0xc0000101,
 	MSR_KERNEL_GS_BASE = 0xc0000102,
@@ -65,6 +67,10 @@ u64 try_rdmsr(u32 index, u64 *value);
 /* base.c */
 void set_gate(unsigned vector, const void *handler, unsigned ist, unsigned dpl);
 void set_trap(unsigned vector, void (*handler)(struct frame *));
+/* The GDT and the IDT lie at a second place too: copies them there as they are, loads these or
+ * those. */
+void copy_tables(void);
+void load_tables(unsigned which);
 extern u64 gdt[16], user_left_cr3;
 
 /* Of each guest: what it does, and what it does at a trap that nobody has set. */
@@ -107,6 +113,7 @@ READ_CR(cr0)
 READ_CR(cr2)
 READ_CR(cr3)
 READ_CR(cr4)
+READ_CR(cr8)
 
 static inline void cpuid(u32 leaf, u32 subleaf, u32 out[4])
 {

@@ -26,6 +26,14 @@ enum {
 	FLAG_AC = 1 << 18,
 	FLAG_ID = 1 << 21,
 
+	CR0_MP = 1 << 1,
+	CR0_TS = 1 << 3,
+	CR0_AM = 1 << 18,
+	CR4_TSD = 1 << 2,
+	CR4_DE = 1 << 3,
+	CR4_PCE = 1 << 8,
+	EFER_SCE = 1 << 0,
+
 	/* Devices of the tests, for the guest proper and, one `step` further, for its symcall
 	   handler. */
 	DEVICE_PORT = 0x5c0,
@@ -51,6 +59,9 @@ enum {
 	UPCALL_CR2 = 1 << 6,
 	UPCALL_NMI = 1 << 7,
 	UPCALL_DATA = 1 << 8,
+	UPCALL_CONTROL = 1 << 9,
+	UPCALL_FAIL = 1 << 10,
+	UPCALL_SPIN = 1 << 11, /* for ever */
 
 	/* What went wrong: the first word of `failure`. */
 	FAILED_GENERAL = 1,
@@ -80,7 +91,7 @@ struct registers {
 
 /* window.S */
 extern struct registers window_set, window_got, entry;
-extern u64 window_op, excursion_stack, rubbish, rubbish_flags;
+extern u64 window_op, excursion_stack, rubbish, rubbish_flags, ending;
 extern u64 vectors_mask; /* of XRSTOR; 0 for FXRSTOR */
 extern u8 vectors_set[4096], vectors_got[4096], vectors_lost[4096];
 extern char window_end[], excursion_leave[], excursion_end[], symcall_entry[], handler_stack_top[];
@@ -93,6 +104,9 @@ extern u64 cookies[2][64], entry_bases[2], upper_mask;
 void fail(u64 what, u64 which, u64 expected, u64 got) __attribute__((noreturn));
 void random_vectors(u8 *image, unsigned size);
 void send_nmi(void);
+
+/* upcall.c */
+extern volatile u64 inside, spinning;
 
 /* The next value of a device: both sides know the sequence, and so each lost or doubled access. */
 static inline u64 device_value(u64 *sequence, u64 kind, u64 address, u64 size)

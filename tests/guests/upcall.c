@@ -8,12 +8,15 @@
 
 enum {
 	SYMCALL_TEST = 1,
+	DOORBELL_RETURN = 0x535,
+	DOORBELL_ERROR = 0x536,
+	ERRNOS = 4095,
 	PAGE_ACTIVE = 1,
 	RFLAGS_RUBBISH = CF_TO_SF | FLAG_DF | FLAG_OF | FLAG_AC | FLAG_ID | 2,
 };
 
 HANDLER_DATA u64 handler_sequence, handler_random;
-HANDLER_DATA volatile u64 upcalls, nmi_inside, inside, upcalls_by_bit[16];
+HANDLER_DATA volatile u64 upcalls, nmi_inside, inside, spinning, upcalls_by_bit[16];
 u8 vcpu_page[4096] __attribute__((aligned(4096)));
 u8 vm_page[4096] __attribute__((aligned(4096)));
 
@@ -54,16 +57,10 @@ HANDLER static void lose_vectors(void)
 	__asm__ volatile("movups %0, %%xmm5; movups %0, %%xmm15" : : "m"(vectors_lost[164]));
 }
 
-/*
- * Its IRETs let NMIs in, as the architecture has it, also where the call came while one was being
- * served: a second would use the same stack. So there must be none on its way.
- */
 HANDLER static void lose_all_vectors(void)
 {
 	u64 before = interrupts;
 
-	if (nmi_sent != nmi_seen)
-		return;
 	random_vectors(vectors_lost, sizeof(vectors_lost));
 	excursion();
 	if (interrupts != before)
@@ -120,14 +117,25 @@ HANDLER static void lose_segments(void)
 		write_msr(MSR_KERNEL_GS_BASE, any() >> 20);
 }
 
+/* Interrupts are off, whatever CR8 says. With CR0.TS there are no vector registers: the last to be
+ * lost. */
+HANDLER static void lose_control(void)
+{
+	u64 bits = any();
+
+	write_cr0(read_cr0() ^ (bits & (CR0_MP | CR0_TS | CR0_AM)));
+	write_cr4(read_cr4() ^ (bits & (CR4_TSD | CR4_DE | CR4_PCE)));
+	write_cr8(bits >> 32 & 15);
+	write_msr(MSR_EFER, read_msr(MSR_EFER) ^ (bits & EFER_SCE));
+	load_tables(bits >> 36 & 1);
+}
+
 /*
- * One at a time: two that wait would become one. It comes after the return where one is being
- * served, or where the VMM has KVM hold back all interrupts until an instruction is over.
+ * It comes after the return where one is being served, or where the VMM has KVM hold back all
+ * interrupts until an instruction is over.
  */
 HANDLER static void interrupt_myself(void)
 {
-	if (nmi_sent != nmi_seen)
-		return;
 	send_nmi();
 	if (in_nmi)
 		return;
@@ -145,8 +153,29 @@ HANDLER static void use_data(u64 length)
 		data[i] ^= 0x5a;
 }
 
+/*
+ * One NMI at a time: two that wait would become one. And the IRETs of an excursion let NMIs in, as
+ * the architecture has it, also where the call came while one was being served: a second would use
+ * the same stack. So there must be none on its way.
+ */
+HANDLER static u64 possible(u64 what)
+{
+	if (nmi_sent != nmi_seen)
+		what &= ~(u64)(UPCALL_EXCURSION | UPCALL_NMI);
+	return what & UPCALL_EXCURSION ? what & ~(u64)UPCALL_NMI : what;
+}
+
+/* The VMM cuts it short. The guest then registers anew. */
+HANDLER static void spin(void)
+{
+	spinning = 1;
+	for (;;)
+		__asm__ volatile("pause");
+}
+
 HANDLER static void lose(u64 what, u64 length)
 {
+	what = possible(what);
 	if (what & UPCALL_VECTORS)
 		lose_vectors();
 	if (what & UPCALL_EXCURSION)
@@ -161,28 +190,21 @@ HANDLER static void lose(u64 what, u64 length)
 		lose_segments();
 	if (what & UPCALL_CR2)
 		write_cr2(any());
-	if (what & UPCALL_NMI && !(what & UPCALL_EXCURSION))
+	if (what & UPCALL_CONTROL)
+		lose_control();
+	if (what & UPCALL_NMI)
 		interrupt_myself();
 	if (what & UPCALL_DATA)
 		use_data(length);
 	for (unsigned i = 0; i < 16; i++)
 		upcalls_by_bit[i] += what >> i & 1;
+	if (what & UPCALL_SPIN)
+		spin();
 }
 
-void upcall(void);
-HANDLER void upcall(void)
+/* The results, or an errno: what the call ends with. */
+HANDLER static void answer(u64 *r, bool failed)
 {
-	u64 *r = entry.general;
-
-	upcalls++;
-	check_entry();
-	/* One inside another would have the same stack. */
-	expect(30, 0, inside);
-	inside = r[RAX];
-	if (r[RAX] >= UPCALL_FIRST)
-		lose(r[RAX] - UPCALL_FIRST, r[RDI]);
-	rubbish = any();
-	rubbish_flags = (rubbish & RFLAGS_RUBBISH) | 2;
 	if (r[RAX] != SYMCALL_TEST)
 		r[RBX] = mix(r[RBX] ^ r[RAX]);
 	r[RBX] += 1;
@@ -190,5 +212,26 @@ HANDLER void upcall(void)
 	r[RDX] += 1;
 	r[RSI] += 1;
 	r[RDI] += 1;
+	ending = failed ? DOORBELL_ERROR : DOORBELL_RETURN;
+	if (failed)
+		r[RBX] = 1 + r[RBX] % ERRNOS;
+}
+
+void upcall(void);
+HANDLER void upcall(void)
+{
+	u64 *r = entry.general;
+	u64 what = r[RAX] >= UPCALL_FIRST ? r[RAX] - UPCALL_FIRST : 0;
+
+	upcalls++;
+	check_entry();
+	/* One inside another would have the same stack. */
+	expect(30, 0, inside);
+	inside = r[RAX];
+	if (what)
+		lose(what, r[RDI]);
+	rubbish = any();
+	rubbish_flags = (rubbish & RFLAGS_RUBBISH) | 2;
+	answer(r, what & UPCALL_FAIL);
 	inside = 0;
 }

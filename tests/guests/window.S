@@ -268,19 +268,21 @@ symcall_entry:
 	mov	rsi, [rip + entry + 48]
 	mov	rdi, [rip + entry + 56]
 	mov	rsp, r8
-	mov	eax, 0x535
+	mov	eax, [rip + ending]
 	out	0x7e, eax
 	ud2
 
 	.section .handler.data, "aw"
 	.balign	64
-	.globl	entry, rubbish, rubbish_flags, handler_stack_top
+	.globl	entry, rubbish, rubbish_flags, ending, handler_stack_top
 entry:
 	.skip	136
 rubbish:
 	.quad	0
 rubbish_flags:
 	.quad	2
+ending:
+	.quad	0
 	.balign	64
 	.skip	8192
 handler_stack_top:

@@ -14,13 +14,14 @@ import random
 import threading
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pyvmm.errors import StateError, SymcallError
 from pyvmm.symbiotic import abi
-from tests import guest64
+from tests import guest64, remote
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +36,13 @@ MSR, MSR_STEP = 0x12340, 1
 KINDS = {"port": 0, "mmio": 1, "msr": 2}
 WRITE = 4
 UPCALL = 0x1000
-VECTORS, EXCURSION, PORTS, MEMORY, MSRS, SEGMENTS, CR2, NMI, DATA = (1 << i for i in range(9))
-EVERYTHING = 0x1FF
+VECTORS, EXCURSION, PORTS, MEMORY, MSRS, SEGMENTS, CR2, NMI, DATA, CONTROL = (
+    1 << i for i in range(10)
+)
+EVERYTHING = 0x3FF
+BITS = EVERYTHING.bit_length()
+FAIL, SPIN = 1 << BITS, 2 << BITS
+ERRNOS = 4095
 CHEAP = SEGMENTS | CR2
 FAILURES = (
     *("", "general register", "vector register", "upper vector register", "system register"),
@@ -51,6 +57,9 @@ OPERATIONS = (
 )
 ECHOES = 64  # a window
 PORT_OPERATIONS = OPERATIONS[1:5]
+ECHO = OPERATIONS.index("echo")
+#: Calls of a kind before one of them misses its deadline.
+LATE_AFTER = 200
 MASK = (1 << 64) - 1
 
 
@@ -86,14 +95,25 @@ class Device:
 
 
 class Integrity:
-    """The guest with its devices. `upcall` makes symcalls and checks what they bring back."""
+    """The guest with its devices. `upcall` makes symcalls and checks what they bring back.
 
-    def __init__(self, *, promise: bool = False, isolate: bool = False, seed: int = 1) -> None:
+    Where `late` says ("thread" or "exit") one of them never returns; the guest then makes none itself.
+    """
+
+    def __init__(
+        self, *, promise: bool = False, isolate: bool = False, late: str = "", seed: int = 1
+    ) -> None:
         self.image = guest64.build(*guest64.INTEGRITY)
-        self.machine = guest64.machine(self.image, symbiotic=True, symcall_deadline=60.0)
+        deadline = 4 * remote.deadline() if late else 60.0
+        self.machine = guest64.machine(self.image, symbiotic=True, symcall_deadline=deadline)
         self.random = random.Random(seed)
+        self.late, self.spun = late, False
+        #: Symcalls that were begun, by who made them; so many ended in an error, or at the deadline; were not begun.
         self.made: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+        self.expired: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
+        self.disabled: Counter[str] = Counter()
         self.from_exits: Counter[str] = Counter()
         self.ready = threading.Event()
         self.said: list[int] = []
@@ -112,6 +132,9 @@ class Integrity:
         guest64.write(self.machine, self.image, "promise", int(promise))
         guest64.write(self.machine, self.image, "isolate", int(isolate))
         guest64.write(self.machine, self.image, "timer_count", 4_000_000)
+        self.echoes = not late
+        if not self.echoes:
+            guest64.write(self.machine, self.image, "kinds", MASK ^ 1 << ECHO)
         # QEMU's emulated SVM forgets the interrupt shadow at each entry of a guest, symcall or not.
         kept = not os.environ.get("PYVMM_LAB", "").startswith("svm")
         guest64.write(self.machine, self.image, "shadow_kept", int(kept))
@@ -140,29 +163,59 @@ class Integrity:
             self.refused["active"] += 1
 
     def upcall(self, symcall: Callable[..., Results], where: str) -> None:
-        """One symcall: mostly cheap ones, now and then one that loses everything it can."""
-        self.made[where] += 1
+        """One symcall that may be refused after one that was late: the guest has to register first."""
+        try:
+            if self.late == where and self.made[where] >= LATE_AFTER and not self.spun:
+                self.spun = True
+                self._lose(symcall, self.numbers | SPIN, where)
+            else:
+                self._any(symcall, where)
+            self.made[where] += 1
+        except SymcallError as error:
+            if error.reason != "disabled" or not self.spun:
+                raise
+            self.disabled[where] += 1
+
+    def _any(self, symcall: Callable[..., Results], where: str) -> None:
+        """Mostly cheap ones, now and then one that loses everything it can; some of those fail after that."""
         chance = self.random.random()
         if chance < 0.5:
             self._test(symcall)
         else:
-            what = self.numbers if chance > 0.97 else self.numbers & self.random.getrandbits(9)
-            self._lose(symcall, what if chance > 0.85 else what & CHEAP)
+            what = self.numbers if chance > 0.97 else self.numbers & self.random.getrandbits(BITS)
+            what = what if chance > 0.85 else what & CHEAP
+            self._lose(symcall, what | FAIL if self.random.random() < 0.1 else what, where)
 
     def _test(self, symcall: Callable[..., Results]) -> None:
         words = [self.random.getrandbits(64) for _ in range(5)]
         results = symcall(abi.SYMCALL_TEST, *words)
         assert list(results[:5]) == [(word + 1) & MASK for word in words]
 
-    def _lose(self, symcall: Callable[..., Results], what: int) -> None:
+    def _lose(self, symcall: Callable[..., Results], what: int, where: str) -> None:
         number = UPCALL + what
         words = [self.random.getrandbits(64) for _ in range(5)]
         data = self.random.randbytes(self.random.randrange(1, 64)) if what & DATA else b""
         words[4] = len(data)
-        results = symcall(number, *words, data=data, want=len(data))
-        assert results.rbx == (mix(words[0] ^ number) + 1) & MASK
+        answer = (mix(words[0] ^ number) + 1) & MASK
+        try:
+            results = symcall(number, *words, data=data, want=len(data))
+        except SymcallError as error:
+            self._ended(error, what, answer, where)
+            return
+        assert not what & (FAIL | SPIN)
+        assert results.rbx == answer
         assert list(results[1:5]) == [(word + 1) & MASK for word in words[1:]]
         assert results.data == bytes(byte ^ 0x5A for byte in data)
+
+    def _ended(self, error: SymcallError, what: int, answer: int, where: str) -> None:
+        """A call that was to end badly did so. Raises the error if it has nothing to do with that."""
+        if what & SPIN and error.reason == "deadline":
+            self.expired[where] += 1
+        elif what & FAIL and error.reason == "error":
+            assert error.code == 1 + answer % ERRNOS
+            self.failed[where] += 1
+        else:
+            raise error
 
     def value(self, name: str, index: int = 0) -> int:
         """A variable of the guest."""
@@ -233,20 +286,43 @@ class Integrity:
         counters = self.machine.symcalls
         made = self.all_upcalls()
         assert made >= upcalls
-        assert counters["calls"] == counters["returned"] == self.value("upcalls") == made
-        assert counters["refused_active"] == self.refused["active"]
+        ends = {
+            "errors": self.failed.total(),
+            "deadlines": self.expired.total(),
+            "refused_active": self.refused["active"],
+            "refused_disabled": self.disabled.total(),
+        }
+        assert counters["calls"] == self.value("upcalls") == made
+        assert counters["returned"] == made - ends["errors"] - ends["deadlines"]
         for name, count in counters.items():
-            if name not in ("calls", "returned", "refused_active", "doorbells"):
-                assert count == 0, name
+            if name not in ("calls", "returned", "doorbells"):
+                assert count == ends.get(name, 0), name
+        assert ends["errors"]
+        assert ends["deadlines"] == bool(self.late)
+        self._check_coverage()
+
+    def _check_coverage(self) -> None:
+        """Each operation had its turn, and each way in which a handler loses state."""
         ports = self.value("user_ports")
         for name, (kernel, user) in self.operations().items():
-            assert kernel, name
+            assert kernel or (name == "echo" and not self.echoes), name
             assert user or name in PORT_OPERATIONS[: 4 * (not ports)] or name in KERNEL_ONLY, name
         assert self.value("ticks")
         assert self.value("nmi_inside")
+        numbers = self.numbers | FAIL | (SPIN if self.late else 0)
+        for bit in range(16):
+            asked = bool(numbers >> bit & 1)
+            assert bool(self.value("upcalls_by_bit", bit)) == asked, f"bit {bit} of the numbers"
+        assert bool(self.value("upper_mask") & 4) == has_avx()
 
 
 KERNEL_ONLY = OPERATIONS[16:]
+
+
+def has_avx() -> bool:
+    """Whether the CPU has vector registers of 256 bits, whose upper halves the guest then has under check."""
+    flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if "flags" in line)
+    return "avx" in flags.split()
 
 
 def name_of(exit: Exit) -> str:
@@ -257,13 +333,13 @@ def name_of(exit: Exit) -> str:
 ALL_EXITS = {f"{kind} {way}" for kind in KINDS for way in ("read", "write")}
 
 
-def integrity(upcalls: int, made: int, share: float, pause: float, **options: bool) -> None:
+def integrity(upcalls: int, made: int, share: float, pause: float, **options: Any) -> None:
     guest = Integrity(**options)
     with guest.machine:
         guest.share = share
         if share and is_software():
             guest.numbers &= ~EXCURSION
-        guest64.write(guest.machine, guest.image, "echo_windows", 2)
+        guest64.write(guest.machine, guest.image, "echo_windows", 2 if guest.echoes else 0)
         guest.run(upcalls, made, pause)
         guest.check(upcalls)
     assert set(guest.from_exits) == (ALL_EXITS if share else set())
@@ -295,6 +371,13 @@ def test_state_survives_handlers_that_promise_to_keep_it(isolate: bool) -> None:
 def test_state_survives_calls_of_a_thread() -> None:
     """With nothing else, back to back."""
     integrity(25_000, MADE, 0.0, 0.002)
+
+
+@pytest.mark.parametrize("late", ["thread", "exit"])
+def test_state_survives_a_handler_that_is_cut_short(late: str) -> None:
+    """One that lost all it could, during calls of a thread and of hooks; it is cut short."""
+    promise = late == "exit"
+    integrity(MADE // 8, MADE // 8, 4.0, 0.004, promise=promise, isolate=promise, late=late)
 
 
 @pytest.mark.parametrize("promise", [False, True], ids=["no-promise", "promise"])

@@ -38,9 +38,17 @@ def disabled_until_registered(guest: Remote) -> None:
     assert guest.works()
 
 
+def page_flags(guest: Remote) -> int:
+    """Of the page of the vCPU, as the guest sees them."""
+    at = guest.address("vcpu_page") + abi.PAGE_FLAGS
+    return int.from_bytes(guest.machine.memory.read(at, 4), "little")
+
+
 def test_a_handler_that_never_returns(guest: Remote) -> None:
     error = guest.refusal(remote.NEVER_RETURNS)
     assert error.reason == "deadline"
+    # No call is active, and what the guest said of itself stands.
+    assert page_flags(guest) == abi.VCPU_ENABLED
     assert guest.value("spins")
     assert guest.goes_on()
     assert guest.counters() == {"deadlines": 1}
@@ -58,7 +66,9 @@ def test_a_handler_that_never_returns_to_a_hook(guest: Remote) -> None:
     guest.machine.on_port(0x5F8, hook)
     assert guest.do(remote.OUT8, 0x5F8, 1) == 0
     assert reasons == ["deadline"]
+    assert page_flags(guest) == abi.VCPU_ENABLED
     disabled_until_registered(guest)
+    assert page_flags(guest) == abi.VCPU_ENABLED
 
 
 def test_a_handler_that_halts_for_ever(guest: Remote) -> None:
@@ -71,6 +81,7 @@ def test_a_handler_that_halts_for_ever(guest: Remote) -> None:
 def test_an_error_has_its_code(guest: Remote, code: int) -> None:
     error = guest.refusal(remote.FAILS, code)
     assert (error.reason, error.code) == ("error", code)
+    assert page_flags(guest) == abi.VCPU_ENABLED
     assert guest.counters() == {"errors": 1}
     assert guest.works()
 
