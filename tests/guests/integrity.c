@@ -8,6 +8,7 @@
 
 enum {
 	LAPIC = 0xfee00000,
+	LAPIC_PRIORITY = 0x80,
 	LAPIC_EOI = 0xb0,
 	LAPIC_SPURIOUS = 0xf0,
 	LAPIC_COMMAND = 0x300,
@@ -43,6 +44,7 @@ enum {
 /* What the test says. */
 volatile u64 echo_windows, loop_windows; /* more of them a round: at CPL 0, at CPL 3 */
 volatile u64 seed, promise, isolate, stop, timer_count, kinds = ~0ULL, shadow_kept = 1;
+volatile u64 cr8_by_lapic;
 u64 entry_bases[2]; /* FS, GS of symcalls */
 
 /* What it finds. */
@@ -104,6 +106,14 @@ static void on_interrupt(struct frame *frame)
 		interrupt_log[interrupt_count++] = frame->vector;
 	interrupts++;
 	lapic_write(LAPIC_EOI, 0);
+}
+
+void set_cr8(u64 value)
+{
+	if (cr8_by_lapic)
+		lapic_write(LAPIC_PRIORITY, value << 4);
+	else
+		write_cr8(value);
 }
 
 void send_nmi(void)
@@ -939,7 +949,7 @@ static void set_system(void)
 	write_cr4(wanted[SYSTEM_CR4]);
 	/* Below the class of the timer's vector, the lowest. */
 	wanted[SYSTEM_CR8] = below(VECTOR_TIMER >> 4);
-	write_cr8(wanted[SYSTEM_CR8]);
+	set_cr8(wanted[SYSTEM_CR8]);
 	load_tables(any() & 1);
 	take_tables(wanted);
 }
