@@ -8,6 +8,7 @@
 
 enum {
 	LAPIC = 0xfee00000,
+	LAPIC_PRIORITY = 0x80,
 	LAPIC_EOI = 0xb0,
 	LAPIC_SPURIOUS = 0xf0,
 	LAPIC_COMMAND = 0x300,
@@ -32,6 +33,8 @@ enum {
 
 	NOPS_KERNEL = 48,
 	NOPS_USER = 4000,
+	TURNS_KERNEL = 48,
+	TURNS_USER = 100000,
 	WINDOWS = 3, /* between two checks of the system registers */
 	BUFFER = 256,
 	ELEMENTS = 9,
@@ -39,8 +42,9 @@ enum {
 };
 
 /* What the test says. */
-volatile u64 echo_windows; /* more of them a round */
+volatile u64 echo_windows, loop_windows; /* more of them a round: at CPL 0, at CPL 3 */
 volatile u64 seed, promise, isolate, stop, timer_count, kinds = ~0ULL, shadow_kept = 1;
+volatile u64 cr8_by_lapic;
 u64 entry_bases[2]; /* FS, GS of symcalls */
 
 /* What it finds. */
@@ -102,6 +106,14 @@ static void on_interrupt(struct frame *frame)
 		interrupt_log[interrupt_count++] = frame->vector;
 	interrupts++;
 	lapic_write(LAPIC_EOI, 0);
+}
+
+void set_cr8(u64 value)
+{
+	if (cr8_by_lapic)
+		lapic_write(LAPIC_PRIORITY, value << 4);
+	else
+		write_cr8(value);
 }
 
 void send_nmi(void)
@@ -221,6 +233,7 @@ enum kind {
 	STORE16,
 	LOAD_CROSS,
 	STORE_CROSS,
+	LOOP,
 	RDMSR,
 	WRMSR,
 	SS_OUT,
@@ -252,7 +265,7 @@ struct operation {
 #define SIZES(name) OP(name##1) OP(name##2) OP(name##4)
 SIZES(in) SIZES(out) SIZES(ins) SIZES(outs) SIZES(rep_ins) SIZES(rep_outs) SIZES(load) SIZES(store)
 SIZES(movs) SIZES(xchg) OP(load8) OP(store8) OP(movs8) OP(xchg8) OP(push8) OP(pop8) OP(load16)
-OP(store16) OP(rdmsr) OP(wrmsr) OP(ss_out) OP(storm) OP(echo)
+OP(store16) OP(loop) OP(rdmsr) OP(wrmsr) OP(ss_out) OP(storm) OP(echo)
 extern char shadow_nop[], shadow_out[], shadow_in[], shadow_store[], shadow_load[], shadow_halt[];
 extern char shadow_nop_end[], shadow_out_end[], shadow_in_end[], shadow_store_end[];
 extern char shadow_load_end[], shadow_halt_end[];
@@ -281,6 +294,7 @@ static const struct operation table[] = {
 	ROW(STORE16, store, 16, BOTH),
 	ROW(LOAD_CROSS, load, 8, BOTH),
 	ROW(STORE_CROSS, store, 8, BOTH),
+	{LOOP, 0, BOTH, op_loop, 0},
 	{RDMSR, 8, KERNEL, op_rdmsr, 0},
 	{WRMSR, 8, KERNEL, op_wrmsr, 0},
 	{SS_OUT, 1, KERNEL, op_ss_out, 0},
@@ -639,6 +653,11 @@ static void prepare(const struct operation *op)
 	case ECHO:
 		prepare_echo();
 		break;
+	case LOOP:
+		set(RCX, 1 + below(level ? TURNS_USER : TURNS_KERNEL));
+		expected = window_set;
+		expected.general[RCX] = 0;
+		break;
 	default:
 		if (op->code == window_end)
 			window_op -= level ? NOPS_USER : NOPS_KERNEL;
@@ -742,19 +761,27 @@ static void check_bases(void)
 		fail(FAILED_BASE, 1, cookies[1][base_index[1]], gs);
 }
 
+static void user_window(const struct operation *op)
+{
+	fill_window();
+	one_window(op);
+	check_bases();
+}
+
 static void user_windows(void)
 {
+	static const struct operation loop = {LOOP, 0, USER, op_loop, 0};
+
 	level = 1;
 	vectors_mask = upper_mask;
 	if (upper_mask && upper_loaded) {
 		__asm__ volatile("xsave64 %0" : "=m"(vectors_got) : "a"((u32)upper_mask), "d"(0));
 		compare_upper(FAILED_UPPER);
 	}
-	for (unsigned i = 0; i < WINDOWS; i++) {
-		fill_window();
-		one_window(choose());
-		check_bases();
-	}
+	for (unsigned i = 0; i < WINDOWS; i++)
+		user_window(choose());
+	for (unsigned i = 0; i < loop_windows; i++)
+		user_window(&loop);
 	upper_loaded = 1;
 }
 
@@ -922,7 +949,7 @@ static void set_system(void)
 	write_cr4(wanted[SYSTEM_CR4]);
 	/* Below the class of the timer's vector, the lowest. */
 	wanted[SYSTEM_CR8] = below(VECTOR_TIMER >> 4);
-	write_cr8(wanted[SYSTEM_CR8]);
+	set_cr8(wanted[SYSTEM_CR8]);
 	load_tables(any() & 1);
 	take_tables(wanted);
 }

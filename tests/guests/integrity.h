@@ -104,6 +104,7 @@ extern u64 cookies[2][64], entry_bases[2], upper_mask;
 void fail(u64 what, u64 which, u64 expected, u64 got) __attribute__((noreturn));
 void random_vectors(u8 *image, unsigned size);
 void send_nmi(void);
+void set_cr8(u64 value);
 
 /* upcall.c */
 extern volatile u64 inside, spinning;

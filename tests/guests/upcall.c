@@ -125,7 +125,7 @@ HANDLER static void lose_control(void)
 
 	write_cr0(read_cr0() ^ (bits & (CR0_MP | CR0_TS | CR0_AM)));
 	write_cr4(read_cr4() ^ (bits & (CR4_TSD | CR4_DE | CR4_PCE)));
-	write_cr8(bits >> 32 & 15);
+	set_cr8(bits >> 32 & 15);
 	write_msr(MSR_EFER, read_msr(MSR_EFER) ^ (bits & EFER_SCE));
 	load_tables(bits >> 36 & 1);
 }

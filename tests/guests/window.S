@@ -137,6 +137,7 @@ op_\name:
 	op	pop8, pop rax
 	op	load16, movups xmm5, [rbx]
 	op	store16, movups [rbx], xmm5
+	op	loop, loop op_loop
 	op	rdmsr, rdmsr
 	op	wrmsr, wrmsr
 
