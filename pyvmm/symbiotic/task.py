@@ -53,8 +53,9 @@ class Task(NamedTuple):
     """One process or thread: ids as seen from the guest's initial namespaces.
 
     `state` is a letter as in /proc (R S D Z T t X I P; ? if it is none). Times are in nanoseconds, `start_ns` since
-    the guest's boot; memory is in bytes; None is what the guest cannot say. `cpu` is the one it runs on or ran on last,
-    `threads` counts those of its process. The flags are as in `Current`.
+    the guest's boot. Memory is in bytes: `vsize_bytes` exactly, the others off by up to 32 pages for each CPU, as the
+    kernel counts them. None is what the guest cannot say. `cpu` is the one it runs on or ran on last, `threads` counts
+    those of its process. The flags are as in `Current`.
     """
 
     pid: int

@@ -13,6 +13,7 @@ from pyvmm.machine.pagewalk import walk
 from pyvmm.symbiotic import abi
 from tests.lab import processes
 from tests.lab.linux import Guest
+from tests.lab.swapguest import STOCK, SwapGuest
 
 if TYPE_CHECKING:
     from pyvmm.machine.hook import Exit
@@ -83,6 +84,66 @@ def test_facts_and_memory_are_those_of_the_guest(kernel: str) -> None:
     assert memory.page_size == 4096
     assert memory.pgfault
     assert threads > 10
+
+
+#: A file in memory and a process larger than that; then the file is read, of which a part was swapped.
+SWAPPING = """
+yes | head -c 30m > /tmp/file
+(yes | head -c 120m; sleep 100000) | tail -c 120m > /dev/null &
+hog=$!
+until [ $(awk '/^VmSwap/ { print $2 }' /proc/$hog/status) -gt 4000 ]; do sleep 0.2; done
+cat /tmp/file > /dev/null
+echo hog $hog
+while read word && [ "$word" != over ]; do
+    cat /proc/meminfo /proc/vmstat /proc/$hog/status; echo told
+done
+"""
+SWAP_LINES = r"^(SwapTotal|SwapFree|SwapCached|VmSwap|pswpin|pswpout):?\s+(\d+)"
+TRIES = 100
+#: KiB by which a task's count may be off on two CPUs: Linux 6.12 keeps up to 32 pages of it on each, 6.1 up to 64 in
+#: the task. What /proc says has them added in newer kernels.
+LOOSE = 2 * 32 * 4
+
+
+def swap_as_told(guest: Guest) -> dict[str, int]:
+    """The guest's own figures: KiB, or pages where they are counts."""
+    guest.say("tell")
+    lines = re.findall(SWAP_LINES, guest.expect("told\n"), re.M)
+    return {name: int(number) for name, number in lines}
+
+
+@by_kernel
+def test_swap_in_use_is_that_of_proc(kernel: str) -> None:
+    """Asked in between two equal answers of the guest's own files: the same, exactly but for the task's."""
+    with SwapGuest(SWAPPING, STOCK, linux=kernel) as guest:
+        guest.start().expect("hog ")
+        hog = int(guest.expect("\n"))
+        for _ in range(TRIES):
+            before = swap_as_told(guest)
+            memory = guest.vm.symcall(1, "memory")
+            task = next(task for task in guest.vm.tasks(cpu=1) if task.pid == hog)
+            if swap_as_told(guest) == before:
+                break
+        else:
+            pytest.fail(f"the guest never rests: {before}, {memory}")
+        guest.say("over")
+        assert guest.finish().ok
+
+    kib = {
+        "SwapTotal": memory.swap_total,
+        "SwapFree": memory.swap_free,
+        "SwapCached": memory.swap_cached,
+    }
+    assert {name: (amount or 0) >> 10 for name, amount in kib.items()} == {
+        name: before[name] for name in kib
+    }
+    assert (memory.pswpin, memory.pswpout) == (before["pswpin"], before["pswpout"])
+    assert task.comm == "tail"
+    assert task.swap_bytes is not None
+    assert abs((task.swap_bytes >> 10) - before["VmSwap"]) <= LOOSE, (task, before)
+    assert all(before.values()), before
+    assert before["SwapTotal"] == (256 << 10) - 4
+    assert before["SwapFree"] < before["SwapTotal"] - before["VmSwap"]
 
 
 HOOKED = f"printf x | dd of=/dev/port bs=1 seek={PORT} conv=notrunc 2> /dev/null"
