@@ -272,7 +272,7 @@ class Integrity:
     def run_steadily(self, caller: SteadyCaller, upcalls: int, each: int) -> None:
         """The same with a caller in C, until `each` of the calls interrupted CPL 0, and as many CPL 3."""
         self.take_turns(
-            caller.turn, lambda: caller.made >= upcalls and min(caller.interrupted) >= each
+            caller.turn, lambda: caller.made >= upcalls and min(caller.interrupted) >= each, 400
         )
         self.made["steady"], self.failed["steady"] = caller.made, caller.failed
 
