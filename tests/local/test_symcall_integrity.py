@@ -272,7 +272,7 @@ class Integrity:
     def run_steadily(self, caller: SteadyCaller, upcalls: int, each: int) -> None:
         """The same with a caller in C, until `each` of the calls interrupted CPL 0, and as many CPL 3."""
         self.take_turns(
-            caller.turn, lambda: caller.made >= upcalls and min(caller.interrupted) >= each
+            caller.turn, lambda: caller.made >= upcalls and min(caller.interrupted) >= each, 400
         )
         self.made["steady"], self.failed["steady"] = caller.made, caller.failed
 
@@ -382,11 +382,11 @@ def is_software() -> bool:
 LAB = "PYVMM_LAB" in os.environ
 #: Calls of C in each of two tests, 100,000 together, and of these the least that must interrupt each level of
 #: privilege. In the lab, where a change of threads takes a millisecond, a few.
-STEADY = 4_000 if LAB else 50_000
+STEADY = 3_000 if LAB else 50_000
 EACH_LEVEL = STEADY // 4
 #: Calls of Python in each test, from its thread and in hooks; then all, with those that the guest asks for.
 MADE = 1_500 if LAB else 6_000
-ALL = 12_000
+ALL = 8_000 if LAB else 12_000
 
 
 @pytest.mark.parametrize("isolate", [False, True], ids=["one-map", "two-maps"])
