@@ -7,8 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.unit.guest_support import FakeApt
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("pyvmm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("pyvmm")
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def test_tables_are_where_a_scan_finds_them() -> None:
     st.booleans(),
     st.booleans(),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_checksums_and_pointers(cpus, virtio, serial, pvpanic) -> None:
     parsed = Parsed(acpi.build(cpus, virtio, serial=serial, pvpanic=pvpanic))
     assert set(parsed.by_name) == {"XSDT", "FACP", "APIC", "DSDT"}

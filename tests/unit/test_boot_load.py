@@ -192,7 +192,7 @@ def mutate(data: bytes, start: int, edits) -> bytes:
 
 
 @given(changes, st.integers(0, 7000))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_mutated_bzimage(edits, size: int) -> None:
     data = mutate(BZIMAGE, 0x1F1, [(offset % 0x78, value) for offset, value in edits])
     attempt(bzimage, data)
@@ -200,7 +200,7 @@ def test_mutated_bzimage(edits, size: int) -> None:
 
 
 @given(changes, st.integers(0, 700))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_mutated_vmlinux(edits, size: int) -> None:
     data = mutate(VMLINUX, 0, edits)
     attempt(elf, data)
@@ -213,7 +213,7 @@ fields = st.one_of(
 
 
 @given(st.integers(0, 2), st.sampled_from([8, 16, 24, 32, 40, 48]), fields)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_program_headers_with_any_value(index: int, offset: int, value: int) -> None:
     data = bytearray(VMLINUX)
     struct.pack_into("<Q", data, 64 + 56 * index + offset, value)
@@ -221,7 +221,7 @@ def test_program_headers_with_any_value(index: int, offset: int, value: int) -> 
 
 
 @given(fields, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.booleans())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_setup_header_with_any_place(pref: int, init: int, alignment: int, relocatable) -> None:
     attempt(
         bzimage,

@@ -87,7 +87,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(steps)
 def test_like_the_model(library: tuple[Any, Any], steps: list[tuple[str, int, int]]) -> None:
     bus, model = Bus(*library), Model()

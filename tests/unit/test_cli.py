@@ -451,7 +451,7 @@ pieces = st.one_of(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.lists(pieces, max_size=5))
 def test_quick_parsing_agrees_with_argparse(chosen: list[list[str]]) -> None:
     words = [word for piece in chosen for word in piece]

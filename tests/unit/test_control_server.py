@@ -353,9 +353,7 @@ names = st.sampled_from(["id", "op", "call", "args", "cpu", "data", "want", "thr
 safe_ops = st.sampled_from(["ping", "info", "symcall", "tasks", "facts", "memory", "power-button"])
 
 
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.binary(max_size=60).map(lambda data: data.replace(b"\n", b""))

@@ -57,7 +57,7 @@ def test_what_went_in_comes_out(files: dict[str, bytes], multiple: int) -> None:
     assert walk(result) == {name.encode(): (0o100640, data) for name, data in files.items()}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(names, unique=True, max_size=8))
 def test_the_cpio_program_agrees(some: list[str]) -> None:
     archive = cpio.Archive()

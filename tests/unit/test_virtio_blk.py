@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm._core import ffi, lib
@@ -497,7 +497,7 @@ def step(
         assert got == model[sector * SECTOR : sector * SECTOR + total]
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(REQUESTS, st.booleans(), st.booleans(), st.booleans())
 def test_against_a_model(requests: Any, event_idx: bool, flush: bool, in_memory: bool) -> None:
     disk = Disk(in_memory=in_memory)

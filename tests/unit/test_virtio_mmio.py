@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm._core import ffi, lib
@@ -377,7 +377,6 @@ ACCESSES = st.lists(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ACCESSES)
 def test_noise_on_the_registers(accesses: list[Any]) -> None:
     with FakeMachine() as machine:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm._core import ffi, lib
@@ -39,8 +39,6 @@ BASE = 1 << F_VERSION_1
 ALL = BASE | 1 << F_INDIRECT | 1 << F_EVENT_IDX
 BUFFER, TABLE = 0x40000, 0x30000
 ROM = 0x40000000
-
-SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class Rng:
@@ -147,7 +145,6 @@ def test_request_limit_of_the_entropy_source(rng: Rng) -> None:
     assert rng.memory.read(BUFFER + 0x10000, 0x8000) == bytes(0x8000)
 
 
-@SETTINGS
 @given(
     st.lists(st.tuples(st.integers(1, 16), st.integers(0, 0xFFFF)), min_size=1, max_size=40),
     st.integers(0, 70000),
@@ -424,7 +421,6 @@ def make_console(machine: FakeMachine) -> Any:
 
 
 @pytest.mark.parametrize("make", [make_rng, make_disk, make_console])
-@SETTINGS
 @given(
     table=TABLES,
     indirect_table=TABLES,
