@@ -25,7 +25,7 @@ def test_linux_on_shadow_paging(monkeypatch: pytest.MonkeyPatch) -> None:
     assert output.getvalue().decode().split() == ["1", "0", MD5_OF_32_MIB_OF_ZEROES, "-"]
 
 
-def tested(*words: str) -> None:
+def run_there(*words: str) -> None:
     """These tests, which must pass in a lab with shadow paging."""
     output = io.BytesIO()
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words]
@@ -38,11 +38,11 @@ def tested(*words: str) -> None:
 def test_symcalls_into_linux_on_shadow_paging(monkeypatch: pytest.MonkeyPatch) -> None:
     """At an exit that a hook sees."""
     monkeypatch.setenv("PYVMM_QEMU", emulator.NAME)
-    tested("tests/lab/test_symcall_linux.py", "-k", "which_task_made_the_exit and 6.12")
+    run_there("tests/lab/test_symcall_linux.py", "-k", "which_task_made_the_exit and 6.12")
 
 
 def test_symcalls_on_shadow_paging() -> None:
     """The bare guest that checks all its state, and those that lie, with a page table of its own for CPL 3."""
     files = ["tests/local/test_symcall_integrity.py", "tests/local/test_symcall_lies.py"]
     chosen = "in_short or never_returns or triple or page_tables or halted or user_mode"
-    tested(*files, "-k", chosen)
+    run_there(*files, "-k", chosen)

@@ -17,6 +17,8 @@ from pyvmm.machine.cpustate import CpuState
 from tests.unit.boot_support import MIB, FakeMemory, Region, cached_kernels
 
 MEMORY = 256 * MIB
+TIMER_FAULT = "MP-BIOS bug"
+TRIES = 3
 # The firmware's area is ROM here, so the tables lie below it.
 TABLES = 0x90000
 # Where QEMU's microvm has its virtio-mmio devices; GSI 9 is the SCI's.
@@ -90,6 +92,10 @@ def test_linux_boots_from_what_the_boot_layer_wrote(kernel, tmp_path) -> None:
     if kernel is None:
         pytest.fail("no kernel in the cache: make guest")
     log = boot(kernel, tmp_path)
+    for _ in range(TRIES - 1):
+        # Linux expects some ticks in a short time by the TSC, in which QEMU may not run at all on a busy machine.
+        if TIMER_FAULT in log:
+            log = boot(kernel, tmp_path)
     assert "Linux version" in log
     assert "BIOS-e820: [mem 0x0000000000100000-0x000000000fffffff] usable" in log
     assert "ACPI: FACP 0x" in log
@@ -97,5 +103,5 @@ def test_linux_boots_from_what_the_boot_layer_wrote(kernel, tmp_path) -> None:
     assert "1 ACPI AML tables successfully acquired and loaded" in log
     assert "PM: (supports S0" in log
     assert "ttyS0 at I/O 0x3f8 (irq = 4" in log
-    for complaint in ("ACPI Error", "ACPI BIOS", "ACPI Warning", "FADT:", "MP-BIOS bug"):
+    for complaint in ("ACPI Error", "ACPI BIOS", "ACPI Warning", "FADT:", TIMER_FAULT):
         assert complaint not in log, log
