@@ -145,10 +145,10 @@ class Integrity:
         if not self.echoes:
             guest64.write(self.machine, self.image, "kinds", MASK ^ 1 << ECHO)
         # QEMU's emulated SVM forgets the interrupt shadow at each entry of a guest, symcall or not. It also ends
-        # itself where a guest moves something to CR8 while an interrupt waits; the APIC has the same register.
+        # itself where a guest moves something to CR8 while an interrupt waits, so that it is left alone there.
         emulated = os.environ.get("PYVMM_LAB", "").startswith("svm")
         guest64.write(self.machine, self.image, "shadow_kept", int(not emulated))
-        guest64.write(self.machine, self.image, "cr8_by_lapic", int(emulated))
+        guest64.write(self.machine, self.image, "cr8_left_alone", int(emulated))
 
     def _report(self, exit: Exit) -> None:
         self.said.append(exit.value)
