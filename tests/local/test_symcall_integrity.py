@@ -267,7 +267,12 @@ class Integrity:
             if pause and caller.random() < 0.3:
                 time.sleep(caller.random() * pause)
 
-        self.take_turns(turn, lambda: self.made.total() >= made and self.all_upcalls() >= upcalls)
+        def enough() -> bool:
+            # Hooks may have made them all before a thread had its turns.
+            ended = self.expired.total() == bool(self.late)
+            return ended and self.made.total() >= made and self.all_upcalls() >= upcalls
+
+        self.take_turns(turn, enough)
 
     def run_steadily(self, caller: SteadyCaller, upcalls: int, each: int) -> None:
         """The same with a caller in C, until `each` of the calls interrupted CPL 0, and as many CPL 3."""
