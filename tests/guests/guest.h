@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "mix.h"
+
 typedef uint8_t u8;
 typedef uint16_t u16;
 typedef uint32_t u32;
@@ -120,15 +122,6 @@ static inline void cpuid(u32 leaf, u32 subleaf, u32 out[4])
 	__asm__ volatile("cpuid"
 	                 : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3])
 	                 : "a"(leaf), "c"(subleaf));
-}
-
-/* Steele, Lea, Flood: SplitMix64's mixing step. */
-static inline u64 mix(u64 value)
-{
-	value += 0x9e3779b97f4a7c15;
-	value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9;
-	value = (value ^ value >> 27) * 0x94d049bb133111eb;
-	return value ^ value >> 31;
 }
 
 #endif

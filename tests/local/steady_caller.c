@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "../guests/mix.h"
 #include "symcall.h"
 #include "vcpu.h"
 
@@ -42,15 +43,6 @@ struct steady_caller {
 /* Makes so many calls, or fewer if one goes wrong: 0, or -1 and `wrong`. */
 int steady_caller_run(struct steady_caller *caller, uint64_t calls);
 /* cffi: end */
-
-/* As mix() in tests/guests/guest.h. */
-static uint64_t mix(uint64_t value)
-{
-	value += 0x9e3779b97f4a7c15;
-	value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9;
-	value = (value ^ value >> 27) * 0x94d049bb133111eb;
-	return value ^ value >> 31;
-}
 
 static uint64_t any(struct steady_caller *caller)
 {
