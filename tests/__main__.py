@@ -132,7 +132,7 @@ def run_here(stage: str, options: list[str]) -> int:
 
 def run_piles(stage: str, options: list[str]) -> int:
     """A stage in several processes: unit tests in a pile for each, of others each file."""
-    count = max(1, min(MAX_LABS, os.cpu_count() or 1))
+    count = number_of(1)
     names = file_names(stage)
     piles = (
         [names[first::count] for first in range(count)]
@@ -204,7 +204,12 @@ def labs_at_a_time() -> int:
     from pyvmm.lab import emulator
 
     each = 1 if emulator.find().one_thread else LAB_CPUS
-    return max(1, min(MAX_LABS, (os.cpu_count() or 1) // each))
+    return number_of(each)
+
+
+def number_of(cpus: int) -> int:
+    """Processes at a time, each of which keeps so many CPUs busy."""
+    return max(1, min(MAX_LABS, (os.cpu_count() or 1) // cpus))
 
 
 def shown(process: Process) -> int:

@@ -15,6 +15,7 @@ from pyvmm.errors import SymcallError
 from pyvmm.symbiotic import abi
 from tests import remote
 from tests.remote import Remote
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pyvmm.machine.hook import Exit, Hypercall
@@ -382,9 +383,7 @@ def test_a_symcall_that_comes_while_a_device_is_written(guest: Remote) -> None:
         caller = threading.Thread(target=lambda: answers.append(guest.symcall(1, exit.value).rbx))
         caller.start()
         callers.append(caller)
-        end = time.monotonic() + remote.PATIENCE
-        while not vcpu.is_called() and time.monotonic() < end:
-            time.sleep(0.001)
+        until(vcpu.is_called, remote.PATIENCE)
         assert answers == [value + 1 for value in written[:-1]]
 
     callers: list[threading.Thread] = []
