@@ -4,15 +4,9 @@
 #include <errno.h>
 #include <stddef.h>
 #include <string.h>
-#include <sys/ioctl.h>
 
 #include "symcall.h"
 #include "vcpu.h"
-
-/* Older headers lack it (api.rst, KVM_SET_GUEST_DEBUG). */
-#ifndef KVM_GUESTDBG_BLOCKIRQ
-#define KVM_GUESTDBG_BLOCKIRQ 0x00100000
-#endif
 
 /* Each element of a string input that has parts beyond RAM may exit again; more than these no
  * instruction has. */
@@ -99,32 +93,6 @@ int replay_abandon(struct vcpu *vcpu, const struct kvm_regs *regs)
 	return -ELOOP;
 }
 
-static void block_interrupts(struct vcpu *vcpu, bool on)
-{
-	struct replay *replay = &vcpu->symcall->replay;
-	struct kvm_guest_debug debug = {
-	        .control = on ? KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_BLOCKIRQ : 0,
-	};
-
-	if (!replay->can_block || replay->blocked == on)
-		return;
-	/* Without it the guest may take an interrupt first: the answer then waits for its return.
-	 */
-	if (!ioctl(vcpu->fd, KVM_SET_GUEST_DEBUG, &debug))
-		replay->blocked = on;
-}
-
-void replay_pause(struct vcpu *vcpu)
-{
-	block_interrupts(vcpu, false);
-}
-
-void replay_go_on(struct vcpu *vcpu)
-{
-	if (vcpu->symcall->replay.state == REPLAY_READY)
-		block_interrupts(vcpu, true);
-}
-
 void replay_take_answer(struct vcpu *vcpu)
 {
 	struct replay *replay = &vcpu->symcall->replay;
@@ -136,7 +104,9 @@ void replay_take_answer(struct vcpu *vcpu)
 	replay->data_size = replay_data_size(vcpu->run, replay->reason);
 	memcpy(replay->data, replay_data_of(vcpu->run), replay->data_size);
 	replay->state = REPLAY_READY;
-	block_interrupts(vcpu, true);
+	/* Where that cannot be, the guest may take an interrupt first: the answer then waits for
+	 * its return. */
+	hold_interrupts(vcpu, true);
 }
 
 static bool same_access(const struct kvm_run *run, const struct replay *replay)
@@ -218,7 +188,7 @@ bool replay_serve(struct vcpu *vcpu)
 
 	if (same_place && !same_access(vcpu->run, replay) && serve_part(vcpu->run, replay))
 		return true;
-	block_interrupts(vcpu, false);
+	hold_interrupts(vcpu, false);
 	if (!same_place || !same_access(vcpu->run, replay))
 		return false;
 	give_answer(vcpu->run, replay);

@@ -5,7 +5,7 @@
  * KVM cannot put such an instruction aside: once its exit came, the next KVM_RUN finishes it. So it
  * is finished with zeros, the vCPU gets the state back that it had before the instruction, and the
  * guest executes it again; the exit that this brings is answered with what the hook answered to the
- * first one. Interrupts are held off meanwhile where KVM can do that.
+ * first one. Interrupts are held off meanwhile (hold.h).
  *
  * An instruction that reads MMIO in several parts has an exit for each. The parts before the one
  * that was put aside come again too, and get the answers they had.
@@ -41,8 +41,6 @@ struct replay_part {
 
 struct replay {
 	enum replay_state state;
-	bool can_block; /* KVM_GUESTDBG_BLOCKIRQ works here */
-	bool blocked;
 	uint32_t reason;
 	uint64_t rip;
 	uint64_t rsp;
@@ -67,10 +65,6 @@ bool replay_needed(const struct vcpu *vcpu);
 
 /* Gets rid of the exit at hand, whose instruction began with these registers: 0 or -errno. */
 int replay_abandon(struct vcpu *vcpu, const struct kvm_regs *regs);
-
-/* While a handler runs nothing is held off: it may get NMIs, and faults of its own. */
-void replay_pause(struct vcpu *vcpu);
-void replay_go_on(struct vcpu *vcpu);
 
 /* Takes the answer, once the exit is wholly served, if one is wanted. */
 void replay_take_answer(struct vcpu *vcpu);

@@ -39,7 +39,7 @@ struct symcall *symcall_create(struct vcpu *vcpu, struct symspy *symspy,
 	symcall->watch = watch;
 	symcall->nested = setup->nested;
 	symcall->context.tr_not_busy = setup->svm;
-	symcall->replay.can_block = setup->can_block_interrupts;
+	symcall->hold.possible = setup->can_block_interrupts;
 	pthread_mutex_init(&symcall->lock, NULL);
 	pthread_cond_init(&symcall->over, NULL);
 	symcall_watch_add(watch, symcall);
@@ -224,7 +224,7 @@ static int start(struct symcall *symcall, struct symcall_call *call)
 		if (error)
 			return refuse_host(call, error);
 	}
-	replay_pause(vcpu);
+	hold_interrupts(vcpu, symcall->context.events.nmi.masked);
 	give_data(symcall, call);
 	context_enter(vcpu, &symcall->context, &symcall->entry, &regs);
 	vcpu->run->kvm_valid_regs = CONTEXT_SYNC;
@@ -416,7 +416,7 @@ static int finish(struct symcall *symcall, enum symcall_status status)
 
 	end_active(symcall, status);
 	error = context_restore(vcpu, &symcall->context);
-	replay_go_on(vcpu);
+	hold_interrupts(vcpu, symcall->replay.state == REPLAY_READY);
 	vcpu->settled = 1;
 	event = hand_over(symcall, call);
 	if (!error)

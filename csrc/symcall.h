@@ -18,6 +18,7 @@
 #include "bus.h"
 #include "context.h"
 #include "frame.h"
+#include "hold.h"
 #include "replay.h"
 #include "symspy.h"
 
@@ -166,6 +167,7 @@ struct symcall {
 	uint64_t late;
 
 	struct replay replay;
+	struct hold hold;
 	struct symcall_counters counters;
 	struct symcall_call *echo; /* for the doorbell's own test */
 

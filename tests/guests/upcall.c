@@ -153,15 +153,11 @@ HANDLER static void use_data(u64 length)
 		data[i] ^= 0x5a;
 }
 
-/*
- * One NMI at a time: two that wait would become one. And the IRETs of an excursion let NMIs in, as
- * the architecture has it, also where the call came while one was being served: a second would use
- * the same stack. So there must be none on its way.
- */
+/* One NMI at a time: two that wait would become one. */
 HANDLER static u64 possible(u64 what)
 {
-	if (nmi_sent != nmi_seen)
-		what &= ~(u64)(UPCALL_EXCURSION | UPCALL_NMI);
+	if (sending_nmi || nmi_sent != nmi_seen)
+		what &= ~(u64)UPCALL_NMI;
 	return what & UPCALL_EXCURSION ? what & ~(u64)UPCALL_NMI : what;
 }
 

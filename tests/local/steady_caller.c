@@ -36,6 +36,7 @@ struct steady_caller {
 	uint64_t failed;
 	uint64_t interrupted[2]; /* at CPL 0, at CPL 3 */
 	uint64_t moved; /* at another instruction than the call before, or another turn of a loop */
+	uint64_t in_nmi;   /* while one was being served */
 	uint64_t rip, rcx; /* of the last */
 	uint64_t wrong[4]; /* number, status, what it brought, what it was to bring */
 };
@@ -79,6 +80,7 @@ static void note_context(struct steady_caller *caller)
 
 	caller->interrupted[!context_is_kernel(&context->sregs)]++;
 	caller->moved += context->regs.rip != caller->rip || context->regs.rcx != caller->rcx;
+	caller->in_nmi += context->events.nmi.masked;
 	caller->rip = context->regs.rip;
 	caller->rcx = context->regs.rcx;
 }

@@ -65,6 +65,11 @@ class SteadyCaller:
         """Calls that came at another instruction than the one before."""
         return int(self._c.moved)
 
+    @property
+    def in_nmi(self) -> int:
+        """Calls that came while an NMI was being served."""
+        return int(self._c.in_nmi)
+
     def close(self) -> None:
         engine.symcall_call_destroy(self._call)
 
