@@ -16,6 +16,8 @@ enum {
 	 * to be near, and a guest that nobody calls any more pays nothing. */
 	LINGER = 64,
 	PAGE_FLAGS = 0x008,
+	CR0_PE = 1 << 0,
+	EFER_LMA = 1 << 10,
 	NESTED_STATE_SIZE = 16384,
 	SETTLE_STEPS = 64,
 };
@@ -471,15 +473,13 @@ int symcall_late(struct vcpu *vcpu)
 	return finish(symcall, SYMCALL_DEADLINE);
 }
 
-/* Where a triple fault resets the vCPU (SVM: APM volume 2, 15.14.3), nothing is left to go on with.
+/*
+ * Where a triple fault resets the vCPU (SVM: APM volume 2, 15.14.3), nothing is left to go on with.
+ * The call interrupted long mode.
  */
-static bool was_reset(const struct symcall *symcall)
+static bool was_reset(const struct kvm_sregs *now)
 {
-	const struct kvm_sregs *now = &symcall->vcpu->run->s.regs.sregs;
-	const struct kvm_sregs *then = &symcall->context.sregs;
-
-	return now->efer != then->efer || now->gdt.base != then->gdt.base ||
-	       (now->cr0 & 0x80000001) != (then->cr0 & 0x80000001);
+	return !(now->efer & EFER_LMA) && !(now->cr0 & CR0_PE);
 }
 
 static const char *collapse_text(int event)
@@ -506,7 +506,7 @@ int symcall_collapsed(struct vcpu *vcpu, int event)
 	symcall->counters.faults++;
 	message->status = SYMCALL_FAULT;
 	snprintf(message->text, sizeof(message->text), "%s", collapse_text(event));
-	if (event == VCPU_TRIPLE_FAULT && was_reset(symcall))
+	if (event == VCPU_TRIPLE_FAULT && was_reset(&vcpu->run->s.regs.sregs))
 		return event;
 	symcall->disabled = true;
 	return finish(symcall, SYMCALL_FAULT);

@@ -69,7 +69,7 @@ good_return:
 	mov	eax, 0x535
 	out	0x7e, eax
 	ud2
-1:	cmp	eax, 0x200c
+1:	cmp	eax, 0x200d
 	ja	good_return
 	and	eax, 0xf
 	lea	rbp, [rip + lies]
@@ -137,6 +137,15 @@ fault_end:
 lie_triple_faults:
 	lidt	[rip + no_table]
 	ud2
+
+/* The registers then look a little more like those after a reset. */
+lie_loses_its_gdt:
+	mov	ecx, 0xc0000080
+	rdmsr
+	btc	eax, 0 /* SCE */
+	wrmsr
+	lgdt	[rip + no_table]
+	jmp	lie_triple_faults
 
 lie_loses_page_tables:
 	xor	eax, eax
@@ -223,6 +232,7 @@ lies:
 	.quad	lie_rings
 	.quad	lie_leaves_long_mode
 	.quad	lie_maps
+	.quad	lie_loses_its_gdt
 	.quad	good_return
 no_table:
 	.word	0

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -134,10 +135,16 @@ def ends_or_goes_on(number: int) -> None:
             disabled_until_registered(guest)
         else:
             assert result.reason == "triple-fault"
+            assert not Path("/sys/module/kvm_intel").exists()
 
 
 def test_a_handler_that_triple_faults() -> None:
     ends_or_goes_on(remote.TRIPLE_FAULTS)
+
+
+def test_a_handler_that_loses_its_gdt_and_triple_faults() -> None:
+    """What it did to the registers before is not taken for a reset."""
+    ends_or_goes_on(remote.LOSES_ITS_GDT)
 
 
 def test_a_handler_that_loses_its_page_tables() -> None:
