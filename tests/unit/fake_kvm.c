@@ -18,7 +18,8 @@ static const struct fake_exit *exits;
 static unsigned int left;
 static unsigned int nested_state; /* flags, or an errno to refuse with */
 static int nested_error;
-static unsigned int unfinished; /* bytes of the instruction whose exit was the last one */
+static unsigned int debug_control; /* as KVM was told last */
+static unsigned int unfinished;    /* bytes of the instruction whose exit was the last one */
 
 void fake_kvm(void *run, const struct fake_exit *list, unsigned int count)
 {
@@ -27,6 +28,7 @@ void fake_kvm(void *run, const struct fake_exit *list, unsigned int count)
 	left = count;
 	nested_state = 0;
 	nested_error = 0;
+	debug_control = 0;
 	unfinished = 0;
 }
 
@@ -39,6 +41,16 @@ void fake_nested(unsigned int flags, int error)
 void fake_smm(void *run, unsigned int on)
 {
 	((struct kvm_run *)run)->s.regs.events.smi.smm = (unsigned char)on;
+}
+
+void fake_nmi_masked(void *run, unsigned int on)
+{
+	((struct kvm_run *)run)->s.regs.events.nmi.masked = (unsigned char)on;
+}
+
+unsigned int fake_debug_control(void)
+{
+	return debug_control;
 }
 
 void fake_enter_long_mode(void *run)
@@ -123,6 +135,9 @@ static int about_state(unsigned long request, void *argument)
 		((struct kvm_mp_state *)argument)->mp_state = KVM_MP_STATE_RUNNABLE;
 		return 0;
 	case KVM_SET_MP_STATE:
+		return 0;
+	case KVM_SET_GUEST_DEBUG:
+		debug_control = ((struct kvm_guest_debug *)argument)->control;
 		return 0;
 	case KVM_GET_NESTED_STATE:
 		((struct kvm_nested_state *)argument)->flags = (unsigned short)nested_state;

@@ -22,6 +22,9 @@ void fake_enter_long_mode(void *run);
 struct kvm_regs *fake_registers(void *run);
 unsigned int fake_dirty(void *run);
 void fake_smm(void *run, unsigned int on);
+void fake_nmi_masked(void *run, unsigned int on);
+/* What KVM_SET_GUEST_DEBUG said last. */
+unsigned int fake_debug_control(void);
 
 /* What KVM_GET_NESTED_STATE says from now on: its flags, or an errno. */
 void fake_nested(unsigned int flags, int error);

@@ -26,6 +26,8 @@ void fake_enter_long_mode(void *run);
 struct kvm_regs *fake_registers(void *run);
 unsigned int fake_dirty(void *run);
 void fake_smm(void *run, unsigned int on);
+void fake_nmi_masked(void *run, unsigned int on);
+unsigned int fake_debug_control(void);
 void fake_nested(unsigned int flags, int error);
 """
 #: Bytes of an instruction that accesses a port or MMIO, in fake_kvm.h.
@@ -34,6 +36,7 @@ INSTRUCTION = 3
 MMIO, PORT = 0xD0000000, 0x510
 #: <asm/kvm.h>
 NESTED_GUEST_MODE, NESTED_RUN_PENDING = 1, 2
+HELD = 0x00100001  # KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_BLOCKIRQ
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,11 @@ class Called:
     """A vCPU in long mode that registers its entry, halts, is called, and then does what the script says."""
 
     def __init__(
-        self, built: tuple[Any, Any], *script: tuple[int, ...], nested: bool = False
+        self,
+        built: tuple[Any, Any],
+        *script: tuple[int, ...],
+        nested: bool = False,
+        can_block: bool = False,
     ) -> None:
         self.ffi, self.lib = built
         self.devices: list[Any] = []
@@ -82,7 +89,8 @@ class Called:
         assert lib.symcall_attach(self.buses[2]) == 0
         self.watch = lib.symcall_watch_create(600_000, 1)
         self.vcpu = lib.vcpu_create(-1, 0, int(ffi.cast("uintptr_t", self.run)), *self.buses)
-        setup = ffi.new("struct symcall_setup *", {"nested": nested})
+        known = {"nested": nested, "can_block_interrupts": can_block}
+        setup = ffi.new("struct symcall_setup *", known)
         self.symcall = lib.symcall_create(self.vcpu, self.spy, self.watch, setup)
         self.call = lib.symcall_call_create()
         self.exits = ffi.new("struct fake_exit[]", [*REGISTRATION, HALT, *script])
@@ -228,6 +236,17 @@ def test_an_abandoned_call_is_undone(called: Maker) -> None:
     assert it.status == it.lib.SYMCALL_STOPPED
     assert (it.registers.rip, it.registers.rax) == (0x4444, 0x5555)
     assert it.flags() == abi.VCPU_ENABLED
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("can_block", [False, True])
+def test_nmis_wait_where_one_is_being_served(called: Maker, can_block: bool, masked: bool) -> None:
+    it = called((0, kvm.KVM_EXIT_SYSTEM_EVENT, 1), HALT, can_block=can_block)
+    it.lib.fake_nmi_masked(it.run, masked)
+    assert results.BY_EVENT[it.make()] == results.POWEROFF
+    assert it.lib.fake_debug_control() == (HELD if can_block and masked else 0)
+    it.lib.symcall_abandon(it.vcpu, it.lib.SYMCALL_STOPPED)
+    assert it.lib.fake_debug_control() == 0
 
 
 def refused(it: Called) -> int:
