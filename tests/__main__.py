@@ -42,6 +42,7 @@ MAX_LABS = 4
 #: The files that take longest, which begin first.
 LONG = (
     "test_symcall_integrity",
+    "test_symcall_steady",
     "test_guest_init",
     "test_lab_vmx_ends",
     "test_lab",

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+# What tests share: a failure there shows its values too.
+pytest.register_assert_rewrite("tests.integrity", "tests.remote")
+
 
 def pytest_configure() -> None:
     """A background job or nohup starts us with signals ignored, which every program under test would inherit."""

@@ -5,4 +5,5 @@ from __future__ import annotations
 
 from tests.local.test_symcall_integrity import *  # noqa: F403
 from tests.local.test_symcall_lies import *  # noqa: F403
+from tests.local.test_symcall_steady import *  # noqa: F403
 from tests.local.test_symspy import *  # noqa: F403

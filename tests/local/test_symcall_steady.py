@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest that checks all its state (tests/integrity.py), upcalled by a loop in C, at any instruction."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests import guest64
+from tests.integrity import CHEAP, FAIL, LAB, NMI, OPERATIONS, Integrity
+from tests.local.steady_caller import SteadyCaller
+
+#: Calls of C in each of two tests, 100,000 together, and of these the least that must interrupt each level of
+#: privilege. In the lab, where a change of threads takes a millisecond, a few; PYVMM_STEADY_CALLS says how many.
+STEADY = int(os.environ.get("PYVMM_STEADY_CALLS", "3000" if LAB else "50000"))
+EACH_LEVEL = STEADY // 4
+#: Calls that come while an NMI is served: a KVM without SVM spends little of its time there, and has no such fault.
+IN_NMI = 30 if LAB else 10
+
+
+@pytest.mark.parametrize("isolate", [False, True], ids=["one-map", "two-maps"])
+def test_state_survives_calls_at_any_instruction(isolate: bool, tmp_path: Path) -> None:
+    """Calls of a thread only, one at a time, many at either level of privilege."""
+    guest = Integrity(promise=isolate, isolate=isolate, echoes=False)
+    with (
+        guest.machine,
+        closing(SteadyCaller(tmp_path, guest.machine, guest.numbers, CHEAP, FAIL)) as caller,
+    ):
+        guest64.write(guest.machine, guest.image, "loop_windows", 3)
+        guest.run_steadily(caller, STEADY, EACH_LEVEL)
+        guest.check(STEADY)
+        print(caller.interrupted, caller.moved)
+    assert min(caller.interrupted) >= EACH_LEVEL
+    assert caller.moved > STEADY // 2
+
+
+def test_nmis_that_are_served_stay_alone(tmp_path: Path) -> None:
+    """Calls that come while an NMI is served, its IRET under way even, and that send the next one.
+
+    KVM's SVM takes an IRET for done where RIP has changed: an NMI during the call would have the stack of the first.
+    """
+    guest = Integrity(promise=True, echoes=False)
+    kinds = 1 << OPERATIONS.index("nothing") | 1 << OPERATIONS.index("nmi")
+    guest64.write(guest.machine, guest.image, "kinds", kinds)
+    with guest.machine, closing(SteadyCaller(tmp_path, guest.machine, NMI, NMI, FAIL)) as caller:
+        guest.take_turns(caller.turn, lambda: caller.in_nmi >= IN_NMI)
+        assert caller.in_nmi >= IN_NMI
+        assert guest.value("nmi_inside")
