@@ -197,11 +197,12 @@ def test_shadow_paging_and_one_cpu() -> None:
     assert 512 < int(words[3]) <= 1024
 
 
+#: Starts no program, which would be read from this machine: that takes real time where no CPU of the lab works.
 LOOP = """
 for round in 1 2 3 4 5 6; do
-    start=$(date +%s%N); i=0
+    start=${EPOCHREALTIME/./}; i=0
     while [ $i -lt 20000 ]; do i=$((i + 1)); done
-    echo $(($(date +%s%N) - start))
+    echo $((${EPOCHREALTIME/./} - start))
 done
 echo $PYVMM_LAB
 """
@@ -209,11 +210,11 @@ echo $PYVMM_LAB
 
 def test_time_can_be_what_was_executed() -> None:
     """The same work takes the same time, whatever else this machine does."""
-    status, out, err = finished(program("--icount", "--", "sh", "-c", LOOP))
+    status, out, err = finished(program("--icount", "--", "bash", "-c", LOOP))
     *times, kind = out.split()
     assert (status, kind) == (0, b"svm-icount"), err
     took = sorted(map(int, times[1:]))
-    assert took[-1] < 1.02 * took[0], took
+    assert took[-1] < 1.01 * took[0], took
 
 
 # -- the command
