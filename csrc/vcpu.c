@@ -84,10 +84,14 @@ void vcpu_request(struct vcpu *vcpu, uint32_t bits)
 
 uint32_t vcpu_take_requests(struct vcpu *vcpu)
 {
+	/* About symcalls the loop forgets them itself, where it serves them: one that comes just
+	 * now would be lost here. */
+	const uint32_t kept = VCPU_REQUEST_SYMCALL | VCPU_REQUEST_LATE;
+
 	/* In this order: a request that comes between the two leaves immediate_exit set, which
 	 * costs one idle turn. */
 	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-	return __atomic_exchange_n(&vcpu->requests, 0, __ATOMIC_SEQ_CST);
+	return __atomic_fetch_and(&vcpu->requests, kept, __ATOMIC_SEQ_CST);
 }
 
 /* Finds who serves the access. 0: done; positive: an event; BUS_FAULT: nobody, or refused. */

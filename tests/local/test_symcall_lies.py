@@ -455,8 +455,11 @@ def test_a_symcall_while_paused(guest: Remote) -> None:
     assert guest.works()
 
 
-def test_many_callers(guest: Remote) -> None:
+@pytest.mark.parametrize("paused", [False, True])
+def test_many_callers(guest: Remote, paused: bool) -> None:
     wrong: list[int] = []
+    if paused:
+        guest.machine.pause()
 
     def call(first: int) -> None:
         for i in range(first, first + 300):
@@ -470,6 +473,8 @@ def test_many_callers(guest: Remote) -> None:
         thread.join()
     assert wrong == []
     assert guest.machine.symcalls["returned"] == 1200
+    if paused:
+        guest.machine.resume()
     assert guest.works()
 
 

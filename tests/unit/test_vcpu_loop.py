@@ -107,3 +107,13 @@ def test_a_request_is_seen_before_the_guest_is_entered(built: tuple[Any, Any]) -
     assert loop.lib.vcpu_take_requests(loop.vcpu) == 0
     assert results.BY_EVENT[loop.step()] == results.HALT
     loop.close()
+
+
+def test_a_request_for_a_symcall_is_not_taken(built: tuple[Any, Any]) -> None:
+    """Only the loop forgets it, when it serves the call: one that came just before would wait for ever."""
+    loop = Loop(built, (0, kvm.KVM_EXIT_HLT, 0))
+    posted = loop.lib.VCPU_REQUEST_SYMCALL | loop.lib.VCPU_REQUEST_LATE
+    loop.lib.vcpu_request(loop.vcpu, posted | loop.lib.VCPU_REQUEST_PAUSE)
+    assert loop.lib.vcpu_take_requests(loop.vcpu) == posted | loop.lib.VCPU_REQUEST_PAUSE
+    assert loop.lib.vcpu_take_requests(loop.vcpu) == posted
+    loop.close()
