@@ -9,7 +9,6 @@
 #include "vcpu.h"
 
 enum {
-	CR0_PE = 1 << 0,
 	CR4_LA57 = 1 << 12,
 	EFER_LMA = 1 << 10,
 	RFLAGS_FIXED = 1 << 1,

@@ -27,6 +27,8 @@ struct context_entry {
 };
 
 enum {
+	CR0_PE = 1 << 0,
+
 	CONTEXT_PROMISE_STATE_KEPT = 1,
 
 	CONTEXT_SYNC = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS,
@@ -75,7 +77,7 @@ int context_wake(struct vcpu *vcpu, struct context *context);
 
 static inline bool context_is_kernel(const struct kvm_sregs *sregs)
 {
-	return sregs->ss.dpl == 0 && (sregs->cr0 & 1);
+	return sregs->ss.dpl == 0 && (sregs->cr0 & CR0_PE);
 }
 
 #endif

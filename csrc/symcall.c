@@ -16,8 +16,6 @@ enum {
 	 * to be near, and a guest that nobody calls any more pays nothing. */
 	LINGER = 64,
 	PAGE_FLAGS = 0x008,
-	CR0_PE = 1 << 0,
-	EFER_LMA = 1 << 10,
 	NESTED_STATE_SIZE = 16384,
 	SETTLE_STEPS = 64,
 };
@@ -475,11 +473,11 @@ int symcall_late(struct vcpu *vcpu)
 
 /*
  * Where a triple fault resets the vCPU (SVM: APM volume 2, 15.14.3), nothing is left to go on with.
- * The call interrupted long mode.
+ * It is in real mode then; the call interrupted long mode.
  */
 static bool was_reset(const struct kvm_sregs *now)
 {
-	return !(now->efer & EFER_LMA) && !(now->cr0 & CR0_PE);
+	return !(now->cr0 & CR0_PE);
 }
 
 static const char *collapse_text(int event)

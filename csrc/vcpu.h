@@ -102,8 +102,7 @@ int vcpu_flush(struct vcpu *vcpu);
 /* From any thread: sets request bits and gets the vCPU out of the guest. */
 void vcpu_request(struct vcpu *vcpu, uint32_t bits);
 
-/* On the attached thread: all pending requests. Those about symcalls stay, for the loop to serve.
- */
+/* On the attached thread: takes the pending requests; those about symcalls stay for the loop. */
 uint32_t vcpu_take_requests(struct vcpu *vcpu);
 
 /* Installs the handler of the kick signal for the process: 0 or -errno. Once is enough. */

@@ -43,6 +43,11 @@ MMIO = 0xD0100000
 REPORT = 0xD0200000
 
 
+def is_software() -> bool:
+    """Whether KVM has neither VT-x nor SVM."""
+    return not any(os.path.exists(f"/sys/module/{name}") for name in ("kvm_amd", "kvm_intel"))
+
+
 class Image:
     """A linked guest: its bytes from `base` on and the addresses of its symbols."""
 

@@ -362,10 +362,3 @@ def has_avx() -> bool:
 def name_of(exit: Exit) -> str:
     kind = "port" if exit.address < 0x10000 else "msr" if exit.address == MSR else "mmio"
     return f"{kind} {'write' if exit.is_write else 'read'}"
-
-
-def is_software() -> bool:
-    """A KVM without VT-x and SVM. The one we know has gone back to code of the handler's CPL 3 after a read of MMIO
-    that was executed again (docs/symbiotic.md): there such handlers are called by a thread only.
-    """
-    return not any(os.path.exists(f"/sys/module/{name}") for name in ("kvm_amd", "kvm_intel"))

@@ -47,7 +47,7 @@ volatile u64 cr8_left_alone;
 u64 entry_bases[2]; /* FS, GS of symcalls */
 
 /* What it finds. */
-volatile u64 failure[4], windows[2], ticks, interrupts, nmi_sent, nmi_seen, in_nmi, sending_nmi;
+volatile u64 failure[4], windows[2], ticks, interrupts, nmi_sent, nmi_seen, in_nmi;
 volatile u64 operations[64][2];
 u64 upper_mask, user_ports = 1;
 volatile u64 current; /* operation */
@@ -113,33 +113,20 @@ void set_cr8(u64 value)
 		write_cr8(value);
 }
 
-/* One instruction: a symcall or an NMI may come between two. */
-static void count(volatile u64 *counter)
-{
-	__asm__ volatile("incq %0" : "+m"(*counter));
-}
-
+/* Unless one is on its way: one instruction asks and counts, as a symcall may come between two. */
 void send_nmi(void)
 {
-	count(&nmi_sent);
-	lapic_write(LAPIC_COMMAND, COMMAND_SELF_NMI);
-}
+	u64 seen = nmi_seen;
 
-/* Unless one is on its way; and meanwhile no handler sends one. */
-static void send_one_nmi(void)
-{
-	sending_nmi = 1;
-	if (nmi_sent == nmi_seen)
-		send_nmi();
-	sending_nmi = 0;
+	if (__sync_bool_compare_and_swap(&nmi_sent, seen, seen + 1))
+		lapic_write(LAPIC_COMMAND, COMMAND_SELF_NMI);
 }
 
 static void on_nmi(struct frame *frame)
 {
 	(void)frame;
 	in_nmi = 1;
-	sending_nmi = 0; /* it comes before the sender's next instruction */
-	count(&nmi_seen);
+	nmi_seen++;
 	for (unsigned i = below(100); i; i--)
 		__asm__ volatile("pause");
 	in_nmi = 0;
@@ -807,7 +794,7 @@ static void kernel_window(const struct operation *op)
 		window_set.rflags |= FLAG_IF;
 		storm();
 	} else if (op->kind == SELF_NMI) {
-		send_one_nmi();
+		send_nmi();
 	}
 	one_window(op);
 	check_bases();

@@ -99,7 +99,7 @@ void window(void);
 void excursion(void);
 
 /* integrity.c */
-extern volatile u64 promise, nmi_sent, nmi_seen, in_nmi, sending_nmi, interrupts;
+extern volatile u64 promise, nmi_sent, nmi_seen, in_nmi, interrupts;
 extern u64 cookies[2][64], entry_bases[2], upper_mask;
 void fail(u64 what, u64 which, u64 expected, u64 got) __attribute__((noreturn));
 void random_vectors(u8 *image, unsigned size);

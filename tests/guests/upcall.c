@@ -156,7 +156,7 @@ HANDLER static void use_data(u64 length)
 /* One NMI at a time: two that wait would become one. */
 HANDLER static u64 possible(u64 what)
 {
-	if (sending_nmi || nmi_sent != nmi_seen)
+	if (nmi_sent != nmi_seen)
 		what &= ~(u64)UPCALL_NMI;
 	return what & UPCALL_EXCURSION ? what & ~(u64)UPCALL_NMI : what;
 }
