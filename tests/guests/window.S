@@ -150,7 +150,9 @@ op_storm:
 	.endr
 	jmp	window_end
 
-/* A pending interrupt must come at the label: after the one instruction that STI shields. */
+/* A pending interrupt must come at the label: after the one instruction that STI shields, or where KVM is software
+ * at one of the exits that follow. */
+	.set	LATE_EXITS, 16
 	.macro	shadow name, code:vararg
 	.balign	16
 	.globl	shadow_\name, shadow_\name\()_end
@@ -158,7 +160,9 @@ shadow_\name:
 	sti
 	\code
 shadow_\name\()_end:
+	.rept	LATE_EXITS
 	out	0x80, al
+	.endr
 	cli
 	jmp	window_end
 	.endm
