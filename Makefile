@@ -7,11 +7,12 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 C_FILES = $(wildcard csrc/*.[ch] csrc/kvm/*.h pyvmm/lab/init/*.[ch] pyvmm/guest/programs/*.c guest-linux-patch/init/*.[ch] \
 	bench/*.c tests/*/*.c tests/*/*/*.[ch])
 
-.PHONY: help demo test unit check python-check c-check setup build format bench clean guest
+.PHONY: help demo test test-rest unit check python-check c-check setup build format bench clean guest
 
 help:
 	@echo 'make demo    boot the Linux guest, here or in the lab, and show what happened'
-	@echo 'make test    every test; builds the guests the first time'
+	@echo 'make test    the tests that each change must pass; builds a guest kernel the first time'
+	@echo 'make test-rest  the rest: other guest kernels, which it builds the first time, other hosts, benchmarks'
 	@echo
 	@echo 'make setup   Debian packages, virtual environment, Python packages'
 	@echo 'make build   the C extension modules'
@@ -38,6 +39,9 @@ demo: build
 
 test: build
 	$(PYTHON) -m tests
+
+test-rest: build
+	$(PYTHON) -m tests --rest
 
 unit: build
 	$(PYTHON) -m pytest tests/unit

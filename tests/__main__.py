@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole test suite, in its stages: `python -m tests [STAGE...] [-- pytest options]`.
+"""The whole test suite, in its stages: `python -m tests [--rest] [STAGE...] [-- pytest options]`.
 
 unit    parsers, tables, queues
 local   bare-metal guests on this machine's /dev/kvm, whatever kind that is
 host    the lab itself, seen from outside
 lab     Linux guests: here if this KVM boots Linux, else inside the lab
 vmx     some of both on VT-x: here if this KVM is kvm_intel, else inside the lab that emulates it, with EPT and without
+
+Without --rest: what each change must pass, which takes 40 minutes on two CPUs with every kernel still to be built. With
+it: the rest, on another machine: the tests of other guest kernels, of VT-x without EPT, and what is marked so.
 
 A stage that cannot run fails; none is skipped. The exit status is 0 only if every stage passed. Where PYVMM_ARTEFACTS
 names a folder, the report of each failed test and the lab's console are kept there.
@@ -14,6 +17,7 @@ names a folder, the report of each failed test and the lab's console are kept th
 from __future__ import annotations
 
 import os
+import re
 import select
 import subprocess
 import sys
@@ -24,13 +28,16 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
+from tests import kernels
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("unit", "local", "host", "lab", "vmx")
-GUESTS = ("6.12", "6.1")
-DEBUG_GUEST = "6.12-debug"
+STAGES_OF_REST = ("local", "host", "lab", "vmx")
+#: Of these Debian's kernels are guests too, which need no building.
+VERSIONS = (kernels.DEFAULT, kernels.OLD)
 LAB_SECONDS = 25 * 60
 #: The longest test is silent for about 200 s on an emulated machine.
 SILENT_SECONDS = 420
@@ -56,7 +63,15 @@ LONG = (
     "test_symbiotic_module",
     "test_workloads",
 )
+#: In labs: hypothesis, which no test there uses, takes a part of their start.
+LAB_PYTEST = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
 SHOWING = Lock()
+#: The mark of what is only of the rest; what a file has that has such tests, and that has no others.
+REST = "rest"
+ONLY_REST = re.compile(r"^pytestmark = pytest\.mark\.rest$", re.MULTILINE)
+HAS_REST = re.compile(r"^from tests import .*\bkernels\b|\bmark\.rest\b", re.MULTILINE)
+#: Short files that share a lab: its start, and that of pytest there, take 20 s.
+PILE = 4
 
 
 #: The mark of tests that run once more where KVM shadows page tables.
@@ -64,14 +79,19 @@ SHADOW = "shadow"
 
 
 class Job(NamedTuple):
-    """A file of a stage, for a lab of its own; with `shadow` one without nested paging, for what is marked so."""
+    """Files of a stage, for a lab of their own; with `shadow` one without nested paging, for what is marked so."""
 
     stage: str
-    file: str
+    files: tuple[str, ...]
     shadow: bool = False
 
     def __str__(self) -> str:
-        return f"{self.stage}/{self.file}{', shadow paging' * self.shadow}"
+        return f"{self.stage}/{named(self.files)}{', shadow paging' * self.shadow}"
+
+    @property
+    def paths(self) -> list[str]:
+        """For pytest."""
+        return [f"tests/{self.stage}/{name}.py" for name in self.files]
 
 
 class Process(NamedTuple):
@@ -81,11 +101,33 @@ class Process(NamedTuple):
     command: list[str]
 
 
-def pytest_command(tests: list[str], options: list[str]) -> list[str]:
-    return [sys.executable, "-m", "pytest", *tests, *options]
+class Choice(NamedTuple):
+    """Which tests of a stage: those of every change or the rest, and what pytest's options leave of them."""
+
+    rest: bool = False
+    options: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> list[str]:
+        """For pytest."""
+        return ["-m", REST if self.rest else f"not {REST}", *self.options]
+
+    @property
+    def few(self) -> bool:
+        """Whether a file may have no test of these."""
+        return self.rest or bool(self.options)
 
 
-def build_guests(stages: set[str]) -> None:
+def named(files: Sequence[str]) -> str:
+    """What to call a pile of files."""
+    return files[0] + f" and {len(files) - 1} more" * (len(files) > 1)
+
+
+def pytest_command(tests: list[str], choice: Choice) -> list[str]:
+    return [sys.executable, "-m", "pytest", *tests, *choice.words]
+
+
+def build_guests(stages: set[str], *, rest: bool = False) -> None:
     """Everything the Linux guests and the labs need, from the cache, or fetched or built now."""
     from bench import workloads
     from pyvmm.guest.stock import stock
@@ -94,15 +136,16 @@ def build_guests(stages: set[str]) -> None:
     from tests.lab.swapguest import torture
 
     emulated_vtx = bool({"host", "vmx"} & stages)
-    build_kernels(emulated_vtx)
-    for linux in GUESTS:
+    build_kernels((kernels.DEFAULT, *(kernels.OTHERS if rest else ())), emulated_vtx)
+    for linux in VERSIONS:
         stock(linux)
         stock(linux, symbiotic=True)
     for name in example.NAMES:
-        example.cached(GUESTS[0], name)
+        example.cached(kernels.DEFAULT, name)
     emulator.find()
     torture()
-    workloads.prepare()
+    if rest:
+        workloads.prepare()
     if not emulated_vtx:
         return
     bochs.find()
@@ -110,13 +153,13 @@ def build_guests(stages: set[str]) -> None:
         guest64.build(*sources)
 
 
-def build_kernels(emulated_vtx: bool) -> None:
+def build_kernels(guests: Sequence[str], emulated_vtx: bool) -> None:
     """Two at a time, as the end of each build is the work of one CPU. Those of one version wait for each other."""
     processes = [
         Process(
             f"guest {linux}", [sys.executable, "-m", "pyvmm", "guest", "build", "--linux", linux]
         )
-        for linux in (DEBUG_GUEST, *GUESTS)
+        for linux in guests
     ]
     if emulated_vtx:
         code = "from pyvmm.lab import vmx; vmx.prepared()"
@@ -125,32 +168,34 @@ def build_kernels(emulated_vtx: bool) -> None:
         sys.exit("tests: a kernel could not be built, as said above")
 
 
-def run_here(stage: str, options: list[str]) -> int:
+def run_here(stage: str, choice: Choice) -> int:
     """A stage in one process, one test after another."""
-    command = pytest_command([f"tests/{stage}"], options)
+    command = pytest_command([f"tests/{stage}"], choice)
     return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
-def run_piles(stage: str, options: list[str]) -> int:
+def run_piles(stage: str, choice: Choice) -> int:
     """A stage in several processes: unit tests in a pile for each, of others each file."""
     count = number_of(1)
-    names = file_names(stage)
+    names = file_names(stage, rest=choice.rest)
     piles = (
         [names[first::count] for first in range(count)]
         if stage == "unit"
         else [[name] for name in names]
     )
-    processes = []
-    for pile in piles:
-        more = f" and {len(pile) - 1} more" if len(pile) > 1 else ""
-        files = [f"tests/{stage}/{name}.py" for name in pile]
-        processes.append(Process(f"{stage}/{pile[0]}{more}", pytest_command(files, options)))
-    return worst(at_a_time(count, processes), chosen=bool(options))
+    piled = [Job(stage, tuple(pile)) for pile in piles]
+    processes = [Process(str(job), pytest_command(job.paths, choice)) for job in piled]
+    return worst(at_a_time(count, processes), chosen=choice.few)
 
 
-def file_names(stage: str) -> list[str]:
-    """The test files of a stage, those that take long first."""
-    names = [path.stem for path in (ROOT / "tests" / stage).glob("test_*.py")]
+def file_names(stage: str, *, rest: bool = False) -> list[str]:
+    """The files with tests of every change, or of the rest; those that take long first."""
+    texts = {path.stem: path.read_text() for path in (ROOT / "tests" / stage).glob("test_*.py")}
+    names = [
+        name
+        for name, text in texts.items()
+        if (HAS_REST.search(text) if rest else not ONLY_REST.search(text))
+    ]
     return sorted(names, key=lambda name: (LONG.index(name) if name in LONG else len(LONG), name))
 
 
@@ -160,35 +205,48 @@ def at_a_time(count: int, processes: list[Process]) -> list[int]:
         return list(pool.map(shown, processes))
 
 
-def run_linux(options: list[str]) -> int:
+def run_linux(choice: Choice) -> int:
     """The Linux guests: here where they boot, else each file in a lab of its own, as many at a time as are good."""
     from pyvmm.probe import probe
 
     found = probe()
     print(f"tests: {found.verdict}", flush=True)
     if found.boots_linux:
-        return run_here("lab", options)
-    return run_in_labs("lab", options)
+        return run_here("lab", choice)
+    return run_in_labs("lab", choice)
 
 
-def run_vmx(options: list[str]) -> int:
+def run_vmx(choice: Choice) -> int:
     """What is about VT-x: here where KVM has it, else each file in a lab of its own that emulates it."""
     if os.path.exists("/sys/module/kvm_intel"):
-        return run_here("vmx", options)
-    return run_in_labs("vmx", options)
+        return run_here("vmx", choice)
+    return run_in_labs("vmx", choice)
 
 
-def run_in_labs(stage: str, options: list[str]) -> int:
-    """Each file of a stage in a lab of its own, as many at a time as are good."""
+def run_in_labs(stage: str, choice: Choice) -> int:
+    """The files of a stage in labs, as many at a time as are good."""
+    if stage == "lab":
+        compile_here(stage)
     command = vmx_command if stage == "vmx" else lab_command
-    processes = [Process(str(job), command(job, options)) for job in jobs(stage)]
-    return worst(at_a_time(labs_at_a_time(), processes), chosen=bool(options))
+    processes = [Process(str(job), command(job, choice)) for job in jobs(stage, rest=choice.rest)]
+    return worst(at_a_time(labs_at_a_time(), processes), chosen=choice.few)
 
 
-def jobs(stage: str) -> list[Job]:
-    """The files of a stage, those first that take longest. What is about VT-x also runs without EPT, in short."""
-    kinds = (False, True) if stage == "vmx" else (False,)
-    return [Job(stage, name, shadow) for name in file_names(stage) for shadow in kinds]
+def compile_here(stage: str) -> None:
+    """Has pytest compile the modules and rewrite their assertions: an emulated CPU takes 20 times as long."""
+    command = pytest_command([f"tests/{stage}"], Choice(options=("--collect-only", "-q")))
+    subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
+
+
+def jobs(stage: str, *, rest: bool = False) -> list[Job]:
+    """What runs in a lab each, that first which takes longest. What is about VT-x without EPT is of the rest."""
+    if stage == "vmx":
+        return [Job(stage, (name,), shadow=rest) for name in file_names(stage)]
+    names = file_names(stage, rest=rest)
+    piles = [(name,) for name in names if name in LONG]
+    short = names[len(piles) :]
+    piles += [tuple(short[first : first + PILE]) for first in range(0, len(short), PILE)]
+    return [Job(stage, pile) for pile in piles]
 
 
 def worst(codes: Sequence[int], *, chosen: bool) -> int:
@@ -214,12 +272,9 @@ def number_of(cpus: int) -> int:
 
 
 def shown(process: Process) -> int:
-    """Runs it, and shows its output at the end. If it fell silent it is started once more, and both are shown."""
+    """Runs it, and shows its output at the end. Once: one that fell silent hung, and a second try would hide it."""
     start = time.monotonic()
     code, output = watch(process.command)
-    if code == SILENT:
-        code, more = watch(process.command)
-        output += b"\nonce more\n" + more
     with SHOWING:
         print(f"\n-- {process.what}: status {code}, {time.monotonic() - start:.0f} s", flush=True)
         sys.stdout.buffer.write(output)
@@ -227,26 +282,28 @@ def shown(process: Process) -> int:
     return code
 
 
-def lab_command(job: Job, options: list[str]) -> list[str]:
+def lab_command(job: Job, choice: Choice) -> list[str]:
     keep = os.environ.get("PYVMM_ARTEFACTS")
-    log = os.path.join(keep, f"{job.file}-console.log") if keep else ""
+    log = os.path.join(keep, f"{job.files[0]}-console.log") if keep else ""
     kept = ["--share", keep, "--env", "PYVMM_ARTEFACTS", "--log", log] if keep else []
     lab = [sys.executable, "-m", "pyvmm", "lab", "--cpus", str(LAB_CPUS), "--memory", "8G"]
-    test = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"tests/lab/{job.file}.py"]
-    return [*lab, "--timeout", str(LAB_SECONDS), *kept, "--", *test, *options]
+    test = [sys.executable, "-m", "pytest", *LAB_PYTEST, *job.paths]
+    return [*lab, "--timeout", str(LAB_SECONDS), *kept, "--", *test, *choice.words]
 
 
-def vmx_command(job: Job, options: list[str]) -> list[str]:
+def vmx_command(job: Job, choice: Choice) -> list[str]:
     """The same in the lab with VT-x, which brings no files back: the console's log is all that can be kept."""
     keep = os.environ.get("PYVMM_ARTEFACTS")
-    log = os.path.join(keep, f"vmx-{job.file}{'-shadow' * job.shadow}-console.log") if keep else ""
+    name = f"vmx-{job.files[0]}{'-shadow' * job.shadow}-console.log"
+    log = os.path.join(keep, name) if keep else ""
     lab = [sys.executable, "-m", "pyvmm", "lab", "--arch", "vmx", "--timeout", str(LAB_SECONDS)]
     lab += ["--no-npt"] if job.shadow else []
     lab += ["--log", log] if keep else []
     # To rewrite assertions is a minute's work there; modules as they are have been compiled here.
-    test = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--assert=plain"]
-    test += ["-m", SHADOW] if job.shadow else []
-    return [*lab, "--env", "PYVMM_ARTEFACTS=", "--", *test, f"tests/vmx/{job.file}.py", *options]
+    test = [sys.executable, "-m", "pytest", *LAB_PYTEST, "--assert=plain"]
+    mark = ["-m", SHADOW] if job.shadow else []
+    test += [*job.paths, *choice.words, *mark]
+    return [*lab, "--env", "PYVMM_ARTEFACTS=", "--", *test]
 
 
 def watch(command: list[str]) -> tuple[int, bytes]:
@@ -279,18 +336,22 @@ def main() -> int:
     if "--" in words:
         at = words.index("--")
         words, options = words[:at], words[at + 1 :]
+    rest = "--rest" in words
+    words = [word for word in words if word != "--rest"]
     unknown = set(words) - set(STAGES)
     if unknown:
         print(f"no stage {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
         return 2
     os.chdir(ROOT)
-    if set(words or STAGES) != {"unit"}:
-        build_guests(set(words or STAGES))
+    choice = Choice(rest, tuple(options))
+    chosen = words or (STAGES_OF_REST if rest else STAGES)
+    if set(chosen) != {"unit"}:
+        build_guests(set(chosen), rest=rest)
     outcome = {}
-    for stage in words or STAGES:
+    for stage in chosen:
         start = time.monotonic()
         print(f"\n==== {stage} ====", flush=True)
-        code = {"lab": run_linux, "vmx": run_vmx}.get(stage, partial(run_piles, stage))(options)
+        code = {"lab": run_linux, "vmx": run_vmx}.get(stage, partial(run_piles, stage))(choice)
         outcome[stage] = (code, time.monotonic() - start)
     print()
     for stage, (code, seconds) in outcome.items():

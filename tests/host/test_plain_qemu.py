@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import kernels
 from tests.lab.plain_qemu import TCG, check_silence, log_of_a_boot
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize("name", ["6.12", "6.1", "6.12-debug"])
+@pytest.mark.parametrize("name", kernels.ALL)
 def test_symbiotic_kernel_says_nothing_under_tcg(name: str, tmp_path: Path) -> None:
     check_silence(log_of_a_boot(tmp_path, name, TCG, 200))

@@ -11,6 +11,8 @@ import pytest
 from pyvmm import lab
 from pyvmm.lab import emulator
 
+pytestmark = pytest.mark.rest
+
 SCRIPT = "nproc; dmesg | grep -c -E 'BUG|WARNING|Call Trace'; cat /dev/zero | head -c 32m | md5sum"
 MD5_OF_32_MIB_OF_ZEROES = "58f06dd588d8ffb3beb46ada6309436b"
 

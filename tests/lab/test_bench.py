@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from bench import footprint, net, record, swap
+
+pytestmark = pytest.mark.rest
 
 
 def measured(name: str, folder: Path, *more: str) -> dict[str, Any]:

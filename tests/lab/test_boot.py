@@ -10,6 +10,7 @@ import pytest
 
 from pyvmm.cli.plan import find_guest
 from pyvmm.guest.overlay import overlay
+from tests import kernels
 from tests.lab import linux
 
 if TYPE_CHECKING:
@@ -100,7 +101,9 @@ def disk(tmp_path: Path) -> str:
     return str(image)
 
 
-@pytest.mark.parametrize(("name", "cpus"), [("6.12", 1), ("6.12", 2), ("6.12", 4), ("6.1", 4)])
+@pytest.mark.parametrize(
+    ("name", "cpus"), [("6.12", 1), ("6.12", 2), ("6.12", 4), kernels.one("6.1", 4)]
+)
 def test_own_kernel_by_pvh(name: str, cpus: int, disk: str, tmp_path: Path) -> None:
     done = linux.run(tmp_path, INSPECT, "--linux", name, "-c", str(cpus), "-d", disk)
     check(done, f"{name}.", cpus)
@@ -113,7 +116,7 @@ def test_debian_kernel(name: str, cpus: int, disk: str, tmp_path: Path) -> None:
     check(done, name.removeprefix("stock-") + ".", cpus)
 
 
-@pytest.mark.parametrize(("name", "cpus"), [("6.12", 2), ("6.1", 1)])
+@pytest.mark.parametrize(("name", "cpus"), [("6.12", 2), kernels.one("6.1", 1)])
 def test_own_kernel_as_bzimage(name: str, cpus: int, disk: str, tmp_path: Path) -> None:
     """By -k, as any kernel of the user's: the parts of the initramfs are given one by one."""
     guest = find_guest(name)

@@ -16,6 +16,7 @@ import pytest
 
 from pyvmm.cli import status, vms
 from pyvmm.control.client import running
+from tests import kernels
 from tests.lab import processes
 from tests.lab.linux import Guest, compile_program, pyvmm
 from tests.lab.stream import SECONDS, Process
@@ -65,7 +66,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("kernel", ["6.12", "6.1"])
+@pytest.mark.parametrize("kernel", kernels.BOTH)
 def test_ps_is_what_the_guest_says_itself(kernel: str) -> None:
     with Guest(KNOWN, linux=kernel, cpus=2) as guest:
         guest.start().expect("sleeper ")

@@ -11,7 +11,9 @@ import pytest
 
 from pyvmm.cli.plan import find_guest
 from pyvmm.drgn import program
+from pyvmm.drgn.vmlinux import examine
 from pyvmm.errors import ImageError
+from tests import kernels
 from tests.lab import processes
 from tests.lab.linux import Guest, pyvmm
 from tests.lab.stream import Process, Terminal
@@ -74,7 +76,7 @@ def test_program_in_this_process() -> None:
     assert command.endswith(b"quiet")
 
 
-@pytest.mark.parametrize("kernel", ["6.12", "6.1"])
+@pytest.mark.parametrize("kernel", kernels.BOTH)
 def test_kernel_that_is_not_asked(kernel: str) -> None:
     """Found in memory, with no driver to say where it is."""
     with Guest("sleep 1000 & echo up; read word", linux=kernel, symbiotic=False) as guest:
@@ -87,14 +89,18 @@ def test_kernel_that_is_not_asked(kernel: str) -> None:
         assert guest.finish().ok
 
 
-def test_vmlinux_that_is_not_the_guests() -> None:
-    other = Path(find_guest("6.1").vmlinux).with_name("vmlinux.debug")
+def test_vmlinux_that_is_not_the_guests(tmp_path: Path) -> None:
+    """The guest's own, with another build id."""
+    own = Path(find_guest(kernels.DEFAULT).vmlinux).with_name("vmlinux.debug")
+    build_id = bytes.fromhex(examine(str(own)).build_id)
+    other = tmp_path / own.name
+    other.write_bytes(own.read_bytes().replace(build_id, build_id[::-1]))
     with Guest("echo up; read word") as guest:
         guest.start().expect("up")
         guest.vm.serve(NAME)
         done = pyvmm("drgn", NAME, "--vmlinux", str(other), "-c", "1")
         with pytest.raises(ImageError, match=r"no sections|no debug information"):
-            program(guest.vm, find_guest("6.12").vmlinux)
+            program(guest.vm, find_guest(kernels.DEFAULT).vmlinux)
         guest.say("over")
         assert guest.finish().ok
     assert done.status == 122

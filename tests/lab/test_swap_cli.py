@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pyvmm.cli import status, vms
+from tests import kernels
 from tests.lab.linux import pyvmm
 from tests.lab.stream import SECONDS, Process
 
@@ -34,7 +35,7 @@ def answer(*words: str) -> Any:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("linux", ["6.12", "6.1"])
+@pytest.mark.parametrize("linux", kernels.BOTH)
 def test_the_guest_swaps_to_it(linux: str, run: Run) -> None:
     done = run("cat /proc/swaps", "--linux", linux, "--swap", "64M")
     assert done.status == 0, done

@@ -32,7 +32,7 @@ swapoff /dev/vda && echo ended
 """
 
 
-@pytest.mark.parametrize("bypass", ["off", "direct"])
+@pytest.mark.parametrize("bypass", [pytest.param("off", marks=pytest.mark.rest), "direct"])
 def test_a_plain_guest_swaps(bypass: str) -> None:
     with Guest(SCRIPT, memory="128M", params="quiet symbiotic=off", files={}) as guest:
         swap = guest.vm.add_swap(SIZE, bypass, policy="always")

@@ -13,7 +13,7 @@ from pyvmm.errors import SymcallError
 from pyvmm.machine import cpuid, symbiosis
 from pyvmm.machine.hook import GuestFault
 from pyvmm.symbiotic import abi
-from tests import example
+from tests import example, kernels
 from tests.lab.linux import Guest, compile_program
 from tests.lab.plain_qemu import QUIET, check_silence, log_of_a_boot
 from tests.lab.test_boot import HARMLESS, TROUBLE
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pyvmm.symbiotic.task import Current
     from pyvmm.vm import VM
 
-KERNELS = ["6.12", "6.1", "6.12-debug"]
 CPUS = 2
 STATS = "/sys/kernel/debug/symbiotic/stats"
 #: Does what its input says, a line of shell at a time.
@@ -83,13 +82,13 @@ class Talk:
         return bad + [line for line in lines if QUIET.search(line) and "ommand line: " not in line]
 
 
-@pytest.fixture(params=KERNELS)
+@pytest.fixture(params=kernels.ALL)
 def talk(request: pytest.FixtureRequest) -> Iterator[Talk]:
     with Guest(SCRIPT, linux=request.param, cpus=CPUS) as guest:
         yield Talk(guest)
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", kernels.ALL)
 def test_symbiotic_kernel_says_nothing_under_qemu(name: str, tmp_path: Path) -> None:
     check_silence(log_of_a_boot(tmp_path, name, "kvm", 200))
 
@@ -106,7 +105,7 @@ def test_stock_kernel_boots_under_symbiotic_vmm(name: str) -> None:
         assert counters["msr_refused"] == counters["pages_refused"] == counters["doorbells"] == 0
 
 
-@pytest.mark.parametrize("name", ["6.12", "6.1"])
+@pytest.mark.parametrize("name", kernels.BOTH)
 def test_kernel_parameter_leaves_it_unused(name: str) -> None:
     with Guest(SCRIPT, linux=name, params="quiet symbiotic=off") as guest:
         talk = Talk(guest)
@@ -228,7 +227,7 @@ class Watch:
             self.bytes[name] = done.data[: done.rbx]
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", kernels.ALL)
 def test_process_in_user_mode(name: str, tmp_path: Path) -> None:
     program = compile_program(tmp_path, "symbiotic")
     with Guest(SCRIPT, linux=name, cpus=CPUS, files={"/root/look": program}) as guest:
@@ -264,7 +263,7 @@ def check_mappings(watch: Watch) -> None:
     assert len(watch.bytes["t"]) == 200
 
 
-@pytest.mark.parametrize("name", ["6.12", "6.12-debug"])
+@pytest.mark.parametrize("name", [kernels.one(kernels.DEFAULT), kernels.one(kernels.DEBUG)])
 def test_page_table_isolation(name: str, tmp_path: Path) -> None:
     """The same process when user space has page tables without the kernel."""
     program = compile_program(tmp_path, "symbiotic")

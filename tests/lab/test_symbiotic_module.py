@@ -13,6 +13,7 @@ import pytest
 
 from pyvmm.errors import StateError, SymcallError
 from pyvmm.symbiotic import abi
+from tests import kernels
 from tests.lab.linux import Guest
 from tests.lab.processes import NAMED
 from tests.lab.stream import SECONDS
@@ -91,7 +92,7 @@ class Talk:
         return self.tell(f"dmesg | grep -iE '{COMPLAINTS}' | grep -vE '{USUAL}'")
 
 
-@pytest.fixture(params=["stock-6.12-symbiotic", "stock-6.1-symbiotic"])
+@pytest.fixture(params=[kernels.one("stock-6.12-symbiotic"), kernels.one("stock-6.1-symbiotic")])
 def talk(request: pytest.FixtureRequest) -> Iterator[Talk]:
     with Guest(SCRIPT, linux=request.param, memory="512M", cpus=CPUS) as guest:
         yield Talk(guest.start())

@@ -16,6 +16,7 @@ from pyvmm._core import ffi, lib
 from pyvmm.errors import SymcallError
 from pyvmm.machine.symcall import Call
 from pyvmm.symbiotic import abi
+from tests import kernels
 from tests.lab import linux
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ class Caller(threading.Thread):
         self.calls += 1
 
 
+@pytest.mark.rest
 def test_a_guest_called_a_thousand_times_a_second_does_not_notice(tmp_path: Path) -> None:
     program = linux.compile_program(tmp_path, "checksum")
     script = (
@@ -131,7 +133,7 @@ def test_a_guest_called_a_thousand_times_a_second_does_not_notice(tmp_path: Path
     ).replace("$1", str(WORK_SECONDS))
     guest = linux.Guest(
         script,
-        linux="6.12-debug",
+        linux=kernels.DEBUG,
         memory="512M",
         cpus=2,
         params=linux.PATIENT,
@@ -184,7 +186,7 @@ def in_hook(guest: linux.Guest, port: int) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("version", ["6.12", "6.1"])
+@pytest.mark.parametrize("version", kernels.BOTH)
 def test_a_hook_asks_which_task_made_the_exit(tmp_path: Path, version: str) -> None:
     script = (
         'outport() { printf "\\\\x$1" | dd of=/dev/port bs=1 seek=1296 conv=notrunc 2>/dev/null; };'

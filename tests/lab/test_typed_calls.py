@@ -11,6 +11,7 @@ import pytest
 from pyvmm.errors import ConfigError, SymcallError
 from pyvmm.machine.pagewalk import walk
 from pyvmm.symbiotic import abi
+from tests import kernels
 from tests.lab import processes
 from tests.lab.linux import Guest
 from tests.lab.swapguest import STOCK, SwapGuest
@@ -18,9 +19,8 @@ from tests.lab.swapguest import STOCK, SwapGuest
 if TYPE_CHECKING:
     from pyvmm.machine.hook import Exit
 
-KERNELS = ("6.12", "6.1")
 PORT = 0x510
-by_kernel = pytest.mark.parametrize("kernel", KERNELS)
+by_kernel = pytest.mark.parametrize("kernel", kernels.BOTH)
 
 
 def booted(kernel: str, script: str = processes.SCRIPT, **options: Any) -> Guest:

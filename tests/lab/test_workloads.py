@@ -5,11 +5,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from bench import programs, swap
 from tests.lab.test_bench import measured
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.rest
 
 SMALL = ("--seconds", "0.3", "--requests", "500")
 TWO = ("--cpus", "2", "--processes", "2")

@@ -19,6 +19,7 @@ import pytest
 from pyvmm.guest.build import build
 from pyvmm.guest.overlay import overlay
 from pyvmm.guest.stock import stock
+from tests import kernels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,7 +73,7 @@ def boot(
     return Run(done.stdout, done.returncode)
 
 
-@pytest.fixture(scope="module", params=["6.12", "6.1"])
+@pytest.fixture(scope="module", params=kernels.BOTH)
 def any_guest(request: pytest.FixtureRequest) -> Guest:
     return build(request.param)
 

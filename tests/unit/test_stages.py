@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests import __main__ as stages
-from tests.__main__ import NO_TESTS, SILENT, Job, Process
+from tests.__main__ import NO_TESTS, SILENT, Choice, Job, Process
 
 
 @pytest.mark.parametrize(
@@ -29,32 +29,38 @@ def test_a_stage_is_as_good_as_its_worst_file(codes: list[int], chosen: bool, st
     assert stages.worst(codes, chosen=chosen) == status
 
 
-def test_what_is_about_vt_x_runs_with_ept_and_without() -> None:
-    jobs = stages.jobs("vmx")
-    assert len(set(jobs)) == len(jobs)
-    with_ept = {job.file for job in jobs if not job.shadow}
-    assert (
-        with_ept
-        == {job.file for job in jobs if job.shadow}
-        == {"test_bare", "test_lies", "test_linux"}
-    )
-    assert not any(job.shadow for job in stages.jobs("lab"))
+def test_what_is_about_vt_x_runs_with_ept_and_as_a_rest_without() -> None:
+    files = [("test_bare",), ("test_lies",), ("test_linux",)]
+    assert sorted(stages.jobs("vmx")) == [Job("vmx", name) for name in files]
+    assert sorted(stages.jobs("vmx", rest=True)) == [
+        Job("vmx", name, shadow=True) for name in files
+    ]
+    assert not any(job.shadow for job in stages.jobs("lab", rest=True))
+
+
+def test_short_files_share_a_lab() -> None:
+    jobs = stages.jobs("lab")
+    names = [name for job in jobs for name in job.files]
+    assert sorted(names) == sorted(stages.file_names("lab"))
+    assert {len(job.files) for job in jobs if job.files[0] in stages.LONG} == {1}
+    assert len(jobs) < len(names)
+    assert str(Job("lab", ("test_a", "test_b", "test_c"))) == "lab/test_a and 2 more"
 
 
 def test_a_lab_without_ept_runs_what_is_marked() -> None:
-    command = stages.vmx_command(Job("vmx", "test_bare", shadow=True), ["-k", "page"])
+    choice = Choice(options=("-k", "page"))
+    command = stages.vmx_command(Job("vmx", ("test_bare",), shadow=True), choice)
     lab, test = command[: command.index("--")], command[command.index("--") + 1 :]
     assert "--no-npt" in lab
-    assert test[test.index("-m", 2) + 1] == stages.SHADOW
-    assert test[-3:] == ["tests/vmx/test_bare.py", "-k", "page"]
-    command = stages.vmx_command(Job("vmx", "test_bare"), [])
+    assert test[test.index("tests/vmx/test_bare.py") :][-4:] == ["-k", "page", "-m", stages.SHADOW]
+    command = stages.vmx_command(Job("vmx", ("test_bare",)), Choice())
     assert "--no-npt" not in command
     assert stages.SHADOW not in command
 
 
 def test_each_lab_keeps_a_log_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYVMM_ARTEFACTS", "/kept")
-    commands = [stages.vmx_command(job, []) for job in stages.jobs("vmx")]
+    monkeypatch.setenv("PYVMM_ARTEFACTS", "kept")
+    commands = [stages.vmx_command(job, Choice()) for job in stages.jobs("vmx")]
     logs = [command[command.index("--log") + 1] for command in commands]
     assert len(set(logs)) == len(logs)
 
@@ -73,30 +79,28 @@ def test_the_status_of_a_lab_is_told(code: int) -> None:
     assert stages.watch(["sh", "-c", f"echo said; exit {code}"]) == (code, b"said\n")
 
 
-def test_only_a_silent_lab_runs_again(
-    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+@pytest.mark.parametrize("code", [0, 1, 124, SILENT])
+def test_a_file_runs_once(
+    code: int, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    outcomes = [(SILENT, b"one"), (0, b"two"), (124, b"three")]
+    """A second try would hide what hangs now and then."""
+    outcomes = [(code, b"what it said")]
     monkeypatch.setattr(stages, "watch", lambda command: outcomes.pop(0))
-    process = Process(str(Job("vmx", "test_linux", shadow=True)), [])
-    assert stages.shown(process) == 0
-    assert stages.shown(process) == 124
+    assert stages.shown(Process(str(Job("vmx", ("test_linux",), shadow=True)), [])) == code
     out = capfdbinary.readouterr().out
-    assert b"-- vmx/test_linux, shadow paging: status 0" in out
-    assert b"one\nonce more\ntwo" in out
-    assert outcomes == []
+    assert f"-- vmx/test_linux, shadow paging: status {code}, 0 s".encode() in out
+    assert b"what it said" in out
 
 
 def test_a_failed_file_fails_its_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here a run without EPT."""
     ran: list[str] = []
 
     def run(process: Process) -> int:
         ran.append(process.what)
-        return int(process.what == str(Job("vmx", "test_lies", shadow=True)))
+        return int(process.what == str(Job("vmx", ("test_lies",))))
 
     monkeypatch.setattr(stages, "shown", run)
-    assert stages.run_in_labs("vmx", []) == 1
+    assert stages.run_in_labs("vmx", Choice()) == 1
     assert set(ran) == set(map(str, stages.jobs("vmx")))
 
 
@@ -109,6 +113,42 @@ def test_each_file_of_a_stage_runs_once(stage: str, monkeypatch: pytest.MonkeyPa
         return 0
 
     monkeypatch.setattr(stages, "shown", run)
-    assert stages.run_piles(stage, []) == 0
+    assert stages.run_piles(stage, Choice()) == 0
+    every = set(ran)
+    assert len(every) == len(ran)
+    if stage in stages.STAGES_OF_REST:
+        assert stages.run_piles(stage, Choice(rest=True)) == 0
     found = (stages.ROOT / "tests" / stage).glob("test_*.py")
-    assert sorted(ran) == sorted(f"tests/{stage}/{path.name}" for path in found)
+    assert set(ran) == {f"tests/{stage}/{path.name}" for path in found}
+
+
+def test_the_rest_has_a_run_of_its_own() -> None:
+    """Each test is in one of the two, and no lab starts for a file that has none."""
+    assert Choice().words == ["-m", "not rest"]
+    assert Choice(rest=True).words == ["-m", "rest"]
+    assert stages.worst([0, NO_TESTS], chosen=Choice(rest=True).few) == 0
+    for stage in ("local", "host", "lab"):
+        assert 0 < len(stages.file_names(stage, rest=True)) < len(stages.file_names(stage))
+    assert "test_workloads" in stages.file_names("lab", rest=True)
+    assert "test_workloads" not in stages.file_names("lab")
+
+
+@pytest.mark.parametrize(
+    ("rest", "built"), [(False, {"6.12"}), (True, {"6.12", "6.1", "6.12-debug"})]
+)
+def test_only_kernels_that_are_tested_are_built(
+    rest: bool, built: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guests: list[str] = []
+
+    class Stop(Exception):
+        pass
+
+    def build(names: tuple[str, ...], emulated_vtx: bool) -> None:
+        guests.extend(names)
+        raise Stop
+
+    monkeypatch.setattr(stages, "build_kernels", build)
+    with pytest.raises(Stop):
+        stages.build_guests({"lab"}, rest=rest)
+    assert set(guests) == built
