@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -66,6 +67,8 @@ LONG = (
 #: In labs: hypothesis, which no test there uses, takes a part of their start.
 LAB_PYTEST = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
 SHOWING = Lock()
+#: What is running, to be ended with this program.
+RUNNING: set[subprocess.Popen[bytes]] = set()
 #: The mark of what is only of the rest; what a file has that has such tests, and that has no others.
 REST = "rest"
 ONLY_REST = re.compile(r"^pytestmark = pytest\.mark\.rest$", re.MULTILINE)
@@ -199,6 +202,13 @@ def file_names(stage: str, *, rest: bool = False) -> list[str]:
     return sorted(names, key=lambda name: (LONG.index(name) if name in LONG else len(LONG), name))
 
 
+def end_all(number: int, frame: object) -> None:
+    """The handler of a signal: labs would go on by themselves. What still waits for its turn does not begin."""
+    for process in tuple(RUNNING):
+        process.terminate()
+    sys.exit(128 + number)
+
+
 def at_a_time(count: int, processes: list[Process]) -> list[int]:
     """Runs all, so many at a time; the status of each."""
     with ThreadPoolExecutor(count) as pool:
@@ -317,17 +327,21 @@ def watch(command: list[str]) -> tuple[int, bytes]:
         stderr=subprocess.STDOUT,
     ) as process:
         assert process.stdout is not None
+        RUNNING.add(process)
         fd = process.stdout.fileno()
         while True:
             if not select.select([fd], [], [], SILENT_SECONDS)[0]:
                 process.terminate()
+                RUNNING.discard(process)
                 said = f"\nnothing was said for {SILENT_SECONDS} s: ended\n"
                 return SILENT, output + said.encode()
             piece = os.read(fd, 65536)
             if not piece:
                 break
             output += piece
-        return process.wait(), output
+        code = process.wait()
+        RUNNING.discard(process)
+        return code, output
 
 
 def main() -> int:
@@ -343,6 +357,8 @@ def main() -> int:
         print(f"no stage {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
         return 2
     os.chdir(ROOT)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, end_all)
     choice = Choice(rest, tuple(options))
     chosen = words or (STAGES_OF_REST if rest else STAGES)
     if set(chosen) != {"unit"}:

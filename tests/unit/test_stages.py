@@ -3,12 +3,21 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
+import time
+from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from tests import __main__ as stages
 from tests.__main__ import NO_TESTS, SILENT, Choice, Job, Process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -152,3 +161,28 @@ def test_only_kernels_that_are_tested_are_built(
     with pytest.raises(Stop):
         stages.build_guests({"lab"}, rest=rest)
     assert set(guests) == built
+
+
+def test_a_signal_ends_what_runs_and_begins_no_more(tmp_path: Path) -> None:
+    code = f"""
+import signal
+from tests.__main__ import Process, at_a_time, end_all
+
+signal.signal(signal.SIGTERM, end_all)
+script = "echo $$ > {tmp_path}/$0; exec sleep 1000"
+at_a_time(2, [Process(name, ["sh", "-c", script, name]) for name in ("one", "two", "three")])
+"""
+    runner = subprocess.Popen([sys.executable, "-c", code], cwd=stages.ROOT)
+    files = [tmp_path / name for name in ("one", "two")]
+    until(lambda: all(file.exists() and file.read_text().strip() for file in files))
+    runner.send_signal(signal.SIGTERM)
+    assert runner.wait(60) == 128 + signal.SIGTERM
+    assert not any(psutil.pid_exists(int(file.read_text())) for file in files)
+    assert not (tmp_path / "three").exists()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
