@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,13 @@ import pytest
 
 from pyvmm.cli import status, vms
 from pyvmm.control.client import running
-from tests import kernels
+from tests import kernels, waiting
 from tests.lab import processes
 from tests.lab.linux import Guest, compile_program, pyvmm
 from tests.lab.stream import SECONDS, Process
 
 NAME = "web"
+until = partial(waiting.until, seconds=SECONDS)
 #: Processes in known states, then their pids; then what processes.SCRIPT does.
 KNOWN = (
     f"""
@@ -57,13 +56,6 @@ def pids(text: str) -> dict[str, int]:
     """The known processes by what they do."""
     words = [line.split() for line in text.splitlines()]
     return {line[1]: int(line[2]) for line in words if line[:1] == ["pid"]}
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("kernel", kernels.BOTH)

@@ -6,12 +6,12 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.lab.stream import SECONDS, Process
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,13 +53,6 @@ def in_namespace(*words: str) -> str:
     return done.stdout
 
 
-def wait_for_tap() -> None:
-    deadline = time.monotonic() + SECONDS
-    while TAP not in ip("-n", SPACE, "-brief", "link"):
-        assert time.monotonic() < deadline, "pyvmm made no tap"
-        time.sleep(0.1)
-
-
 @pytest.fixture
 def namespace() -> Iterator[None]:
     ip("netns", "add", SPACE)
@@ -84,7 +77,7 @@ def server(namespace: None, tmp_path: Path) -> Iterator[bytes]:
 
 def test_ping_and_tcp_both_ways(server: bytes, tmp_path: Path) -> None:
     with Process("run", "--net", TAP, "--", "sh", "-c", SCRIPT, prefix=INSIDE) as pyvmm:
-        wait_for_tap()
+        until(lambda: TAP in ip("-n", SPACE, "-brief", "link"))
         ip("-n", SPACE, "addr", "add", f"{HOST}/24", "dev", TAP)
         pyvmm.expect("3 packets received")
         pyvmm.expect(f"fetched {hashlib.sha256(server).hexdigest()}")
@@ -118,7 +111,7 @@ def test_tap_of_somebody_else_stays(namespace: None) -> None:
 
 def test_tap_in_use_is_the_hosts_refusal(namespace: None) -> None:
     with Process("run", "--net", TAP, "--", "cat", prefix=INSIDE) as first:
-        wait_for_tap()
+        until(lambda: TAP in ip("-n", SPACE, "-brief", "link"))
         with Process("run", "--net", TAP, "--", "true", prefix=INSIDE) as second:
             assert second.finish() == 123
             assert f"tap {TAP}: in use by another process" in second.text

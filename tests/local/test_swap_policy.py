@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from pyvmm.symbiotic import abi, swapevict, swapstats
 from tests import remote
 from tests.local.test_swap_map import MAPPED, POLICY, Faulting
 from tests.swap_guest import SwapGuest
+from tests.waiting import until
 
 PSI = "some avg10={} avg60=0.00 avg300=0.00 total=0\n"
 #: As the guest's MEMORY: page size, total and free, and the rest of it.
@@ -57,18 +58,11 @@ def guest(host: Host) -> Iterator[Faulting]:
         yield made.start()
 
 
-def until(condition: Callable[[], object]) -> bool:
-    deadline = time.monotonic() + remote.PATIENCE
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.002)
-    return bool(condition())
-
-
 def test_pressure_turns_it_off_and_on(guest: Faulting, host: Host) -> None:
     assert guest.offer() == MAPPED
     guest.prepare()
     host.stall("42.50")
-    assert until(lambda: guest.announced()["mode"] == abi.MODE_OFF)
+    until(lambda: guest.announced()["mode"] == abi.MODE_OFF)
     assert (guest.swap.mode, guest.swap.effective) == ("symcall", "off")
     assert guest.offer() == POLICY
     stats = guest.swap.stats
@@ -78,7 +72,7 @@ def test_pressure_turns_it_off_and_on(guest: Faulting, host: Host) -> None:
     guest.swap.mode = "direct"
     assert guest.announced()["mode"] == abi.MODE_OFF
     host.stall("0.00")
-    assert until(lambda: guest.announced()["mode"] == abi.MODE_DIRECT)
+    until(lambda: guest.announced()["mode"] == abi.MODE_DIRECT)
     assert guest.offer() == MAPPED
     assert guest.swap.stats.allowed
 
@@ -110,9 +104,9 @@ def test_a_quota_follows_the_store(host: Host) -> None:
         guest.swap.policy = "quota"
         for slot in range(1, 6):
             guest.swap_out(slot, b"x" * SLOT)
-        assert until(lambda: guest.announced()["mode"] == abi.MODE_OFF)
+        until(lambda: guest.announced()["mode"] == abi.MODE_OFF)
         guest.discard(1, 2)
-        assert until(lambda: guest.announced()["mode"] == abi.MODE_SYMCALL)
+        until(lambda: guest.announced()["mode"] == abi.MODE_SYMCALL)
 
 
 def test_a_function_is_asked_about_faults_so_there_must_be_some(guest: Faulting) -> None:
@@ -135,13 +129,13 @@ def test_under_pressure_the_guest_is_asked_for_pages(guest: Faulting, host: Host
     guest.can(abi.SYMCALL_SWAP_EVICT, ADOPTED)
     assert guest.swap.stats.evictions == 0
     host.stall("42.50")
-    assert until(lambda: guest.swap.stats.evictions > 1)
+    until(lambda: guest.swap.stats.evictions > 1)
     asked = abi.SYMCALL_SWAP_EVICT - 0x100
     assert guest.value("canned_asked", asked) == min(ADOPTED, swapevict.BATCH, FREE // 2 // SLOT)
     # Half of what it has free.
     little = struct.pack("<II14Q", 120, 4096, 256 * MIB, 100 * SLOT, *[0] * 12)
     guest.can(abi.SYMCALL_MEMORY, len(little), little)
-    assert until(lambda: guest.value("canned_asked", asked) == 50)
+    until(lambda: guest.value("canned_asked", asked) == 50)
     none = struct.pack("<II14Q", 120, 4096, 256 * MIB, 0, *[0] * 12)
     guest.can(abi.SYMCALL_MEMORY, len(none), none)
     guest.set_value("canned_asked", 0, asked)
@@ -149,20 +143,20 @@ def test_under_pressure_the_guest_is_asked_for_pages(guest: Faulting, host: Host
     time.sleep(0.1)
     assert guest.swap.stats.evictions <= asked_so_far + 1
     host.stall("0.00")
-    assert until(lambda: guest.swap.effective == "symcall")
+    until(lambda: guest.swap.effective == "symcall")
     assert guest.works()
 
 
 def test_a_guest_that_lies_under_pressure(guest: Faulting, host: Host) -> None:
     """The thread goes on, and asks again."""
     host.stall("42.50")
-    assert until(lambda: guest.machine.symcalls["returned"] > 3)
+    until(lambda: guest.machine.symcalls["returned"] > 3)
     guest.can(abi.SYMCALL_SWAP_STATS, 1 << 40)
     before = guest.machine.symcalls["returned"]
-    assert until(lambda: guest.machine.symcalls["returned"] > before + 3)
+    until(lambda: guest.machine.symcalls["returned"] > before + 3)
     guest.can(abi.SYMCALL_SWAP_STATS, len(SWAP), SWAP)
     guest.can(abi.SYMCALL_MEMORY, len(MEMORY), MEMORY)
-    assert until(lambda: guest.swap.stats.evictions > 0)
+    until(lambda: guest.swap.stats.evictions > 0)
 
 
 def test_evict(guest: Faulting) -> None:
@@ -233,4 +227,4 @@ def test_threads_end_with_the_machine(host: Host) -> None:
             guest.start()
             names = {thread.name for thread in threading.enumerate()}
             assert "swap-evict" in names
-    assert until(lambda: set(os.listdir("/proc/self/task")) <= before)
+    until(lambda: set(os.listdir("/proc/self/task")) <= before)

@@ -8,7 +8,6 @@ import json
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -189,14 +188,6 @@ class Raw:
 
     def __exit__(self, *exc: object) -> None:
         self.socket.close()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Waits for it."""
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.01)
 
 
 def descriptors() -> int:

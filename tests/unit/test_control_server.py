@@ -32,8 +32,8 @@ from tests.unit.control_support import (
     descriptors,
     served,
     task,
-    until,
 )
+from tests.waiting import until
 
 
 @pytest.fixture(autouse=True)

@@ -6,13 +6,13 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.unit import c_library
+from tests.waiting import until
 
 EPOLLIN = 1
 PATIENCE = 60.0
@@ -77,13 +77,6 @@ def thread(library: tuple[Any, Any]) -> Iterator[Thread]:
     thread = Thread(library)
     yield thread
     thread.close()
-
-
-def until(condition: Any) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_a_handler_runs_for_each_event(thread: Thread) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import psutil
@@ -14,9 +13,9 @@ import pytest
 
 from tests import __main__ as stages
 from tests.__main__ import NO_TESTS, SILENT, Choice, Job, Process
+from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -179,10 +178,3 @@ at_a_time(2, [Process(name, ["sh", "-c", script, name]) for name in ("one", "two
     assert runner.wait(60) == 128 + signal.SIGTERM
     assert not any(psutil.pid_exists(int(file.read_text())) for file in files)
     assert not (tmp_path / "three").exists()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
