@@ -16,7 +16,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -218,6 +219,17 @@ def measured(host: Host) -> dict[str, dict[str, str]]:
     return {guest.name: found.get(guest.name, missing) for guest in GUESTS}
 
 
+def all_measured(chosen: Sequence[Host]) -> Iterator[tuple[Host, dict[str, dict[str, str]]]]:
+    """Each host with its cells, when it has ended: as many at a time as labs are good, the longest first."""
+    from tests.__main__ import labs_at_a_time
+
+    with ThreadPoolExecutor(labs_at_a_time()) as pool:
+        longest = sorted(chosen, key=lambda host: (host.arch != "vmx", host.paging != "shadow"))
+        running = {pool.submit(measured, host): host for host in longest}
+        for ended in as_completed(running):
+            yield running[ended], ended.result()
+
+
 def sign(said: dict[str, str]) -> str:
     """Of a cell, for the table."""
     return ", ".join(
@@ -281,10 +293,10 @@ def main(argv: Sequence[str]) -> int:
         return 0
     prepare()
     record, now = kept(args.json), {}
-    for host in hosts(args.host):
+    for host, cells in all_measured(hosts(args.host)):
+        now[str(host)] = {"revision": revision(), "cells": cells}
         print(f"matrix: {host}", flush=True)
-        now[str(host)] = {"revision": revision(), "cells": measured(host)}
-        for name, said in now[str(host)]["cells"].items():
+        for name, said in cells.items():
             print(f"  {name}: {said}", flush=True)
         record |= now
         if args.json:

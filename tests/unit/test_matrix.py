@@ -14,6 +14,7 @@ import pytest
 
 from pyvmm.guest import inventory
 from pyvmm.lab import emulator
+from tests import __main__ as stages
 from tests import matrix
 from tests.lab.swapguest import splats
 from tests.matrix import CANNOT, FINE, Host
@@ -91,6 +92,7 @@ def test_a_part_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     record, table = tmp_path / "record.json", tmp_path / "table.md"
     record.write_text(json.dumps(before))
     good = {guest.name: GOOD for guest in matrix.GUESTS}
+    monkeypatch.setattr(stages, "labs_at_a_time", lambda: 2)
     monkeypatch.setattr(matrix, "prepare", lambda: None)
     monkeypatch.setattr(matrix, "measured", lambda host: good)
     words = ["--json", str(record), "--table", str(table), "--host", str(VMX)]
