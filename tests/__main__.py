@@ -4,8 +4,8 @@
 unit    parsers, tables, queues
 local   bare-metal guests on this machine's /dev/kvm, whatever kind that is
 host    the lab itself, seen from outside
+vmx     some of local and lab on VT-x: here if this KVM is kvm_intel, else inside the lab that emulates it
 lab     Linux guests: here if this KVM boots Linux, else inside the lab
-vmx     some of both on VT-x: here if this KVM is kvm_intel, else inside the lab that emulates it, with EPT and without
 
 Without --rest: what each change must pass, which takes 40 minutes on two CPUs with every kernel still to be built. With
 it: the rest, on another machine: the tests of other guest kernels, of VT-x without EPT, and what is marked so.
@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from itertools import groupby
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("unit", "local", "host", "lab", "vmx")
-STAGES_OF_REST = ("local", "host", "lab", "vmx")
+STAGES = ("unit", "local", "host", "vmx", "lab")
+STAGES_OF_REST = ("local", "host", "vmx", "lab")
 #: Of these Debian's kernels are guests too, which need no building.
 VERSIONS = (kernels.DEFAULT, kernels.OLD)
 LAB_SECONDS = 25 * 60
@@ -63,6 +63,7 @@ LONG = (
     "test_symbiotic_guest",
     "test_symbiotic_module",
     "test_workloads",
+    "test_sweep",
 )
 #: In labs: hypothesis, which no test there uses, takes a part of their start.
 LAB_PYTEST = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
@@ -102,6 +103,21 @@ class Process(NamedTuple):
 
     what: str
     command: list[str]
+
+
+class Part(NamedTuple):
+    """What a stage comes to: so many processes at a time, or 0: its one process here, with nothing else beside it."""
+
+    stage: str
+    count: int
+    processes: list[Process]
+
+
+class End(NamedTuple):
+    """Of a process."""
+
+    code: int
+    seconds: float
 
 
 class Choice(NamedTuple):
@@ -167,18 +183,34 @@ def build_kernels(guests: Sequence[str], emulated_vtx: bool) -> None:
     if emulated_vtx:
         code = "from pyvmm.lab import vmx; vmx.prepared()"
         processes.append(Process("the VT-x lab", [sys.executable, "-c", code]))
-    if any(at_a_time(2, processes)):
+    if any(end.code for end in at_a_time(2, processes)):
         sys.exit("tests: a kernel could not be built, as said above")
 
 
-def run_here(stage: str, choice: Choice) -> int:
-    """A stage in one process, one test after another."""
-    command = pytest_command([f"tests/{stage}"], choice)
-    return subprocess.run(command, cwd=ROOT, check=False).returncode
+def part_of(stage: str, choice: Choice) -> Part:
+    """What a stage comes to on this machine."""
+    if stage == "lab":
+        here = linux_boots()
+    elif stage == "vmx":
+        here = os.path.exists("/sys/module/kvm_intel")
+    else:
+        return Part(stage, number_of(1), in_piles(stage, choice))
+    if here:
+        return Part(stage, 0, [Process(stage, pytest_command([f"tests/{stage}"], choice))])
+    return Part(stage, labs_at_a_time(), in_labs(stage, choice))
 
 
-def run_piles(stage: str, choice: Choice) -> int:
-    """A stage in several processes: unit tests in a pile for each, of others each file."""
+def linux_boots() -> bool:
+    """Whether this machine's own KVM boots Linux; says what kind it is."""
+    from pyvmm.probe import probe
+
+    found = probe()
+    print(f"tests: {found.verdict}", flush=True)
+    return found.boots_linux
+
+
+def in_piles(stage: str, choice: Choice) -> list[Process]:
+    """Of unit tests a pile for each process, of others each file."""
     count = number_of(1)
     names = file_names(stage, rest=choice.rest)
     piles = (
@@ -186,9 +218,8 @@ def run_piles(stage: str, choice: Choice) -> int:
         if stage == "unit"
         else [[name] for name in names]
     )
-    piled = [Job(stage, tuple(pile)) for pile in piles]
-    processes = [Process(str(job), pytest_command(job.paths, choice)) for job in piled]
-    return worst(at_a_time(count, processes), chosen=choice.few)
+    jobs = [Job(stage, tuple(pile)) for pile in piles]
+    return [Process(str(job), pytest_command(job.paths, choice)) for job in jobs]
 
 
 def file_names(stage: str, *, rest: bool = False) -> list[str]:
@@ -209,37 +240,37 @@ def end_all(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
 
-def at_a_time(count: int, processes: list[Process]) -> list[int]:
-    """Runs all, so many at a time; the status of each."""
+def run(parts: Sequence[Part]) -> list[list[End]]:
+    """Runs stages in order, those with as many processes at a time as one queue: no CPU idles at the end of each."""
+    ends: list[list[End]] = []
+    for count, equals in groupby(parts, key=lambda part: part.count):
+        group = list(equals)
+        print(f"\n==== {', '.join(part.stage for part in group)} ====", flush=True)
+        processes = [process for part in group for process in part.processes]
+        done = iter(at_a_time(count, processes) if count else map(streamed, processes))
+        ends += [[next(done) for _ in part.processes] for part in group]
+    return ends
+
+
+def streamed(process: Process) -> End:
+    """Runs it, with its output as it comes."""
+    start = time.monotonic()
+    code = subprocess.run(process.command, cwd=ROOT, check=False).returncode
+    return End(code, time.monotonic() - start)
+
+
+def at_a_time(count: int, processes: Sequence[Process]) -> list[End]:
+    """Runs all, so many at a time."""
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(shown, processes))
 
 
-def run_linux(choice: Choice) -> int:
-    """The Linux guests: here where they boot, else each file in a lab of its own, as many at a time as are good."""
-    from pyvmm.probe import probe
-
-    found = probe()
-    print(f"tests: {found.verdict}", flush=True)
-    if found.boots_linux:
-        return run_here("lab", choice)
-    return run_in_labs("lab", choice)
-
-
-def run_vmx(choice: Choice) -> int:
-    """What is about VT-x: here where KVM has it, else each file in a lab of its own that emulates it."""
-    if os.path.exists("/sys/module/kvm_intel"):
-        return run_here("vmx", choice)
-    return run_in_labs("vmx", choice)
-
-
-def run_in_labs(stage: str, choice: Choice) -> int:
-    """The files of a stage in labs, as many at a time as are good."""
+def in_labs(stage: str, choice: Choice) -> list[Process]:
+    """The files of a stage in labs."""
     if stage == "lab":
         compile_here(stage)
     command = vmx_command if stage == "vmx" else lab_command
-    processes = [Process(str(job), command(job, choice)) for job in jobs(stage, rest=choice.rest)]
-    return worst(at_a_time(labs_at_a_time(), processes), chosen=choice.few)
+    return [Process(str(job), command(job, choice)) for job in jobs(stage, rest=choice.rest)]
 
 
 def compile_here(stage: str) -> None:
@@ -281,15 +312,16 @@ def number_of(cpus: int) -> int:
     return max(1, min(MAX_LABS, (os.cpu_count() or 1) // cpus))
 
 
-def shown(process: Process) -> int:
+def shown(process: Process) -> End:
     """Runs it, and shows its output at the end. Once: one that fell silent hung, and a second try would hide it."""
     start = time.monotonic()
     code, output = watch(process.command)
+    end = End(code, time.monotonic() - start)
     with SHOWING:
-        print(f"\n-- {process.what}: status {code}, {time.monotonic() - start:.0f} s", flush=True)
+        print(f"\n-- {process.what}: status {code}, {end.seconds:.0f} s", flush=True)
         sys.stdout.buffer.write(output)
         sys.stdout.buffer.flush()
-    return code
+    return end
 
 
 def lab_command(job: Job, choice: Choice) -> list[str]:
@@ -363,16 +395,14 @@ def main() -> int:
     chosen = words or (STAGES_OF_REST if rest else STAGES)
     if set(chosen) != {"unit"}:
         build_guests(set(chosen), rest=rest)
-    outcome = {}
-    for stage in chosen:
-        start = time.monotonic()
-        print(f"\n==== {stage} ====", flush=True)
-        code = {"lab": run_linux, "vmx": run_vmx}.get(stage, partial(run_piles, stage))(choice)
-        outcome[stage] = (code, time.monotonic() - start)
-    print()
-    for stage, (code, seconds) in outcome.items():
-        print(f"{stage:6} {'ok' if code == 0 else f'FAILED ({code})'}  {seconds:.0f} s")
-    return int(any(code for code, _ in outcome.values()))
+    parts = [part_of(stage, choice) for stage in chosen]
+    codes = []
+    for part, ends in zip(parts, run(parts), strict=True):
+        code = worst([end.code for end in ends], chosen=choice.few)
+        said = "ok" if code == 0 else f"FAILED ({code})"
+        print(f"{part.stage:6} {said}  {sum(end.seconds for end in ends):.0f} s of work")
+        codes.append(code)
+    return int(any(codes))
 
 
 if __name__ == "__main__":

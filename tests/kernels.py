@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pyvmm.guest import cache
+
 if TYPE_CHECKING:
     from _pytest.mark import ParameterSet
 
@@ -19,7 +21,7 @@ OTHERS = (OLD, DEBUG)
 
 def one(name: str, *values: object) -> ParameterSet:
     """A parameter of a test, a kernel's name and what goes with it, marked if the kernel is one of the others."""
-    other = OLD in name or name == DEBUG
+    other = name.removeprefix(cache.STOCK).removesuffix(cache.SYMBIOTIC) in OTHERS
     return pytest.param(name, *values, marks=pytest.mark.rest if other else ())
 
 

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pyvmm.guest import cache
-from tests import example
+from tests import example, kernels
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize("linux", cache.VERSIONS)
+@pytest.mark.parametrize("linux", kernels.BOTH)
 def test_example_compiles(linux: str, tmp_path: Path) -> None:
     module = example.build(tmp_path, linux, "load")
     assert b"Load average by symcall" in module.read_bytes()

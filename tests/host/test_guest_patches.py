@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from pyvmm.guest import cache, source
+from tests import kernels
 
 #: checkpatch asks whether MAINTAINERS needs an update for each new file, in folders too that have their entry.
 #: And it wants parentheses around the argument of a macro that is the name of a member, where they cannot be.
 ASKED = "FILE_PATH_CHANGES,MACRO_ARG_PRECEDENCE"
 
 
-@pytest.fixture(scope="module", params=cache.VERSIONS)
+@pytest.fixture(scope="module", params=kernels.BOTH)
 def linux(request: pytest.FixtureRequest) -> str:
     version: str = request.param
     return version

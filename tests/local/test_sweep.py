@@ -17,6 +17,8 @@ import pytest
 
 from tests.cluster import PATIENCE, ROOT, WORKERS, Cluster, wait_until
 
+pytestmark = pytest.mark.rest
+
 CELLS = ["exits-exits=10000", "exits-exits=5000"]
 SWEEP = ("exits", "--sweep", "exits=5000,10000", "--rounds", "2")
 #: Work enough to be interrupted in.

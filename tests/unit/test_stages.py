@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests import __main__ as stages
-from tests.__main__ import NO_TESTS, SILENT, Choice, Job, Process
+from tests.__main__ import NO_TESTS, SILENT, Choice, End, Job, Part, Process
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -94,38 +94,42 @@ def test_a_file_runs_once(
     """A second try would hide what hangs now and then."""
     outcomes = [(code, b"what it said")]
     monkeypatch.setattr(stages, "watch", lambda command: outcomes.pop(0))
-    assert stages.shown(Process(str(Job("vmx", ("test_linux",), shadow=True)), [])) == code
+    assert stages.shown(Process(str(Job("vmx", ("test_linux",), shadow=True)), [])).code == code
     out = capfdbinary.readouterr().out
     assert f"-- vmx/test_linux, shadow paging: status {code}, 0 s".encode() in out
     assert b"what it said" in out
 
 
-def test_a_failed_file_fails_its_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_files_of_all_stages_are_one_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
 
-    def run(process: Process) -> int:
+    def run(process: Process) -> End:
         ran.append(process.what)
-        return int(process.what == str(Job("vmx", ("test_lies",))))
+        return End(int(process.what == "b"), 1.0)
 
     monkeypatch.setattr(stages, "shown", run)
-    assert stages.run_in_labs("vmx", Choice()) == 1
-    assert set(ran) == set(map(str, stages.jobs("vmx")))
+    monkeypatch.setattr(stages, "streamed", run)
+    files = {name: Process(name, []) for name in "abcde"}
+    parts = [
+        Part("unit", 1, [files["a"], files["b"]]),
+        Part("local", 1, [files["c"]]),
+        Part("vmx", 0, [files["d"]]),
+        Part("lab", 1, [files["e"]]),
+    ]
+    assert [[end.code for end in ends] for ends in stages.run(parts)] == [[0, 1], [0], [0], [0]]
+    assert ran == list("abcde")
 
 
 @pytest.mark.parametrize("stage", ["unit", "local", "host"])
-def test_each_file_of_a_stage_runs_once(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[str] = []
+def test_each_file_of_a_stage_runs_once(stage: str) -> None:
+    def files(choice: Choice) -> list[str]:
+        words = [word for process in stages.in_piles(stage, choice) for word in process.command]
+        return [word for word in words if word.startswith("tests/")]
 
-    def run(process: Process) -> int:
-        ran.extend(word for word in process.command if word.startswith("tests/"))
-        return 0
-
-    monkeypatch.setattr(stages, "shown", run)
-    assert stages.run_piles(stage, Choice()) == 0
-    every = set(ran)
-    assert len(every) == len(ran)
+    ran = files(Choice())
+    assert len(set(ran)) == len(ran)
     if stage in stages.STAGES_OF_REST:
-        assert stages.run_piles(stage, Choice(rest=True)) == 0
+        ran += files(Choice(rest=True))
     found = (stages.ROOT / "tests" / stage).glob("test_*.py")
     assert set(ran) == {f"tests/{stage}/{path.name}" for path in found}
 
