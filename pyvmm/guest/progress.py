@@ -13,7 +13,6 @@ from pyvmm.guest import tools
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-QUIET_SECONDS = 30
 # make's lines in one build of the small kernel; only the bar's scale hangs on it.
 USUAL_STEPS = 1850
 
@@ -47,7 +46,7 @@ def lines(title: str) -> Iterator[Callable[[], None]]:
         nonlocal count, shown
         count += 1
         now = time.monotonic()
-        if now - shown >= QUIET_SECONDS:
+        if now - shown >= tools.QUIET_SECONDS:
             shown = now
             tools.say(f"{count} steps of about {USUAL_STEPS}, {now - started:.0f} s")
 

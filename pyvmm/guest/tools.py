@@ -10,9 +10,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from pyvmm.errors import HostError
 from pyvmm.guest import cache
@@ -20,6 +21,9 @@ from pyvmm.guest import cache
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+#: Between lines of what takes long, where no terminal shows it moving.
+QUIET_SECONDS = 30
+LOCK_POLL = 0.2
 # Debian keeps depmod out of an ordinary user's path.
 SYSTEM_PATH = ("/usr/sbin", "/sbin")
 PACKAGE_OF = {
@@ -105,12 +109,30 @@ def lock(name: str) -> Iterator[None]:
             "set PYVMM_CACHE to a directory that you can write"
         ) from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locked(file):
             say(f"another process is at work on {name}, waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            wait_for_lock(file, name)
         yield
+
+
+def locked(file: IO[str]) -> bool:
+    """Whether the lock could be taken."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def wait_for_lock(file: IO[str], name: str) -> None:
+    """Takes it when it is free. Says now and then that it waits: who watches a build may take silence for a hang."""
+    started = said = time.monotonic()
+    while not locked(file):
+        time.sleep(LOCK_POLL)
+        now = time.monotonic()
+        if now - said >= QUIET_SECONDS:
+            said = now
+            say(f"waiting for {name}, {now - started:.0f} s")
 
 
 def publish(final: Path, fill: Callable[[Path], None]) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -17,6 +18,7 @@ from pyvmm.guest.build import build
 from pyvmm.guest.stock import stock
 from tests.unit.guest_support import GOOD_PATCH, FakeApt, add_patch, kernel_tree, patch_tree
 from tests.unit.test_guest_cpio import walk
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -236,6 +238,33 @@ def test_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch) -> N
 def test_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYVMM_CACHE", "/dev/null/cache")
     with pytest.raises(HostError, match="set PYVMM_CACHE"), tools.lock("guest/x"):
+        pass
+
+
+def test_who_waits_for_a_lock_says_so_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYVMM_CACHE", str(tmp_path))
+    monkeypatch.setattr(tools, "QUIET_SECONDS", 0.3)
+    said: list[str] = []
+
+    def heard(words: str) -> int:
+        said.append(capfd.readouterr().err)
+        return "".join(said).count(words)
+
+    other = Thread(target=take, args=["guest/x"])
+    with tools.lock("guest/x"):
+        other.start()
+        until(lambda: heard("waiting for guest/x, ") >= 2)
+        assert other.is_alive()
+    other.join(60)
+    assert not other.is_alive()
+    assert heard("another process is at work on guest/x, waiting for it") == 1
+
+
+def take(name: str) -> None:
+    """Waits for the lock and gives it back."""
+    with tools.lock(name):
         pass
 
 
