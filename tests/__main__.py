@@ -18,32 +18,22 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
-from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests import kernels
+from tests.needs import build_guests
+from tests.process import ROOT, End, Process, at_a_time, end_all, streamed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("unit", "local", "host", "vmx", "lab")
 STAGES_OF_REST = ("local", "host", "vmx", "lab")
-#: Of these Debian's kernels are guests too, which need no building.
-VERSIONS = (kernels.DEFAULT, kernels.OLD)
 LAB_SECONDS = 25 * 60
-#: The longest test is silent for about 200 s on an emulated machine.
-SILENT_SECONDS = 420
 NO_TESTS = 5  # pytest's status where the options leave none of a file
-SILENT = 1000  # no status of a program: one of 124 is a lab that was not silent, but at work for too long
 LAB_CPUS = 2
 #: Each touches 1 to 2 GiB of memory.
 MAX_LABS = 4
@@ -67,9 +57,6 @@ LONG = (
 )
 #: In labs: hypothesis, which no test there uses, takes a part of their start.
 LAB_PYTEST = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
-SHOWING = Lock()
-#: What is running, to be ended with this program.
-RUNNING: set[subprocess.Popen[bytes]] = set()
 #: The mark of what is only of the rest; what a file has that has such tests, and that has no others.
 REST = "rest"
 ONLY_REST = re.compile(r"^pytestmark = pytest\.mark\.rest$", re.MULTILINE)
@@ -98,26 +85,12 @@ class Job(NamedTuple):
         return [f"tests/{self.stage}/{name}.py" for name in self.files]
 
 
-class Process(NamedTuple):
-    """What is run, and what to call it."""
-
-    what: str
-    command: list[str]
-
-
 class Part(NamedTuple):
     """What a stage comes to: so many processes at a time, or 0: its one process here, with nothing else beside it."""
 
     stage: str
     count: int
     processes: list[Process]
-
-
-class End(NamedTuple):
-    """Of a process."""
-
-    code: int
-    seconds: float
 
 
 class Choice(NamedTuple):
@@ -144,47 +117,6 @@ def named(files: Sequence[str]) -> str:
 
 def pytest_command(tests: list[str], choice: Choice) -> list[str]:
     return [sys.executable, "-m", "pytest", *tests, *choice.words]
-
-
-def build_guests(stages: set[str], *, rest: bool = False) -> None:
-    """Everything the Linux guests and the labs need, from the cache, or fetched or built now."""
-    from bench import workloads
-    from pyvmm.guest.stock import stock
-    from pyvmm.lab import bochs, emulator
-    from tests import example, guest64
-    from tests.lab.swapguest import torture
-
-    emulated_vtx = bool({"host", "vmx"} & stages)
-    build_kernels((kernels.DEFAULT, *(kernels.OTHERS if rest else ())), emulated_vtx)
-    for linux in VERSIONS:
-        stock(linux)
-        stock(linux, symbiotic=True)
-    for name in example.NAMES:
-        example.cached(kernels.DEFAULT, name)
-    emulator.find()
-    torture()
-    if rest:
-        workloads.prepare()
-    if not emulated_vtx:
-        return
-    bochs.find()
-    for sources in guest64.GUESTS:  # the lab with VT-x has no compiler
-        guest64.build(*sources)
-
-
-def build_kernels(guests: Sequence[str], emulated_vtx: bool) -> None:
-    """Two at a time, as the end of each build is the work of one CPU. Those of one version wait for each other."""
-    processes = [
-        Process(
-            f"guest {linux}", [sys.executable, "-m", "pyvmm", "guest", "build", "--linux", linux]
-        )
-        for linux in guests
-    ]
-    if emulated_vtx:
-        code = "from pyvmm.lab import vmx; vmx.prepared()"
-        processes.append(Process("the VT-x lab", [sys.executable, "-c", code]))
-    if any(end.code for end in at_a_time(2, processes)):
-        sys.exit("tests: a kernel could not be built, as said above")
 
 
 def part_of(stage: str, choice: Choice) -> Part:
@@ -233,13 +165,6 @@ def file_names(stage: str, *, rest: bool = False) -> list[str]:
     return sorted(names, key=lambda name: (LONG.index(name) if name in LONG else len(LONG), name))
 
 
-def end_all(number: int, frame: object) -> None:
-    """The handler of a signal: labs would go on by themselves. What still waits for its turn does not begin."""
-    for process in tuple(RUNNING):
-        process.terminate()
-    sys.exit(128 + number)
-
-
 def run(parts: Sequence[Part]) -> list[list[End]]:
     """Runs stages in order, those with as many processes at a time as one queue: no CPU idles at the end of each."""
     ends: list[list[End]] = []
@@ -250,19 +175,6 @@ def run(parts: Sequence[Part]) -> list[list[End]]:
         done = iter(at_a_time(count, processes) if count else map(streamed, processes))
         ends += [[next(done) for _ in part.processes] for part in group]
     return ends
-
-
-def streamed(process: Process) -> End:
-    """Runs it, with its output as it comes."""
-    start = time.monotonic()
-    code = subprocess.run(process.command, cwd=ROOT, check=False).returncode
-    return End(code, time.monotonic() - start)
-
-
-def at_a_time(count: int, processes: Sequence[Process]) -> list[End]:
-    """Runs all, so many at a time."""
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(shown, processes))
 
 
 def in_labs(stage: str, choice: Choice) -> list[Process]:
@@ -312,18 +224,6 @@ def number_of(cpus: int) -> int:
     return max(1, min(MAX_LABS, (os.cpu_count() or 1) // cpus))
 
 
-def shown(process: Process) -> End:
-    """Runs it, and shows its output at the end. Once: one that fell silent hung, and a second try would hide it."""
-    start = time.monotonic()
-    code, output = watch(process.command)
-    end = End(code, time.monotonic() - start)
-    with SHOWING:
-        print(f"\n-- {process.what}: status {code}, {end.seconds:.0f} s", flush=True)
-        sys.stdout.buffer.write(output)
-        sys.stdout.buffer.flush()
-    return end
-
-
 def lab_command(job: Job, choice: Choice) -> list[str]:
     keep = os.environ.get("PYVMM_ARTEFACTS")
     log = os.path.join(keep, f"{job.files[0]}-console.log") if keep else ""
@@ -346,34 +246,6 @@ def vmx_command(job: Job, choice: Choice) -> list[str]:
     mark = ["-m", SHADOW] if job.shadow else []
     test += [*job.paths, *choice.words, *mark]
     return [*lab, "--env", "PYVMM_ARTEFACTS=", "--", *test]
-
-
-def watch(command: list[str]) -> tuple[int, bytes]:
-    """Runs it to its end, or ends it when it has said nothing for too long; its status and output."""
-    output = b""
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as process:
-        assert process.stdout is not None
-        RUNNING.add(process)
-        fd = process.stdout.fileno()
-        while True:
-            if not select.select([fd], [], [], SILENT_SECONDS)[0]:
-                process.terminate()
-                RUNNING.discard(process)
-                said = f"\nnothing was said for {SILENT_SECONDS} s: ended\n"
-                return SILENT, output + said.encode()
-            piece = os.read(fd, 65536)
-            if not piece:
-                break
-            output += piece
-        code = process.wait()
-        RUNNING.discard(process)
-        return code, output
 
 
 def main() -> int:

@@ -12,7 +12,9 @@ import psutil
 import pytest
 
 from tests import __main__ as stages
-from tests.__main__ import NO_TESTS, SILENT, Choice, End, Job, Part, Process
+from tests import needs, process
+from tests.__main__ import NO_TESTS, Choice, Job, Part
+from tests.process import SILENT, End, Process
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -74,9 +76,9 @@ def test_each_lab_keeps_a_log_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_lab_that_falls_silent_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(process, "SILENT_SECONDS", 0.2)
     script = "import signal, time; print('here', flush=True); time.sleep(1000)"
-    code, output = stages.watch([sys.executable, "-c", script])
+    code, output = process.watch([sys.executable, "-c", script])
     assert code == SILENT
     assert output.startswith(b"here\n")
     assert b"nothing was said" in output
@@ -84,7 +86,7 @@ def test_a_lab_that_falls_silent_is_ended(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("code", [0, 1, NO_TESTS, 124])
 def test_the_status_of_a_lab_is_told(code: int) -> None:
-    assert stages.watch(["sh", "-c", f"echo said; exit {code}"]) == (code, b"said\n")
+    assert process.watch(["sh", "-c", f"echo said; exit {code}"]) == (code, b"said\n")
 
 
 @pytest.mark.parametrize("code", [0, 1, 124, SILENT])
@@ -93,8 +95,8 @@ def test_a_file_runs_once(
 ) -> None:
     """A second try would hide what hangs now and then."""
     outcomes = [(code, b"what it said")]
-    monkeypatch.setattr(stages, "watch", lambda command: outcomes.pop(0))
-    assert stages.shown(Process(str(Job("vmx", ("test_linux",), shadow=True)), [])).code == code
+    monkeypatch.setattr(process, "watch", lambda command: outcomes.pop(0))
+    assert process.shown(Process(str(Job("vmx", ("test_linux",), shadow=True)), [])).code == code
     out = capfdbinary.readouterr().out
     assert f"-- vmx/test_linux, shadow paging: status {code}, 0 s".encode() in out
     assert b"what it said" in out
@@ -107,7 +109,7 @@ def test_the_files_of_all_stages_are_one_queue(monkeypatch: pytest.MonkeyPatch) 
         ran.append(process.what)
         return End(int(process.what == "b"), 1.0)
 
-    monkeypatch.setattr(stages, "shown", run)
+    monkeypatch.setattr(process, "shown", run)
     monkeypatch.setattr(stages, "streamed", run)
     files = {name: Process(name, []) for name in "abcde"}
     parts = [
@@ -160,16 +162,16 @@ def test_only_kernels_that_are_tested_are_built(
         guests.extend(names)
         raise Stop
 
-    monkeypatch.setattr(stages, "build_kernels", build)
+    monkeypatch.setattr(needs, "build_kernels", build)
     with pytest.raises(Stop):
-        stages.build_guests({"lab"}, rest=rest)
+        needs.build_guests({"lab"}, rest=rest)
     assert set(guests) == built
 
 
 def test_a_signal_ends_what_runs_and_begins_no_more(tmp_path: Path) -> None:
     code = f"""
 import signal
-from tests.__main__ import Process, at_a_time, end_all
+from tests.process import Process, at_a_time, end_all
 
 signal.signal(signal.SIGTERM, end_all)
 script = "echo $$ > {tmp_path}/$0; exec sleep 1000"

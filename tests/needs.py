@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of guests and labs need, made or fetched before they begin: in labs there is no network."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from tests import kernels
+from tests.process import Process, at_a_time
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Of these Debian's kernels are guests too, which need no building.
+VERSIONS = (kernels.DEFAULT, kernels.OLD)
+
+
+def build_guests(stages: set[str], *, rest: bool = False) -> None:
+    """Everything the Linux guests and the labs need, from the cache, or fetched or built now."""
+    from bench import workloads
+    from pyvmm.guest.stock import stock
+    from pyvmm.lab import bochs, emulator
+    from tests import example, guest64
+    from tests.lab.swapguest import torture
+
+    emulated_vtx = bool({"host", "vmx"} & stages)
+    build_kernels((kernels.DEFAULT, *(kernels.OTHERS if rest else ())), emulated_vtx)
+    for linux in VERSIONS:
+        stock(linux)
+        stock(linux, symbiotic=True)
+    for name in example.NAMES:
+        example.cached(kernels.DEFAULT, name)
+    emulator.find()
+    torture()
+    if rest:
+        workloads.prepare()
+    if not emulated_vtx:
+        return
+    bochs.find()
+    for sources in guest64.GUESTS:  # the lab with VT-x has no compiler
+        guest64.build(*sources)
+
+
+def build_kernels(guests: Sequence[str], emulated_vtx: bool) -> None:
+    """Two at a time, as the end of each build is the work of one CPU. Those of one version wait for each other."""
+    processes = [
+        Process(
+            f"guest {linux}", [sys.executable, "-m", "pyvmm", "guest", "build", "--linux", linux]
+        )
+        for linux in guests
+    ]
+    if emulated_vtx:
+        code = "from pyvmm.lab import vmx; vmx.prepared()"
+        processes.append(Process("the VT-x lab", [sys.executable, "-c", code]))
+    if any(end.code for end in at_a_time(2, processes)):
+        sys.exit("tests: a kernel could not be built, as said above")
