@@ -59,7 +59,7 @@ LONG = (
 LAB_PYTEST = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
 #: The mark of what is only of the rest; what a file has that has such tests, and that has no others.
 REST = "rest"
-ONLY_REST = re.compile(r"^pytestmark = pytest\.mark\.rest$", re.MULTILINE)
+ONLY_REST = re.compile(r"^pytestmark = .*\bmark\.rest\b", re.MULTILINE)
 HAS_REST = re.compile(r"^from tests import .*\bkernels\b|\bmark\.rest\b", re.MULTILINE)
 #: Short files that share a lab: its start, and that of pytest there, take 20 s.
 PILE = 4
@@ -193,9 +193,11 @@ def compile_here(stage: str) -> None:
 
 def jobs(stage: str, *, rest: bool = False) -> list[Job]:
     """What runs in a lab each, that first which takes longest. What is about VT-x without EPT is of the rest."""
-    if stage == "vmx":
-        return [Job(stage, (name,), shadow=rest) for name in file_names(stage)]
     names = file_names(stage, rest=rest)
+    if stage == "vmx":
+        every = [*file_names(stage), *names] if rest else []
+        found = [Job(stage, (name,)) for name in names]
+        return found + [Job(stage, (name,), shadow=True) for name in every]
     piles = [(name,) for name in names if name in LONG]
     short = names[len(piles) :]
     piles += [tuple(short[first : first + PILE]) for first in range(0, len(short), PILE)]

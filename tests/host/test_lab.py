@@ -208,6 +208,7 @@ echo $PYVMM_LAB
 """
 
 
+@pytest.mark.rest
 def test_time_can_be_what_was_executed() -> None:
     """The same work takes the same time, whatever else this machine does."""
     status, out, err = finished(program("--icount", "--", "bash", "-c", LOOP))

@@ -57,6 +57,7 @@ def test_the_processor_has_vt_x(lab: Lab) -> None:
     assert b"svm" not in words
 
 
+@pytest.mark.rest
 def test_what_runs_a_guest_can_be_interrupted(lab: Lab) -> None:
     """A guest that loops with interrupts off leaves the processor to others: Bochs alone does not see to that."""
     test = "tests/local/test_kvm_run.py::test_a_signal_interrupts"

@@ -22,6 +22,8 @@ from tests.host.emulators import BOCHS, is_gone, wait_for_emulator
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 2 * BOOT_TIMEOUT
+pytestmark = pytest.mark.rest
+
 PYVMM = (sys.executable, "-m", "pyvmm")
 
 

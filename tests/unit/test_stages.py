@@ -40,11 +40,10 @@ def test_a_stage_is_as_good_as_its_worst_file(codes: list[int], chosen: bool, st
 
 
 def test_what_is_about_vt_x_runs_with_ept_and_as_a_rest_without() -> None:
-    files = [("test_bare",), ("test_lies",), ("test_linux",)]
-    assert sorted(stages.jobs("vmx")) == [Job("vmx", name) for name in files]
-    assert sorted(stages.jobs("vmx", rest=True)) == [
-        Job("vmx", name, shadow=True) for name in files
-    ]
+    bare, lies, linux = (Job("vmx", (f"test_{name}",)) for name in ("bare", "lies", "linux"))
+    assert sorted(stages.jobs("vmx")) == [bare, linux]
+    without = [job._replace(shadow=True) for job in (bare, lies, linux)]
+    assert sorted(stages.jobs("vmx", rest=True)) == sorted([lies, *without])
     assert not any(job.shadow for job in stages.jobs("lab", rest=True))
 
 
@@ -142,7 +141,7 @@ def test_the_rest_has_a_run_of_its_own() -> None:
     assert Choice(rest=True).words == ["-m", "rest"]
     assert stages.worst([0, NO_TESTS], chosen=Choice(rest=True).few) == 0
     for stage in ("local", "host", "lab"):
-        assert 0 < len(stages.file_names(stage, rest=True)) < len(stages.file_names(stage))
+        assert stages.file_names(stage, rest=True)
     assert "test_workloads" in stages.file_names("lab", rest=True)
     assert "test_workloads" not in stages.file_names("lab")
 

@@ -7,4 +7,4 @@ import pytest
 
 from tests.local.test_symcall_lies import *  # noqa: F403
 
-pytestmark = pytest.mark.shadow
+pytestmark = [pytest.mark.shadow, pytest.mark.rest]
