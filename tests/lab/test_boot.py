@@ -110,7 +110,7 @@ def test_own_kernel_by_pvh(name: str, cpus: int, disk: str, tmp_path: Path) -> N
     assert done.record["config"]["kernel"].endswith("/vmlinux")
 
 
-@pytest.mark.parametrize(("name", "cpus"), [("stock-6.12", 2), ("stock-6.1", 2)])
+@pytest.mark.parametrize(("name", "cpus"), [("stock-6.12", 2), kernels.one("stock-6.1", 2)])
 def test_debian_kernel(name: str, cpus: int, disk: str, tmp_path: Path) -> None:
     done = linux.run(tmp_path, INSPECT, "--linux", name, "-c", str(cpus), "-d", disk, "-m", "512M")
     check(done, name.removeprefix("stock-") + ".", cpus)

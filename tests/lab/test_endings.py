@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pyvmm.cli import status
+from tests import kernels
 from tests.lab.linux import Guest
 from tests.lab.stream import Process
 
@@ -49,7 +50,7 @@ def test_reboot_by_triple_fault(run: Run) -> None:
     assert "triple-fault" in done.stderr
 
 
-@pytest.mark.parametrize("linux", ["6.12", "stock-6.1"])
+@pytest.mark.parametrize("linux", ["6.12", kernels.one("stock-6.1")])
 def test_panic_is_reported_with_dump_and_log(linux: str, run: Run) -> None:
     done = run("echo c > /proc/sysrq-trigger; sleep 1000", "--linux", linux, "-m", "512M")
     assert done.status == status.GUEST_PANIC, done

@@ -153,7 +153,7 @@ def hand_back(run: Process) -> Any:
         read_all(run)
 
 
-@pytest.mark.parametrize("mode", ["symcall", "direct"])
+@pytest.mark.parametrize("mode", [pytest.param("symcall", marks=pytest.mark.rest), "direct"])
 def test_pages_are_used_where_they_lie(mode: str) -> None:
     options = ["--name", NAME, "-m", "128M", "--swap", "256M", "--swap-bypass", mode]
     with Process("run", *options, "--swap-policy", "always", "--", "awk", FILL) as run:

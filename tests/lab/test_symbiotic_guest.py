@@ -93,7 +93,7 @@ def test_symbiotic_kernel_says_nothing_under_qemu(name: str, tmp_path: Path) -> 
     check_silence(log_of_a_boot(tmp_path, name, "kvm", 200))
 
 
-@pytest.mark.parametrize("name", ["stock-6.12", "stock-6.1"])
+@pytest.mark.parametrize("name", ["stock-6.12", kernels.one("stock-6.1")])
 def test_stock_kernel_boots_under_symbiotic_vmm(name: str) -> None:
     with Guest(SCRIPT.replace("mount", "true"), linux=name, memory="512M", cpus=CPUS) as guest:
         talk = Talk(guest)

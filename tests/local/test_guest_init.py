@@ -94,7 +94,7 @@ def test_vmlinux_boots_by_pvh(any_guest: Guest, tmp_path: Path) -> None:
     assert run.ended_with(43)
 
 
-@pytest.mark.parametrize("linux", ["6.12", "6.1"])
+@pytest.mark.parametrize("linux", kernels.BOTH)
 def test_stock_kernel_loads_its_modules(linux: str, tmp_path: Path) -> None:
     found = stock(linux)
     run = boot(found, tmp_path, ["sh", "-c", "uname -r; grep -c ^virtio /proc/modules; exit 44"])

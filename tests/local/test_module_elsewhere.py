@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pyvmm.guest.stock import stock
+from tests import kernels
 from tests.local.test_guest_init import boot
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ echo end of log; exit 45
 """
 
 
-@pytest.mark.parametrize("linux", ["6.12", "6.1"])
+@pytest.mark.parametrize("linux", kernels.BOTH)
 def test_module_does_not_load_and_harms_nothing(linux: str, tmp_path: Path) -> None:
     run = boot(stock(linux, symbiotic=True), tmp_path, ["sh", "-c", SCRIPT])
     said = run.output.replace("\r", "")

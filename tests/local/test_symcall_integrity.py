@@ -13,7 +13,7 @@ from tests.integrity import EXCURSION, KINDS, LAB, Integrity
 ALL_EXITS = {f"{kind} {way}" for kind in KINDS for way in ("read", "write")}
 #: Calls of Python in each test, from its thread and in hooks; then all, with those that the guest asks for.
 MADE = 1_500 if LAB else 8_000
-ALL = 25_000
+ALL = 10_000 if LAB else 25_000
 
 
 def integrity(upcalls: int, made: int, share: float, pause: float, **options: Any) -> None:
