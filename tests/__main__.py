@@ -7,8 +7,8 @@ host    the lab itself, seen from outside
 vmx     some of local and lab on VT-x: here if this KVM is kvm_intel, else inside the lab that emulates it
 lab     Linux guests: here if this KVM boots Linux, else inside the lab
 
-Without --rest: what each change must pass, which takes 40 minutes on two CPUs with every kernel still to be built. With
-it: the rest, on another machine: the tests of other guest kernels, of VT-x without EPT, and what is marked so.
+Without --rest: what each change must pass, chosen to take 40 minutes on two CPUs with every kernel still to be built.
+With it: the rest, on another machine: the tests of other guest kernels, of VT-x without EPT, and what is marked so.
 
 A stage that cannot run fails; none is skipped. The exit status is 0 only if every stage passed. Where PYVMM_ARTEFACTS
 names a folder, the report of each failed test and the lab's console are kept there.
@@ -63,8 +63,6 @@ ONLY_REST = re.compile(r"^pytestmark = .*\bmark\.rest\b", re.MULTILINE)
 HAS_REST = re.compile(r"^from tests import .*\bkernels\b|\bmark\.rest\b", re.MULTILINE)
 #: Short files that share a lab: its start, and that of pytest there, take 20 s.
 PILE = 4
-
-
 #: The mark of tests that run once more where KVM shadows page tables.
 SHADOW = "shadow"
 
@@ -195,7 +193,7 @@ def jobs(stage: str, *, rest: bool = False) -> list[Job]:
     """What runs in a lab each, that first which takes longest. What is about VT-x without EPT is of the rest."""
     names = file_names(stage, rest=rest)
     if stage == "vmx":
-        every = [*file_names(stage), *names] if rest else []
+        every = dict.fromkeys([*file_names(stage), *names]) if rest else {}
         found = [Job(stage, (name,)) for name in names]
         return found + [Job(stage, (name,), shadow=True) for name in every]
     piles = [(name,) for name in names if name in LONG]

@@ -14,7 +14,7 @@ from pyvmm.guest import cache
 if TYPE_CHECKING:
     from _pytest.mark import ParameterSet
 
-DEFAULT = "6.12"
+DEFAULT = cache.DEFAULT_LINUX
 OLD, DEBUG = "6.1", "6.12-debug"
 OTHERS = (OLD, DEBUG)
 

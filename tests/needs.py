@@ -12,13 +12,11 @@ from tests.process import Process, at_a_time
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Of these Debian's kernels are guests too, which need no building.
-VERSIONS = (kernels.DEFAULT, kernels.OLD)
-
 
 def build_guests(stages: set[str], *, rest: bool = False) -> None:
     """Everything the Linux guests and the labs need, from the cache, or fetched or built now."""
     from bench import workloads
+    from pyvmm.guest import cache
     from pyvmm.guest.stock import stock
     from pyvmm.lab import bochs, emulator
     from tests import example, guest64
@@ -26,7 +24,7 @@ def build_guests(stages: set[str], *, rest: bool = False) -> None:
 
     emulated_vtx = bool({"host", "vmx"} & stages)
     build_kernels((kernels.DEFAULT, *(kernels.OTHERS if rest else ())), emulated_vtx)
-    for linux in VERSIONS:
+    for linux in cache.VERSIONS:
         stock(linux)
         stock(linux, symbiotic=True)
     for name in example.NAMES:

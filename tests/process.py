@@ -76,20 +76,19 @@ def watch(command: list[str]) -> tuple[int, bytes]:
     ) as process:
         assert process.stdout is not None
         RUNNING.add(process)
-        fd = process.stdout.fileno()
-        while True:
-            if not select.select([fd], [], [], SILENT_SECONDS)[0]:
-                process.terminate()
-                RUNNING.discard(process)
-                said = f"\nnothing was said for {SILENT_SECONDS} s: ended\n"
-                return SILENT, output + said.encode()
-            piece = os.read(fd, 65536)
-            if not piece:
-                break
-            output += piece
-        code = process.wait()
-        RUNNING.discard(process)
-        return code, output
+        try:
+            fd = process.stdout.fileno()
+            while True:
+                if not select.select([fd], [], [], SILENT_SECONDS)[0]:
+                    process.terminate()
+                    said = f"\nnothing was said for {SILENT_SECONDS} s: ended\n"
+                    return SILENT, output + said.encode()
+                piece = os.read(fd, 65536)
+                if not piece:
+                    return process.wait(), output
+                output += piece
+        finally:
+            RUNNING.discard(process)
 
 
 def end_all(number: int, frame: object) -> None:

@@ -77,7 +77,7 @@ def server(namespace: None, tmp_path: Path) -> Iterator[bytes]:
 
 def test_ping_and_tcp_both_ways(server: bytes, tmp_path: Path) -> None:
     with Process("run", "--net", TAP, "--", "sh", "-c", SCRIPT, prefix=INSIDE) as pyvmm:
-        until(lambda: TAP in ip("-n", SPACE, "-brief", "link"))
+        until(lambda: TAP in ip("-n", SPACE, "-brief", "link"), SECONDS)
         ip("-n", SPACE, "addr", "add", f"{HOST}/24", "dev", TAP)
         pyvmm.expect("3 packets received")
         pyvmm.expect(f"fetched {hashlib.sha256(server).hexdigest()}")
@@ -111,7 +111,7 @@ def test_tap_of_somebody_else_stays(namespace: None) -> None:
 
 def test_tap_in_use_is_the_hosts_refusal(namespace: None) -> None:
     with Process("run", "--net", TAP, "--", "cat", prefix=INSIDE) as first:
-        until(lambda: TAP in ip("-n", SPACE, "-brief", "link"))
+        until(lambda: TAP in ip("-n", SPACE, "-brief", "link"), SECONDS)
         with Process("run", "--net", TAP, "--", "true", prefix=INSIDE) as second:
             assert second.finish() == 123
             assert f"tap {TAP}: in use by another process" in second.text

@@ -6,6 +6,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,11 @@ from pyvmm.machine import swapgovernor
 from pyvmm.machine.memory import MIB
 from pyvmm.machine.swapstore import SLOT
 from pyvmm.symbiotic import abi, swapevict, swapstats
-from tests import remote
+from tests import remote, waiting
 from tests.local.test_swap_map import MAPPED, POLICY, Faulting
 from tests.swap_guest import SwapGuest
-from tests.waiting import until
+
+until = partial(waiting.until, seconds=remote.PATIENCE)
 
 PSI = "some avg10={} avg60=0.00 avg300=0.00 total=0\n"
 #: As the guest's MEMORY: page size, total and free, and the rest of it.

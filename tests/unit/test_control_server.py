@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pyvmm.control.client import Client, connect
 from pyvmm.control.protocol import MAX_REQUEST, ProtocolError
 from pyvmm.control.runtime_dir import RuntimeDir
 from pyvmm.errors import ConfigError, HostError, StateError, SymcallError
+from tests import waiting
 from tests.unit.control_support import (
     SECONDS,
     FakeSwap,
@@ -33,7 +35,8 @@ from tests.unit.control_support import (
     served,
     task,
 )
-from tests.waiting import until
+
+until = partial(waiting.until, seconds=SECONDS)
 
 
 @pytest.fixture(autouse=True)

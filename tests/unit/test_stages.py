@@ -101,6 +101,12 @@ def test_a_file_runs_once(
     assert b"what it said" in out
 
 
+@pytest.mark.parametrize("rest", [False, True])
+def test_each_job_of_a_stage_has_its_lab(rest: bool) -> None:
+    found = stages.in_labs("vmx", Choice(rest=rest))
+    assert [process.what for process in found] == list(map(str, stages.jobs("vmx", rest=rest)))
+
+
 def test_the_files_of_all_stages_are_one_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
 
