@@ -17,9 +17,11 @@ def build_guests(stages: set[str], *, rest: bool = False) -> None:
     """Everything the Linux guests and the labs need, from the cache, or fetched or built now."""
     from bench import workloads
     from pyvmm.guest import cache
+    from pyvmm.guest.program import program as packaged
     from pyvmm.guest.stock import stock
     from pyvmm.lab import bochs, emulator
     from tests import example, guest64
+    from tests.lab.linux import PROGRAMS, program
     from tests.lab.swapguest import torture
 
     emulated_vtx = bool({"host", "vmx"} & stages)
@@ -31,6 +33,9 @@ def build_guests(stages: set[str], *, rest: bool = False) -> None:
         example.cached(kernels.DEFAULT, name)
     emulator.find()
     torture()
+    for source in PROGRAMS.glob("*.c"):
+        program(source.stem)
+    packaged("swapload")
     if rest:
         workloads.prepare()
     if not emulated_vtx:

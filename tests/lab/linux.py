@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm.cli.plan import BASE_CMDLINE, find_guest
 from pyvmm.guest.overlay import overlay
+from pyvmm.guest.program import compiled
 from pyvmm.vm import VM
 from tests.lab.stream import PYVMM, SECONDS, Stream
 
@@ -63,12 +64,9 @@ def with_record(done: Outcome, where: Path) -> Outcome:
     return done._replace(record=json.loads(where.read_text())) if where.exists() else done
 
 
-def compile_program(folder: Path, name: str) -> Path:
-    """A static program for guests, from programs/NAME.c."""
-    target = folder / name
-    command = ["gcc", "-std=gnu11", "-O1", "-static", "-Wall", "-Werror", "-o", str(target)]
-    subprocess.run([*command, str(PROGRAMS / f"{name}.c")], check=True)
-    return target
+def program(name: str) -> Path:
+    """A static program for guests, from programs/NAME.c: out of the guests' cache."""
+    return compiled(name, [PROGRAMS / f"{name}.c"])
 
 
 class Guest(Stream):

@@ -16,7 +16,7 @@ from pyvmm.cli import status, vms
 from pyvmm.control.client import running
 from tests import kernels, waiting
 from tests.lab import processes
-from tests.lab.linux import Guest, compile_program, pyvmm
+from tests.lab.linux import Guest, program, pyvmm
 from tests.lab.stream import SECONDS, Process
 
 NAME = "web"
@@ -92,9 +92,8 @@ def test_ps_is_what_the_guest_says_itself(kernel: str) -> None:
     assert by_pid[2][-1] == "[kthreadd]"
 
 
-def test_ps_shows_threads(tmp_path: Path) -> None:
-    hog = compile_program(tmp_path, "hog")
-    with Guest("exec /root/hog", cpus=2, files={"/root/hog": hog}) as guest:
+def test_ps_shows_threads() -> None:
+    with Guest("exec /root/hog", cpus=2, files={"/root/hog": program("hog")}) as guest:
         guest.start().expect("hogging 2")
         guest.vm.serve(NAME)
         until(lambda: len([t for t in ps("-T").values() if t["comm"] == "hog"]) == 2)
@@ -132,11 +131,10 @@ def test_ps_when_every_process_is_stopped() -> None:
 
 
 @pytest.mark.parametrize("cpus", [1, 2])
-def test_ps_when_real_time_processes_hold_every_cpu(cpus: int, tmp_path: Path) -> None:
+def test_ps_when_real_time_processes_hold_every_cpu(cpus: int) -> None:
     """The highest priority, and no reserve for others: the console is dead, and their time goes on."""
-    hog = compile_program(tmp_path, "hog")
     script = f"sleep 1001 & {processes.NAMED}; echo pid sleeping $!; exec /root/hog"
-    with Guest(script, cpus=cpus, files={"/root/hog": hog}) as guest:
+    with Guest(script, cpus=cpus, files={"/root/hog": program("hog")}) as guest:
         guest.start().expect(f"hogging {cpus}")
         known = pids(guest.text)
         guest.vm.serve(NAME)

@@ -4,15 +4,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import pytest
 
 from pyvmm.machine.memory import GIB, MIB
-from tests.lab.linux import Guest, compile_program
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.lab.linux import Guest, program
 
 #: What the kernel keeps for itself before it counts: its image, the table of pages.
 OVERHEAD = 0.06
@@ -44,9 +40,9 @@ def told_pages(text: str) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize(("size", "touched", "where"), SIZES)
-def test_across_the_hole(size: int, touched: int, where: str, tmp_path: Path) -> None:
-    program = compile_program(tmp_path, "touch")
-    with Guest(SCRIPT % touched, memory=f"{size // MIB}M", files={"/root/touch": program}) as guest:
+def test_across_the_hole(size: int, touched: int, where: str) -> None:
+    files = {"/root/touch": program("touch")}
+    with Guest(SCRIPT % touched, memory=f"{size // MIB}M", files=files) as guest:
         guest.start()
         text = guest.expect("touched")
         check_sizes(text, size)

@@ -14,7 +14,7 @@ from pyvmm.machine import cpuid, symbiosis
 from pyvmm.machine.hook import GuestFault
 from pyvmm.symbiotic import abi
 from tests import example, kernels
-from tests.lab.linux import Guest, compile_program
+from tests.lab.linux import Guest, program
 from tests.lab.plain_qemu import QUIET, check_silence, log_of_a_boot
 from tests.lab.test_boot import HARMLESS, TROUBLE
 
@@ -228,9 +228,8 @@ class Watch:
 
 
 @pytest.mark.parametrize("name", kernels.ALL)
-def test_process_in_user_mode(name: str, tmp_path: Path) -> None:
-    program = compile_program(tmp_path, "symbiotic")
-    with Guest(SCRIPT, linux=name, cpus=CPUS, files={"/root/look": program}) as guest:
+def test_process_in_user_mode(name: str) -> None:
+    with Guest(SCRIPT, linux=name, cpus=CPUS, files={"/root/look": program("symbiotic")}) as guest:
         watch = Watch(guest.vm)
         talk = Talk(guest)
         # Under page-table isolation, if this kernel has it, user space is on other tables.
@@ -264,10 +263,9 @@ def check_mappings(watch: Watch) -> None:
 
 
 @pytest.mark.parametrize("name", [kernels.one(kernels.DEFAULT), kernels.one(kernels.DEBUG)])
-def test_page_table_isolation(name: str, tmp_path: Path) -> None:
+def test_page_table_isolation(name: str) -> None:
     """The same process when user space has page tables without the kernel."""
-    program = compile_program(tmp_path, "symbiotic")
-    files = {"/root/look": program}
+    files = {"/root/look": program("symbiotic")}
     with Guest(SCRIPT, linux=name, params="quiet pti=on", files=files) as guest:
         watch = Watch(guest.vm)
         talk = Talk(guest)
