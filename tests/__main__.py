@@ -21,6 +21,7 @@ import re
 import signal
 import subprocess
 import sys
+from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -57,30 +58,29 @@ LONG = (
 )
 #: In labs: hypothesis, which no test there uses, takes a part of their start.
 LAB_PYTEST = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
-#: The mark of what is only of the rest; what a file has that has such tests, and that has no others.
+#: The mark of tests that are only of the rest.
 REST = "rest"
-ONLY_REST = re.compile(r"^pytestmark = .*\bmark\.rest\b", re.MULTILINE)
-HAS_REST = re.compile(r"^from tests import .*\bkernels\b|\bmark\.rest\b", re.MULTILINE)
-#: Short files that share a lab: its start, and that of pytest there, take 20 s.
-PILE = 4
+#: Piles of files for each lab that runs at a time: its start, and that of pytest there, take 20 s.
+PILES = 2
 #: The mark of tests that run once more where KVM shadows page tables.
 SHADOW = "shadow"
 
 
 class Job(NamedTuple):
-    """Files of a stage, for a lab of their own; with `shadow` one without nested paging, for what is marked so."""
+    """Files of a stage, and what chooses their tests; with `shadow` for a lab without nested paging."""
 
     stage: str
     files: tuple[str, ...]
+    words: tuple[str, ...] = ()
     shadow: bool = False
 
     def __str__(self) -> str:
         return f"{self.stage}/{named(self.files)}{', shadow paging' * self.shadow}"
 
     @property
-    def paths(self) -> list[str]:
+    def arguments(self) -> list[str]:
         """For pytest."""
-        return [f"tests/{self.stage}/{name}.py" for name in self.files]
+        return [*(f"tests/{self.stage}/{name}.py" for name in self.files), *self.words]
 
 
 class Part(NamedTuple):
@@ -98,14 +98,9 @@ class Choice(NamedTuple):
     options: tuple[str, ...] = ()
 
     @property
-    def words(self) -> list[str]:
+    def words(self) -> tuple[str, ...]:
         """For pytest."""
-        return ["-m", REST if self.rest else f"not {REST}", *self.options]
-
-    @property
-    def few(self) -> bool:
-        """Whether a file may have no test of these."""
-        return self.rest or bool(self.options)
+        return ("-m", REST if self.rest else f"not {REST}", *self.options)
 
 
 def named(files: Sequence[str]) -> str:
@@ -113,8 +108,8 @@ def named(files: Sequence[str]) -> str:
     return files[0] + f" and {len(files) - 1} more" * (len(files) > 1)
 
 
-def pytest_command(tests: list[str], choice: Choice) -> list[str]:
-    return [sys.executable, "-m", "pytest", *tests, *choice.words]
+def pytest_command(arguments: Sequence[str], words: Sequence[str] = ()) -> list[str]:
+    return [sys.executable, "-m", "pytest", *arguments, *words]
 
 
 def part_of(stage: str, choice: Choice) -> Part:
@@ -124,9 +119,9 @@ def part_of(stage: str, choice: Choice) -> Part:
     elif stage == "vmx":
         here = os.path.exists("/sys/module/kvm_intel")
     else:
-        return Part(stage, number_of(1), in_piles(stage, choice))
+        return Part(stage, number_of(1), in_processes(stage, choice))
     if here:
-        return Part(stage, 0, [Process(stage, pytest_command([f"tests/{stage}"], choice))])
+        return Part(stage, 0, [Process(stage, pytest_command([f"tests/{stage}"], choice.words))])
     return Part(stage, labs_at_a_time(), in_labs(stage, choice))
 
 
@@ -139,27 +134,29 @@ def linux_boots() -> bool:
     return found.boots_linux
 
 
-def in_piles(stage: str, choice: Choice) -> list[Process]:
+def in_processes(stage: str, choice: Choice) -> list[Process]:
     """Of unit tests a pile for each process, of others each file."""
-    count = number_of(1)
-    names = file_names(stage, rest=choice.rest)
-    piles = (
-        [names[first::count] for first in range(count)]
-        if stage == "unit"
-        else [[name] for name in names]
-    )
-    jobs = [Job(stage, tuple(pile)) for pile in piles]
-    return [Process(str(job), pytest_command(job.paths, choice)) for job in jobs]
+    names = file_names(stage, choice.words)
+    piles = in_piles(names, number_of(1) if stage == "unit" else len(names))
+    jobs = [Job(stage, pile, choice.words) for pile in piles]
+    return [Process(str(job), pytest_command(job.arguments)) for job in jobs]
 
 
-def file_names(stage: str, *, rest: bool = False) -> list[str]:
-    """The files with tests of every change, or of the rest; those that take long first."""
-    texts = {path.stem: path.read_text() for path in (ROOT / "tests" / stage).glob("test_*.py")}
-    names = [
-        name
-        for name, text in texts.items()
-        if (HAS_REST.search(text) if rest else not ONLY_REST.search(text))
-    ]
+def in_piles(names: Sequence[str], count: int) -> list[tuple[str, ...]]:
+    """Deals files out, so many piles or less."""
+    return [tuple(names[first::count]) for first in range(min(count, len(names)))]
+
+
+@cache
+def file_names(stage: str, words: tuple[str, ...]) -> list[str]:
+    """The files with tests of that choice, those that take long first.
+
+    Pytest finds them, and compiles them for labs, where an emulated CPU takes 20 times as long. A file that it could
+    not read is one of them, so that it fails in its turn.
+    """
+    command = pytest_command([f"tests/{stage}"], ("--collect-only", "-q", *words))
+    listed = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    names = set(re.findall(rf"^(?:ERROR )?tests/{stage}/(\w+)\.py\b", listed.stdout, re.MULTILINE))
     return sorted(names, key=lambda name: (LONG.index(name) if name in LONG else len(LONG), name))
 
 
@@ -177,38 +174,27 @@ def run(parts: Sequence[Part]) -> list[list[End]]:
 
 def in_labs(stage: str, choice: Choice) -> list[Process]:
     """The files of a stage in labs."""
-    if stage == "lab":
-        compile_here(stage)
     command = vmx_command if stage == "vmx" else lab_command
-    return [Process(str(job), command(job, choice)) for job in jobs(stage, rest=choice.rest)]
+    return [Process(str(job), command(job)) for job in jobs(stage, choice)]
 
 
-def compile_here(stage: str) -> None:
-    """Has pytest compile the modules and rewrite their assertions: an emulated CPU takes 20 times as long."""
-    command = pytest_command([f"tests/{stage}"], Choice(options=("--collect-only", "-q")))
-    subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
+def jobs(stage: str, choice: Choice) -> list[Job]:
+    """What runs in a lab each. What is about VT-x without EPT is of the rest."""
+    shadow = (*choice.words, "-m", SHADOW)
+    names = file_names(stage, choice.words)
+    if stage == "lab":
+        return [
+            Job(stage, pile, choice.words) for pile in in_piles(names, PILES * labs_at_a_time())
+        ]
+    found = [Job(stage, (name,), choice.words) for name in names]
+    if choice.rest:
+        found += [Job(stage, (name,), shadow, shadow=True) for name in file_names(stage, shadow)]
+    return found
 
 
-def jobs(stage: str, *, rest: bool = False) -> list[Job]:
-    """What runs in a lab each, that first which takes longest. What is about VT-x without EPT is of the rest."""
-    names = file_names(stage, rest=rest)
-    if stage == "vmx":
-        every = dict.fromkeys([*file_names(stage), *names]) if rest else {}
-        found = [Job(stage, (name,)) for name in names]
-        return found + [Job(stage, (name,), shadow=True) for name in every]
-    piles = [(name,) for name in names if name in LONG]
-    short = names[len(piles) :]
-    piles += [tuple(short[first : first + PILE]) for first in range(0, len(short), PILE)]
-    return [Job(stage, pile) for pile in piles]
-
-
-def worst(codes: Sequence[int], *, chosen: bool) -> int:
-    """The status of a stage, 0 only if that of each file is; below 0 is a signal's.
-
-    Options that choose may leave no test of a file, but not of all.
-    """
-    ran = [code for code in codes if not (chosen and code == NO_TESTS)]
-    return next((code for code in ran if code), 0) if ran else NO_TESTS
+def worst(codes: Sequence[int]) -> int:
+    """The status of a stage, 0 only if that of each of its processes is; below 0 is a signal's."""
+    return next((code for code in codes if code), 0) if codes else NO_TESTS
 
 
 def labs_at_a_time() -> int:
@@ -224,16 +210,16 @@ def number_of(cpus: int) -> int:
     return max(1, min(MAX_LABS, (os.cpu_count() or 1) // cpus))
 
 
-def lab_command(job: Job, choice: Choice) -> list[str]:
+def lab_command(job: Job) -> list[str]:
     keep = os.environ.get("PYVMM_ARTEFACTS")
     log = os.path.join(keep, f"{job.files[0]}-console.log") if keep else ""
     kept = ["--share", keep, "--env", "PYVMM_ARTEFACTS", "--log", log] if keep else []
     lab = [sys.executable, "-m", "pyvmm", "lab", "--cpus", str(LAB_CPUS), "--memory", "8G"]
-    test = [sys.executable, "-m", "pytest", *LAB_PYTEST, *job.paths]
-    return [*lab, "--timeout", str(LAB_SECONDS), *kept, "--", *test, *choice.words]
+    test = pytest_command(LAB_PYTEST, job.arguments)
+    return [*lab, "--timeout", str(LAB_SECONDS), *kept, "--", *test]
 
 
-def vmx_command(job: Job, choice: Choice) -> list[str]:
+def vmx_command(job: Job) -> list[str]:
     """The same in the lab with VT-x, which brings no files back: the console's log is all that can be kept."""
     keep = os.environ.get("PYVMM_ARTEFACTS")
     name = f"vmx-{job.files[0]}{'-shadow' * job.shadow}-console.log"
@@ -242,9 +228,7 @@ def vmx_command(job: Job, choice: Choice) -> list[str]:
     lab += ["--no-npt"] if job.shadow else []
     lab += ["--log", log] if keep else []
     # To rewrite assertions is a minute's work there; modules as they are have been compiled here.
-    test = [sys.executable, "-m", "pytest", *LAB_PYTEST, "--assert=plain"]
-    mark = ["-m", SHADOW] if job.shadow else []
-    test += [*job.paths, *choice.words, *mark]
+    test = pytest_command([*LAB_PYTEST, "--assert=plain"], job.arguments)
     return [*lab, "--env", "PYVMM_ARTEFACTS=", "--", *test]
 
 
@@ -267,10 +251,11 @@ def main() -> int:
     chosen = words or (STAGES_OF_REST if rest else STAGES)
     if set(chosen) != {"unit"}:
         build_guests(set(chosen), rest=rest)
-    parts = [part_of(stage, choice) for stage in chosen]
+    # Labs first: what is short fills the gaps at the end.
+    parts = [part_of(stage, choice) for stage in reversed(chosen)]
     codes = []
-    for part, ends in zip(parts, run(parts), strict=True):
-        code = worst([end.code for end in ends], chosen=choice.few)
+    for part, ends in reversed(list(zip(parts, run(parts), strict=True))):
+        code = worst([end.code for end in ends])
         said = "ok" if code == 0 else f"FAILED ({code})"
         print(f"{part.stage:6} {said}  {sum(end.seconds for end in ends):.0f} s of work")
         codes.append(code)

@@ -64,6 +64,8 @@ LATE_AFTER = 200
 MASK = (1 << 64) - 1
 #: In a lab, where a change of threads takes a millisecond, there are fewer calls.
 LAB = "PYVMM_LAB" in os.environ
+#: The part of a test's calls that each change must pass; the rest of the tests makes all.
+PARTS = [pytest.param(0.2, id="few"), pytest.param(1.0, id="many", marks=pytest.mark.rest)]
 
 
 def mix(value: int) -> int:

@@ -85,8 +85,8 @@ def environment() -> dict[str, str]:
     }
 
 
-def make_all(plan: Plan, key: str, target: Path, jobs: int) -> None:
-    """Source tree, configuration, compilation, and the files worth keeping."""
+def make_all(plan: Plan, key: str, target: Path, jobs: int, *, guest: bool = True) -> None:
+    """Source tree, configuration, compilation, and the files worth keeping; without ``guest`` for a PVH boot only."""
     pristine = source.pristine(plan.source)
     version = source.source_version(pristine)
     if version.split(".")[:2] != cache.base_version(plan.linux).split(".")[:2]:
@@ -98,8 +98,11 @@ def make_all(plan: Plan, key: str, target: Path, jobs: int) -> None:
     try:
         tree = source.patched(pristine, plan.patches, work / "source")
         kconfig.configure(tree, work / "build", plan.config, environment())
-        compile_kernel(tree, work / "build", jobs, f"Linux {version}", log)
+        goal = "bzImage" if guest else "vmlinux"
+        compile_kernel(tree, work / "build", jobs, f"Linux {version}", log, goal)
         collect(work / "build", target)
+        if guest:
+            collect_more(work / "build", target)
         shutil.copy(log, target / "build.log")
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -115,9 +118,9 @@ def make_all(plan: Plan, key: str, target: Path, jobs: int) -> None:
     (target / "info.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
 
 
-def compile_kernel(tree: Path, build: Path, jobs: int, label: str, log: Path) -> None:
+def compile_kernel(tree: Path, build: Path, jobs: int, label: str, log: Path, goal: str) -> None:
     """Runs make, with its output in ``log`` and one line of progress per object counted."""
-    command = [tools.tool("make"), "-C", str(tree), f"O={build}", f"-j{jobs}", "bzImage"]
+    command = [tools.tool("make"), "-C", str(tree), f"O={build}", f"-j{jobs}", goal]
     last: deque[str] = deque(maxlen=TAIL)
     surroundings = {**os.environ, "LC_ALL": "C", **environment()}
     for name in FOREIGN:
@@ -159,13 +162,17 @@ def read_info(key: str) -> dict[str, Any]:
 
 def collect(build: Path, target: Path) -> None:
     """Copies what outlives the build tree."""
-    shutil.copy(build / "arch" / "x86" / "boot" / "bzImage", target / "bzImage")
-    shutil.copy(build / "vmlinux", target / "vmlinux.debug")
     # Loading the whole ELF file is part of a PVH boot: without symbols there is less of it.
     strip = ["strip", "--strip-all", "-o", target / "vmlinux", build / "vmlinux"]
     tools.run(strip, what="stripping vmlinux")
     shutil.copy(build / "System.map", target / "System.map")
     shutil.copy(build / ".config", target / "config")
+
+
+def collect_more(build: Path, target: Path) -> None:
+    """What other VMMs boot, debuggers read, and modules are compiled against."""
+    shutil.copy(build / "arch" / "x86" / "boot" / "bzImage", target / "bzImage")
+    shutil.copy(build / "vmlinux", target / "vmlinux.debug")
     # With no modules of its own the kernel has all its exported symbols here: enough for modules
     # from outside.
     shutil.copy(build / "vmlinux.symvers", target / "Module.symvers")

@@ -36,12 +36,8 @@ def build(jobs: int | None = None) -> Path:
         with tools.lock(f"guest/kernel-{LINUX}"):
             if not (final / "vmlinux").is_file():
                 kernel.check_machine()
-                tools.publish(final, lambda fresh: make(wanted, key, fresh, jobs or kernel.cores()))
+                cpus = jobs or kernel.cores()
+                tools.publish(
+                    final, lambda fresh: kernel.make_all(wanted, key, fresh, cpus, guest=False)
+                )
     return final
-
-
-def make(wanted: kernel.Plan, key: str, target: Path, jobs: int) -> None:
-    """Compiles it, and leaves out what only guests need."""
-    kernel.make_all(wanted, key, target, jobs)
-    for name in ("vmlinux.debug", "bzImage", "Module.symvers"):
-        os.unlink(target / name)

@@ -429,9 +429,14 @@ def test_timeout_ends_the_lab() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("number", "status"),
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.rest),
+    ],
 )
-@pytest.mark.parametrize("booted", [False, True])
+@pytest.mark.parametrize("booted", [pytest.param(False, marks=pytest.mark.rest), True])
 def test_a_signal_ends_it(number: int, status: int, booted: bool) -> None:
     process = program("--", "sh", "-c", "echo on; sleep 1000")
     emulator = wait_for_emulator(process, QEMU)

@@ -8,12 +8,17 @@ from typing import Any
 import pytest
 
 from tests import guest64
-from tests.integrity import EXCURSION, KINDS, LAB, Integrity
+from tests.integrity import EXCURSION, KINDS, LAB, PARTS, Integrity
 
 ALL_EXITS = {f"{kind} {way}" for kind in KINDS for way in ("read", "write")}
 #: Calls of Python in each test, from its thread and in hooks; then all, with those that the guest asks for.
 MADE = 1_500 if LAB else 8_000
 ALL = 10_000 if LAB else 25_000
+
+
+def all_over(part: float, share: float, pause: float, **options: Any) -> None:
+    """Part of these calls."""
+    integrity(round(ALL * part), round(MADE * part), share, pause, **options)
 
 
 def integrity(upcalls: int, made: int, share: float, pause: float, **options: Any) -> None:
@@ -32,19 +37,22 @@ def integrity(upcalls: int, made: int, share: float, pause: float, **options: An
 
 
 @pytest.mark.parametrize("isolate", [False, True], ids=["one-map", "two-maps"])
-def test_state_survives_handlers_that_lose_it(isolate: bool) -> None:
+@pytest.mark.parametrize("part", PARTS)
+def test_state_survives_handlers_that_lose_it(part: float, isolate: bool) -> None:
     """Without a promise: the handlers also lose vector registers and KERNEL_GS_BASE."""
-    integrity(ALL, MADE, 6.0, 0.004, isolate=isolate)
+    all_over(part, 6.0, 0.004, isolate=isolate)
 
 
 @pytest.mark.parametrize("isolate", [False, True], ids=["one-map", "two-maps"])
-def test_state_survives_handlers_that_promise_to_keep_it(isolate: bool) -> None:
-    integrity(ALL, MADE, 6.0, 0.004, promise=True, isolate=isolate)
+@pytest.mark.parametrize("part", PARTS)
+def test_state_survives_handlers_that_promise_to_keep_it(part: float, isolate: bool) -> None:
+    all_over(part, 6.0, 0.004, promise=True, isolate=isolate)
 
 
-def test_state_survives_calls_of_a_thread() -> None:
+@pytest.mark.parametrize("part", PARTS)
+def test_state_survives_calls_of_a_thread(part: float) -> None:
     """With nothing else than what the guest asks for, back to back."""
-    integrity(ALL, MADE, 0.0, 0.002)
+    all_over(part, 0.0, 0.002)
 
 
 @pytest.mark.parametrize("late", ["thread", "exit"])

@@ -10,31 +10,34 @@ from pathlib import Path
 import pytest
 
 from tests import guest64
-from tests.integrity import CHEAP, FAIL, LAB, NMI, OPERATIONS, Integrity
+from tests.integrity import CHEAP, FAIL, LAB, NMI, OPERATIONS, PARTS, Integrity
 from tests.local.steady_caller import SteadyCaller
 
-#: Calls of C in each of two tests, 100,000 together, and of these the least that must interrupt each level of
-#: privilege. In the lab, where a change of threads takes a millisecond, a few; PYVMM_STEADY_CALLS says how many.
+#: Calls of C in each of two tests, 100,000 together. In the lab, where a change of threads takes a millisecond, fewer;
+#: PYVMM_STEADY_CALLS says how many.
 STEADY = int(os.environ.get("PYVMM_STEADY_CALLS", "3000" if LAB else "50000"))
-EACH_LEVEL = STEADY // 4
 #: Calls that come while an NMI is served: a KVM without SVM spends little of its time there, and has no such fault.
 IN_NMI = 30 if LAB else 10
 
 
 @pytest.mark.parametrize("isolate", [False, True], ids=["one-map", "two-maps"])
-def test_state_survives_calls_at_any_instruction(isolate: bool, tmp_path: Path) -> None:
-    """Calls of a thread only, one at a time, many at either level of privilege."""
+@pytest.mark.parametrize("part", PARTS)
+def test_state_survives_calls_at_any_instruction(
+    part: float, isolate: bool, tmp_path: Path
+) -> None:
+    """Calls of a thread only, one at a time, a fourth or more at each level of privilege."""
+    calls = round(STEADY * part)
     guest = Integrity(promise=isolate, isolate=isolate, echoes=False)
     with (
         guest.machine,
         closing(SteadyCaller(tmp_path, guest.machine, guest.numbers, CHEAP, FAIL)) as caller,
     ):
         guest64.write(guest.machine, guest.image, "loop_windows", 3)
-        guest.run_steadily(caller, STEADY, EACH_LEVEL)
-        guest.check(STEADY)
+        guest.run_steadily(caller, calls, calls // 4)
+        guest.check(calls)
         print(caller.interrupted, caller.moved)
-    assert min(caller.interrupted) >= EACH_LEVEL
-    assert caller.moved > STEADY // 2
+    assert min(caller.interrupted) >= calls // 4
+    assert caller.moved > calls // 2
 
 
 def test_nmis_that_are_served_stay_alone(tmp_path: Path) -> None:

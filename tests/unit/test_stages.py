@@ -21,55 +21,66 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+#: For pytest, of each of the two halves.
+EACH, REST = Choice().words, Choice(rest=True).words
+
+
 @pytest.mark.parametrize(
-    ("codes", "chosen", "status"),
+    ("codes", "status"),
     [
-        ([0, 0], False, 0),
-        ([0, 1, 0], False, 1),
-        ([0, -9], False, -9),  # a lab that was killed
-        ([0, NO_TESTS], False, NO_TESTS),  # nothing was chosen, and still no test
-        ([0, NO_TESTS], True, 0),
-        ([1, NO_TESTS], True, 1),
-        ([NO_TESTS, NO_TESTS], True, NO_TESTS),
-        ([0, 124], True, 124),
-        ([SILENT], False, SILENT),
+        ([0, 0], 0),
+        ([0, 1, 0], 1),
+        ([0, -9], -9),  # a lab that was killed
+        ([0, NO_TESTS], NO_TESTS),  # a file had no test
+        ([], NO_TESTS),  # nothing was chosen
+        ([0, 124], 124),
+        ([SILENT], SILENT),
     ],
 )
-def test_a_stage_is_as_good_as_its_worst_file(codes: list[int], chosen: bool, status: int) -> None:
-    assert stages.worst(codes, chosen=chosen) == status
+def test_a_stage_is_as_good_as_its_worst_file(codes: list[int], status: int) -> None:
+    assert stages.worst(codes) == status
 
 
 def test_what_is_about_vt_x_runs_with_ept_and_as_a_rest_without() -> None:
-    bare, lies, linux = (Job("vmx", (f"test_{name}",)) for name in ("bare", "lies", "linux"))
-    assert sorted(stages.jobs("vmx")) == [bare, linux]
-    without = [job._replace(shadow=True) for job in (bare, lies, linux)]
-    assert sorted(stages.jobs("vmx", rest=True)) == sorted([lies, *without])
-    assert not any(job.shadow for job in stages.jobs("lab", rest=True))
+    found = stages.jobs("vmx", Choice())
+    assert {job.files for job in found} == {("test_bare",), ("test_linux",)}
+    assert not any(job.shadow for job in found)
+    found = stages.jobs("vmx", Choice(rest=True))
+    assert {job.files for job in found if job.shadow} == {
+        ("test_bare",),
+        ("test_lies",),
+        ("test_linux",),
+    }
+    assert [job.files for job in found if not job.shadow] == [("test_lies",)]
+    assert not any(job.shadow for job in stages.jobs("lab", Choice(rest=True)))
 
 
-def test_short_files_share_a_lab() -> None:
-    jobs = stages.jobs("lab")
+def test_files_share_a_lab(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "labs_at_a_time", lambda: 3)
+    jobs = stages.jobs("lab", Choice())
     names = [name for job in jobs for name in job.files]
-    assert sorted(names) == sorted(stages.file_names("lab"))
-    assert {len(job.files) for job in jobs if job.files[0] in stages.LONG} == {1}
-    assert len(jobs) < len(names)
+    assert sorted(names) == sorted(stages.file_names("lab", EACH))
+    assert len(jobs) == 3 * stages.PILES
+    long = [sum(name in stages.LONG for name in job.files) for job in jobs]
+    assert max(long) - min(long) <= 1
     assert str(Job("lab", ("test_a", "test_b", "test_c"))) == "lab/test_a and 2 more"
 
 
 def test_a_lab_without_ept_runs_what_is_marked() -> None:
-    choice = Choice(options=("-k", "page"))
-    command = stages.vmx_command(Job("vmx", ("test_bare",), shadow=True), choice)
+    words = (*REST, "-k", "page")
+    found = stages.jobs("vmx", Choice(rest=True, options=("-k", "page")))
+    shadow = next(job for job in found if job.shadow)
+    assert shadow.words == (*words, "-m", stages.SHADOW)
+    command = stages.vmx_command(shadow)
     lab, test = command[: command.index("--")], command[command.index("--") + 1 :]
     assert "--no-npt" in lab
-    assert test[test.index("tests/vmx/test_bare.py") :][-4:] == ["-k", "page", "-m", stages.SHADOW]
-    command = stages.vmx_command(Job("vmx", ("test_bare",)), Choice())
-    assert "--no-npt" not in command
-    assert stages.SHADOW not in command
+    assert test[-len(shadow.arguments) :] == shadow.arguments
+    assert "--no-npt" not in stages.vmx_command(shadow._replace(shadow=False))
 
 
 def test_each_lab_keeps_a_log_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYVMM_ARTEFACTS", "kept")
-    commands = [stages.vmx_command(job, Choice()) for job in stages.jobs("vmx")]
+    commands = [stages.vmx_command(job) for job in stages.jobs("vmx", Choice(rest=True))]
     logs = [command[command.index("--log") + 1] for command in commands]
     assert len(set(logs)) == len(logs)
 
@@ -104,7 +115,9 @@ def test_a_file_runs_once(
 @pytest.mark.parametrize("rest", [False, True])
 def test_each_job_of_a_stage_has_its_lab(rest: bool) -> None:
     found = stages.in_labs("vmx", Choice(rest=rest))
-    assert [process.what for process in found] == list(map(str, stages.jobs("vmx", rest=rest)))
+    assert [process.what for process in found] == list(
+        map(str, stages.jobs("vmx", Choice(rest=rest)))
+    )
 
 
 def test_the_files_of_all_stages_are_one_queue(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,10 +140,23 @@ def test_the_files_of_all_stages_are_one_queue(monkeypatch: pytest.MonkeyPatch) 
     assert ran == list("abcde")
 
 
-@pytest.mark.parametrize("stage", ["unit", "local", "host"])
+@pytest.mark.parametrize(
+    ("count", "piles"),
+    [
+        (1, [("a", "b", "c")]),
+        (2, [("a", "c"), ("b",)]),
+        (3, [("a",), ("b",), ("c",)]),
+        (9, [("a",), ("b",), ("c",)]),
+    ],
+)
+def test_no_pile_is_empty(count: int, piles: list[tuple[str, ...]]) -> None:
+    assert stages.in_piles("abc", count) == piles
+
+
+@pytest.mark.parametrize("stage", ["local", "host"])
 def test_each_file_of_a_stage_runs_once(stage: str) -> None:
     def files(choice: Choice) -> list[str]:
-        words = [word for process in stages.in_piles(stage, choice) for word in process.command]
+        words = [word for process in stages.in_processes(stage, choice) for word in process.command]
         return [word for word in words if word.startswith("tests/")]
 
     ran = files(Choice())
@@ -143,13 +169,28 @@ def test_each_file_of_a_stage_runs_once(stage: str) -> None:
 
 def test_the_rest_has_a_run_of_its_own() -> None:
     """Each test is in one of the two, and no lab starts for a file that has none."""
-    assert Choice().words == ["-m", "not rest"]
-    assert Choice(rest=True).words == ["-m", "rest"]
-    assert stages.worst([0, NO_TESTS], chosen=Choice(rest=True).few) == 0
+    assert EACH == ("-m", "not rest")
+    assert REST == ("-m", "rest")
     for stage in ("local", "host", "lab"):
-        assert stages.file_names(stage, rest=True)
-    assert "test_workloads" in stages.file_names("lab", rest=True)
-    assert "test_workloads" not in stages.file_names("lab")
+        assert stages.file_names(stage, REST)
+    assert "test_workloads" in stages.file_names("lab", REST)
+    assert "test_workloads" not in stages.file_names("lab", EACH)
+
+
+def test_only_files_with_tests_of_the_choice_run() -> None:
+    assert stages.file_names("vmx", (*EACH, "-k", "boots", "-q")) == ["test_linux"]
+    assert stages.file_names("vmx", (*EACH, "-k", "no_test_has_this_name")) == []
+
+
+def test_a_file_that_cannot_be_read_runs_and_so_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "tests" / "broken"
+    folder.mkdir(parents=True)
+    (folder / "test_good.py").write_text("def test_it(): pass\n")
+    (folder / "test_bad.py").write_text("import no_module_has_this_name\n")
+    monkeypatch.setattr(stages, "ROOT", tmp_path)
+    assert stages.file_names("broken", ()) == ["test_bad", "test_good"]
 
 
 @pytest.mark.parametrize(
