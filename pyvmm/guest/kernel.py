@@ -54,7 +54,9 @@ def build(plan: Plan, *, jobs: int | None = None, force: bool = False) -> str:
     with tools.lock(f"guest/kernel-{plan.linux}"):
         if force or not (final / "info.json").is_file():
             check_machine()
-            tools.publish(final, lambda fresh: make_all(plan, key, fresh, jobs or cores()))
+            tools.publish(
+                final, lambda fresh: make_all(plan, key, fresh, jobs or cores(), plan.linux)
+            )
     return key
 
 
@@ -85,14 +87,19 @@ def environment() -> dict[str, str]:
     }
 
 
-def make_all(plan: Plan, key: str, target: Path, jobs: int, *, guest: bool = True) -> None:
-    """Source tree, configuration, compilation, and the files worth keeping; without ``guest`` for a PVH boot only."""
+def make_all(
+    plan: Plan, key: str, target: Path, jobs: int, name: str, *, guest: bool = True
+) -> None:
+    """Source tree, configuration, compilation in a folder of that name, and the files worth keeping.
+
+    Without ``guest`` only what a PVH boot takes is made.
+    """
     pristine = source.pristine(plan.source)
     version = source.source_version(pristine)
     if version.split(".")[:2] != cache.base_version(plan.linux).split(".")[:2]:
         raise ConfigError(f"{plan.source.path} is Linux {version}, not {plan.linux}")
-    work = Path(cache.cache_root()) / "guest" / f"work-{plan.linux}"
-    log = work.with_name(f"build-{plan.linux}.log")
+    work = Path(cache.cache_root()) / "guest" / f"work-{name}"
+    log = work.with_name(f"build-{name}.log")
     shutil.rmtree(work, ignore_errors=True)
     started = time.monotonic()
     try:

@@ -32,12 +32,14 @@ def build(jobs: int | None = None) -> Path:
     key = wanted.key()
     final = Path(cache.cache_root()) / "lab" / f"kernel-{key}"
     if not (final / "vmlinux").is_file():
-        # The builds of a version share their folder, so that there is one at a time.
-        with tools.lock(f"guest/kernel-{LINUX}"):
+        with tools.lock(f"lab/kernel-{LINUX}"):
             if not (final / "vmlinux").is_file():
                 kernel.check_machine()
                 cpus = jobs or kernel.cores()
-                tools.publish(
-                    final, lambda fresh: kernel.make_all(wanted, key, fresh, cpus, guest=False)
-                )
+                tools.publish(final, lambda fresh: make(wanted, key, fresh, cpus))
     return final
+
+
+def make(wanted: kernel.Plan, key: str, target: Path, jobs: int) -> None:
+    """Compiles it, in a folder that no guest has, so that one of these can be under way as well."""
+    kernel.make_all(wanted, key, target, jobs, f"{LINUX}-outer", guest=False)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.lab.conftest import Run
 
 MIB = 1 << 20
-DISK_MIB = 24
+DISK_MIB = 16
 
 
 def sha256(data: bytes) -> str:

@@ -88,8 +88,10 @@ def test_facts_and_memory_are_those_of_the_guest(kernel: str) -> None:
 
 #: A file in memory and a process larger than that; then the file is read, of which a part was swapped.
 SWAPPING = """
-yes | head -c 30m > /tmp/file
-(yes | head -c 120m; sleep 100000) | tail -c 120m > /dev/null &
+yes | head -c 1m > /tmp/piece
+pieces() { for i in $(seq $1); do cat /tmp/piece; done; }
+pieces 30 > /tmp/file
+(pieces 120; sleep 100000) | tail -c 120m > /dev/null &
 hog=$!
 until [ $(awk '/^VmSwap/ { print $2 }' /proc/$hog/status) -gt 4000 ]; do sleep 0.2; done
 cat /tmp/file > /dev/null
