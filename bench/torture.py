@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 from bench.record import environment, revision
 from bench.squeeze import Squeeze
-from tests.lab.swapguest import STOCK, SwapGuest, splats
+from tests.kernel_log import faults
+from tests.lab.swapguest import STOCK, SwapGuest
 
 SCHEMA = 2
 MODES = ("direct", "symcall", "off")
@@ -112,7 +113,7 @@ def wrong_with(text: str, log: bytes, mode: str, counted: dict[str, Any]) -> lis
     """All that is not as it has to be."""
     found = [line for line in text.splitlines() if line.startswith(("BAD", "CANNOT", "FAILED"))]
     found += [f"{what} is missing" for what in ("STATUS=0", "OFF=0", "CLEAN") if what not in text]
-    found += splats(log)
+    found += faults(log)
     said = counted.get("guest")
     if mode == STOCK:
         return found

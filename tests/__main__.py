@@ -3,7 +3,7 @@
 
 unit    parsers, tables, queues
 local   bare-metal guests on this machine's /dev/kvm, whatever kind that is
-host    the lab itself, seen from outside
+host    the lab itself, seen from outside, and kernels under QEMU alone
 vmx     some of local and lab on VT-x: here if this KVM is kvm_intel, else inside the lab that emulates it
 lab     Linux guests: here if this KVM boots Linux, else inside the lab
 
@@ -25,7 +25,7 @@ from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.needs import build_guests
+from tests import needs
 from tests.process import ROOT, End, Process, at_a_time, end_all, streamed
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 STAGES = ("unit", "local", "host", "vmx", "lab")
 STAGES_OF_REST = ("local", "host", "vmx", "lab")
+#: Those that boot no kernel.
+WITHOUT_GUESTS = ("unit", "local")
 LAB_SECONDS = 25 * 60
 NO_TESTS = 5  # pytest's status where the options leave none of a file
 LAB_CPUS = 2
@@ -160,15 +162,15 @@ def file_names(stage: str, words: tuple[str, ...]) -> list[str]:
     return sorted(names, key=lambda name: (LONG.index(name) if name in LONG else len(LONG), name))
 
 
-def run(parts: Sequence[Part]) -> list[list[End]]:
+def run(parts: Sequence[Part]) -> list[tuple[Part, list[End]]]:
     """Runs stages in order, those with as many processes at a time as one queue: no CPU idles at the end of each."""
-    ends: list[list[End]] = []
+    ends: list[tuple[Part, list[End]]] = []
     for count, equals in groupby(parts, key=lambda part: part.count):
         group = list(equals)
         print(f"\n==== {', '.join(part.stage for part in group)} ====", flush=True)
         processes = [process for part in group for process in part.processes]
         done = iter(at_a_time(count, processes) if count else map(streamed, processes))
-        ends += [[next(done) for _ in part.processes] for part in group]
+        ends += [(part, [next(done) for _ in part.processes]) for part in group]
     return ends
 
 
@@ -249,17 +251,32 @@ def main() -> int:
         signal.signal(number, end_all)
     choice = Choice(rest, tuple(options))
     chosen = words or (STAGES_OF_REST if rest else STAGES)
-    if set(chosen) != {"unit"}:
-        build_guests(set(chosen), rest=rest)
-    # Labs first: what is short fills the gaps at the end.
-    parts = [part_of(stage, choice) for stage in reversed(chosen)]
-    codes = []
-    for part, ends in reversed(list(zip(parts, run(parts), strict=True))):
-        code = worst([end.code for end in ends])
-        said = "ok" if code == 0 else f"FAILED ({code})"
-        print(f"{part.stage:6} {said}  {sum(end.seconds for end in ends):.0f} s of work")
-        codes.append(code)
+    late = [stage for stage in chosen if stage not in WITHOUT_GUESTS]
+    early = [part_of(stage, choice) for stage in chosen if stage not in late]
+    ended = run([*kernels(late, rest), *early])
+    if late and worst([end.code for end in ended[0][1]]) == 0:
+        needs.prepare(set(late), rest=rest)
+        # Labs first: what is short fills the gaps at the end.
+        ended += reversed(run([part_of(stage, choice) for stage in reversed(late)]))
+    elif late:
+        print("tests: a kernel could not be built, as said above")
+    codes = [tell(part, ends) for part, ends in ended]
     return int(any(codes))
+
+
+def kernels(stages: Sequence[str], rest: bool) -> list[Part]:
+    """The builds of the kernels that they boot, of half of the CPUs each: the tests that need none run beside them."""
+    if not stages:
+        return []
+    return [Part("kernels", number_of(1), needs.kernel_builds(set(stages), rest=rest))]
+
+
+def tell(part: Part, ends: Sequence[End]) -> int:
+    """Says what a stage came to; its status."""
+    code = worst([end.code for end in ends])
+    said = "ok" if code == 0 else f"FAILED ({code})"
+    print(f"{part.stage:7} {said}  {sum(end.seconds for end in ends):.0f} s of work")
+    return code
 
 
 if __name__ == "__main__":

@@ -119,7 +119,8 @@ def boots(name: str) -> None:
 
 def bypass(name: str) -> None:
     """A program short of memory finds its pages right, and they were adopted where they lay."""
-    from tests.lab.swapguest import SwapGuest, splats
+    from tests.kernel_log import faults
+    from tests.lab.swapguest import SwapGuest
 
     script = "torture -m 200 -t 2 random; echo STATUS=$?; read go"
     with SwapGuest(script, "direct", swap={"policy": "always"}, linux=name, cpus=1) as guest:
@@ -130,7 +131,7 @@ def bypass(name: str) -> None:
         said = swap.stats.guest
         guest.say("go")
         guest.finish(PATIENCE)
-        wrong = splats(guest.vm.console_log())
+        wrong = faults(guest.vm.console_log())
     assert not wrong, wrong
     assert said is not None
     assert said.adopted_total > 0, said

@@ -3,18 +3,32 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import TYPE_CHECKING
 
 from tests import kernels
-from tests.process import Process, at_a_time
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from tests.process import Process
 
 
-def build_guests(stages: set[str], *, rest: bool = False) -> None:
-    """Everything the Linux guests and the labs need, from the cache, or fetched or built now."""
+def kernel_builds(stages: set[str], *, rest: bool = False) -> list[Process]:
+    """What gives the kernels that these stages boot, out of the cache or built by half of the CPUs, longest first."""
+    jobs = str(max(1, (os.cpu_count() or 1) // 2))
+    guests = (*(reversed(kernels.OTHERS) if rest else ()), kernels.DEFAULT)
+    build = [sys.executable, "-m", "pyvmm", "guest", "build", "--jobs", jobs, "--linux"]
+    processes = [Process(f"guest {linux}", [*build, linux]) for linux in guests]
+    if emulates_vtx(stages):
+        code = f"from pyvmm.lab import outerkernel, vmx; outerkernel.build({jobs}); vmx.prepared()"
+        processes.append(Process("the VT-x lab", [sys.executable, "-c", code]))
+    return processes
+
+
+def emulates_vtx(stages: set[str]) -> bool:
+    """Whether they need the lab with VT-x."""
+    return bool({"host", "vmx"} & stages)
+
+
+def prepare(stages: set[str], *, rest: bool = False) -> None:
+    """Everything else that the Linux guests and the labs need, from the cache, or fetched or built now."""
     from bench import workloads
     from pyvmm.guest import cache
     from pyvmm.guest.program import program as packaged
@@ -24,8 +38,6 @@ def build_guests(stages: set[str], *, rest: bool = False) -> None:
     from tests.lab.linux import PROGRAMS, program
     from tests.lab.swapguest import torture
 
-    emulated_vtx = bool({"host", "vmx"} & stages)
-    build_kernels((kernels.DEFAULT, *(kernels.OTHERS if rest else ())), emulated_vtx)
     for linux in cache.VERSIONS:
         stock(linux)
         if rest or linux == kernels.DEFAULT:
@@ -39,19 +51,7 @@ def build_guests(stages: set[str], *, rest: bool = False) -> None:
     packaged("swapload")
     if rest:
         workloads.prepare()
-    if not emulated_vtx:
-        return
-    bochs.find()
-    for sources in guest64.GUESTS:  # the lab with VT-x has no compiler
-        guest64.build(*sources)
-
-
-def build_kernels(guests: Sequence[str], emulated_vtx: bool) -> None:
-    """Two at a time, as the beginning and the end of each build are the work of one CPU."""
-    build = [sys.executable, "-m", "pyvmm", "guest", "build", "--linux"]
-    processes = [Process(f"guest {linux}", [*build, linux]) for linux in guests]
-    if emulated_vtx:
-        code = "from pyvmm.lab import vmx; vmx.prepared()"
-        processes.insert(1, Process("the VT-x lab", [sys.executable, "-c", code]))
-    if any(end.code for end in at_a_time(2, processes)):
-        sys.exit("tests: a kernel could not be built, as said above")
+    if emulates_vtx(stages):
+        bochs.find()
+        for sources in guest64.GUESTS:  # the lab with VT-x has no compiler
+            guest64.build(*sources)

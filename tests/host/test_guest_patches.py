@@ -51,6 +51,7 @@ def test_every_patch_applies(linux: str, tree: Path, tmp_path: Path) -> None:
     assert (tmp_path / "drivers/virt/symbiotic/core.c").is_file()
 
 
+@pytest.mark.rest
 def test_checkpatch_has_no_remark(linux: str, tree: Path) -> None:
     for patch in source.read_series(linux):
         done = subprocess.run(

@@ -355,6 +355,7 @@ def test_a_slow_reader_holds_the_command_back(lab: Lab) -> None:
     assert reader.communicate(timeout=LIMIT)[0] == b"2000000\n"
 
 
+@pytest.mark.rest
 def test_a_reader_that_goes_away() -> None:
     process = program("--", "yes")
     emulator = wait_for_emulator(process, QEMU)
@@ -409,6 +410,7 @@ def test_a_share_under_tmp(tmp_path: Path) -> None:
 # -- ends
 
 
+@pytest.mark.rest
 def test_timeout() -> None:
     process = program("--timeout", "2", "--", "sleep", "1000")
     emulator = wait_for_emulator(process, QEMU)
@@ -476,6 +478,7 @@ def test_the_outer_kernel_dies() -> None:
     assert b"sysrq triggered crash" in err
 
 
+@pytest.mark.rest
 def test_the_emulator_is_killed(tmp_path: Path) -> None:
     log = tmp_path / "console"
     process = program("--log", str(log), "--", "sh", "-c", "echo on; sleep 1000")
@@ -596,7 +599,7 @@ def test_a_shell_at_a_terminal(terminal: tuple[int, int]) -> None:
     assert termios.tcgetattr(slave) == saved
 
 
-@pytest.mark.parametrize("by", ["escape", "signal"])
+@pytest.mark.parametrize("by", ["escape", pytest.param("signal", marks=pytest.mark.rest)])
 def test_the_terminal_is_restored(terminal: tuple[int, int], by: str) -> None:
     master, slave = terminal
     saved = termios.tcgetattr(slave)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,22 +18,6 @@ MIB = 1 << 20
 SERIAL = "pyvmm-swap"
 #: No swap bypass is offered at all: an ordinary disk in memory.
 STOCK = "stock"
-
-#: What Linux says when its memory is not well.
-SPLAT = re.compile(
-    r"WARNING|BUG|Oops|general protection|[Bb]ad page|Bad swap|Bad rss|RCU|rcu:|lockdep|deadlock"
-    r"|inconsistent lock|soft lockup|hung task|page dumped|unable to handle|swap_info_get"
-)
-#: What a line may say all the same: names of options at the boot, the emulator's clocks, and what 6.1 thinks of the
-#: processor of the lab with VT-x.
-HARMLESS = re.compile(
-    r"RCU (implementation|calculated|restricting|lockdep checking)|rcu: .*(Hierarchical|Adjusting|srcu|Max phase)"
-    r"|Tasks? (RCU|Trace|Rude)|RCU Tasks|Lock dependency validator|clocksource|sched_clock|tsc:"
-    r"|rcu_tasks|Running RCU (synchronous )?self tests|RCU CPU stall warnings timeout set"
-    r"|Command line|Kernel command line|nr_irqs|lockdep is turned off|RCU event tracing"
-    r"|RETBleed: WARNING: Spectre v2 mitigation leaves CPU vulnerable",
-    re.IGNORECASE,
-)
 
 #: Shell functions: the swap disk found by its serial number, the other by not having it.
 PREPARE = f"""
@@ -52,12 +35,6 @@ start_swap
 def torture() -> Path:
     """The program of torture/, which uses memory in every way that Linux has: out of the guests' cache."""
     return compiled("torture", sorted(SOURCES.glob("*.[ch]")))
-
-
-def splats(log: bytes) -> list[str]:
-    """The lines of a kernel log that tell of a fault."""
-    lines = log.decode("utf-8", "replace").splitlines()
-    return [line for line in lines if SPLAT.search(line) and not HARMLESS.search(line)]
 
 
 class SwapGuest(linux.Guest):

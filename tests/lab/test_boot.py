@@ -11,6 +11,7 @@ import pytest
 from pyvmm.cli.plan import find_guest
 from pyvmm.guest.overlay import overlay
 from tests import kernels
+from tests.kernel_log import faults
 from tests.lab import linux
 
 if TYPE_CHECKING:
@@ -36,13 +37,6 @@ section dmesg; dmesg
 exit {STATUS}
 """
 
-#: What no kernel log may hold.
-TROUBLE = re.compile(
-    r"BUG|WARNING|Call Trace|consistency|Firmware Bug|nobody cared|ACPI (BIOS )?Error|lockup|rcu: INFO"
-)
-#: The emulated CPU under the lab's KVM, not pyvmm, is the reason for these.
-HARMLESS = re.compile(r"Spectre|SRSO|unprivileged eBPF|RETBleed|TSA:|MDS:")
-
 NAMES = {"0x0002": "virtio_blk", "0x0003": "virtio_console", "0x0004": "virtio_rng"}
 
 
@@ -58,12 +52,7 @@ def check(done: linux.Outcome, release: str, cpus: int) -> None:
     assert found["release"].startswith(release)
     check_cpus(found, cpus)
     check_devices(found)
-    trouble = [
-        line
-        for line in found["dmesg"].splitlines()
-        if TROUBLE.search(line) and not HARMLESS.search(line)
-    ]
-    assert not trouble
+    assert faults(found["dmesg"]) == []
     assert done.record["reason"] == "poweroff"
     assert done.record["status"] == STATUS
     assert done.record["boot_seconds"] is not None

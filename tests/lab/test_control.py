@@ -94,7 +94,7 @@ def ticks(text: str) -> list[tuple[int, float]]:
     return [(int(n), float(at)) for n, at in re.findall(r"tick (\d+) ([\d.]+)\n", text)]
 
 
-@pytest.mark.parametrize("cpus", [1, 4])
+@pytest.mark.parametrize("cpus", [pytest.param(1, marks=pytest.mark.rest), 4])
 def test_pause_and_resume(cpus: int) -> None:
     """Nothing runs while paused, nothing is lost, and the guest's clock never goes back."""
     with Guest(TICKS, cpus=cpus) as guest:

@@ -92,6 +92,7 @@ def test_ps_is_what_the_guest_says_itself(kernel: str) -> None:
     assert by_pid[2][-1] == "[kthreadd]"
 
 
+@pytest.mark.rest
 def test_ps_shows_threads() -> None:
     with Guest("exec /root/hog", cpus=2, files={"/root/hog": program("hog")}) as guest:
         guest.start().expect("hogging 2")
@@ -114,6 +115,7 @@ echo still here
 """
 
 
+@pytest.mark.rest
 def test_ps_when_every_process_is_stopped() -> None:
     with Guest(STOP_ALL) as guest:
         guest.start().expect("pid shell")
@@ -130,7 +132,7 @@ def test_ps_when_every_process_is_stopped() -> None:
         assert pyvmm("symcall", NAME, "1", "5", "6").stdout == "0x6 0x7 0x1 0x1 0x1\n"
 
 
-@pytest.mark.parametrize("cpus", [1, 2])
+@pytest.mark.parametrize("cpus", [1, pytest.param(2, marks=pytest.mark.rest)])
 def test_ps_when_real_time_processes_hold_every_cpu(cpus: int) -> None:
     """The highest priority, and no reserve for others: the console is dead, and their time goes on."""
     script = f"sleep 1001 & {processes.NAMED}; echo pid sleeping $!; exec /root/hog"

@@ -28,6 +28,7 @@ print(json.dumps([
 """
 
 
+@pytest.mark.rest
 def test_tasks_by_drgn_by_ps_and_by_proc(tmp_path: Path) -> None:
     """The same processes three ways, two of them from outside and from another process."""
     script = tmp_path / "tasks.py"
@@ -131,6 +132,7 @@ def test_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert guest.finish().ok
 
 
+@pytest.mark.rest
 def test_machine_that_ends_under_drgn() -> None:
     code = "print('begun', flush=True)\nwhile True: prog['jiffies'].value_()"
     with Guest("echo up; read word") as guest:

@@ -14,9 +14,9 @@ from pyvmm.machine import cpuid, symbiosis
 from pyvmm.machine.hook import GuestFault
 from pyvmm.symbiotic import abi
 from tests import example, kernels
+from tests.kernel_log import faults
 from tests.lab.linux import Guest, program
 from tests.lab.plain_qemu import QUIET, check_silence, log_of_a_boot
-from tests.lab.test_boot import HARMLESS, TROUBLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,8 +78,8 @@ class Talk:
     def trouble(self) -> list[str]:
         """Lines of the kernel's log that should not be there."""
         lines = self.tell("dmesg").splitlines()
-        bad = [line for line in lines if TROUBLE.search(line) and not HARMLESS.search(line)]
-        return bad + [line for line in lines if QUIET.search(line) and "ommand line: " not in line]
+        quiet = [line for line in lines if QUIET.search(line) and "ommand line: " not in line]
+        return faults("\n".join(lines)) + quiet
 
 
 @pytest.fixture(params=kernels.ALL)

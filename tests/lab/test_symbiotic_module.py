@@ -195,6 +195,7 @@ def test_busy_guest_notices_nothing(talk: Talk) -> None:
     assert talk.log() == ""
 
 
+@pytest.mark.rest
 def test_unload_and_load(talk: Talk) -> None:
     """At rest, then while symcalls go on from other threads: each of these is answered, or refused for a reason."""
     vm = talk.vm

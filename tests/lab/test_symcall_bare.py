@@ -10,6 +10,5 @@ from tests.local.test_symcall_integrity import (  # noqa: F401
     test_state_survives_handlers_that_lose_it,
     test_state_survives_handlers_that_promise_to_keep_it,
 )
-from tests.local.test_symcall_lies import *  # noqa: F403
 from tests.local.test_symcall_steady import *  # noqa: F403
 from tests.local.test_symspy import *  # noqa: F403

@@ -17,6 +17,7 @@ from pyvmm.errors import SymcallError
 from pyvmm.machine.symcall import Call
 from pyvmm.symbiotic import abi
 from tests import kernels
+from tests.kernel_log import faults
 from tests.lab import linux
 
 if TYPE_CHECKING:
@@ -32,21 +33,6 @@ WORK_SECONDS = int(os.environ.get("PYVMM_SYMCALL_SECONDS", "120"))
 #: Calls that are posted at once, which the vCPU makes one after the other.
 BATCH = 256
 FIVE = struct.Struct("=5Q")
-
-#: What Linux says when it is not well.
-SPLAT = re.compile(
-    r"WARNING|BUG:|Oops|general protection|suspicious RCU|possible .* deadlock|inconsistent lock"
-    r"|rcu.*stall|Call Trace|soft lockup|hung task|traps:|segfault"
-)
-#: The emulator's clocks drift apart; that is about the lab. The last is the name of an option in PATIENT.
-OF_THE_LAB = re.compile(
-    r"clocksource|tsc: Marking TSC unstable|sched_clock|rcu_cpu_stall_timeout", re.IGNORECASE
-)
-
-
-def splats(log: bytes) -> list[str]:
-    lines = log.decode("utf-8", "replace").splitlines()
-    return [line for line in lines if SPLAT.search(line) and not OF_THE_LAB.search(line)]
 
 
 class Posted:
@@ -170,7 +156,7 @@ def test_a_guest_called_a_thousand_times_a_second_does_not_notice() -> None:
 def check_log(said: str) -> None:
     """All that the kernel said since its start, by its own dmesg. lockdep, which ends with its first report, is on."""
     assert "Linux version" in said, said
-    assert splats(said.encode()) == []
+    assert faults(said) == []
     assert re.findall(r"debug_locks: +(\d+)", said) == ["1"], said[:200]
 
 

@@ -20,7 +20,7 @@ CTRL_A, CTRL_C = "\x01", "\x03"
 PROMPT = "# "
 
 
-@pytest.mark.parametrize("console", ["serial", "virtio"])
+@pytest.mark.parametrize("console", [pytest.param("serial", marks=pytest.mark.rest), "virtio"])
 def test_interactive_shell(console: str) -> None:
     """A line, ctrl-c for what runs in the guest, and the status of the shell."""
     with Terminal("run", "--console", console) as terminal:
@@ -40,7 +40,7 @@ def test_interactive_shell(console: str) -> None:
         assert terminal.settings() == terminal.before
 
 
-@pytest.mark.parametrize("console", ["serial", "virtio"])
+@pytest.mark.parametrize("console", [pytest.param("serial", marks=pytest.mark.rest), "virtio"])
 def test_escape_key_ends_the_guest(console: str) -> None:
     with Terminal("run", "--console", console) as terminal:
         terminal.expect(PROMPT)
@@ -79,7 +79,7 @@ def test_input_of_a_pipe_ends(run: Run) -> None:
 
 def test_large_input_and_output_of_pipes() -> None:
     """Bytes of every value pass unchanged, more than any buffer between holds."""
-    data = bytes(range(256)) * 4096
+    data = bytes(range(256)) * 2048
     done = subprocess.run(
         [*PYVMM, "run", "--", "head", "-c", str(len(data))],
         input=data,

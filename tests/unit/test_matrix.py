@@ -16,7 +16,7 @@ from pyvmm.guest import inventory
 from pyvmm.lab import emulator
 from tests import __main__ as stages
 from tests import matrix
-from tests.lab.swapguest import splats
+from tests.kernel_log import faults
 from tests.matrix import CANNOT, FINE, Host
 
 HOST = Host("svm", "6.12", "shadow", 2)
@@ -111,4 +111,4 @@ def test_what_6_1_says_of_the_processor_is_no_fault() -> None:
         b"[ 1.0] RETBleed: WARNING: Spectre v2 mitigation leaves CPU vulnerable to RETBleed attacks"
     )
     wrong = b"[ 2.0] WARNING: CPU: 0 PID: 1 at mm/memory.c:1"
-    assert splats(said + b"\n" + wrong) == [wrong.decode()]
+    assert faults(said + b"\n" + wrong) == [wrong.decode()]

@@ -51,7 +51,7 @@ def test_what_is_about_vt_x_runs_with_ept_and_as_a_rest_without() -> None:
         ("test_lies",),
         ("test_linux",),
     }
-    assert [job.files for job in found if not job.shadow] == [("test_lies",)]
+    assert {job.files for job in found if not job.shadow} == {("test_lies",), ("test_linux",)}
     assert not any(job.shadow for job in stages.jobs("lab", Choice(rest=True)))
 
 
@@ -120,24 +120,18 @@ def test_each_job_of_a_stage_has_its_lab(rest: bool) -> None:
     )
 
 
-def test_the_files_of_all_stages_are_one_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[str] = []
-
-    def run(process: Process) -> End:
-        ran.append(process.what)
-        return End(int(process.what == "b"), 1.0)
-
-    monkeypatch.setattr(process, "shown", run)
-    monkeypatch.setattr(stages, "streamed", run)
-    files = {name: Process(name, []) for name in "abcde"}
+def test_the_files_of_all_stages_are_one_queue(ran: list[str]) -> None:
+    files = {name: Process(name, []) for name in ("a", "fails", "c", "d", "e")}
     parts = [
-        Part("unit", 1, [files["a"], files["b"]]),
+        Part("unit", 1, [files["a"], files["fails"]]),
         Part("local", 1, [files["c"]]),
-        Part("vmx", 0, [files["d"]]),
+        Part("vmx", 1, [files["d"]]),
         Part("lab", 1, [files["e"]]),
     ]
-    assert [[end.code for end in ends] for ends in stages.run(parts)] == [[0, 1], [0], [0], [0]]
-    assert ran == list("abcde")
+    ends = stages.run(parts)
+    assert [part for part, _ in ends] == parts
+    assert [[end.code for end in each] for _, each in ends] == [[0, 1], [0], [0], [0]]
+    assert ran == list(files)
 
 
 @pytest.mark.parametrize(
@@ -194,24 +188,63 @@ def test_a_file_that_cannot_be_read_runs_and_so_fails(
 
 
 @pytest.mark.parametrize(
-    ("rest", "built"), [(False, {"6.12"}), (True, {"6.12", "6.1", "6.12-debug"})]
+    ("stages", "rest", "built"),
+    [
+        ({"lab"}, False, ["guest 6.12"]),
+        ({"lab", "vmx"}, False, ["guest 6.12", "the VT-x lab"]),
+        ({"lab"}, True, ["guest 6.12-debug", "guest 6.1", "guest 6.12"]),
+    ],
 )
 def test_only_kernels_that_are_tested_are_built(
-    rest: bool, built: set[str], monkeypatch: pytest.MonkeyPatch
+    stages: set[str], rest: bool, built: list[str]
 ) -> None:
-    guests: list[str] = []
+    assert [process.what for process in needs.kernel_builds(stages, rest=rest)] == built
 
-    class Stop(Exception):
-        pass
 
-    def build(names: tuple[str, ...], emulated_vtx: bool) -> None:
-        guests.extend(names)
-        raise Stop
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the runner runs, in order; what "fails" in its name fails."""
+    ran: list[str] = []
 
-    monkeypatch.setattr(needs, "build_kernels", build)
-    with pytest.raises(Stop):
-        needs.build_guests({"lab"}, rest=rest)
-    assert set(guests) == built
+    def run(process: Process) -> End:
+        ran.append(process.what)
+        return End(int("fails" in process.what), 1.0)
+
+    monkeypatch.setattr(process, "shown", run)
+    monkeypatch.setattr(stages, "number_of", lambda cpus: 1)
+    monkeypatch.setattr(stages, "part_of", lambda s, choice: Part(s, 1, [Process(s, [])]))
+    monkeypatch.setattr(needs, "prepare", lambda stages, rest: ran.append("prepared"))
+    monkeypatch.setattr(sys, "argv", ["tests"])
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    monkeypatch.chdir(stages.ROOT)
+    return ran
+
+
+@pytest.mark.parametrize(("kernel", "status"), [("kernel", 0), ("kernel that fails", 1)])
+def test_what_boots_no_kernel_runs_beside_the_builds(
+    kernel: str,
+    status: int,
+    ran: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without their kernel the others do not begin."""
+    monkeypatch.setattr(needs, "kernel_builds", lambda stages, rest: [Process(kernel, [])])
+    assert stages.main() == status
+    others = [] if status else ["prepared", "lab", "vmx", "host"]
+    assert ran == [kernel, "unit", "local", *others]
+    lines = capsys.readouterr().out.splitlines()[-6 + 3 * status :]
+    names = ["kernels", "unit", "local", *(["host", "vmx", "lab"] * (not status))]
+    assert [line.split()[0] for line in lines] == names
+    assert lines[0].split()[1] == ("FAILED" if status else "ok")
+
+
+def test_tests_that_boot_no_kernel_build_none(
+    ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tests", "local", "unit"])
+    assert stages.main() == 0
+    assert ran == ["local", "unit"]
 
 
 def test_a_signal_ends_what_runs_and_begins_no_more(tmp_path: Path) -> None:

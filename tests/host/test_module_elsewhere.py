@@ -9,7 +9,7 @@ import pytest
 
 from pyvmm.guest.stock import stock
 from tests import kernels
-from tests.local.test_guest_init import boot
+from tests.host.test_guest_init import boot
 
 if TYPE_CHECKING:
     from pathlib import Path

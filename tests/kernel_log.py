@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a kernel's log tells of faults."""
+
+from __future__ import annotations
+
+import re
+
+#: What Linux says when it, its memory or its machine is not well.
+FAULT = re.compile(
+    r"WARNING|BUG|Oops|general protection|unable to handle|Call Trace|traps:|segfault|hung task|lockup|nobody cared"
+    r"|[Bb]ad page|page dumped|Bad swap|Bad rss|swap_info_get"
+    r"|RCU|rcu:|lockdep|deadlock|inconsistent lock|consistency|Firmware Bug|ACPI (BIOS )?Error"
+)
+#: What a line may say all the same: names of options at the boot, the emulator's clocks, and what Linux thinks of
+#: processors that are emulated.
+HARMLESS = re.compile(
+    r"RCU (implementation|calculated|restricting|lockdep checking)|rcu: .*(Hierarchical|Adjusting|srcu|Max phase)"
+    r"|Tasks? (RCU|Trace|Rude)|RCU Tasks|Lock dependency validator|clocksource|sched_clock|tsc:"
+    r"|rcu_tasks|Running RCU (synchronous )?self tests|RCU CPU stall warnings timeout set"
+    r"|Command line|Kernel command line|nr_irqs|lockdep is turned off|RCU event tracing"
+    r"|Spectre|SRSO|unprivileged eBPF|RETBleed|TSA:|MDS:",
+    re.IGNORECASE,
+)
+
+
+def faults(log: bytes | str) -> list[str]:
+    """The lines that tell of one."""
+    text = log if isinstance(log, str) else log.decode("utf-8", "replace")
+    return [line for line in text.splitlines() if FAULT.search(line) and not HARMLESS.search(line)]
