@@ -35,7 +35,7 @@ STAGES = ("unit", "local", "host", "vmx", "lab")
 STAGES_OF_REST = ("local", "host", "vmx", "lab")
 #: Those that boot no kernel.
 WITHOUT_GUESTS = ("unit", "local")
-LAB_SECONDS = 25 * 60
+LAB_SECONDS = 40 * 60
 NO_TESTS = 5  # pytest's status where the options leave none of a file
 LAB_CPUS = 2
 #: Each touches 1 to 2 GiB of memory.
@@ -236,46 +236,46 @@ def vmx_command(job: Job) -> list[str]:
 
 def main() -> int:
     words = sys.argv[1:]
-    options: list[str] = []
-    if "--" in words:
-        at = words.index("--")
-        words, options = words[:at], words[at + 1 :]
+    at = words.index("--") if "--" in words else len(words)
+    words, options = words[:at], words[at + 1 :]
     rest = "--rest" in words
-    words = [word for word in words if word != "--rest"]
-    unknown = set(words) - set(STAGES)
+    stages = [word for word in words if word != "--rest"] or (STAGES_OF_REST if rest else STAGES)
+    unknown = set(stages) - set(STAGES)
     if unknown:
         print(f"no stage {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
         return 2
     os.chdir(ROOT)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, end_all)
-    choice = Choice(rest, tuple(options))
-    chosen = words or (STAGES_OF_REST if rest else STAGES)
+    return run_stages(stages, Choice(rest, tuple(options)))
+
+
+def run_stages(chosen: Sequence[str], choice: Choice) -> int:
+    """Runs them, and says what each came to; 0 if all passed."""
     late = [stage for stage in chosen if stage not in WITHOUT_GUESTS]
     early = [part_of(stage, choice) for stage in chosen if stage not in late]
-    ended = run([*kernels(late, rest), *early])
+    ended = run([*needs_of(late, choice.rest), *early])
     if late and worst([end.code for end in ended[0][1]]) == 0:
-        needs.prepare(set(late), rest=rest)
         # Labs first: what is short fills the gaps at the end.
         ended += reversed(run([part_of(stage, choice) for stage in reversed(late)]))
     elif late:
-        print("tests: a kernel could not be built, as said above")
+        print("tests: what the other stages need could not be made, as said above")
     codes = [tell(part, ends) for part, ends in ended]
     return int(any(codes))
 
 
-def kernels(stages: Sequence[str], rest: bool) -> list[Part]:
-    """The builds of the kernels that they boot, of half of the CPUs each: the tests that need none run beside them."""
+def needs_of(stages: Sequence[str], rest: bool) -> list[Part]:
+    """What is built for them, beside the tests that need none of it."""
     if not stages:
         return []
-    return [Part("kernels", number_of(1), needs.kernel_builds(set(stages), rest=rest))]
+    return [Part("needs", number_of(1), needs.builds(set(stages), rest=rest))]
 
 
 def tell(part: Part, ends: Sequence[End]) -> int:
     """Says what a stage came to; its status."""
     code = worst([end.code for end in ends])
     said = "ok" if code == 0 else f"FAILED ({code})"
-    print(f"{part.stage:7} {said}  {sum(end.seconds for end in ends):.0f} s of work")
+    print(f"{part.stage:6} {said}  {sum(end.seconds for end in ends):.0f} s of work")
     return code
 
 

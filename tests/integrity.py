@@ -26,6 +26,8 @@ from tests import guest64, remote
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from _pytest.mark import ParameterSet
+
     from pyvmm.machine.hook import Exit, Handler
     from pyvmm.machine.symcall import Results
     from tests.local.steady_caller import SteadyCaller
@@ -64,8 +66,20 @@ LATE_AFTER = 200
 MASK = (1 << 64) - 1
 #: In a lab, where a change of threads takes a millisecond, there are fewer calls.
 LAB = "PYVMM_LAB" in os.environ
-#: The part of a test's calls that each change must pass; the rest of the tests makes all.
-PARTS = [pytest.param(0.2, id="few"), pytest.param(1.0, id="many", marks=pytest.mark.rest)]
+MAPS = ("one-map", "two-maps")
+
+
+def parts(isolate: bool) -> list[ParameterSet]:
+    """Parameters: the part of a test's calls, and whether CPL 3 has a page table of its own.
+
+    Each change must pass a fifth, isolated or not; the rest of the tests makes all, both ways.
+    """
+    few = pytest.param(0.2, isolate, id=f"few-{MAPS[isolate]}")
+    many = [
+        pytest.param(1.0, each, id=f"many-{MAPS[each]}", marks=pytest.mark.rest)
+        for each in (False, True)
+    ]
+    return [few, *many]
 
 
 def mix(value: int) -> int:

@@ -10,8 +10,8 @@ from tests import kernels
 from tests.process import Process
 
 
-def kernel_builds(stages: set[str], *, rest: bool = False) -> list[Process]:
-    """What gives the kernels that these stages boot, out of the cache or built by half of the CPUs, longest first."""
+def builds(stages: set[str], *, rest: bool = False) -> list[Process]:
+    """What makes all that these stages need, where the cache has it not: kernels first, by half of the CPUs each."""
     jobs = str(max(1, (os.cpu_count() or 1) // 2))
     guests = (*(reversed(kernels.OTHERS) if rest else ()), kernels.DEFAULT)
     build = [sys.executable, "-m", "pyvmm", "guest", "build", "--jobs", jobs, "--linux"]
@@ -19,7 +19,8 @@ def kernel_builds(stages: set[str], *, rest: bool = False) -> list[Process]:
     if emulates_vtx(stages):
         code = f"from pyvmm.lab import outerkernel, vmx; outerkernel.build({jobs}); vmx.prepared()"
         processes.append(Process("the VT-x lab", [sys.executable, "-c", code]))
-    return processes
+    code = f"from tests import needs; needs.prepare({emulates_vtx(stages)}, {rest})"
+    return [*processes, Process("what else is needed", [sys.executable, "-c", code])]
 
 
 def emulates_vtx(stages: set[str]) -> bool:
@@ -27,13 +28,13 @@ def emulates_vtx(stages: set[str]) -> bool:
     return bool({"host", "vmx"} & stages)
 
 
-def prepare(stages: set[str], *, rest: bool = False) -> None:
-    """Everything else that the Linux guests and the labs need, from the cache, or fetched or built now."""
+def prepare(emulated_vtx: bool, rest: bool) -> None:
+    """Everything that Linux guests and labs need beside these kernels, from the cache, or fetched or built now."""
     from bench import workloads
     from pyvmm.guest import cache
     from pyvmm.guest.program import program as packaged
     from pyvmm.guest.stock import stock
-    from pyvmm.lab import bochs, emulator
+    from pyvmm.lab import bochs, emulator, image
     from tests import example, guest64
     from tests.lab.linux import PROGRAMS, program
     from tests.lab.swapguest import torture
@@ -45,13 +46,14 @@ def prepare(stages: set[str], *, rest: bool = False) -> None:
     for name in example.NAMES:
         example.cached(kernels.DEFAULT, name)
     emulator.find()
+    image.image()
     torture()
     for source in PROGRAMS.glob("*.c"):
         program(source.stem)
     packaged("swapload")
     if rest:
         workloads.prepare()
-    if emulates_vtx(stages):
+    if emulated_vtx:
         bochs.find()
         for sources in guest64.GUESTS:  # the lab with VT-x has no compiler
             guest64.build(*sources)

@@ -115,6 +115,7 @@ def test_vm_that_is_not_there() -> None:
     assert "no VM named nobody-has-this-name is running" in done.stderr
 
 
+@pytest.mark.rest
 def test_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))  # drgn keeps a history
     with Guest("echo up; read word") as guest:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests import guest64
-from tests.integrity import EXCURSION, KINDS, LAB, PARTS, Integrity
+from tests.integrity import EXCURSION, KINDS, LAB, Integrity, parts
 
 ALL_EXITS = {f"{kind} {way}" for kind in KINDS for way in ("read", "write")}
 #: Calls of Python in each test, from its thread and in hooks; then all, with those that the guest asks for.
@@ -36,23 +36,21 @@ def integrity(upcalls: int, made: int, share: float, pause: float, **options: An
     print(dict(guest.made), dict(guest.from_exits))
 
 
-@pytest.mark.parametrize("isolate", [False, True], ids=["one-map", "two-maps"])
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(("part", "isolate"), parts(True))
 def test_state_survives_handlers_that_lose_it(part: float, isolate: bool) -> None:
     """Without a promise: the handlers also lose vector registers and KERNEL_GS_BASE."""
     all_over(part, 6.0, 0.004, isolate=isolate)
 
 
-@pytest.mark.parametrize("isolate", [False, True], ids=["one-map", "two-maps"])
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(("part", "isolate"), parts(False))
 def test_state_survives_handlers_that_promise_to_keep_it(part: float, isolate: bool) -> None:
     all_over(part, 6.0, 0.004, promise=True, isolate=isolate)
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_state_survives_calls_of_a_thread(part: float) -> None:
+@pytest.mark.parametrize(("part", "isolate"), parts(False))
+def test_state_survives_calls_of_a_thread(part: float, isolate: bool) -> None:
     """With nothing else than what the guest asks for, back to back."""
-    all_over(part, 0.0, 0.002)
+    all_over(part, 0.0, 0.002, isolate=isolate)
 
 
 @pytest.mark.parametrize("late", ["thread", "exit"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import guest64
-from tests.integrity import CHEAP, FAIL, LAB, NMI, OPERATIONS, PARTS, Integrity
+from tests.integrity import CHEAP, FAIL, LAB, NMI, OPERATIONS, Integrity, parts
 from tests.local.steady_caller import SteadyCaller
 
 #: Calls of C in each of two tests, 100,000 together. In the lab, where a change of threads takes a millisecond, fewer;
@@ -20,8 +20,7 @@ STEADY = int(os.environ.get("PYVMM_STEADY_CALLS", "3000" if LAB else "50000"))
 IN_NMI = 30 if LAB else 10
 
 
-@pytest.mark.parametrize("isolate", [False, True], ids=["one-map", "two-maps"])
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(("part", "isolate"), parts(True))
 def test_state_survives_calls_at_any_instruction(
     part: float, isolate: bool, tmp_path: Path
 ) -> None:

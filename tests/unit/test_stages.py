@@ -198,7 +198,7 @@ def test_a_file_that_cannot_be_read_runs_and_so_fails(
 def test_only_kernels_that_are_tested_are_built(
     stages: set[str], rest: bool, built: list[str]
 ) -> None:
-    assert [process.what for process in needs.kernel_builds(stages, rest=rest)] == built
+    assert [process.what for process in needs.builds(stages, rest=rest)][:-1] == built
 
 
 @pytest.fixture
@@ -213,7 +213,6 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(process, "shown", run)
     monkeypatch.setattr(stages, "number_of", lambda cpus: 1)
     monkeypatch.setattr(stages, "part_of", lambda s, choice: Part(s, 1, [Process(s, [])]))
-    monkeypatch.setattr(needs, "prepare", lambda stages, rest: ran.append("prepared"))
     monkeypatch.setattr(sys, "argv", ["tests"])
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     monkeypatch.chdir(stages.ROOT)
@@ -229,12 +228,12 @@ def test_what_boots_no_kernel_runs_beside_the_builds(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Without their kernel the others do not begin."""
-    monkeypatch.setattr(needs, "kernel_builds", lambda stages, rest: [Process(kernel, [])])
+    monkeypatch.setattr(needs, "builds", lambda stages, rest: [Process(kernel, [])])
     assert stages.main() == status
-    others = [] if status else ["prepared", "lab", "vmx", "host"]
+    others = [] if status else ["lab", "vmx", "host"]
     assert ran == [kernel, "unit", "local", *others]
     lines = capsys.readouterr().out.splitlines()[-6 + 3 * status :]
-    names = ["kernels", "unit", "local", *(["host", "vmx", "lab"] * (not status))]
+    names = ["needs", "unit", "local", *(["host", "vmx", "lab"] * (not status))]
     assert [line.split()[0] for line in lines] == names
     assert lines[0].split()[1] == ("FAILED" if status else "ok")
 
