@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import re
 
-#: What Linux says when it, its memory or its machine is not well.
+#: What Linux says when it, its memory or its machine is not well. Not "Call Trace", which comes with most of these, and
+#: with each process that is killed because a group may have no more memory.
 FAULT = re.compile(
-    r"WARNING|BUG|Oops|general protection|unable to handle|Call Trace|traps:|segfault|hung task|lockup|nobody cared"
+    r"WARNING|BUG|Oops|general protection|unable to handle|traps:|segfault|hung task|lockup|nobody cared"
     r"|[Bb]ad page|page dumped|Bad swap|Bad rss|swap_info_get"
     r"|RCU|rcu:|lockdep|deadlock|inconsistent lock|consistency|Firmware Bug|ACPI (BIOS )?Error"
 )
