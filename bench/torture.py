@@ -113,7 +113,7 @@ def wrong_with(text: str, log: bytes, mode: str, counted: dict[str, Any]) -> lis
     """All that is not as it has to be."""
     found = [line for line in text.splitlines() if line.startswith(("BAD", "CANNOT", "FAILED"))]
     found += [f"{what} is missing" for what in ("STATUS=0", "OFF=0", "CLEAN") if what not in text]
-    found += faults(log)
+    found += faults(log, killed=True)
     said = counted.get("guest")
     if mode == STOCK:
         return found

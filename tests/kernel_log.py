@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import re
 
-#: What Linux says when it, its memory or its machine is not well. Not "Call Trace", which comes with most of these, and
-#: with each process that is killed because a group may have no more memory.
+#: What Linux says when it, its memory or its machine is not well.
 FAULT = re.compile(
     r"WARNING|BUG|Oops|general protection|unable to handle|traps:|segfault|hung task|lockup|nobody cared"
     r"|[Bb]ad page|page dumped|Bad swap|Bad rss|swap_info_get"
     r"|RCU|rcu:|lockdep|deadlock|inconsistent lock|consistency|Firmware Bug|ACPI (BIOS )?Error"
 )
+TRACE = "Call Trace"
 #: What a line may say all the same: names of options at the boot, the emulator's clocks, and what Linux thinks of
 #: processors that are emulated.
 HARMLESS = re.compile(
@@ -24,7 +24,12 @@ HARMLESS = re.compile(
 )
 
 
-def faults(log: bytes | str) -> list[str]:
-    """The lines that tell of one."""
+def faults(log: bytes | str, *, killed: bool = False) -> list[str]:
+    """The lines that tell of one. With `killed` processes may run out of memory, and each has its call trace then."""
     text = log if isinstance(log, str) else log.decode("utf-8", "replace")
-    return [line for line in text.splitlines() if FAULT.search(line) and not HARMLESS.search(line)]
+    lines = text.splitlines()
+    return [
+        line
+        for line in lines
+        if (FAULT.search(line) or (TRACE in line and not killed)) and not HARMLESS.search(line)
+    ]

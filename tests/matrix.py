@@ -131,7 +131,7 @@ def bypass(name: str) -> None:
         said = swap.stats.guest
         guest.say("go")
         guest.finish(PATIENCE)
-        wrong = faults(guest.vm.console_log())
+        wrong = faults(guest.vm.console_log(), killed=True)
     assert not wrong, wrong
     assert said is not None
     assert said.adopted_total > 0, said

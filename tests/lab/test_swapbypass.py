@@ -86,7 +86,7 @@ class Guest(SwapGuest):
         check_nothing_left(stats, guest)
         self.say("go")
         assert self.finish().ok
-        assert faults(self.vm.console_log()) == []
+        assert faults(self.vm.console_log(), killed=True) == []
         return guest
 
 

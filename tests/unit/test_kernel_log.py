@@ -36,8 +36,13 @@ def test_faults_are_seen(line: str) -> None:
         "[    0.1] rcu: \tRCU lockdep checking is enabled.",
         "[    1.0] RETBleed: WARNING: Spectre v2 mitigation leaves CPU vulnerable to RETBleed attacks",
         "[    9.1] Memory cgroup out of memory: Killed process 77 (torture)",
-        "[    9.1] Call Trace:",
     ],
 )
 def test_what_a_healthy_kernel_says_is_no_fault(line: str) -> None:
     assert faults(f"{line}\n{WRONG}") == [WRONG]
+
+
+def test_a_call_trace_is_one_unless_processes_are_killed() -> None:
+    trace = "[    9.1] Call Trace:"
+    assert faults(f"{trace}\n{WRONG}") == [trace, WRONG]
+    assert faults(f"{trace}\n{WRONG}", killed=True) == [WRONG]

@@ -125,7 +125,7 @@ def test_the_files_of_all_stages_are_one_queue(ran: list[str]) -> None:
     parts = [
         Part("unit", 1, [files["a"], files["fails"]]),
         Part("local", 1, [files["c"]]),
-        Part("vmx", 1, [files["d"]]),
+        Part("vmx", 0, [files["d"]]),
         Part("lab", 1, [files["e"]]),
     ]
     ends = stages.run(parts)
@@ -147,7 +147,7 @@ def test_no_pile_is_empty(count: int, piles: list[tuple[str, ...]]) -> None:
     assert stages.in_piles("abc", count) == piles
 
 
-@pytest.mark.parametrize("stage", ["local", "host"])
+@pytest.mark.parametrize("stage", ["unit", "local", "host"])
 def test_each_file_of_a_stage_runs_once(stage: str) -> None:
     def files(choice: Choice) -> list[str]:
         words = [word for process in stages.in_processes(stage, choice) for word in process.command]
@@ -211,6 +211,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return End(int("fails" in process.what), 1.0)
 
     monkeypatch.setattr(process, "shown", run)
+    monkeypatch.setattr(stages, "streamed", run)
     monkeypatch.setattr(stages, "number_of", lambda cpus: 1)
     monkeypatch.setattr(stages, "part_of", lambda s, choice: Part(s, 1, [Process(s, [])]))
     monkeypatch.setattr(sys, "argv", ["tests"])
