@@ -27,6 +27,8 @@ else:
     from pyvmm.record import NamedTuple
 
 _SECTOR = 512
+#: The header states the image's size in paragraphs, as ``syssize``.
+_PARAGRAPH = 16
 #: The header's fields up to init_size must be there; what follows is optional.
 _FIELDS_END = 0x264
 _BOOT_FLAG = 0xAA55
@@ -41,7 +43,7 @@ class SetupHeader(NamedTuple):
 
     raw: bytes
     setup_size: int
-    image_size: int
+    image_size: int  #: bytes that the file has of the protected-mode part
     version: int
     initrd_addr_max: int
     cmdline_size: int
@@ -78,12 +80,15 @@ def parse(image: Image) -> SetupHeader:
     head = image.read(0, min(image.size, params.HEADER_LIMIT))
     header = _fields(head, image.name)
     _check_place(header, image.name)
-    if header.setup_size + header.image_size > image.size:
+    # A size in paragraphs is rounded up, so the last paragraph may be short: memtest86+ is not
+    # padded.
+    missing = header.setup_size + header.image_size - image.size
+    if missing >= _PARAGRAPH:
         raise ImageError(
             f"{image.name} is truncated: its header states {header.setup_size + header.image_size} "
             f"bytes and the file has {image.size}; copy or build it again"
         )
-    return header
+    return header._replace(image_size=header.image_size - max(missing, 0))
 
 
 def _fields(head: bytes, name: str) -> SetupHeader:
@@ -114,7 +119,7 @@ def _fields(head: bytes, name: str) -> SetupHeader:
         raw=head[params.HEADER_START : end],
         # Zero sectors mean four, for compatibility; the boot sector comes on top.
         setup_size=((head[0x1F1] or 4) + 1) * _SECTOR,
-        image_size=struct.unpack_from("<I", head, 0x1F4)[0] * 16,
+        image_size=struct.unpack_from("<I", head, 0x1F4)[0] * _PARAGRAPH,
         version=version,
         initrd_addr_max=struct.unpack_from("<I", head, 0x22C)[0],
         cmdline_size=struct.unpack_from("<I", head, 0x238)[0],

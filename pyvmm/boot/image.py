@@ -151,27 +151,38 @@ def sniff(head: bytes, name: str) -> str:
     raise ImageError(f"{name} {_other(head)}")
 
 
+_GIVE = "give an x86-64 bzImage or vmlinux"
+
+
 def _other(head: bytes) -> str:
-    """What a file that no loader takes seems to be."""
+    """Say what a file that no loader takes seems to be, and the remedy."""
     if head[56:60] == b"ARM\x64":
-        return (
-            "is an ARM64 kernel (Image); this machine is x86-64: give an x86-64 bzImage or vmlinux"
-        )
+        return f"is an ARM64 kernel (Image); this machine is x86-64: {_GIVE}"
     if head[56:60] == b"RSC\x05":
-        return (
-            "is a RISC-V kernel (Image); this machine is x86-64: give an x86-64 bzImage or vmlinux"
-        )
+        return f"is a RISC-V kernel (Image); this machine is x86-64: {_GIVE}"
     if head.startswith(b"MZ") and head[4:8] == b"zimg":
-        return "is an EFI zboot kernel; this machine is x86-64: give an x86-64 bzImage or vmlinux"
+        return f"is an EFI zboot kernel; this machine has no EFI: {_GIVE}"
+    if head.startswith(b"MZ") and b".linux\0" in head:
+        return (
+            "is a unified kernel image, and this machine has no EFI; take the bzImage out of it "
+            "(objcopy -O binary -j .linux FILE vmlinuz) and give that"
+        )
     if head.startswith(b"MZ"):
         return (
             "is an EFI or DOS program without a Linux boot header; give a bzImage or an ELF vmlinux"
         )
     if head.startswith((b"070701", b"070702", b"\xc7\x71")):
         return "is a cpio archive; pass it as the initrd, and give a kernel as well"
+    if head.startswith(b"\xd0\x0d\xfe\xed"):
+        return f"is a device tree or a FIT image; this machine is x86-64: {_GIVE}"
     if head.startswith(b"QFI\xfb"):
         return "is a qcow2 disk image; give the kernel itself, a bzImage or an ELF vmlinux"
+    if head[510:512] == b"\x55\xaa":
+        return (
+            "is a disk image or a boot sector; give a kernel (a bzImage or an ELF vmlinux), "
+            "or say that it is a flat binary (--flat real; in Python flat='real')"
+        )
     return (
         "is neither a bzImage nor an ELF kernel; give one of those, "
-        "or say that it is a flat binary (flat='real')"
+        "or say that it is a flat binary (--flat real; in Python flat='real')"
     )

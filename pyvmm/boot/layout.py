@@ -22,6 +22,7 @@ COMMAND_LINE = 0x20000
 
 PAGE_SIZE = 0x1000
 MIB = 1 << 20
+_ZEROS = bytes(1 << 16)
 
 
 def align_up(value: int, alignment: int) -> int:
@@ -34,6 +35,13 @@ def mib(size: int) -> int:
     return -(-size // MIB)
 
 
+def clear(memory: GuestMemory, gpa: int, length: int) -> None:
+    """Write zeros to ``length`` bytes of guest memory from ``gpa``."""
+    with memory.view(gpa, length) as view:
+        for offset in range(0, length, len(_ZEROS)):
+            view[offset : offset + len(_ZEROS)] = _ZEROS[: length - offset]
+
+
 def low_memory_end(memory: GuestMemory) -> int:
     """The end of the RAM that starts at address 0; `ConfigError` when no kernel can use it."""
     if not memory.ram or memory.ram[0].gpa != 0:
@@ -41,7 +49,8 @@ def low_memory_end(memory: GuestMemory) -> int:
     end = memory.ram[0].size
     if end <= HIGH_MEMORY:
         raise ConfigError(
-            f"{end} bytes of guest memory cannot hold a kernel; give it 1 MiB and more"
+            f"{mib(end)} MiB of guest memory cannot hold a kernel, which is loaded from 1 MiB up; "
+            "give it more, Linux 64 MiB at least"
         )
     return end
 

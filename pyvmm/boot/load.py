@@ -67,9 +67,9 @@ def load_kernel(
                 reserved=reserved,
                 gib_pages=gib_pages,
             )
-        from pyvmm.boot import elf
+        from pyvmm.boot import pvh
 
-        return elf.load(
+        return pvh.load(
             kernel,
             memory,
             cmdline=cmdline,

@@ -34,7 +34,7 @@ PATIENCE = 30.0
 #: What a run loads, and the first question over its control socket.
 MODULES = (
     "json", "threading", "signal",
-    "pyvmm.cli.run", "pyvmm.cli.plan", "pyvmm.vm", "pyvmm.boot.elf", "pyvmm.boot.bzimage", "pyvmm.boot.flat",
+    "pyvmm.cli.run", "pyvmm.cli.plan", "pyvmm.vm", "pyvmm.boot.pvh", "pyvmm.boot.bzimage", "pyvmm.boot.flat",
     "pyvmm.boot.load", "pyvmm.boot.acpi", "pyvmm.control.operations", "pyvmm.devices.terminal",
     "pyvmm.devices.virtio_blk", "pyvmm.devices.virtio_console", "pyvmm.devices.virtio_net", "pyvmm.devices.virtio_rng",
     "pyvmm.guest.cache", "pyvmm.guest.overlay", "pyvmm.machine.swapbypass", "pyvmm.machine.swapgovernor",

@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pyvmm.boot import elf
+from pyvmm.boot import pvh
 from pyvmm.boot.image import Image
 from pyvmm.errors import ConfigError
 from pyvmm.guest import tools
@@ -51,7 +51,7 @@ def flat(path: Path) -> Flat:
     Raises ImageError for a kernel without a PVH note.
     """
     with Image(path, "outer kernel") as file:
-        kernel = elf.parse(file)
+        kernel = pvh.parse(file)
         base = kernel.segments[0].paddr
         image = bytearray(max(one.paddr + one.filesz for one in kernel.segments) - base)
         for one in kernel.segments:

@@ -106,46 +106,61 @@ def vmlinux(
     loads: tuple[Load, ...] = (Load(16 * MIB, b"\xf4" * 512, 8192),),
     notes: bytes | None = None,
     *,
+    bits: int = 64,
     note_align: int = 4,
-    elf_class: int = 2,
+    elf_class: int | None = None,
     endianness: int = 1,
-    machine: int = 62,
+    machine: int | None = None,
     kind: int = 2,
-    phentsize: int = 56,
+    phentsize: int | None = None,
+    entry: int | None = None,
+    virtual: int = 0,
     extra: tuple[bytes, ...] = (),
 ) -> bytes:
-    """An ELF kernel with these segments and, by default, a PVH note for the first segment's start."""
-    notes = pvh_note(loads[0].paddr) if notes is None else notes
+    """An ELF kernel with these segments and, by default, a PVH note for the first segment's start.
+
+    Virtual addresses are `virtual` above the physical ones; `entry` is the file's own entry point.
+    """
+    if notes is None:
+        notes = pvh_note(loads[0].paddr, bits // 8)
+    if entry is None:
+        entry = loads[0].paddr + virtual if loads else 0
+    head_size, program_size = (64, 56) if bits == 64 else (52, 32)
     count = len(loads) + 1 + len(extra)
-    offset = 64 + 56 * count
-    headers = list(extra)
-    body = b""
-    headers.append(struct.pack("<IIQQQQQQ", 4, 4, offset, 0, 0, len(notes), len(notes), note_align))
-    body += notes
+    # A multiple of 8, as linkers do it.
+    offset = (head_size + program_size * count + 7) & ~7
+    headers = [*extra, program_header(bits, 4, offset, 0, 0, len(notes), len(notes), note_align)]
+    body = notes + bytes(-len(notes) % 8)
     for load in loads:
         memsz = len(load.data) if load.memsz < 0 else load.memsz
-        headers.append(
-            struct.pack(
-                "<IIQQQQQQ", 1, 7, offset + len(body), 0, load.paddr, len(load.data), memsz, 4096
-            )
-        )
-        body += load.data
-    ident = b"\x7fELF" + bytes((elf_class, endianness, 1)) + bytes(9)
+        place = load.paddr + virtual, load.paddr
+        at = offset + len(body)
+        headers.append(program_header(bits, 1, at, *place, len(load.data), memsz, 4096))
+        body += load.data + bytes(-len(load.data) % 8)
+    ident = b"\x7fELF" + bytes((elf_class or bits // 32, endianness, 1)) + bytes(9)
     header = struct.pack(
-        "<16sHHIQQQIHHHHHH",
+        "<16sHHIQQQIHHHHHH" if bits == 64 else "<16sHHIIIIIHHHHHH",
         ident,
         kind,
-        machine,
+        machine or (62 if bits == 64 else 3),
         1,
-        loads[0].paddr if loads else 0,
-        64,
+        entry,
+        head_size,
         0,
         0,
-        64,
-        phentsize,
+        head_size,
+        program_size if phentsize is None else phentsize,
         count,
         0,
         0,
         0,
     )
-    return header + b"".join(headers) + body
+    return (header + b"".join(headers)).ljust(offset, b"\0") + body
+
+
+def program_header(
+    bits: int, kind: int, offset: int, vaddr: int, paddr: int, filesz: int, memsz: int, align: int
+) -> bytes:
+    if bits == 64:
+        return struct.pack("<IIQQQQQQ", kind, 7, offset, vaddr, paddr, filesz, memsz, align)
+    return struct.pack("<IIIIIIII", kind, offset, vaddr, paddr, filesz, memsz, 7, align)

@@ -134,6 +134,20 @@ def test_a_signature_after_the_image_is_not_loaded() -> None:
     assert not any(memory.read(16 * MIB + len(PAYLOAD), 100))
 
 
+@pytest.mark.parametrize("missing", [1, 8, 15])
+def test_the_last_paragraph_may_be_short(missing: int) -> None:
+    """The header counts paragraphs of 16 bytes; memtest86+ is not padded to one."""
+    memory = FakeMemory(fill=0xAA)
+    load(support.bzimage(PAYLOAD)[:-missing], memory)
+    assert memory.read(16 * MIB, len(PAYLOAD) - missing) == PAYLOAD[:-missing]
+    assert memory.read(16 * MIB + len(PAYLOAD) - missing, missing) == b"\xaa" * missing
+
+
+def test_a_whole_paragraph_may_not_be_missing() -> None:
+    with pytest.raises(ImageError, match="truncated"):
+        load(support.bzimage(PAYLOAD)[:-16], FakeMemory())
+
+
 def test_not_relocatable() -> None:
     memory = FakeMemory()
     state = load(support.bzimage(relocatable=0, alignment=0), memory)
@@ -169,7 +183,7 @@ def test_bad_headers(changes, message) -> None:
         load(support.bzimage(**changes), FakeMemory())
 
 
-@pytest.mark.parametrize("size", [1, 0x1FE, 0x263, 0x264, 2560, 2560 + 4095])
+@pytest.mark.parametrize("size", [1, 0x1FE, 0x263, 0x264, 2560, 2560 + 4080])
 def test_truncated(size: int) -> None:
     with pytest.raises(ImageError, match=r"truncated|malformed"):
         load(support.bzimage()[:size], FakeMemory())
@@ -216,5 +230,6 @@ def test_too_many_reserved_regions() -> None:
 
 
 def test_tiny_guest() -> None:
-    with pytest.raises(ConfigError, match="memory"):
+    """A remedy that asks for what was given is none."""
+    with pytest.raises(ConfigError, match=r"1 MiB of guest memory cannot .* 64 MiB at least"):
         load(support.bzimage(pref_address=0, init_size=4096), FakeMemory(MIB))

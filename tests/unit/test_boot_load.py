@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyvmm.boot import bzimage, elf, initrd
+from pyvmm.boot import bzimage, initrd, pvh
 from pyvmm.boot.image import Image
 from pyvmm.boot.load import load_kernel
 from pyvmm.errors import ConfigError, HostError, ImageError
@@ -66,8 +66,12 @@ def test_stale_memory_does_not_show_between_parts(write) -> None:
         (bytes(56) + b"RSC\x05", "RISC-V"),
         (b"MZ\0\0zimg" + bytes(1000), "zboot"),
         (b"MZ" + bytes(1000), "EFI"),
+        (b"MZ" + bytes(200) + b".linux\0\0" + bytes(900), "objcopy -O binary -j .linux"),
         (b"070701" + bytes(1000), "initrd"),
-        (b"QFI\xfb" + bytes(1000), "disk image"),
+        (b"QFI\xfb" + bytes(1000), "qcow2 disk image"),
+        (bytes(510) + b"\x55\xaa", "boot sector"),
+        (b"\x7fELF\x01\x02\x01" + bytes(1000), "big-endian"),
+        (b"\xd0\x0d\xfe\xed" + bytes(1000), "device tree"),
         (b"#!/bin/sh\n", "flat="),
         (b"\xf4", "flat="),
         (bytes(5000), "flat="),
@@ -164,6 +168,9 @@ class Guarded(FakeMemory):
 guarded = Guarded(4 * MIB)
 BZIMAGE = support.bzimage(pref_address=MIB, init_size=MIB, alignment=4096)
 VMLINUX = support.vmlinux((support.Load(MIB, b"\xf4" * 64, 256), support.Load(2 * MIB, b"x" * 64)))
+VMLINUX32 = support.vmlinux(
+    (support.Load(MIB, b"\xf4" * 64, 256), support.Load(2 * MIB, b"x" * 64)), bits=32
+)
 ODD = (0, 1, 0x7F, 0x80, 0xFF, 0x40, 0x10)
 
 
@@ -203,8 +210,9 @@ def test_mutated_bzimage(edits, size: int) -> None:
 @settings(max_examples=400)
 def test_mutated_vmlinux(edits, size: int) -> None:
     data = mutate(VMLINUX, 0, edits)
-    attempt(elf, data)
-    attempt(elf, data[:size])
+    attempt(pvh, data)
+    attempt(pvh, data[:size])
+    attempt(pvh, mutate(VMLINUX32, 0, edits))
 
 
 fields = st.one_of(
@@ -217,7 +225,7 @@ fields = st.one_of(
 def test_program_headers_with_any_value(index: int, offset: int, value: int) -> None:
     data = bytearray(VMLINUX)
     struct.pack_into("<Q", data, 64 + 56 * index + offset, value)
-    attempt(elf, bytes(data))
+    attempt(pvh, bytes(data))
 
 
 @given(fields, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.booleans())
@@ -237,14 +245,15 @@ def test_setup_header_with_any_place(pref: int, init: int, alignment: int, reloc
 
 @given(st.binary(max_size=2000))
 def test_noise(data: bytes) -> None:
-    attempt(elf, b"\x7fELF\x02\x01\x01" + data)
+    attempt(pvh, b"\x7fELF\x02\x01\x01" + data)
+    attempt(pvh, b"\x7fELF\x01\x01\x01" + data)
     attempt(bzimage, data)
 
 
 def test_launch_path_imports_nothing_heavy() -> None:
     code = (
         "import sys; before = set(sys.modules)\n"
-        "from pyvmm.boot import acpi, bzimage, elf, flat, load\n"
+        "from pyvmm.boot import acpi, bzimage, flat, load, pvh\n"
         "print(*sorted(m for m in set(sys.modules) - before if not m.startswith('pyvmm')))"
     )
     heavy = "dataclasses inspect asyncio subprocess tempfile pathlib json argparse logging ctypes"

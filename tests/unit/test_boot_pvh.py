@@ -3,16 +3,19 @@ import struct
 
 import pytest
 
-from pyvmm.boot import elf
+from pyvmm.boot import pvh
 from pyvmm.boot.image import Image
 from pyvmm.errors import ConfigError, ImageError
 from tests.unit import boot_support as support
 from tests.unit.boot_support import GIB, MIB, FakeMemory, Load, Region
 
+#: A segment that begins with a header of Multiboot 2, at a multiple of 8 in the file.
+MULTIBOOT2 = Load(16 * MIB, struct.pack("<IIII", 0xE85250D6, 0, 16, 0x17ADAF1A))
+
 
 def load(data: bytes, memory: FakeMemory, **options):
     with Image(data, "kernel") as image:
-        return elf.load(image, memory, **options)
+        return pvh.load(image, memory, **options)
 
 
 def phdr(kind: int, offset: int = 0, size: int = 0) -> bytes:
@@ -94,6 +97,32 @@ def test_segment_that_is_all_bss() -> None:
     assert not any(memory.read(32 * MIB, 32 * MIB))
 
 
+def test_a_32_bit_kernel() -> None:
+    """PVH enters in 32-bit protected mode anyhow."""
+    loads = (Load(MIB, b"text" * 100, 4096), Load(3 * MIB, b"data", 5000))
+    data = support.vmlinux(loads, support.pvh_note(MIB + 16, 4), bits=32)
+    memory = FakeMemory(fill=0xAA)
+    state = load(data, memory, fresh=False, initrd_parts=[b"abc"], cmdline="quiet")
+    assert (state.mode, state.rip, state.rbx) == ("protected", MIB + 16, 0x6000)
+    assert memory.read(MIB, 4096) == b"text" * 100 + bytes(4096 - 400)
+    assert memory.read(3 * MIB, 5000) == b"data" + bytes(5000 - 4)
+    assert memory.read(3 * MIB + 5000, 1) == b"\xaa"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"phentsize": 56}, "program headers of 56 bytes"),
+        ({"machine": 40}, "for ARM"),
+        ({"notes": b""}, "CONFIG_PVH=y"),
+        ({"kind": 1}, "module"),
+    ],
+)
+def test_bad_32_bit_files(changes, message) -> None:
+    with pytest.raises(ImageError, match=message):
+        load(support.vmlinux(bits=32, **changes), FakeMemory())
+
+
 @pytest.mark.parametrize("width", [4, 8])
 def test_note_after_others(width: int) -> None:
     notes = (
@@ -119,7 +148,8 @@ def test_other_headers_are_ignored() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"elf_class": 1, "machine": 3}, "32-bit x86"),
+        ({"elf_class": 2, "machine": 3}, "64-bit i386"),
+        ({"elf_class": 3}, "class 3"),
         ({"elf_class": 1}, "x32"),
         ({"machine": 183}, "ARM64"),
         ({"machine": 9999}, "machine 9999"),
@@ -128,7 +158,9 @@ def test_other_headers_are_ignored() -> None:
         ({"kind": 4}, "core dump"),
         ({"kind": 77}, "type 77"),
         ({"phentsize": 32}, "program headers"),
+        ({"loads": (), "notes": b"x"}, "nothing to load"),
         ({"notes": b""}, "CONFIG_PVH=y"),
+        ({"notes": b"", "loads": (MULTIBOOT2,)}, "Multiboot 2"),
         ({"notes": support.note(b"Xen\0", 6, b"generic\0")}, "CONFIG_PVH=y"),
         ({"notes": support.pvh_note(16 * MIB)[:-1]}, "note reaches"),
         ({"notes": struct.pack("<III", 0xFFFFFFFF, 0xFFFFFFFF, 18)}, "note reaches"),
