@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 
 from bench import options
 from bench.suites import SUITES
+from pyvmm.cli.parser import Parser
 
 #: What measures nothing.
 OTHERS = {
@@ -18,7 +18,7 @@ OTHERS = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser = Parser(prog="python -m bench", description=__doc__)
     sub = parser.add_subparsers(dest="suite", required=True)
     texts = {name: suite.text for name, suite in SUITES.items()}
     for name, text in {**texts, **OTHERS}.items():

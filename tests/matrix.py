@@ -276,8 +276,9 @@ def failures(record: dict[str, Any]) -> list[str]:
 
 def main(argv: Sequence[str]) -> int:
     from bench.record import revision
+    from pyvmm.cli.parser import Parser
 
-    parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
+    parser = Parser(prog="python -m tests.matrix", description=__doc__)
     parser.add_argument("--json", metavar="FILE", help="what was measured, with the reasons")
     parser.add_argument("--table", metavar="FILE", help="as Markdown")
     parser.add_argument(

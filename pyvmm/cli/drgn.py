@@ -68,10 +68,12 @@ def take_options(args: argparse.Namespace) -> None:
     """Options that stand after NAME: argparse takes everything there for the script's."""
     import argparse
 
+    from pyvmm.cli.parser import Parser
+
     if args.words[:1] == ["--"]:
         del args.words[0]
     elif args.words and args.words[0].startswith("-"):
-        parser = argparse.ArgumentParser("pyvmm drgn", exit_on_error=False)
+        parser = Parser("pyvmm drgn", exit_on_error=False)
         _add_options(parser)
         parser.add_argument("words", nargs=argparse.REMAINDER)
         try:

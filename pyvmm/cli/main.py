@@ -46,17 +46,9 @@ def overview() -> str:
 
 
 def _parse(module: Any, name: str, rest: Sequence[str]) -> argparse.Namespace:
-    import argparse
+    from pyvmm.cli.parser import parse
 
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> None:  # type: ignore[override]
-            self.print_usage(sys.stderr)
-            self.exit(status.USAGE, f"pyvmm: {message}\n")
-
-    parser = Parser(prog="pyvmm")
-    sub = parser.add_subparsers(dest="command", required=True)
-    module.add_parser(sub)
-    return parser.parse_args([name, *rest])
+    return parse(module, name, rest)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ import pyvmm
 from pyvmm import errors, probe
 from pyvmm.cli import doctor, lab, run, status
 from pyvmm.cli.main import COMMANDS, main, overview
+from pyvmm.cli.parser import CommandParser, Parser, parse
 from pyvmm.cli.plan import SWAP_SERIAL, Plan, parse_disk, parse_env
 from pyvmm.cli.summary import swap_rows
 from pyvmm.errors import ConfigError
@@ -27,9 +30,11 @@ from pyvmm.machine.swapbypass import MODES
 from pyvmm.machine.swapgovernor import POLICIES
 from tests.unit.control_support import FakeSwap, FakeVM
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def _run_parser() -> argparse.ArgumentParser:
-    sub = argparse.ArgumentParser().add_subparsers()
+    sub = Parser().add_subparsers()
     run.add_parser(sub)
     return sub.choices["run"]  # type: ignore[no-any-return]
 
@@ -88,6 +93,60 @@ def test_bad_arguments(words: list[str], capsys: pytest.CaptureFixture[str]) -> 
         main(words)
     assert end.value.code == status.USAGE
     assert "pyvmm: " in capsys.readouterr().err
+
+
+def parsers_of(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """The parser and those of its subcommands."""
+    subs = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [parser, *(p for sub in subs for one in sub.choices.values() for p in parsers_of(one))]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_option_may_be_abbreviated(name: str) -> None:
+    parser = CommandParser()
+    importlib.import_module(f"pyvmm.cli.{name}").add_parser(parser.add_subparsers())
+    assert not any(one.allow_abbrev for one in parsers_of(parser))
+
+
+def test_every_parser_of_the_tree_is_one_that_takes_no_abbreviations() -> None:
+    plain = re.compile(r"argparse\.ArgumentParser\((?!Parser)")
+    folders = [ROOT / name for name in ("pyvmm", "bench", "tests", ".ci", "csrc", "docs")]
+    found = {
+        str(path.relative_to(ROOT))
+        for folder in folders
+        for path in folder.rglob("*.py")
+        if "tests/unit" not in str(path) and plain.search(path.read_text())
+    }
+    assert found == {"bench/matrix.py"}  # it only asks a parser for its options
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--share", ".", "--", "true"], "there is no option --share"),
+        (["--mem", "1G"], "there is no option --mem"),
+        (["--mem=1G", "--", "true"], "there is no option --mem=1G"),
+        (["uname", "-a"], "comes after --, as in: pyvmm run -- uname -a"),
+        (["-m", "1G", "sh", "-c", "exit 3"], "as in: pyvmm run -- sh -c 'exit 3'"),
+        (["true"], "as in: pyvmm run -- true"),
+        (["-v", "a", "--", "b"], "as in: pyvmm run -- a"),
+    ],
+)
+def test_a_command_comes_after_two_dashes(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["run", *words])
+    assert end.value.code == status.USAGE
+    assert said in capsys.readouterr().err
+
+
+def test_the_command_is_all_that_follows() -> None:
+    words = ["--memory=1G", "--", "sh", "--memory", "--", "-k"]
+    slow, quick = parse(run, "run", ["-vm", "1G", *words[1:]]), run.quick_parse(words)
+    assert quick is not None
+    assert slow.command == quick.command == words[2:]
+    assert (slow.memory, slow.verbose) == ("1G", True)
 
 
 @pytest.mark.parametrize(
