@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 
 #include "symcall_watch.h"
 #include "vcpu.h"
@@ -20,10 +21,22 @@ enum {
 	SETTLE_STEPS = 64,
 };
 
+/* Timed waits on it are not to notice that somebody sets the clock. */
+static void init_condition(pthread_cond_t *condition)
+{
+	pthread_condattr_t attributes;
+
+	pthread_condattr_init(&attributes);
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	pthread_cond_init(condition, &attributes);
+	pthread_condattr_destroy(&attributes);
+}
+
 struct symcall *symcall_create(struct vcpu *vcpu, struct symspy *symspy,
                                struct symcall_watch *watch, const struct symcall_setup *setup)
 {
 	struct symcall *symcall = calloc(1, sizeof(*symcall));
+	int error;
 
 	if (!symcall)
 		return NULL;
@@ -35,15 +48,20 @@ struct symcall *symcall_create(struct vcpu *vcpu, struct symspy *symspy,
 		return NULL;
 	}
 	symcall->vcpu = vcpu;
+	vcpu->symcall = symcall;
 	symcall->symspy = symspy;
 	symcall->watch = watch;
 	symcall->nested = setup->nested;
 	symcall->context.tr_not_busy = setup->svm;
 	symcall->hold.possible = setup->can_block_interrupts;
 	pthread_mutex_init(&symcall->lock, NULL);
-	pthread_cond_init(&symcall->over, NULL);
-	symcall_watch_add(watch, symcall);
-	vcpu->symcall = symcall;
+	init_condition(&symcall->over);
+	error = symcall_watch_add(watch, symcall);
+	if (error) {
+		symcall_destroy(symcall);
+		errno = -error;
+		return NULL;
+	}
 	return symcall;
 }
 
@@ -90,7 +108,6 @@ int symcall_refuse(struct symcall_call *call, enum symcall_status status, const 
 {
 	call->message.status = status;
 	snprintf(call->message.text, sizeof(call->message.text), "%s", text);
-	call->message.finished = 1;
 	return VCPU_SYMCALL;
 }
 
@@ -106,7 +123,6 @@ static int check(struct symcall *symcall, struct symcall_call *call)
 {
 	uint8_t *page = symspy_vcpu_page(symcall->symspy, symcall->vcpu->index);
 
-	call->message.finished = 0;
 	call->message.error = 0;
 	if (symcall->active) {
 		symcall->counters.refused_active++;
@@ -380,7 +396,6 @@ int symcall_begin_posted(struct symcall *symcall, struct symcall_call *call)
 static int hand_over_local(struct vcpu *vcpu, struct symcall_call *call)
 {
 	frame_put_back(vcpu, &call->frame);
-	call->message.finished = 1;
 	return VCPU_SYMCALL;
 }
 
@@ -392,7 +407,7 @@ static int hand_over(struct symcall *symcall, struct symcall_call *call)
 		return call->done(vcpu, call, &vcpu->run->s.regs.regs);
 	if (call->local)
 		return hand_over_local(vcpu, call);
-	symcall_wake_caller(symcall, call);
+	symcall_give_back(symcall, call);
 	return 0;
 }
 

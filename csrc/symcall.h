@@ -59,7 +59,6 @@ struct symcall_message {
 	uint32_t status; /* enum symcall_status */
 	uint32_t given;  /* bytes of data for the guest */
 	uint32_t wanted; /* bytes of data to bring back */
-	uint32_t finished;
 	char text[80];
 	uint8_t data[3072];
 };
@@ -120,12 +119,18 @@ int symcall_continue(struct vcpu *vcpu, struct symcall_call *call);
 /* On the vCPU's own thread: gives up the call under way, with that status. */
 void symcall_abandon(struct vcpu *vcpu, uint32_t status);
 
-/* From any other thread: asks for the call. Then wait for it, or take it back. */
+/*
+ * From any other thread: asks for the call. From here until symcall_wait() or symcall_withdraw()
+ * returns 1 it belongs to the vCPU's thread: nobody else may look at its message or destroy it.
+ */
 void symcall_post(struct vcpu *vcpu, struct symcall_call *call);
 /* 1 when it is over, 0 if the time passed first. */
 int symcall_wait(struct vcpu *vcpu, struct symcall_call *call, uint32_t milliseconds);
 /* 1 if the call had not begun and never will, 0 if it is to be waited for. */
 int symcall_withdraw(struct vcpu *vcpu, struct symcall_call *call);
+/* Instead of symcall_call_destroy(), at any time and without waiting: takes the call back if it has
+ * not begun, and frees it. One that is under way is freed by the vCPU's thread, at its end. */
+void symcall_disown(struct vcpu *vcpu, struct symcall_call *call);
 
 /* Whether calls of other threads wait. */
 int symcall_pending(struct vcpu *vcpu);
@@ -147,6 +152,10 @@ struct symcall_call {
 	symcall_done *done; /* a C caller */
 	bool local;         /* a caller on the vCPU's own thread */
 	struct frame frame;
+
+	/* Of a call of another thread, with the lock of the queue held. */
+	bool posted;   /* the vCPU's thread has it */
+	bool disowned; /* nobody waits for it */
 	struct symcall_call *next;
 };
 
@@ -187,10 +196,11 @@ int symcall_collapsed(struct vcpu *vcpu, int event); /* the handler brought the 
 bool symcall_lingered(struct vcpu *vcpu);
 
 /* Between the parts of it: ends a call that did not begin, returns VCPU_SYMCALL; begins one of
- * another thread, 0 or VCPU_SYMCALL; tells another thread that its call is over. */
+ * another thread, 0 or VCPU_SYMCALL; gives a call that is over back to the thread that posted it,
+ * which may free it at once. */
 int symcall_refuse(struct symcall_call *call, enum symcall_status status, const char *text);
 int symcall_begin_posted(struct symcall *symcall, struct symcall_call *call);
-void symcall_wake_caller(struct symcall *symcall, struct symcall_call *call);
+void symcall_give_back(struct symcall *symcall, struct symcall_call *call);
 
 /* The doorbell's part: what the guest said, with registers that are fresh. */
 void symcall_outcome(struct vcpu *vcpu, bool failed);

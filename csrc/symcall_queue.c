@@ -12,46 +12,62 @@ static void request_more(struct symcall *symcall)
 		__atomic_fetch_or(&symcall->vcpu->requests, VCPU_REQUEST_SYMCALL, __ATOMIC_SEQ_CST);
 }
 
-void symcall_wake_caller(struct symcall *symcall, struct symcall_call *call)
+/*
+ * The thread that posted the call may free it from the moment the lock is given up, so this is the
+ * last that is done with it.
+ */
+void symcall_give_back(struct symcall *symcall, struct symcall_call *call)
 {
+	bool disowned;
+
 	pthread_mutex_lock(&symcall->lock);
-	call->message.finished = 1;
+	disowned = call->disowned;
+	call->posted = false;
 	pthread_cond_broadcast(&symcall->over);
 	request_more(symcall);
 	pthread_mutex_unlock(&symcall->lock);
+	if (disowned)
+		symcall_call_destroy(call);
+}
+
+static void enqueue(struct symcall *symcall, struct symcall_call *call)
+{
+	call->posted = true;
+	if (symcall->last)
+		symcall->last->next = call;
+	else
+		symcall->first = call;
+	symcall->last = call;
 }
 
 void symcall_post(struct vcpu *vcpu, struct symcall_call *call)
 {
 	struct symcall *symcall = vcpu->symcall;
+	bool closed;
 
 	call->done = NULL;
 	call->local = false;
 	call->next = NULL;
-	call->message.finished = 0;
 	if (!symcall) {
 		symcall_refuse(call, SYMCALL_ABSENT, "");
 		return;
 	}
 	pthread_mutex_lock(&symcall->lock);
-	if (symcall->closed) {
-		symcall_refuse(call, SYMCALL_STOPPED, "");
-	} else {
-		if (symcall->last)
-			symcall->last->next = call;
-		else
-			symcall->first = call;
-		symcall->last = call;
-	}
+	closed = symcall->closed;
+	if (!closed)
+		enqueue(symcall, call);
 	pthread_mutex_unlock(&symcall->lock);
-	vcpu_request(vcpu, VCPU_REQUEST_SYMCALL);
+	if (closed)
+		symcall_refuse(call, SYMCALL_STOPPED, "");
+	else
+		vcpu_request(vcpu, VCPU_REQUEST_SYMCALL);
 }
 
 static struct timespec later(uint32_t milliseconds)
 {
 	struct timespec until;
 
-	clock_gettime(CLOCK_REALTIME, &until);
+	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += milliseconds / 1000;
 	until.tv_nsec += (long)(milliseconds % 1000) * 1000000;
 	if (until.tv_nsec >= 1000000000) {
@@ -65,17 +81,17 @@ int symcall_wait(struct vcpu *vcpu, struct symcall_call *call, uint32_t millisec
 {
 	struct symcall *symcall = vcpu->symcall;
 	struct timespec until = later(milliseconds);
-	int finished;
+	int over;
 
 	if (!symcall)
 		return 1;
 	pthread_mutex_lock(&symcall->lock);
-	while (!call->message.finished &&
+	while (call->posted &&
 	       pthread_cond_timedwait(&symcall->over, &symcall->lock, &until) != ETIMEDOUT)
 		;
-	finished = (int)call->message.finished;
+	over = !call->posted;
 	pthread_mutex_unlock(&symcall->lock);
-	return finished;
+	return over;
 }
 
 /* With the lock held: takes the call out of the queue, if it is there. */
@@ -105,8 +121,25 @@ int symcall_withdraw(struct vcpu *vcpu, struct symcall_call *call)
 		return 1;
 	pthread_mutex_lock(&symcall->lock);
 	found = unqueue(symcall, call);
+	if (found)
+		call->posted = false;
 	pthread_mutex_unlock(&symcall->lock);
 	return found;
+}
+
+void symcall_disown(struct vcpu *vcpu, struct symcall_call *call)
+{
+	struct symcall *symcall = vcpu->symcall;
+	bool under_way = false;
+
+	if (symcall) {
+		pthread_mutex_lock(&symcall->lock);
+		under_way = call->posted && !unqueue(symcall, call);
+		call->disowned = under_way;
+		pthread_mutex_unlock(&symcall->lock);
+	}
+	if (!under_way)
+		symcall_call_destroy(call);
 }
 
 int symcall_pending(struct vcpu *vcpu)
@@ -139,7 +172,7 @@ int symcall_next(struct vcpu *vcpu)
 	struct symcall_call *call = take_first(vcpu->symcall);
 
 	if (call && symcall_begin_posted(vcpu->symcall, call))
-		symcall_wake_caller(vcpu->symcall, call);
+		symcall_give_back(vcpu->symcall, call);
 	return 0;
 }
 
@@ -159,6 +192,6 @@ void symcall_close(struct vcpu *vcpu)
 	}
 	for (struct symcall_call *call = take_first(symcall); call; call = take_first(symcall)) {
 		symcall_refuse(call, SYMCALL_STOPPED, "");
-		symcall_wake_caller(symcall, call);
+		symcall_give_back(symcall, call);
 	}
 }

@@ -129,6 +129,8 @@ struct symcall_watch *symcall_watch_create(uint32_t milliseconds, uint32_t cpus)
 	error = thread_start(&watch->thread, "symcall-watch", main_of_watch, watch);
 	if (!error)
 		return watch;
+	pthread_cond_destroy(&watch->wake);
+	pthread_mutex_destroy(&watch->lock);
 	free(watch);
 	errno = error;
 	return NULL;
@@ -167,7 +169,7 @@ void symcall_watch_begin(struct symcall_watch *watch)
 	if (!__atomic_load_n(&watch->asleep, __ATOMIC_SEQ_CST))
 		return;
 	pthread_mutex_lock(&watch->lock);
-	watch->asleep = false;
+	__atomic_store_n(&watch->asleep, false, __ATOMIC_SEQ_CST);
 	pthread_cond_signal(&watch->wake);
 	pthread_mutex_unlock(&watch->lock);
 }

@@ -110,6 +110,16 @@ class Call:
             lib.symcall_call_destroy(self._c)
             self._c = ffi.NULL
 
+    def disown(self, vcpu: Any) -> None:
+        """Gives up a call that was posted on a vCPU (a `struct vcpu *`), or never was, at any stage of it.
+
+        One that has not begun never will; one that is under way the vCPU's thread frees at its end. An interrupt
+        (ctrl-c) in between leaks it at worst.
+        """
+        c, self._c = self._c, ffi.NULL
+        if c != ffi.NULL:
+            lib.symcall_disown(vcpu, c)
+
     def pack(self, args: tuple[int, ...], data: bytes, want: int) -> tuple[int, ...]:
         """The five arguments, with the data put in. Raises ConfigError for too many of anything."""
         if len(args) > ARGUMENTS:
@@ -166,7 +176,8 @@ def make(
 ) -> Results:
     """A call on a vCPU (a `struct vcpu *`) that another thread runs; `notify` is called when it was asked for.
 
-    With `patience` a vCPU that does not begin it within so many seconds is not waited for.
+    With `patience` a vCPU that does not begin it within so many seconds is not waited for. An interrupt (ctrl-c) gives
+    the call up: see `Call.disown`.
     """
     call = Call()
     try:
@@ -178,26 +189,18 @@ def make(
         await_end(vcpu, call, patience)
         return call.results()
     finally:
-        call.close()
+        call.disown(vcpu)
 
 
 def await_end(vcpu: Any, call: Call, patience: float | None) -> None:
-    """Waits until the call is over; an interrupt (ctrl-c) takes it back, or waits for its deadline."""
+    """Waits until the call is over. Raises SymcallError if it did not begin in time."""
     left = WAIT_MS if patience is None else int(patience * 1000)
-    try:
-        while not lib.symcall_wait(vcpu, call._c, min(left, WAIT_MS)):
-            if patience is not None:
-                left = max(left - WAIT_MS, 0)
-            if not left and lib.symcall_withdraw(vcpu, call._c):
-                raise SymcallError(
-                    f"symcall {call.message.number:#x}: its vCPU did not come to it; is it in a hook that calls back?",
-                    "deadline",
-                )
-            left = left or WAIT_MS  # it is under way
-    except SymcallError:
-        raise
-    except BaseException:
-        if not lib.symcall_withdraw(vcpu, call._c):
-            while not lib.symcall_wait(vcpu, call._c, WAIT_MS):
-                pass
-        raise
+    while not lib.symcall_wait(vcpu, call._c, min(left, WAIT_MS)):
+        if patience is not None:
+            left = max(left - WAIT_MS, 0)
+        if not left and lib.symcall_withdraw(vcpu, call._c):
+            raise SymcallError(
+                f"symcall {call.message.number:#x}: its vCPU did not come to it; is it in a hook that calls back?",
+                "deadline",
+            )
+        left = left or WAIT_MS  # it is under way

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Symcalls that pass between threads, under the sanitizers."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pyvmm._core import lib
+from tests.unit import c_library
+
+HERE = Path(__file__).resolve().parent
+SANITIZERS = ("thread", "address,undefined")
+ROUNDS = 6000
+WITHDRAWN, DISOWNED = lib.SYMCALL_HOST + 1, lib.SYMCALL_HOST + 2
+
+#: Ends that a call may have there; the others would be faults.
+SEEN = {
+    *(lib.SYMCALL_OK, lib.SYMCALL_ERROR, lib.SYMCALL_ABSENT, lib.SYMCALL_DISABLED),
+    *(lib.SYMCALL_FAULT, lib.SYMCALL_STOPPED, WITHDRAWN, DISOWNED),
+}
+
+
+def build(folder: Path, sanitizer: str) -> list[str]:
+    """The command that runs symcall_threads.c, built with the sanitizer."""
+    program = folder / "symcall_threads"
+    parts = (*c_library.LOOP, "doorbell")
+    command = ["gcc", "-std=gnu11", "-D_GNU_SOURCE", "-g", "-O1", "-Wall", "-Werror", "-pthread"]
+    command += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-Dioctl=fake_ioctl"]
+    command += [f"-I{c_library.CSRC}", "-o", str(program), str(HERE / "symcall_threads.c")]
+    command += [str(c_library.CSRC / f"{part}.c") for part in parts]
+    subprocess.run(command, check=True)
+    # The thread sanitizer's memory map leaves little room for a random one.
+    return ["setarch", platform.machine(), "-R", str(program)]
+
+
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_calls_pass_between_threads(tmp_path: Path, sanitizer: str) -> None:
+    command = build(tmp_path, sanitizer)
+    run = subprocess.run(
+        [*command, "1", str(ROUNDS)], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    ends = [int(word) for word in run.stdout.split()]
+    assert sum(ends) >= ROUNDS
+    assert {end for end, count in enumerate(ends) if count} - {lib.SYMCALL_DEADLINE} == SEEN
