@@ -8,6 +8,7 @@ of each.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+#: This file: other flags, other modules.
+OWN = "csrc/build.py"
 
 # Later headers use the types of earlier ones.
 CORE_HEADERS = [
@@ -55,6 +58,26 @@ CFLAGS = [
     "-Wshadow",
     "-fvisibility=hidden",
 ]
+#: These keep a fault that is left from being of use to a guest: canaries, copies that know the size of their
+#: target, frames that touch every page of a stack in turn, targets of calls and returns that the CPU checks. Python's
+#: own flags may set a level of FORTIFY_SOURCE, hence the -U.
+HARDENED = [
+    "-fstack-protector-strong",
+    "-fstack-clash-protection",
+    "-fcf-protection=full",
+    "-U_FORTIFY_SOURCE",
+    "-D_FORTIFY_SOURCE=3",
+    "-Wformat",
+    "-Werror=format-security",
+]
+#: The linker binds everything at load, and makes the tables of addresses read-only after that.
+LINKED = ["-Wl,-z,relro,-z,now,-z,noexecstack"]
+#: A build for tests: sanitizers as -fsanitize= has them. FORTIFY_SOURCE would hide copies from them.
+SANITIZERS = os.environ.get("PYVMM_SANITIZE", "")
+if SANITIZERS:
+    HARDENED = [f"-fsanitize={SANITIZERS}", "-fno-omit-frame-pointer", "-U_FORTIFY_SOURCE"]
+    LINKED = [f"-fsanitize={SANITIZERS}"]
+CFLAGS += HARDENED
 # cffi's own generated code trips over these two.
 CFLAGS += ["-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-sign-compare"]
 
@@ -76,9 +99,10 @@ def builder_of_core() -> FFI:
         "pyvmm._core",
         "\n".join(f'#include "{header.name}"' for header in headers),
         sources=sorted(str(path.relative_to(ROOT)) for path in HERE.glob("*.c")),
-        depends=sorted(str(path.relative_to(ROOT)) for path in HERE.glob("*.h")),
+        depends=[OWN, *sorted(str(path.relative_to(ROOT)) for path in HERE.glob("*.h"))],
         include_dirs=["csrc"],
         extra_compile_args=CFLAGS,
+        extra_link_args=LINKED,
         libraries=["pthread"],
     )
     return ffi
@@ -94,8 +118,9 @@ def builder_of_kvm() -> FFI:
     ffi.set_source(
         "pyvmm.kvm._kvm",
         "\n".join(f'#include "kvm/{name}"' for name in order),
-        depends=[f"csrc/kvm/{name}" for name in order],
+        depends=[OWN, *(f"csrc/kvm/{name}" for name in order)],
         include_dirs=["csrc"],
         extra_compile_args=CFLAGS,
+        extra_link_args=LINKED,
     )
     return ffi
