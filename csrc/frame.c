@@ -21,10 +21,10 @@ void frame_keep(struct vcpu *vcpu, struct frame *frame)
 	frame->error = vcpu->error;
 	frame->data_size = 0;
 	memcpy(frame->exit, replay_exit_of(run), REPLAY_EXIT);
-	if (vcpu->hook_pending) {
+	if (vcpu->hook_pending)
 		frame->data_size = replay_data_size(run, vcpu->exit_reason);
+	if (frame->data_size)
 		memcpy(frame->data, replay_data_of(run), frame->data_size);
-	}
 	vcpu->hook_pending = 0;
 }
 
@@ -43,5 +43,6 @@ void frame_put_back(struct vcpu *vcpu, struct frame *frame)
 	vcpu->io_next = frame->io_next;
 	vcpu->error = frame->error;
 	memcpy(replay_exit_of(run), frame->exit, REPLAY_EXIT);
-	memcpy(replay_data_of(run), frame->data, frame->data_size);
+	if (frame->data_size)
+		memcpy(replay_data_of(run), frame->data, frame->data_size);
 }

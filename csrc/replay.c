@@ -102,7 +102,9 @@ void replay_take_answer(struct vcpu *vcpu)
 	replay->reason = vcpu->exit_reason;
 	memcpy(replay->exit, replay_exit_of(vcpu->run), REPLAY_EXIT);
 	replay->data_size = replay_data_size(vcpu->run, replay->reason);
-	memcpy(replay->data, replay_data_of(vcpu->run), replay->data_size);
+	/* Where there is none, the offset of the data is something else. */
+	if (replay->data_size)
+		memcpy(replay->data, replay_data_of(vcpu->run), replay->data_size);
 	replay->state = REPLAY_READY;
 	/* Where that cannot be, the guest may take an interrupt first: the answer then waits for
 	 * its return. */
