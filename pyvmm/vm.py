@@ -41,7 +41,8 @@ class VM:
     """A virtual machine.
 
     `memory` is in bytes, or text such as "256M"; `cpus` the number of vCPUs. `kernel` is a bzImage, an ELF vmlinux with
-    a PVH entry, or a flat binary (`flat` says how that starts: "real", "protected" or "long"); without one, give
+    a PVH entry, a kernel with a Multiboot header, or a flat binary
+    (`flat` says how that starts: "real", "protected" or "long"); without one, give
     `load_state` the registers yourself. `initrd` is a file or several parts. `shared=True`
     puts RAM into a memfd, `hugepages` ("2M" or "1G") into one from the hugetlb pool.
     `irqchip=False` is for bare programs that end with HLT. `nested=True` shows VMX or SVM to the guest.

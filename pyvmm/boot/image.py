@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     Source = str | os.PathLike[str] | bytes | bytearray | memoryview
 
 #: Bytes that `sniff` looks at, at most.
-HEAD_SIZE = 1024
+HEAD_SIZE = 8192
 
 
 class Image:
     """A kernel or initrd with a ``name`` for messages and a ``size`` in bytes; a context manager.
 
-    Made of a path or of bytes. A file is read with pread, so that a segment goes from the page
+    Made of a path or of bytes; ``path`` is "" then. A file is read with pread, so that a segment goes from the page
     cache to guest memory in one copy.
     """
 
-    __slots__ = ("_data", "_fd", "name", "size")
+    __slots__ = ("_data", "_fd", "name", "path", "size")
 
     def __init__(self, source: Source, what: str) -> None:
         """Open ``source``, a path or the content; ``what`` ("kernel") is for messages.
@@ -36,11 +36,11 @@ class Image:
         self._fd = -1
         self._data = memoryview(b"")
         if isinstance(source, (bytes, bytearray, memoryview)):
-            self.name = f"the {what} given as bytes"
+            self.name, self.path = f"the {what} given as bytes", ""
             self._data = memoryview(source).cast("B")
             self.size = len(self._data)
             return
-        path = os.fspath(source)
+        self.path = path = os.fspath(source)
         self.name = f"{what} {path!r}"
         if "\0" in path:
             raise ImageError(f"{self.name}: a file name cannot contain NUL")
@@ -123,6 +123,8 @@ def _open_regular(path: str, name: str) -> tuple[int, int]:
     return fd, status.st_size
 
 
+_MULTIBOOT_MAGIC = b"\x02\xb0\xad\x1b"
+
 # Magic at the start of files that are mistaken for kernels, and what to say about each.
 _COMPRESSED = (
     (b"\x1f\x8b", "gzip", "gzip -dc"),
@@ -137,11 +139,19 @@ _COMPRESSED = (
 
 
 def sniff(head: bytes, name: str) -> str:
-    """``"bzimage"`` or ``"elf"``, by the first `HEAD_SIZE` bytes; `ImageError` for all else."""
+    """``"bzimage"``, ``"multiboot"`` or ``"elf"``, by the first `HEAD_SIZE` bytes.
+
+    An ELF file with a Multiboot header counts as Multiboot. `ImageError` for all else.
+    """
+    if head[0x202:0x206] == b"HdrS" and not head.startswith(b"\x7fELF"):
+        return "bzimage"
+    if _MULTIBOOT_MAGIC in head:
+        from pyvmm.boot import multiboot
+
+        if multiboot.find(head) is not None:
+            return "multiboot"
     if head.startswith(b"\x7fELF"):
         return "elf"
-    if head[0x202:0x206] == b"HdrS":
-        return "bzimage"
     for magic, kind, command in _COMPRESSED:
         if head.startswith(magic):
             raise ImageError(

@@ -60,14 +60,20 @@ def write_command_line(memory: GuestMemory, cmdline: str, limit: int) -> int:
 
     Raises `ConfigError` when it is longer, or holds a NUL that would cut it short.
     """
-    text = cmdline.encode("utf-8", "surrogateescape")
+    text = encode_line(cmdline)
     limit = min(limit, EBDA - COMMAND_LINE - 1)
+    if len(text) - 1 > limit:
+        raise ConfigError(
+            f"the kernel command line has {len(text) - 1} bytes and this kernel takes at most "
+            f"{limit}; shorten it"
+        )
+    memory.write(COMMAND_LINE, text)
+    return COMMAND_LINE
+
+
+def encode_line(cmdline: str) -> bytes:
+    """The bytes of a command line with the NUL that ends it; `ConfigError` if it has one already."""
+    text = cmdline.encode("utf-8", "surrogateescape")
     if b"\0" in text:
         raise ConfigError("the kernel command line contains a NUL character; remove it")
-    if len(text) > limit:
-        raise ConfigError(
-            f"the kernel command line has {len(text)} bytes and this kernel takes at most {limit}; "
-            "shorten it"
-        )
-    memory.write(COMMAND_LINE, text + b"\0")
-    return COMMAND_LINE
+    return text + b"\0"

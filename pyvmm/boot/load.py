@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from pyvmm.machine.memory import GuestMemory, Region
 
 
+def kind_of(kernel: Image) -> str:
+    """``"bzimage"``, ``"multiboot"`` or ``"elf"``; `ImageError` says what another file is."""
+    return sniff(kernel.read(0, min(kernel.size, HEAD_SIZE)), kernel.name)
+
+
 def load_kernel(
     path: str | os.PathLike[str],
     memory: GuestMemory,
@@ -31,12 +36,14 @@ def load_kernel(
 ) -> CpuState:
     """Load the kernel at ``path`` into guest memory; return the state of the first vCPU.
 
-    A bzImage and an ELF vmlinux (by PVH) are told apart by their magic. A flat binary has none:
-    ``flat`` says that ``path`` is one, and the mode it starts in ("real", "protected", "long"), and
-    ``address`` where it goes (see `flat.load`). ``initrd`` is a series of archives, each a path or
-    bytes. ``rsdp`` is the address of the ACPI root pointer, 0 for none. ``reserved`` regions are
-    left out of the RAM that the kernel is told of. ``gib_pages`` says that the guest's CPUID has
-    1 GiB pages, ``fresh`` that its memory was never written.
+    A bzImage, a kernel with a Multiboot header and an ELF vmlinux (by PVH) are told apart by their
+    magic. A flat binary has none: ``flat`` says that ``path`` is one, and the mode it starts in
+    ("real", "protected", "long"), and ``address`` where it goes (see `flat.load`). ``initrd`` is a
+    series of archives, each a path or bytes; for a Multiboot kernel, of modules, whose paths may
+    have a string after them (`multiboot.split_module`). ``rsdp`` is the address of the ACPI root
+    pointer, 0 for none. ``reserved`` regions are left out of the RAM that the kernel is told of.
+    ``gib_pages`` says that the guest's CPUID has 1 GiB pages, ``fresh`` that its memory was never
+    written.
 
     Raises `HostError` when a file cannot be opened or read, `ImageError` when one is not what it
     should be, `ConfigError` when something does not fit the guest. Each names the file and the
@@ -55,7 +62,8 @@ def load_kernel(
             raise ConfigError(
                 f"{kernel.name} states its own address; address= is for flat binaries"
             )
-        if sniff(kernel.read(0, min(kernel.size, HEAD_SIZE)), kernel.name) == "bzimage":
+        kind = kind_of(kernel)
+        if kind == "bzimage":
             from pyvmm.boot import bzimage
 
             return bzimage.load(
@@ -66,6 +74,17 @@ def load_kernel(
                 rsdp=rsdp,
                 reserved=reserved,
                 gib_pages=gib_pages,
+            )
+        if kind == "multiboot":
+            from pyvmm.boot import multiboot
+
+            return multiboot.load(
+                kernel,
+                memory,
+                cmdline=cmdline,
+                modules=initrd,
+                reserved=reserved,
+                fresh=fresh,
             )
         from pyvmm.boot import pvh
 

@@ -33,10 +33,10 @@ GDT_LIMIT = 4 * 8 - 1
 PAGE_TABLES_END = PAGE_TABLES + (2 + MAPPED_GIB) * PAGE_SIZE
 
 
-def write_gdt(memory: GuestMemory, *, long_mode: bool) -> int:
+def write_gdt(memory: GuestMemory, *, long_mode: bool, at: int = GDT) -> int:
     """Write a GDT with flat code at selector 0x10 and data at 0x18; return its address."""
-    memory.write(GDT, struct.pack("<4Q", 0, 0, _CODE64 if long_mode else _CODE32, _DATA))
-    return GDT
+    memory.write(at, struct.pack("<4Q", 0, 0, _CODE64 if long_mode else _CODE32, _DATA))
+    return at
 
 
 def write_identity_map(memory: GuestMemory, *, gib_pages: bool = False) -> int:

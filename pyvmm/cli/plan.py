@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from pyvmm.control.runtime_dir import refuse_taken
-from pyvmm.errors import ConfigError
+from pyvmm.errors import ConfigError, HostError, ImageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ class Plan:
         named += [("--initrd", name) for name in self.args.initrd or []]
         named += [("--disk", name) for name, _, _ in self.disks]
         for option, name in named:
-            if not os.path.exists(name):
+            # A module of a Multiboot kernel may have a string after its name.
+            file = name.partition(" ")[0] if option == "--initrd" else name
+            if not (os.path.exists(name) or os.path.exists(file)):
                 raise ConfigError(f"{option} {name}: there is no such file")
 
     def _images(self) -> tuple[str, list[str]]:
@@ -91,7 +93,7 @@ class Plan:
 
     def _cmdline(self) -> str:
         args = self.args
-        if args.flat:
+        if args.flat or (not self.own_guest and is_multiboot(self.kernel)):
             return str(args.params)  # nobody there to read ours
         parts = [BASE_CMDLINE]
         # The command's output must be alone on the terminal, so the kernel's goes to the log.
@@ -140,6 +142,21 @@ class Plan:
             "console": self.console,
             "command": args.command,
         }
+
+
+def is_multiboot(kernel: str) -> bool:
+    """Tell a kernel with a Multiboot header, to which the parameters of Linux mean nothing.
+
+    False for a file that is no kernel or cannot be read: loading it says what is wrong.
+    """
+    from pyvmm.boot.image import Image
+    from pyvmm.boot.load import kind_of
+
+    try:
+        with Image(kernel, "kernel") as image:
+            return kind_of(image) == "multiboot"
+    except (HostError, ImageError):
+        return False
 
 
 def find_guest(name: str) -> Any:

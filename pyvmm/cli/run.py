@@ -29,7 +29,10 @@ STACK_SIZE = 1 << 20
 OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (
         ("-k", "--kernel"),
-        {"metavar": "FILE", "help": "bzImage, ELF vmlinux with PVH, or flat binary"},
+        {
+            "metavar": "FILE",
+            "help": "bzImage, ELF vmlinux with PVH, Multiboot kernel, or flat binary",
+        },
     ),
     (
         ("-i", "--initrd"),

@@ -102,6 +102,10 @@ def pvh_note(entry: int, width: int = 8) -> bytes:
     return note(b"Xen\0", 18, entry.to_bytes(width, "little"))
 
 
+def multiboot_header(flags: int = 0) -> bytes:
+    return struct.pack("<III", 0x1BADB002, flags, -(0x1BADB002 + flags) & 0xFFFFFFFF)
+
+
 def vmlinux(
     loads: tuple[Load, ...] = (Load(16 * MIB, b"\xf4" * 512, 8192),),
     notes: bytes | None = None,

@@ -28,6 +28,7 @@ from pyvmm.guest import cache
 from pyvmm.machine import result as results
 from pyvmm.machine.swapbypass import MODES
 from pyvmm.machine.swapgovernor import POLICIES
+from tests.unit import boot_support as support
 from tests.unit.control_support import FakeSwap, FakeVM
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -461,6 +462,20 @@ def test_a_kvm_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[s
     kernel.touch()
     assert main(["run", "-k", str(kernel), "--kvm", str(tmp_path / "kvm")]) == status.HOST
     assert str(tmp_path / "kvm") in capsys.readouterr().err
+
+
+def test_a_multiboot_kernel_gets_the_users_words_alone(tmp_path: Path) -> None:
+    """Its first argument would be a parameter of Linux otherwise."""
+    kernel, module = tmp_path / "k", tmp_path / "m"
+    kernel.write_bytes(support.multiboot_header() + bytes(100))
+    module.touch()
+    words = ("-k", str(kernel), "-p", "cpuid 3", "-i")
+    planned = Plan(arguments(*words, f"{module} with words"))
+    assert planned.cmdline == "cpuid 3"
+    planned.check_files()
+    with pytest.raises(ConfigError, match="no such file"):
+        Plan(arguments(*words, f"{tmp_path}/absent with words")).check_files()
+    assert "panic=-1" in Plan(arguments("-k", str(tmp_path / "absent"))).cmdline
 
 
 def test_named_files_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
