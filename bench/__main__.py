@@ -8,7 +8,9 @@ import sys
 
 from bench import options
 from bench.suites import SUITES
+from pyvmm.cli import status
 from pyvmm.cli.parser import Parser
+from pyvmm.errors import Error
 
 #: What measures nothing.
 OTHERS = {
@@ -27,7 +29,12 @@ def main() -> int:
             options.add(suite)
         importlib.import_module(f"bench.{name}").add_options(suite)
     args = parser.parse_args()
-    importlib.import_module(f"bench.{args.suite}").main(args)
+    try:
+        options.check(args)
+        importlib.import_module(f"bench.{args.suite}").main(args)
+    except Error as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return status.of_error(error)
     return 0
 
 

@@ -91,7 +91,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     from pyvmm.cli.plan import find_guest
 
-    options.check_plot(args)
     guest = find_guest(args.linux)
     base = KVMTOOL if args.lkvm else MICROVM
     with tempfile.TemporaryDirectory() as folder:

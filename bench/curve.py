@@ -51,7 +51,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     from pyvmm.cli.plan import find_guest
 
-    options.check_plot(args)
     guest = find_guest(args.linux)
     sizes = QUICK_SIZES if args.quick else SIZES
     seconds = args.seconds or (0.5 if args.quick else 2)

@@ -36,7 +36,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     from pyvmm.cli.plan import find_guest
 
-    options.check_plot(args)
     guest = find_guest(args.linux)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         image = Path(folder) / "disk"

@@ -69,6 +69,5 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    options.check_plot(args)
     samples = measure(options.plan(args, BARE, rounds=21, quick=7), args.exits)
     report.conclude(args, "exits", samples, AIMS, base=BARE, scale=1e6, unit="us", exits=args.exits)

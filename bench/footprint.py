@@ -256,7 +256,6 @@ def bare_commands(folder: str) -> dict[str, list[str]]:
 
 
 def main(args: argparse.Namespace) -> None:
-    options.check_plot(args)
     base = OURS if args.bare else QEMU
     with tempfile.TemporaryDirectory() as folder:
         made = bare_commands(folder) if args.bare else linux_commands(args, folder)

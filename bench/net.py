@@ -113,7 +113,6 @@ def subjects(guest: Any, folder: str) -> dict[str, Callable[[], dict[str, float]
 def main(args: argparse.Namespace) -> None:
     from pyvmm.cli.plan import find_guest
 
-    options.check_plot(args)
     guest = find_guest(args.linux)
     with tempfile.TemporaryDirectory() as folder, namespace():
         samples = stats.interleave(

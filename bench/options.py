@@ -6,8 +6,10 @@ from __future__ import annotations
 import argparse
 import math
 import random
+from pathlib import Path
 
 from bench.stats import Plan
+from pyvmm.errors import ConfigError
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +33,24 @@ def plan(args: argparse.Namespace, base: str, *, rounds: int, quick: int) -> Pla
     )
 
 
-def check_plot(args: argparse.Namespace) -> None:
-    """Ends the program where a picture is wanted that cannot be made."""
+def check(args: argparse.Namespace) -> None:
+    """Finds out, before hours of measuring, that what comes of it can be written and overwrites nothing that is read.
+
+    Ends the program where a picture is wanted that cannot be made. Raises ConfigError for a file.
+    """
+    from pyvmm import outfile
     from pyvmm.cli import logbars
 
-    if args.plot and not logbars.available():
+    if getattr(args, "plot", None) and not logbars.available():
         raise SystemExit("bench: --plot wants matplotlib: pip install 'pyvmm[bench]'")
+    named = {f"--{name}": getattr(args, name, None) for name in ("json", "plot")}
+    seen = {Path(getattr(args, name)).resolve() for name in ("old", "new") if hasattr(args, name)}
+    for option, name in named.items():
+        if not name:
+            continue
+        path = Path(name)
+        if path.resolve() in seen:
+            raise ConfigError(f"{option} {name}: the same file is named twice; nothing was changed")
+        seen.add(path.resolve())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        outfile.check(option, name)

@@ -222,7 +222,6 @@ def main(args: argparse.Namespace) -> None:
     from pyvmm.cli.plan import find_guest
 
     args.seconds = args.seconds or (1 if args.quick else 5)
-    options.check_plot(args)
     load = Load(args.memory, seconds=args.seconds)
     arms = Arms(
         find_guest(args.linux), find_plain(args.linux, args.arm), args.swap, load, args.timeout

@@ -163,7 +163,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     args.exits = args.exits or (300 if args.quick else 2000)
-    options.check_plot(args)
     library = os.environ.get("LD_PRELOAD", "")
     if Path(library).name == steps.LIBRARY:
         return run(args, library)

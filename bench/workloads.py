@@ -173,7 +173,6 @@ def setting_of(args: argparse.Namespace) -> Setting:
 
 
 def main(args: argparse.Namespace) -> None:
-    options.check_plot(args)
     setting = setting_of(args)
     every = arms(setting.ram_mib, setting.swap_mib)
     made = swap.chosen({arm.name: partial(one, setting, arm) for arm in every}, args.arm)

@@ -78,6 +78,7 @@ class VM:
         self.swap: Swap | None = None
         self._server: Server | None = None
         self._state: CpuState | None = None
+        self._loaded = False
         self.machine = Machine(
             parse_size(memory, "memory"),
             cpus,
@@ -265,12 +266,18 @@ class VM:
         self._before_start("a start state")
         self._state = state
 
-    def start(self) -> None:
-        """Loads the kernel and starts the vCPUs; comes back at once."""
-        self._before_start("a start")
+    def load(self) -> None:
+        """Loads the kernel, which `start` does if nobody did: what is wrong with it shows before anything has run."""
+        self._before_start("loading a kernel")
         if self.serial is None:
             self.add_serial()
         self.machine.set_state(self._state or self._load())
+        self._loaded = True
+
+    def start(self) -> None:
+        """Loads the kernel and starts the vCPUs; comes back at once."""
+        if not self._loaded:
+            self.load()
         self.machine.start()
 
     def _load(self) -> CpuState:
@@ -352,8 +359,9 @@ class VM:
         return self.serial.tail() if self.serial is not None else b""
 
     def _before_start(self, what: str) -> None:
-        if self.state != "built":
-            raise StateError(f"{what} comes before the start; this machine is {self.state}")
+        if self.state != "built" or self._loaded:
+            state = self.state if self.state != "built" else "loaded"
+            raise StateError(f"{what} comes before the start; this machine is {state}")
 
     def close(self) -> None:
         """Ends a run that is still on and gives everything back. May be called twice."""

@@ -69,6 +69,8 @@ def main(args: argparse.Namespace) -> int:
     old = Path(args.compare).absolute() if args.compare else None
     again = Path(args.report).absolute() if args.report else None
     out = Path(args.out).absolute() if args.out else None
+    if old and out and old.resolve() == out.resolve():
+        raise ConfigError(f"--out {args.out}: --compare reads the same folder; nothing was changed")
     enter_source_tree()
     if again:
         return report(again, old)

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from pyvmm import outfile
 from pyvmm.cli import status
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def main(args: argparse.Namespace) -> int:
     """Boots on /dev/kvm where that can run Linux, else in the lab, and says which and why."""
     from pyvmm.probe import probe
 
+    if not args.boot:
+        outfile.check("--plot", args.plot)
     found = probe()
     if found.boots_linux:
         print(f"demo: {found.verdict}; booting directly", file=sys.stderr)

@@ -18,9 +18,9 @@ import sys
 
 import pyvmm
 from pyvmm.cli import status
-from pyvmm.cli.run import open_log
 from pyvmm.control.runtime_dir import RuntimeDir
 from pyvmm.errors import ConfigError, HostError
+from pyvmm.outfile import OutFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,11 +45,12 @@ def start(args: Any) -> int:
     Raises ConfigError for options that need a terminal or somebody who waits, HostError if no server can be had.
     """
     check(args)
-    log = open_log(args.log or os.devnull)  # what would be on the terminal
-    try:
-        answer = hand_over(request(args), log)
-    finally:
-        os.close(log)
+    # What would be on the terminal.
+    with OutFile("--log", args.log or os.devnull) as log:
+        log.lock()
+        answer = hand_over(request(args, empty=not log.shared), log.fd)
+        if "error" not in answer:
+            log.begin(emptied=True)  # by the one who runs it, when it did
     if "error" in answer:
         print(f"pyvmm: {answer['error']}", file=sys.stderr)
         return int(answer["status"])
@@ -65,11 +66,13 @@ def check(args: Any) -> None:
         raise ConfigError("--summary needs a terminal; leave it away, or --detach")
 
 
-def request(args: Any) -> bytes:
-    """A message: the options, and what else of this process the run is to have."""
+def request(args: Any, *, empty: bool = True) -> bytes:
+    """A message: the options, whether the log is emptied, and what else of this process the run is to have."""
     mask = os.umask(0)
     os.umask(mask)
-    return packed({"options": vars(args), "umask": mask, "environment": dict(os.environb)})
+    return packed(
+        {"options": vars(args), "umask": mask, "environment": dict(os.environb), "empty": empty}
+    )
 
 
 def packed(message: Any) -> bytes:

@@ -139,12 +139,14 @@ class Child:
             args.name = args.name or default_name()  # type: ignore[attr-defined]
             return run.launch(args, self.started)
         except Error as error:
-            print(f"pyvmm: {error}", file=sys.stderr)
-            self.say({"error": str(error), "status": status.of_error(error)})
+            # The visitor says it; the log of a run that did not start is left as it was.
+            if not self.say({"error": str(error), "status": status.of_error(error)}):
+                print(f"pyvmm: {error}", file=sys.stderr)
             return status.of_error(error)
         except Exception as error:
-            self.say({"error": f"{type(error).__name__}: {error}", "status": status.VMM})
-            raise
+            if not self.say({"error": f"{type(error).__name__}: {error}", "status": status.VMM}):
+                raise
+            return status.VMM
 
     def take_over(self) -> dict[str, Any]:
         """Becomes what the visitor is: its folder, its environment, its log as output. The options of its run."""
@@ -161,7 +163,9 @@ class Child:
         os.umask(message["umask"])
         os.environ.clear()
         os.environb.update(message["environment"])
-        return {**message["options"], "log": None, "detach": False}
+        return {
+            **message["options"], "log": None, "detach": False, "log_to_empty": message["empty"],
+        }  # fmt: skip
 
     def started(self, name: str) -> None:
         """Its guest runs. HostError if nobody wants to know any more."""

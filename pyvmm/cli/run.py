@@ -7,6 +7,7 @@ import os
 import sys
 
 from pyvmm.cli import status
+from pyvmm.cli.outputs import Outputs
 from pyvmm.cli.plan import Plan
 from pyvmm.errors import ConfigError, HostError
 
@@ -224,12 +225,19 @@ def launch(args: Any, started: Callable[[str], None] | None = None) -> int:
     """The same in this process; `started` is told the VM's name once its guest runs and can be found by it."""
     plan = Plan(args)
     if args.dry_run:
-        _print_json(plan.as_dict(), "-")
+        _print_json(plan.as_dict())
         return status.OK
     plan.check_files()
+    with Outputs(plan) as outputs:
+        return _launch(plan, outputs, started)
+
+
+def _launch(plan: Plan, outputs: Outputs, started: Callable[[str], None] | None) -> int:
     import threading
 
     from pyvmm.vm import VM
+
+    args = plan.args
 
     # Larger ones have room for a huge page, 2 MiB of memory for the few KiB that are used.
     threading.stack_size(STACK_SIZE)
@@ -247,22 +255,25 @@ def launch(args: Any, started: Callable[[str], None] | None = None) -> int:
         symbiotic=False if args.no_symbiotic else None,
         kvm_path=args.kvm,
     ) as vm:
-        return _run(vm, plan, started)
+        return _run(vm, plan, outputs, started)
 
 
-def _run(vm: VM, plan: Plan, started: Callable[[str], None] | None) -> int:
+def _run(vm: VM, plan: Plan, outputs: Outputs, started: Callable[[str], None] | None) -> int:
     from pyvmm.devices.terminal import Terminal
 
     args = plan.args
     quit_fd = os.eventfd(0, os.EFD_CLOEXEC)
-    log = open_log(args.log)
     try:
         with Terminal(0, 1) if plan.interactive else _Plain() as terminal:
-            _add_devices(vm, plan, terminal.active, quit_fd, log)
-            _stop_on_signals(vm)
+            _add_devices(vm, plan, terminal.active, quit_fd, outputs.log_fd)
+            vm.load()
+            asked = _stop_on_signals(vm)
             watcher = _watch_quit(vm, quit_fd)
             try:
+                outputs.begin()
                 vm.start()
+                if asked:
+                    vm.stop()
                 _serve(vm, args.name)
                 if started:
                     started(args.name)
@@ -272,10 +283,8 @@ def _run(vm: VM, plan: Plan, started: Callable[[str], None] | None) -> int:
                 watcher.join()
     finally:
         os.close(quit_fd)
-        if log >= 0:
-            os.close(log)
-    _report(vm, plan, result)
-    return status.of_result(result.reason, result.status)
+    code = status.of_result(result.reason, result.status)
+    return _report(vm, plan, outputs, result, code)
 
 
 class _Plain:
@@ -288,16 +297,6 @@ class _Plain:
 
     def __exit__(self, *exc: object) -> None:
         return
-
-
-def open_log(path: str | None) -> int:
-    """A file that is made anew, or -1 for none. Raises ConfigError if it cannot be written."""
-    if path is None:
-        return -1
-    try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise ConfigError(f"--log {path}: {error.strerror}") from error
 
 
 def _add_devices(vm: VM, plan: Plan, tty: bool, quit_fd: int, log: int) -> None:
@@ -336,14 +335,21 @@ def _serve(vm: VM, name: str | None) -> None:
         print(f"pyvmm: no control socket: {error}", file=sys.stderr)
 
 
-def _stop_on_signals(vm: VM) -> None:
-    """SIGTERM and SIGHUP end the guest in order, so that everything is given back."""
+def _stop_on_signals(vm: VM) -> list[int]:
+    """SIGTERM and SIGHUP end the guest in order, so that everything is given back. The list gets those that came."""
     import signal
+
+    asked: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        asked.append(number)  # before the start there is nothing to stop yet
+        vm.stop()
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         # nohup(1) asks for a hang-up to be ignored.
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda *_: vm.stop())
+            signal.signal(number, stop)
+    return asked
 
 
 def _watch_quit(vm: VM, quit_fd: int) -> Any:
@@ -359,7 +365,8 @@ def _watch_quit(vm: VM, quit_fd: int) -> Any:
     return thread
 
 
-def _report(vm: VM, plan: Plan, result: Result) -> None:
+def _report(vm: VM, plan: Plan, outputs: Outputs, result: Result, code: int) -> int:
+    """Says how it went, on stderr and in the record; the status that is left of `code` by that."""
     if not result.ok and result.reason not in ("poweroff", "reboot", "halt", "stopped"):
         _explain(vm, plan, result)
     if plan.args.summary:
@@ -375,7 +382,24 @@ def _report(vm: VM, plan: Plan, result: Result) -> None:
             "devices": [_device_record(device) for device in vm.machine.devices],
             "swap": _swap_record(vm),
         }
-        _print_json(record, plan.args.json)
+        return _write_record(record, outputs, code)
+    return code
+
+
+def _write_record(record: dict[str, Any], outputs: Outputs, code: int) -> int:
+    """A record that is lost is said so, and is no success; a failure of the guest's is told all the same."""
+    try:
+        if outputs.record is None:
+            _print_json(record)
+            sys.stdout.flush()
+        else:
+            outputs.record.write(json_text(record).encode())
+    except BrokenPipeError:
+        return code or status.BROKEN_PIPE
+    except OSError as error:
+        print(f"pyvmm: the record was not written: {error}", file=sys.stderr)
+        return code or status.HOST
+    return code
 
 
 def _device_record(device: Any) -> dict[str, Any]:
@@ -405,15 +429,12 @@ def _explain(vm: VM, plan: Plan, result: Result) -> None:
         print(result.dump, file=out)
 
 
-def _print_json(value: Any, where: str) -> None:
+def json_text(value: Any) -> str:
+    """As a record has it."""
     import json
 
-    text = json.dumps(value, indent=2, default=str)
-    if where == "-":
-        print(text)
-        return
-    try:
-        with open(where, "w") as file:
-            file.write(text + "\n")
-    except OSError as error:
-        raise ConfigError(f"--json {where}: {error.strerror}") from error
+    return json.dumps(value, indent=2, default=str) + "\n"
+
+
+def _print_json(value: Any) -> None:
+    print(json_text(value), end="")

@@ -17,7 +17,7 @@ from pyvmm.lab import protocol, streams
 from pyvmm.lab.errors import LabError
 
 if TYPE_CHECKING:
-    from typing import BinaryIO
+    from pyvmm.outfile import OutFile
 
 TAIL = 32768  # bytes of console kept for an error message
 TAIL_LINES = 60  # a panic's report, with the line that says why
@@ -40,7 +40,7 @@ class Spawned(NamedTuple):
 class Outer:
     """One running emulator. `exchange` moves bytes and returns frames; `kill` ends it."""
 
-    def __init__(self, spawned: Spawned, *, log: BinaryIO | None) -> None:
+    def __init__(self, spawned: Spawned, *, log: OutFile | None) -> None:
         self._log = log
         self._tail: deque[bytes] = deque()
         self._kept = 0
@@ -116,7 +116,6 @@ class Outer:
             return False
         if self._log is not None:
             self._log.write(data)
-            self._log.flush()
         self._tail.append(data)
         self._kept += len(data)
         while self._kept - len(self._tail[0]) > TAIL:

@@ -14,11 +14,11 @@ from pyvmm.errors import ConfigError, StateError
 from pyvmm.lab import image, protocol, qemu, streams, surroundings, terminal, vmx
 from pyvmm.lab.errors import LabError, LabTimeout
 from pyvmm.lab.outer import Outer, Spawned
+from pyvmm.outfile import OutFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
-    from typing import BinaryIO
 
     from pyvmm.lab.streams import Stream
 
@@ -103,6 +103,8 @@ class Lab:
         log = self._open_log()
         try:
             spawned, verbs = self._spawn()
+            if log is not None:
+                log.begin()
             self._outer = Outer(spawned, log=log)
             self._stack.callback(self._outer.kill)
             self._bring_up(verbs)
@@ -127,13 +129,13 @@ class Lab:
         )
         return spawned, self._setup_verbs(files)
 
-    def _open_log(self) -> BinaryIO | None:
+    def _open_log(self) -> OutFile | None:
+        """Raises ConfigError if it cannot be written."""
         if self._log_path is None:
             return None
-        try:
-            return self._stack.enter_context(open(self._log_path, "wb"))
-        except OSError as error:
-            raise LabError(f"cannot write the log '{self._log_path}': {error.strerror}") from error
+        log = self._stack.enter_context(OutFile("--log", self._log_path))
+        log.lock()
+        return log
 
     def _bring_up(self, verbs: list[tuple[str, ...]]) -> None:
         deadline = time.monotonic() + self._boot_timeout

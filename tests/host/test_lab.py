@@ -523,7 +523,7 @@ def test_more_memory_than_there_is() -> None:
 
 def test_a_log_that_cannot_be_written() -> None:
     with (
-        pytest.raises(LabError, match="cannot write the log '/nonexistent/log'"),
+        pytest.raises(ConfigError, match="--log /nonexistent/log: No such file"),
         Lab(log="/nonexistent/log"),
     ):
         pass

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from pyvmm.cli import detach, forkserver, status
-from pyvmm.cli.run import Options, open_log
+from pyvmm.cli.run import Options
 from pyvmm.control.client import connect, running
 from pyvmm.control.runtime_dir import RuntimeDir
 from tests import bare
@@ -153,7 +153,8 @@ def test_a_child_becomes_its_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PROOF", "caf\udce9")
     line = detach.request(Options())
     (tmp_path / "there").mkdir()
-    log, here = open_log("log"), os.open("there", os.O_PATH)
+    log = os.open("log", os.O_WRONLY | os.O_CREAT, 0o644)
+    here = os.open("there", os.O_PATH)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         socket.send_fds(ours, [line], [log, here])
@@ -166,7 +167,7 @@ def test_a_child_becomes_its_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0
     said = json.loads((tmp_path / "log").read_text())
-    assert said["options"] == vars(Options())
+    assert said["options"] == vars(Options()) | {"log_to_empty": True}
     assert said["environment"] == dict(os.environ)
     assert said["folder"] == str(tmp_path / "there")
     os.close(log)
@@ -192,6 +193,36 @@ def test_what_cannot_start_says_why(
     assert (done.returncode, done.stdout) == (code, "")
     assert text in done.stderr
     assert names() == ["web"]
+    stop("web")
+
+
+def test_a_refused_run_leaves_the_log_of_a_running_vm_alone(tmp_path: Path) -> None:
+    log = tmp_path / "web.log"
+    run("--name", "web", "--log", "web.log")
+    until(lambda: log.read_bytes() == b"h\n")
+    for words in (["--name", "web"], ["--name", "other"]):
+        done = run(*words, "--log", "web.log")
+        assert done.returncode == status.USAGE, done
+        assert "web.log: it is in use" in done.stderr
+        assert log.read_bytes() == b"h\n"
+    stop("web")
+
+
+def test_a_run_that_cannot_start_empties_no_log_and_makes_none(tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("kept")
+    run("--name", "web")
+    for name in ("old", "new"):
+        done = run("--name", "web", "--log", name)
+        assert "a VM named web is running already" in done.stderr
+        done = run("--log", name, "--json", "no/where")
+        assert (done.returncode, "--json no/where: No such file" in done.stderr) == (
+            status.USAGE,
+            True,
+        )
+        done = run("--log", name, "--json", f"./{name}")
+        assert (done.returncode, "is the same file as" in done.stderr) == (status.USAGE, True)
+    assert (tmp_path / "old").read_text() == "kept"
+    assert not (tmp_path / "new").exists()
     stop("web")
 
 
@@ -249,7 +280,7 @@ NONSENSE = {
     "a part of a message": b"\2\0\0\0{",
     "a length beyond all measure": b"\xff\xff\xff\xff",
     "no message": b"\4\0\0\0aaaa",
-    "no descriptors": detach.packed({"options": {}, "umask": 0, "environment": {}}),
+    "no descriptors": detach.packed({"options": {}, "umask": 0, "environment": {}, "empty": True}),
 }
 
 
@@ -285,7 +316,7 @@ def test_one_whose_caller_has_gone_does_not_run() -> None:
         "memory": "2M",
         "name": "lost",
     }
-    request = {"options": options, "umask": 0o22, "environment": dict(os.environb)}
+    request = {"options": options, "umask": 0o22, "environment": dict(os.environb), "empty": True}
     with RuntimeDir() as directory:
         visitor = directory.connect(socket_name())
         assert visitor is not None

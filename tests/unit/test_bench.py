@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ import pytest
 
 from bench import chart, compare, stats, steps, symcall, symguest
 from bench import record as records
+from bench.__main__ import main
 from bench.aims import Aim, Verdict, verdicts
 from bench.symcall import AIMS
+from pyvmm.cli import status
+from pyvmm.cli.main import main as pyvmm
 
 SAMPLES = {
     "exit": {"CPL 0": [10.0, 10.0, 11.0, 9.0, 10.0], "CPL 3": [20.0, 20.0]},
@@ -305,3 +309,53 @@ def test_what_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
     bad.write_text(text)
     with pytest.raises(SystemExit, match="bad"):
         records.load(str(bad))
+
+
+# What is written.
+
+
+def bench(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["bench", *words])
+    return main()
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_a_file_that_cannot_be_written_is_found_out_before_measuring(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bench.exits.main", lambda args: pytest.fail("it measured"))
+    monkeypatch.setattr("pyvmm.cli.logbars.available", lambda: True)
+    assert bench(monkeypatch, "exits", option, str(tmp_path)) == status.USAGE
+    assert f"{option} {tmp_path}: Is a directory" in capsys.readouterr().err
+    name = str(tmp_path / "x")
+    assert bench(monkeypatch, "exits", "--json", name, "--plot", name) == status.USAGE
+    assert "named twice" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_comparison_does_not_overwrite_what_it_compares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_text("{}")
+    new.symlink_to(old)
+    assert bench(monkeypatch, "compare", str(old), "x", "--json", str(new)) == status.USAGE
+    assert old.read_text() == "{}"
+
+
+def test_the_folder_of_a_comparison_is_not_measured_into(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "exits.json").write_text("{}")
+    folder = str(tmp_path)
+    assert pyvmm(["bench", "exits", "--out", folder, "--compare", folder]) == status.USAGE
+    assert "--compare reads the same folder" in capsys.readouterr().err
+    assert (tmp_path / "exits.json").read_text() == "{}"
+
+
+def test_the_picture_of_the_demo_is_found_out_before_it_boots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pyvmm.probe.probe", lambda: pytest.fail("it went on"))
+    assert pyvmm(["demo", "--plot", str(tmp_path / "no" / "x.png")]) == status.USAGE
+    assert "--plot " in capsys.readouterr().err

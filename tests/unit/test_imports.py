@@ -17,6 +17,7 @@ LAYERS = {
     "record": 0,
     "_core": 0,
     "kvm": 1,
+    "outfile": 1,
     "machine": 2,
     "boot": 3,
     "devices": 3,
