@@ -7,7 +7,9 @@ import errno
 import os
 
 from pyvmm._core import ffi, lib
-from pyvmm.errors import ConfigError, HostError, StateError
+from pyvmm.devices.drain import drain
+from pyvmm.errors import ConfigError, HostError
+from pyvmm.machine.handle import Handle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,16 +71,15 @@ class Serial:
     ) -> None:
         self._machine = machine
         self._port = port
-        self._c = ffi.NULL
         config = ffi.new("struct serial_config *")
         config.irq_fd = machine.irqfd(gsi)
         config.output_fd, config.input_fd = output_fd, input_fd
         config.quit_fd, config.escape = quit_fd, escape
-        self._c = _create(config)
+        self._handle = _create(config)
         handler = ffi.addressof(lib, "serial_access")
         error = lib.bus_add(machine.pio, port, lib.SERIAL_PORTS, handler, self._c)
         if error:
-            lib.serial_destroy(self._c)
+            self._handle.release()
             reason = "already taken" if error == -errno.EEXIST else os.strerror(-error)
             raise ConfigError(f"serial port at {port:#x}: the ports are {reason}")
         machine.add_device(self)
@@ -86,7 +87,8 @@ class Serial:
     def tail(self, length: int = 65536) -> bytes:
         """The last `length` bytes that the guest sent, at most 64 KiB."""
         buffer = ffi.new("uint8_t[]", max(0, min(length, lib.SERIAL_RING)))
-        count = lib.serial_tail(self._open(), buffer, len(buffer))
+        with self._handle as serial:
+            count = lib.serial_tail(serial, buffer, len(buffer))
         return bytes(ffi.buffer(buffer, count))
 
     def feed(self, data: bytes | bytearray | memoryview) -> int:
@@ -94,35 +96,34 @@ class Serial:
 
         Up to 64 KiB wait for the guest to read them.
         """
-        return int(lib.serial_feed(self._open(), ffi.from_buffer("uint8_t[]", data), len(data)))
+        with self._handle as serial:
+            return int(lib.serial_feed(serial, ffi.from_buffer("uint8_t[]", data), len(data)))
 
     def drain(self, timeout: float = 10.0) -> bool:
         """Waits until everything sent so far has been written; False if `timeout` seconds pass first."""
-        milliseconds = max(0, min(int(timeout * 1000), 0xFFFFFFFF))
-        return bool(lib.serial_drain(self._open(), milliseconds) == 0)
+        return drain(self._handle, lib.serial_drain, timeout)
 
     def stats(self) -> SerialStats:
         """The counters as they are now."""
         stats = ffi.new("struct serial_stats *")
-        lib.serial_get_stats(self._open(), stats)
+        with self._handle as serial:
+            lib.serial_get_stats(serial, stats)
         return SerialStats(*(int(getattr(stats, name)) for name in SerialStats._fields))
 
     def close(self) -> None:
         """Writes what is left, for at most a second, and frees the port. No vCPU may be running."""
-        if self._c == ffi.NULL:
+        if self._handle.released:
             return
         self.drain(CLOSE_SECONDS)
         lib.bus_remove(self._machine.pio, self._port)
-        lib.serial_destroy(self._c)
-        self._c = ffi.NULL
+        self._handle.release()
 
-    def _open(self) -> Any:
-        if self._c == ffi.NULL:
-            raise StateError("the serial port is closed")
-        return self._c
+    @property
+    def _c(self) -> Any:
+        return self._handle.pointer
 
 
-def _create(config: Any) -> Any:
+def _create(config: Any) -> Handle:
     for name in ("output_fd", "input_fd"):
         fd = getattr(config, name)
         if fd >= 0:
@@ -132,7 +133,4 @@ def _create(config: Any) -> Any:
                 raise HostError(
                     error.errno, f"serial port: {name}={fd} is not an open descriptor; -1 is none"
                 ) from error
-    serial = lib.serial_create(config)
-    if serial == ffi.NULL:
-        raise HostError(ffi.errno, f"serial port: {os.strerror(ffi.errno)}")
-    return serial
+    return Handle(lib.serial_create(config), lib.serial_destroy, "the serial port")

@@ -7,8 +7,9 @@ import errno
 import os
 
 from pyvmm._core import ffi, lib
-from pyvmm.errors import ConfigError, HostError, StateError
+from pyvmm.errors import ConfigError
 from pyvmm.kvm import KvmError
+from pyvmm.machine.handle import Handle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ class VirtioDevice:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._thread: Any = ffi.NULL
-        self._c: Any = ffi.NULL
+        self._thread: Handle | None = None
+        self._device: Handle | None = None
         self._attached = False
         self._slot = -1
         self.base = 0
@@ -44,12 +45,10 @@ class VirtioDevice:
         machine = self._machine
         self.base, self.gsi = machine.allocate_virtio()
         irq_fd = machine.irqfd(self.gsi)
-        self._thread = lib.iothread_create(self.kind.encode())
-        if self._thread == ffi.NULL:
-            raise self._failed("starting its I/O thread")
-        self._c = create(machine.memory._c, self._thread, irq_fd)
-        if self._c == ffi.NULL:
-            raise self._failed("making the device")
+        thread = lib.iothread_create(self.kind.encode())
+        self._thread = Handle(thread, lib.iothread_destroy, f"the I/O thread of {self.kind}")
+        device = create(machine.memory._c, thread, irq_fd)
+        self._device = Handle(device, lib.virtio_destroy, f"the {self.kind} device")
         for queue in range(lib.virtio_queue_count(self._c)):
             kick = machine.ioeventfd(self.base + lib.VIRTIO_MMIO_NOTIFY, 4, queue)
             lib.virtio_set_kick(self._c, queue, kick)
@@ -79,18 +78,27 @@ class VirtioDevice:
         self._slot = slot
         machine.ioeventfd(self.base + lib.VIRTIO_MMIO_ACK, 4, 1)
 
-    def _failed(self, doing: str) -> HostError:
-        return HostError(ffi.errno, f"{self.kind}: {doing}: {os.strerror(ffi.errno)}")
+    @property
+    def handle(self) -> Handle:
+        """Of the `struct virtio`; raises StateError once the device is closed."""
+        assert self._device is not None
+        return self._device
+
+    @property
+    def _c(self) -> Any:
+        return self.handle.pointer
 
     @property
     def needs_reset(self) -> bool:
         """The driver broke the rules; the device does nothing until the driver resets it."""
-        return bool(lib.virtio_status(self._open()) & NEEDS_RESET)
+        with self.handle as device:
+            return bool(lib.virtio_status(device) & NEEDS_RESET)
 
     def stats(self) -> dict[str, Any]:
         """Counters since the device was made; bytes are payload, `violations` maps kinds to counts above 0."""
         stats = ffi.new("struct virtio_stats *")
-        lib.virtio_stats(self._open(), stats)
+        with self.handle as device:
+            lib.virtio_stats(device, stats)
         result: dict[str, Any] = {
             name: int(getattr(stats, name)) for name, _ in _FIELDS if name != "violations"
         }
@@ -109,17 +117,9 @@ class VirtioDevice:
         if self._slot >= 0:
             self._machine.vm.set_memory_region(self._slot, self.base, 0, 0)
             self._slot = -1
-        if self._c != ffi.NULL:
-            lib.virtio_destroy(self._c)
-            self._c = ffi.NULL
-        if self._thread != ffi.NULL:
-            lib.iothread_destroy(self._thread)
-            self._thread = ffi.NULL
-
-    def _open(self) -> Any:
-        if self._c == ffi.NULL:
-            raise StateError(f"the {self.kind} device is closed")
-        return self._c
+        for handle in (self._device, self._thread):
+            if handle is not None:
+                handle.release()
 
 
 _FIELDS = ffi.typeof("struct virtio_stats").fields

@@ -91,7 +91,8 @@ class VirtioBlk(VirtioDevice):
         They run on the disk's own thread, after the change and before the guest learns of it. For C code: a Python
         callback would stall the disk.
         """
-        lib.virtio_blk_observe(self._open(), on_write, on_discard, opaque)
+        with self.handle as device:
+            lib.virtio_blk_observe(device, on_write, on_discard, opaque)
 
     def close(self) -> None:
         """Frees the device and unlocks and closes the file, or lets go of the memory."""

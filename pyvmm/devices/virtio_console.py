@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 
 from pyvmm._core import ffi, lib
+from pyvmm.devices.drain import drain
 from pyvmm.devices.virtio import VirtioDevice
 from pyvmm.errors import ConfigError, HostError
 
@@ -67,16 +68,16 @@ class VirtioConsole(VirtioDevice):
     def set_size(self, columns: int, rows: int) -> None:
         """Tells the guest the size of the terminal in characters. ConfigError outside 0 to 65535."""
         _check_size(columns, rows)
-        lib.virtio_console_set_size(self._open(), columns, rows)
+        with self.handle as device:
+            lib.virtio_console_set_size(device, columns, rows)
 
     def drain(self, timeout: float = 10.0) -> bool:
         """Writes out what the guest has queued; False if the output does not take it in `timeout` seconds."""
-        milliseconds = max(0, min(int(timeout * 1000), 0xFFFFFFFF))
-        return bool(lib.virtio_console_drain(self._open(), milliseconds) == 0)
+        return drain(self.handle, lib.virtio_console_drain, timeout)
 
     def close(self) -> None:
         """Writes what is left, for at most a second, and frees the device. No vCPU may be running."""
-        if self._c != ffi.NULL:
+        if self._device is not None and not self._device.released:
             self.drain(CLOSE_SECONDS)
         super().close()
 

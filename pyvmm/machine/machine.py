@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Iterable
 
 from pyvmm import kvm
-from pyvmm._core import ffi, lib
+from pyvmm._core import lib
 from pyvmm.errors import ConfigError, HostError, StateError
 from pyvmm.machine import cpuid, symbiosis
 from pyvmm.machine import result as results
+from pyvmm.machine.handle import Handle
 from pyvmm.machine.memory import GuestMemory, Mapping
 from pyvmm.machine.result import Result
 from pyvmm.machine.symbiosis import Symbiosis
@@ -93,7 +94,6 @@ class Machine:
         self.hypercall_hooks: list[HypercallHandler] = []
         self.symbiosis: Symbiosis | None = None
         self.symcall_deadline = symbiosis.DEADLINE
-        self._callers = 0
         self._msr_ranges: list[tuple[int, int]] = []
         self.devices: list[Device] = []
         self._virtio_count = 0
@@ -114,9 +114,13 @@ class Machine:
         self.memory = self._keep(GuestMemory(memory, shared=shared, hugepages=hugepages))
         for gpa, size, address in self.memory.slots():
             self.vm.set_memory_region(self.next_slot(), gpa, size, address)
-        self.pio, self.mmio, self.msr = (self._bus() for _ in range(3))
-        self.platform = lib.platform_create(self.vm.fd)
-        self._undo.append(lambda: lib.platform_destroy(self.platform))
+        self._pio, self._mmio, self._msr = (
+            self._own(lib.bus_create(), lib.bus_destroy, f"the bus of {what}")
+            for what in ("ports", "MMIO", "MSRs")
+        )
+        self._platform = self._own(
+            lib.platform_create(self.vm.fd), lib.platform_destroy, "the platform"
+        )
         check(lib.platform_attach(self.platform, self.pio), "claiming the chipset's ports")
         self.irqchip = irqchip
         self._create_controllers(irqchip)
@@ -125,12 +129,32 @@ class Machine:
         self._undo.append(thing.close)
         return thing
 
-    def _bus(self) -> Any:
-        bus = lib.bus_create()
-        if bus == ffi.NULL:
-            raise MemoryError
-        self._undo.append(lambda: lib.bus_destroy(bus))
-        return bus
+    def _own(self, pointer: Any, destroy: Callable[[Any], object], what: str) -> Handle:
+        handle = Handle(pointer, destroy, what)
+        self._undo.append(handle.release)
+        return handle
+
+    # The buses and the platform in C, for who makes devices. StateError after close().
+
+    @property
+    def pio(self) -> Any:
+        """The bus of the ports."""
+        return self._pio.pointer
+
+    @property
+    def mmio(self) -> Any:
+        """The bus of guest-physical addresses that are no memory."""
+        return self._mmio.pointer
+
+    @property
+    def msr(self) -> Any:
+        """The bus of MSRs."""
+        return self._msr.pointer
+
+    @property
+    def platform(self) -> Any:
+        """The chipset, as far as there is one."""
+        return self._platform.pointer
 
     def _check_cpus(self, cpus: int) -> None:
         most = self.kvm.check_extension(kvm.KVM_CAP_MAX_VCPUS) or 4
@@ -205,15 +229,17 @@ class Machine:
         return fd
 
     def _eventfd(self) -> int:
+        self._check_open()
         fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._undo.append(lambda: os.close(fd))
         return fd
 
     def ready_fd(self) -> int:
         """An eventfd that is signalled when the guest says, by a mark, that it takes input. Closed with the machine."""
-        if self.platform.ready_fd < 0:
-            self.platform.ready_fd = self._eventfd()
-        return int(self.platform.ready_fd)
+        with self._platform as platform:
+            if platform.ready_fd < 0:
+                platform.ready_fd = self._eventfd()
+            return int(platform.ready_fd)
 
     def allocate_virtio(self) -> tuple[int, int]:
         """Address of the registers and interrupt line of the next virtio device."""
@@ -231,6 +257,7 @@ class Machine:
 
     def add_device(self, device: Device) -> None:
         """Hands a device over: the machine closes it before it closes itself."""
+        self._check_open()
         self.devices.append(device)
         self._undo.append(device.close)
 
@@ -240,7 +267,7 @@ class Machine:
         """Calls `handler` for accesses to `count` ports from `port` on. ConfigError if they are taken."""
         if not (port >= 0 and count >= 1 and port + count <= PORTS):
             raise ConfigError(f"ports {port:#x} + {count}: ports are 0 to {PORTS - 1:#x}")
-        self._hook(self.pio, port, count, handler, f"port {port:#x}")
+        self._hook(self._pio, port, count, handler, f"port {port:#x}")
 
     def on_mmio(self, address: int, length: int, handler: Handler) -> None:
         """Calls `handler` for accesses to a range of guest-physical addresses outside memory."""
@@ -251,7 +278,7 @@ class Machine:
                     f"MMIO range {address:#x} + {length:#x} overlaps {what} at {region.gpa:#x}; "
                     "accesses to it do not exit"
                 )
-        self._hook(self.mmio, address, length, handler, f"MMIO range {address:#x} + {length:#x}")
+        self._hook(self._mmio, address, length, handler, f"MMIO range {address:#x} + {length:#x}")
 
     def on_msr(self, index: int, handler: Handler, count: int = 1) -> None:
         """Calls `handler` for RDMSR and WRMSR of `count` MSRs from `index` on.
@@ -265,7 +292,7 @@ class Machine:
             raise ConfigError("x2APIC MSRs 0x800 to 0x8ff cannot be hooked")
         if len(self._msr_ranges) == MSR_RANGES:
             raise ConfigError(f"KVM filters at most {MSR_RANGES} ranges of MSRs, all are in use")
-        self._hook(self.msr, index, count, handler, f"MSR {index:#x}")
+        self._hook(self._msr, index, count, handler, f"MSR {index:#x}")
         self.filter_msrs([(index, count)])
 
     def filter_msrs(self, ranges: Iterable[tuple[int, int]]) -> None:
@@ -286,17 +313,17 @@ class Machine:
             raise ConfigError(f"hypercall {number:#x}: the numbers are 0x5000 to 0xffff")
         self._check_open()
         self.hypercall_hooks.append(handler)
-        error = lib.bus_add_hook(
-            self.symbiosis.hypercalls, number, 1, len(self.hypercall_hooks) - 1
-        )
+        with self.symbiosis.hypercalls as bus:
+            error = lib.bus_add_hook(bus, number, 1, len(self.hypercall_hooks) - 1)
         if error:
             self.hypercall_hooks.pop()
             raise ConfigError(f"hypercall {number:#x}: already taken")
 
-    def _hook(self, bus: Any, base: int, length: int, handler: Handler, what: str) -> None:
+    def _hook(self, handle: Handle, base: int, length: int, handler: Handler, what: str) -> None:
         self._check_open()
         self.hooks.append(handler)
-        error = lib.bus_add_hook(bus, base, length, len(self.hooks) - 1)
+        with handle as bus:
+            error = lib.bus_add_hook(bus, base, length, len(self.hooks) - 1)
         if error:
             self.hooks.pop()
             raise ConfigError(f"{what}: {'already taken' if error == -17 else os.strerror(-error)}")
@@ -370,8 +397,8 @@ class Machine:
 
     def power_button(self) -> bool:
         """Presses the ACPI power button; False while the guest does not listen to it."""
-        self._check_open()
-        return bool(lib.platform_power_button(self.platform) == 0)
+        with self._platform as platform:
+            return bool(lib.platform_power_button(platform) == 0)
 
     def _on_vcpu_thread(self) -> bool:
         return threading.current_thread() in [vcpu.thread for vcpu in self.vcpus]
@@ -438,15 +465,10 @@ class Machine:
             self._check_open()
             if self.state not in ("running", "paused"):
                 raise StateError(f"the machine is {self.state}; a running one takes symcalls")
-            self._callers += 1
-        try:
-            # Two hooks that call each other's vCPU would wait for ever.
-            patience = self.symcall_deadline if self._on_vcpu_thread() else None
-            return make(vcpu._c, number, args, data, want, self._notify, patience)
-        finally:
-            with self._change:
-                self._callers -= 1
-                self._change.notify_all()
+        # Two hooks that call each other's vCPU would wait for ever.
+        patience = self.symcall_deadline if self._on_vcpu_thread() else None
+        with vcpu._handle as c, vcpu.calls or vcpu._handle:
+            return make(c, number, args, data, want, self._notify, patience)
 
     def _notify(self) -> None:
         """A vCPU that is parked looks whether it is called."""
@@ -531,8 +553,6 @@ class Machine:
             for vcpu in self.vcpus:
                 if vcpu.thread is not None and vcpu.thread is not threading.current_thread():
                     vcpu.thread.join()
-            with self._change:
-                self._change.wait_for(lambda: not self._callers)
         while self._undo:
             self._undo.pop()()
 

@@ -12,7 +12,8 @@ import mmap
 import os
 
 from pyvmm._core import ffi, lib
-from pyvmm.errors import ConfigError, GuestMemoryError, HostError
+from pyvmm.errors import ConfigError, GuestMemoryError, HostError, StateError
+from pyvmm.machine.handle import Handle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -141,7 +142,9 @@ class GuestMemory:
         except BaseException:
             self._close_file()
             raise
-        self._c = self._register()
+        #: Bytes of the mapping before RAM begins, at a huge page boundary.
+        self._skip = 0 if self.fd >= 0 else -_address(self._map) % HUGE_PAGE
+        self._handle = self._register()
         self._windows: list[Window] = []
 
     @staticmethod
@@ -207,24 +210,23 @@ class GuestMemory:
             offset += region.size
         return tuple(result)
 
-    def _register(self) -> Any:
+    def _register(self) -> Handle:
         memory = lib.guest_memory_create()
-        if memory == ffi.NULL:
-            raise MemoryError
+        handle = Handle(memory, lib.guest_memory_destroy, "guest memory")
+        base = _address(self._map) + self._skip
         for gpa, size, offset in self._offsets:
-            lib.guest_memory_add(memory, gpa, size, ffi.cast("void *", self.address + offset), 0)
-        return memory
+            lib.guest_memory_add(memory, gpa, size, ffi.cast("void *", base + offset), 0)
+        return handle
 
     @property
-    def _skip(self) -> int:
-        """Bytes of the mapping before RAM begins, at a huge page boundary."""
-        if self.fd >= 0:
-            return 0
-        return -_address(self._map) % HUGE_PAGE
+    def _c(self) -> Any:
+        """The C object, for those that are closed before the memory is. Raises StateError after close()."""
+        return self._handle.pointer
 
     @property
     def address(self) -> int:
-        """Host virtual address of guest-physical address 0."""
+        """Host virtual address of guest-physical address 0. Raises StateError after close()."""
+        self._handle.check()
         return _address(self._map) + self._skip
 
     def add_window(self, gpa: int, size: int, what: int | Mapping | None = None) -> int:
@@ -261,20 +263,25 @@ class GuestMemory:
     def slots(self) -> list[tuple[int, int, int]]:
         """(gpa, size, host virtual address) of each region, as KVM memory slots want them."""
         base = self.address
+        self._handle.check()
         windows = [(w.gpa, w.size, _address(w.map) + w.skip) for w in self._windows]
         return [*((gpa, size, base + offset) for gpa, size, offset in self._offsets), *windows]
 
     def view(self, gpa: int, length: int) -> memoryview:
-        """The guest's own bytes at [gpa, gpa + length), writable. Raises GuestMemoryError outside its memory."""
+        """The guest's own bytes at [gpa, gpa + length), writable.
+
+        Raises GuestMemoryError outside its memory, StateError after close().
+        """
+        self._handle.check()
         for start, size, offset in self._offsets:
             if start <= gpa < start + size and 0 <= length <= start + size - gpa:
                 at = self._skip + gpa - start + offset
-                return memoryview(self._map)[at : at + length]
+                return _view(self._map, at, length)
         for window in self._windows:
             offset = gpa - window.gpa
             if 0 <= offset < window.size and 0 <= length <= window.size - offset:
                 at = window.skip + offset
-                return memoryview(window.map)[at : at + length]
+                return _view(window.map, at, length)
         raise GuestMemoryError(
             f"guest-physical range {gpa:#x} + {length:#x} is not inside one region of memory"
         )
@@ -296,10 +303,9 @@ class GuestMemory:
 
     def close(self) -> None:
         """Gives the memory back. A view still held keeps the mapping until it is released."""
-        if self._c == ffi.NULL:
+        if self._handle.released:
             return
-        lib.guest_memory_destroy(self._c)
-        self._c = ffi.NULL
+        self._handle.release()
         self._close_file()
         for mapping in (self._map, *(window.map for window in self._windows)):
             try:
@@ -318,6 +324,17 @@ def _shared(fd: int, size: int) -> Mapping:
         ) from error
 
 
+def _view(mapping: mmap.mmap, at: int, length: int) -> memoryview:
+    """A part of it, which keeps it mapped. Raises StateError once it is closed."""
+    try:
+        return memoryview(mapping)[at : at + length]
+    except ValueError:
+        raise StateError("guest memory is closed") from None
+
+
 def _address(mapping: mmap.mmap) -> int:
-    """Where it lies in this process."""
-    return int(ffi.cast("uintptr_t", ffi.from_buffer(mapping)))
+    """Where it lies in this process. Raises StateError once it is closed."""
+    try:
+        return int(ffi.cast("uintptr_t", ffi.from_buffer(mapping)))
+    except ValueError:
+        raise StateError("this memory is closed") from None

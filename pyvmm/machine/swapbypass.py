@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from pyvmm._core import ffi, lib
-from pyvmm.errors import ConfigError, HostError, StateError
+from pyvmm.errors import ConfigError, HostError
 from pyvmm.machine import aperture
 from pyvmm.machine.cpuid import address_bits
 from pyvmm.machine.symbiosis import CPUID_LEAF, SWAP_BYPASS
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NamedTuple
 
+    from pyvmm.machine.handle import Handle
     from pyvmm.machine.hook import Hypercall
     from pyvmm.machine.machine import Machine
     from pyvmm.machine.swapstore import SwapStore
@@ -72,7 +73,7 @@ class SwapBypass:
         self._decide: Callable[[SwapFault], bool] | None = None
         self._hook = -1
         bits = address_bits(machine.vcpus[0].cpuid)
-        self._c = machine.symbiosis.bypass
+        self.handle: Handle = machine.symbiosis.bypass
         self.aperture = placed = aperture.place(machine.memory.ram, store.size, bits)
         machine.add_window(placed.start, placed.room)
         machine.add_window(placed.base, placed.size, store.memory or store.fd)
@@ -82,7 +83,8 @@ class SwapBypass:
         )
         text = serial.encode()[:SERIAL_BYTES]
         ffi.memmove(offer.serial, text, len(text))
-        error = lib.swapbypass_offer(self._c, store._c, offer)
+        with self.handle as bypass, store.handle as stored:
+            error = lib.swapbypass_offer(bypass, stored, offer)
         if error:
             raise ConfigError(f"a swap store: {os.strerror(-error)}")
         for vcpu in machine.vcpus:
@@ -91,59 +93,55 @@ class SwapBypass:
                     vcpu.cpuid.entries[i].edx |= SWAP_BYPASS
             vcpu.set_cpuid(vcpu.cpuid)
         self.mode = mode
-        machine._undo.append(self.close)
 
     def set_mode(self, mode: str) -> None:
         """The mode that is wanted from now on; the guest is told at once. Raises StateError once it is closed."""
         wanted = mode_number(mode)
-        if self._c == ffi.NULL:
-            raise StateError("this swap store is closed")
-        lib.swapbypass_want(self._c, wanted)
+        with self.handle as bypass:
+            lib.swapbypass_want(bypass, wanted)
         self.mode = mode
 
     def ask(self, decide: Callable[[SwapFault], bool] | None) -> None:
         """Has the function decide on each fault that the guest offers, on the vCPU's thread; None: nobody is asked.
 
-        What it raises ends the run.
+        What it raises ends the run. Raises StateError once it is closed.
         """
-        if self._c == ffi.NULL:
-            raise StateError("this swap store is closed")
+        self.handle.check()
         self._decide = decide
         if decide is not None and self._hook < 0:
             self._machine.hypercall_hooks.append(self._on_fault)
             self._hook = len(self._machine.hypercall_hooks) - 1
-        lib.swapbypass_ask(self._c, self._hook if decide is not None else lib.SWAPBYPASS_NO_HOOK)
+        with self.handle as bypass:
+            lib.swapbypass_ask(bypass, self._hook if decide is not None else lib.SWAPBYPASS_NO_HOOK)
 
     def _on_fault(self, call: Hypercall) -> None:
         vaddr, slot = call.args[:2]
         fault = SwapFault(call.vcpu.index, vaddr, slot, self._store)
         decide = self._decide  # another thread may have changed it since the fault
         allowed = decide is None or bool(decide(fault))
-        error = lib.swapmap_go_on(self._c, call.vcpu._c, allowed)
+        error = lib.swapmap_go_on(self.handle.pointer, call.vcpu._c, allowed)
         if error:
             raise HostError(-error, f"a fault on slot {slot}: {os.strerror(-error)}")
 
     @property
     def effective(self) -> str:
-        """The mode that the guest is told now."""
-        return MODES[lib.swapbypass_mode(self._c)] if self._c != ffi.NULL else "off"
+        """The mode that the guest is told now. Raises StateError once it is closed."""
+        with self.handle as bypass:
+            return MODES[lib.swapbypass_mode(bypass)]
 
     @property
     def attached(self) -> bool:
-        """Whether the guest says that it uses the aperture."""
-        return bool(self._c != ffi.NULL and lib.swapbypass_is_attached(self._c))
+        """Whether the guest says that it uses the aperture. Raises StateError once it is closed."""
+        with self.handle as bypass:
+            return bool(lib.swapbypass_is_attached(bypass))
 
     def counters(self) -> dict[str, int]:
-        """What the guest asked for so far."""
+        """What the guest asked for so far. Raises StateError once it is closed."""
         counters = ffi.new("struct swapbypass_counters *")
-        if self._c != ffi.NULL:
-            lib.swapbypass_count(self._c, counters)
+        with self.handle as bypass:
+            lib.swapbypass_count(bypass, counters)
         result = {name: int(getattr(counters, name)) for name, _ in _FIELDS if name != "answers"}
         return result | dict(zip(ANSWERS, map(int, counters.answers), strict=True))
-
-    def close(self) -> None:
-        """The machine goes away, and what it knew with it."""
-        self._c = ffi.NULL
 
 
 _FIELDS = ffi.typeof("struct swapbypass_counters").fields

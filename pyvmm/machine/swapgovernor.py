@@ -6,7 +6,8 @@ from __future__ import annotations
 import os
 
 from pyvmm._core import ffi, lib
-from pyvmm.errors import ConfigError, HostError, StateError
+from pyvmm.errors import ConfigError
+from pyvmm.machine.handle import Handle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,24 +81,21 @@ class SwapGovernor:
     def __init__(self, bypass: SwapBypass, store: SwapStore) -> None:
         names = (PRESSURE, MEMINFO, own_group())
         paths = [os.fsencode(name) for name in names]
-        self._c = lib.swapgovernor_create(bypass._c, store._c, *paths, PERIOD)
-        if self._c == ffi.NULL:
-            raise HostError(ffi.errno, f"starting the swap governor: {os.strerror(ffi.errno)}")
-
-    def _open(self) -> object:
-        if self._c == ffi.NULL:
-            raise StateError("this swap store is closed")
-        return self._c
+        with bypass.handle as of_bypass, store.handle as of_store:
+            made = lib.swapgovernor_create(of_bypass, of_store, *paths, PERIOD)
+        self._handle = Handle(made, lib.swapgovernor_destroy, "the swap governor")
 
     def set(self, policy: str, quota: int | None) -> None:
         """Another policy, judged at once. The quota is in bytes. Raises ConfigError."""
         number = policy_number(policy, quota)
-        lib.swapgovernor_set(self._open(), number, quota or 0)
+        with self._handle as governor:
+            lib.swapgovernor_set(governor, number, quota or 0)
 
     def look(self) -> tuple[bool, HostMemory]:
         """The last verdict, and what the host looked like."""
         host = ffi.new("struct hostmemory *")
-        verdict = bool(lib.swapgovernor_verdict(self._open(), host))
+        with self._handle as governor:
+            verdict = bool(lib.swapgovernor_verdict(governor, host))
         return verdict, HostMemory(
             host.stall / 100 if host.stall >= 0 else None,
             *((int(host.total), int(host.available)) if host.total else (None, None)),
@@ -106,14 +104,16 @@ class SwapGovernor:
 
     def wait(self, milliseconds: int) -> int:
         """1 once it finds that the guest should take less, 0 after the time, -1 once it ends."""
-        return int(lib.swapgovernor_wait(self._c, milliseconds))
+        with self._handle as governor:
+            return int(lib.swapgovernor_wait(governor, milliseconds))
 
     def end(self) -> None:
         """Whoever waits comes back."""
-        if self._c != ffi.NULL:
-            lib.swapgovernor_end(self._c)
+        with self._handle as governor:
+            lib.swapgovernor_end(governor)
 
     def close(self) -> None:
-        """Ends the thread. Nobody may wait any more. May be called twice."""
-        lib.swapgovernor_destroy(self._c)
-        self._c = ffi.NULL
+        """Ends the thread, and whoever waits comes back. May be called twice."""
+        if not self._handle.released:
+            self.end()
+            self._handle.release()

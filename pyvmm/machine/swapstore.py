@@ -11,6 +11,7 @@ import stat
 from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.machine.aperture import ALIGNMENT, LARGEST
+from pyvmm.machine.handle import Handle
 from pyvmm.machine.memory import Mapping, anonymous
 
 TYPE_CHECKING = False
@@ -42,18 +43,17 @@ class SwapStore:
         self.size = size
         self.backing = None if backing is None else os.fspath(backing)
         self._created = self._sized = False
-        self._c = ffi.NULL
+        self._handle: Handle | None = None
         self.fd = -1
         self.memory: Mapping | None = None
         try:
             if self.backing is None:
                 self.memory = anonymous(size, "a swap store")
                 pointer = ffi.cast("void *", self.memory.address)
-                self._c = lib.swapstore_create_memory(pointer, size)
+                made = lib.swapstore_create_memory(pointer, size)
             else:
-                self._c = lib.swapstore_create(self._open(self.backing), size)
-            if self._c == ffi.NULL:
-                raise HostError(ffi.errno, f"a swap store: {os.strerror(ffi.errno)}")
+                made = lib.swapstore_create(self._open(self.backing), size)
+            self._handle = Handle(made, lib.swapstore_destroy, "the swap store")
         except BaseException:
             self.close()
             raise
@@ -94,6 +94,16 @@ class SwapStore:
         return fd
 
     @property
+    def handle(self) -> Handle:
+        """Of the `struct swapstore`."""
+        assert self._handle is not None
+        return self._handle
+
+    @property
+    def _c(self) -> Any:
+        return self.handle.pointer
+
+    @property
     def slots(self) -> int:
         """How many pages it has room for; slot 0 is the header of a Linux swap area."""
         return self.size // SLOT
@@ -102,29 +112,34 @@ class SwapStore:
     def bytes_used(self) -> int:
         """What the host has given for it so far, less what came back; of memory, what it has not swapped out itself.
 
-        A huge page counts in whole, but for what was discarded of it. Counted anew each time: 0.16 s for 1 TiB.
+        A huge page counts in whole, but for what was discarded of it. Counted anew each time: 0.16 s for 1 TiB. Raises
+        StateError once it is closed.
         """
-        return int(lib.swapstore_bytes(self._c)) if self._c != ffi.NULL else 0
+        with self.handle as store:
+            return int(lib.swapstore_bytes(store))
 
     def written(self, slot: int) -> bool:
-        """Whether there is such a slot and it holds data."""
-        return bool(lib.swapstore_written(self._c, slot))
+        """Whether there is such a slot and it holds data. Raises StateError once it is closed."""
+        with self.handle as store:
+            return bool(lib.swapstore_written(store, slot))
 
     def disk(self) -> memoryview | int:
-        """What a disk over it (a `VirtioBlk`) takes."""
+        """What a disk over it (a `VirtioBlk`) takes. Raises StateError once it is closed."""
+        self.handle.check()
         if self.memory is None:
             return self.fd
         return memoryview(self.memory.map)[self.memory.skip :][: self.size]
 
     def watch(self, disk: Any) -> None:
         """Has a disk over it (a `VirtioBlk`) tell it of writes and discards; the disk is closed first."""
+        store = self.handle.pointer
         on_write, on_discard = (ffi.addressof(lib, name) for name in _OBSERVERS)
-        disk.observe(on_write, on_discard, self._c)
+        disk.observe(on_write, on_discard, store)
 
     def close(self) -> None:
         """Gives all of it back; a guest that has it mapped keeps that. May be called twice."""
-        lib.swapstore_destroy(self._c)
-        self._c = ffi.NULL
+        if self._handle is not None:
+            self._handle.release()
         self.memory = None
         if self.fd < 0:
             return

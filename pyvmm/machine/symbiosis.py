@@ -8,9 +8,11 @@ import os
 from pyvmm import kvm
 from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError
+from pyvmm.machine.handle import Handle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from pyvmm.machine.machine import Machine
@@ -64,8 +66,9 @@ class Symbiosis:
     def __init__(self, machine: Machine, deadline: float, nested: bool) -> None:
         if not LEAST_DEADLINE <= deadline <= 3600:
             raise ConfigError(f"a symcall deadline of {deadline:g} s: from 0.008 to 3600 it may be")
-        self._calls: list[Any] = []
-        self._watch = self._spy = self.hypercalls = self.bypass = ffi.NULL
+        #: In the order in which they were made.
+        self._owned: list[Handle] = []
+        self._calls: list[Handle] = []
         try:
             self._build(machine, deadline, nested)
         except BaseException:
@@ -74,10 +77,13 @@ class Symbiosis:
 
     def _build(self, machine: Machine, deadline: float, nested: bool) -> None:
         cpus = len(machine.vcpus)
-        self.hypercalls = made(lib.bus_create())
-        self._spy = made(lib.symspy_create(machine.memory._c, cpus))
-        done(lib.symspy_reserve(self._spy, *FIRMWARE))
-        self._watch = made(lib.symcall_watch_create(int(deadline * 1000), cpus))
+        self.hypercalls = self._own(lib.bus_create(), lib.bus_destroy, "the bus of hypercalls")
+        spy = lib.symspy_create(machine.memory._c, cpus)
+        self._spy = self._own(spy, lib.symspy_destroy, "the symbiotic interface")
+        done(lib.symspy_reserve(spy, *FIRMWARE))
+        bypass = lib.swapbypass_create(spy, machine.memory._c, cpus)
+        self.bypass = self._own(bypass, lib.swapbypass_destroy, "the swap bypass")
+        watch = lib.symcall_watch_create(int(deadline * 1000), cpus)
         debug = max(machine.vm.check_extension(kvm.KVM_CAP_SET_GUEST_DEBUG2), 0)
         setup = ffi.new(
             "struct symcall_setup *",
@@ -88,45 +94,43 @@ class Symbiosis:
                 "svm": backend_name() == b"SVM\0",
             },
         )
+        owned_watch = Handle(watch, lib.symcall_watch_destroy, "the watch over symcalls")
         for vcpu in machine.vcpus:
-            self._calls.append(made(lib.symcall_create(vcpu._c, self._spy, self._watch, setup)))
-        done(lib.symspy_attach(self._spy, machine.msr))
+            call = lib.symcall_create(vcpu._c, spy, watch, setup)
+            vcpu.calls = self._own(call, lib.symcall_destroy, "the machine")
+            self._calls.append(vcpu.calls)
+        self._owned.append(owned_watch)  # its thread looks at the calls, so it goes first
+        done(lib.symspy_attach(spy, machine.msr))
         done(lib.symcall_attach(machine.msr))
-        done(lib.doorbell_attach(machine.pio, self.hypercalls))
-        self.bypass = made(lib.swapbypass_create(self._spy, machine.memory._c, cpus))
-        done(lib.swapbypass_attach(self.bypass, self.hypercalls))
+        done(lib.doorbell_attach(machine.pio, self.hypercalls.pointer))
+        done(lib.swapbypass_attach(bypass, self.hypercalls.pointer))
         machine.filter_msrs([MSRS])
+
+    def _own(self, pointer: Any, destroy: Callable[[Any], object], what: str) -> Handle:
+        handle = Handle(pointer, destroy, what)
+        self._owned.append(handle)
+        return handle
 
     def page(self, cpu: int) -> int:
         """Guest-physical address of a vCPU's SymSpy page, of the VM-wide one for -1; 0 for none."""
-        return int(lib.symspy_page(self._spy, cpu))
+        with self._spy as spy:
+            return int(lib.symspy_page(spy, cpu))
 
     def counters(self) -> dict[str, int]:
         """What happened so far, over all vCPUs."""
-        total = {"pages_refused": int(lib.symspy_refused(self._spy))}
-        for call in self._calls:
-            counters = lib.symcall_counters(call)
-            for name, _ in ffi.typeof("struct symcall_counters").fields:
-                total[name] = total.get(name, 0) + int(getattr(counters, name))
+        with self._spy as spy:
+            total = {"pages_refused": int(lib.symspy_refused(spy))}
+        for handle in self._calls:
+            with handle as call:
+                counters = lib.symcall_counters(call)
+                for name, _ in ffi.typeof("struct symcall_counters").fields:
+                    total[name] = total.get(name, 0) + int(getattr(counters, name))
         return total
 
     def close(self) -> None:
-        """Frees everything; the vCPUs' threads have ended."""
-        lib.symcall_watch_destroy(self._watch)
-        for call in self._calls:
-            lib.symcall_destroy(call)
-        lib.swapbypass_destroy(self.bypass)
-        lib.symspy_destroy(self._spy)
-        lib.bus_destroy(self.hypercalls)
-        self._calls.clear()
-        self._watch = self._spy = self.hypercalls = self.bypass = ffi.NULL
-
-
-def made(thing: Any) -> Any:
-    """What C made. Raises MemoryError if it could not."""
-    if thing == ffi.NULL:
-        raise MemoryError
-    return thing
+        """Frees everything; the vCPUs' threads have ended. May be called twice."""
+        for handle in reversed(self._owned):
+            handle.release()
 
 
 def done(error: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError, SymcallError
+from pyvmm.machine.handle import Closed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,23 +93,33 @@ _TEXTS = {
 }
 
 
+#: In place of what a call had in C.
+CLOSED = Closed("this call")
+
+
 class Call:
     """One call on its way; used again and again by whoever makes one at a time."""
 
     def __init__(self) -> None:
-        self._c = lib.symcall_call_create()
+        self._c: Any = lib.symcall_call_create()
         if self._c == ffi.NULL:
             raise MemoryError
-        self.message = lib.symcall_message(self._c)
+        self.message: Any = lib.symcall_message(self._c)
         self._bytes = ffi.buffer(self.message)
         self._want = 0
         self.passes = False  # data, either way
 
     def close(self) -> None:
-        """Frees it."""
-        if self._c != ffi.NULL:
-            lib.symcall_call_destroy(self._c)
-            self._c = ffi.NULL
+        """Frees it; no other thread uses it."""
+        doomed = self._let_go()
+        if doomed is not None:
+            lib.symcall_call_destroy(doomed)
+
+    def _let_go(self) -> Any:
+        """What it had in C, once."""
+        had, self._c = self._c, CLOSED
+        self.message = CLOSED
+        return None if had is CLOSED else had
 
     def disown(self, vcpu: Any) -> None:
         """Gives up a call that was posted on a vCPU (a `struct vcpu *`), or never was, at any stage of it.
@@ -116,9 +127,9 @@ class Call:
         One that has not begun never will; one that is under way the vCPU's thread frees at its end. An interrupt
         (ctrl-c) in between leaks it at worst.
         """
-        c, self._c = self._c, ffi.NULL
-        if c != ffi.NULL:
-            lib.symcall_disown(vcpu, c)
+        given_up = self._let_go()
+        if given_up is not None:
+            lib.symcall_disown(vcpu, given_up)
 
     def pack(self, args: tuple[int, ...], data: bytes, want: int) -> tuple[int, ...]:
         """The five arguments, with the data put in. Raises ConfigError for too many of anything."""

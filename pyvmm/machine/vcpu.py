@@ -10,9 +10,10 @@ from _thread import get_ident
 
 from pyvmm import kvm
 from pyvmm._core import ffi, lib
-from pyvmm.errors import HostError, SymcallError
+from pyvmm.errors import HostError, StateError, SymcallError
 from pyvmm.machine import result as results
 from pyvmm.machine.cpustate import BOOT_CS, BOOT_DS
+from pyvmm.machine.handle import Closed, Handle
 from pyvmm.machine.hook import Exit, GuestFault, Hypercall
 from pyvmm.machine.symcall import Call, Results, typed
 
@@ -47,6 +48,9 @@ def _flat(segment: Any, selector: int, kind: int, *, long: bool) -> None:
     segment.l, segment.db = int(code and long), int(not (code and long))
 
 
+#: No thread's number: the vCPU's has one as soon as it runs.
+STARTING = -1
+
 #: The number and the five arguments.
 _HYPERCALL = struct.Struct("=6Q")
 
@@ -57,13 +61,15 @@ class Registers(kvm.Vcpu):
     The loop leaves registers that it restored in the shared structure until the next KVM_RUN.
     """
 
-    loop: Any = None
+    loop: Handle | None = None
 
     @property
     def fd(self) -> int:
         """The descriptor, for an ioctl that is about to come."""
-        if self.loop is not None:
-            error = lib.vcpu_flush(self.loop)
+        loop = self.loop
+        if loop is not None:
+            with loop as vcpu:
+                error = lib.vcpu_flush(vcpu)
             if error:
                 raise HostError(-error, f"KVM_RUN of vCPU {self.id}: {os.strerror(-error)}")
         return super().fd
@@ -72,7 +78,8 @@ class Registers(kvm.Vcpu):
 class Vcpu:
     """A vCPU of a machine. `index` is its APIC id; `kvm` the `pyvmm.kvm.Vcpu` for its registers.
 
-    Registers may be read and set from a hook on this vCPU, or while the machine is paused or not started.
+    Registers may be read and set from a hook on this vCPU, or while the machine is paused or not started. Once it is
+    closed everything here raises StateError.
     """
 
     def __init__(self, machine: Machine, index: int) -> None:
@@ -81,15 +88,21 @@ class Vcpu:
         self.kvm = machine.vm.create_vcpu(index, Registers)
         self.parked = False
         self.cpuid: Any = None
+        #: What a symbiotic machine adds to it.
+        self.calls: Handle | None = None
         self.thread: threading.Thread | None = None
         run = int(ffi.cast("uintptr_t", kvm.ffi.cast("uintptr_t", self.kvm.run)))
-        self._c = lib.vcpu_create(self.kvm.fd, index, run, machine.pio, machine.mmio, machine.msr)
-        if self._c == ffi.NULL:
+        made = lib.vcpu_create(self.kvm.fd, index, run, machine.pio, machine.mmio, machine.msr)
+        try:
+            self._handle = Handle(made, lib.vcpu_destroy, f"vCPU {index}")
+        except HostError:
             self.kvm.close()
-            raise MemoryError
-        self.kvm.loop = self._c
+            raise
+        #: For its own thread, which ends before it is closed; others use the handle.
+        self._c: Any = made
+        self.kvm.loop = self._handle
         self._call: Call | None = Call()
-        self._ident = 0  # of the thread, while it runs
+        self._ident = 0  # of the thread, while there is one
         self._hypercall = ffi.buffer(self._c.hypercall)
 
     def set_cpuid(self, table: Any) -> None:
@@ -140,13 +153,18 @@ class Vcpu:
             sregs.efer = EFER_LME | EFER_LMA
 
     def start(self) -> None:
-        """Starts the vCPU's thread."""
+        """Starts the vCPU's thread, once."""
+        self._handle.check()
+        if self.thread is not None:
+            raise StateError(f"vCPU {self.index} was started already")
         self.thread = threading.Thread(target=self._main, name=f"vcpu{self.index}", daemon=True)
+        self._ident = STARTING
         self.thread.start()
 
     def request(self, bits: int) -> None:
         """Gets the vCPU out of the guest, from any thread, to look at a VCPU_REQUEST_* bit."""
-        lib.vcpu_request(self._c, bits)
+        with self._handle as c:
+            lib.vcpu_request(c, bits)
 
     def symcall(self, call: int | str, *args: Any, data: bytes = b"", want: int = 0) -> Any:
         """Calls into the guest kernel on this vCPU, from a hook of its own or from any other thread.
@@ -162,8 +180,13 @@ class Vcpu:
         return self._make(call, args, data, want)
 
     def raw(self, number: int, *args: int, data: bytes = b"", want: int = 0) -> Results:
-        """A call on the vCPU's own thread, in a hook."""
+        """A call on the vCPU's own thread, in a hook. Raises StateError on another."""
+        self._check_thread()
         return self._make(number, args, data, want)
+
+    def _check_thread(self) -> None:
+        if get_ident() != self._ident:
+            raise StateError(f"this is for the thread of vCPU {self.index}, while it runs")
 
     def _make(self, number: int, args: tuple[int, ...], data: bytes, want: int) -> Results:
         call = self._call or Call()
@@ -279,12 +302,14 @@ class Vcpu:
 
     def is_called(self) -> bool:
         """Whether another thread waits for a symcall."""
-        return bool(lib.symcall_pending(self._c))
+        with self._handle as c, self.calls or self._handle:
+            return bool(lib.symcall_pending(c))
 
     def serve_symcalls(self) -> bool:
         """On the vCPU's thread, while the machine is paused: makes the calls of other threads; the guest stays where it
         is. False when the vCPU shall leave its loop.
         """
+        self._check_thread()
         self._c.held = 1
         try:
             while lib.symcall_pending(self._c) or self._c.in_symcall:
@@ -326,23 +351,28 @@ class Vcpu:
 
     def exits(self) -> dict[str, int]:
         """Exits so far, by kind; kinds that never came are left out."""
-        counts = self._c.exits
-        return {exit_name(i): counts[i] for i in range(lib.VCPU_EXIT_KINDS) if counts[i]}
+        with self._handle as c:
+            counts = list(c.exits)
+        return {exit_name(i): count for i, count in enumerate(counts) if count}
 
     @property
     def unclaimed(self) -> int:
         """Accesses that no device and no hook answered."""
-        return int(self._c.unclaimed)
+        with self._handle as c:
+            return int(c.unclaimed)
 
     def close(self) -> None:
-        """Frees the vCPU; its thread must have ended."""
+        """Frees the vCPU; may be called twice. Raises StateError while its thread runs."""
+        if self._ident:
+            raise StateError(f"vCPU {self.index} runs; stop the machine first")
+        if self.thread is not None:
+            self.thread.join()  # it is on its last lines
         if self._call is not None:
             self._call.close()
-        self.kvm.loop = None
-        if self._c != ffi.NULL:
-            lib.vcpu_destroy(self._c)
-            self._c = ffi.NULL
-            self.kvm.close()
+            self._call = None
+        self._c = self._hypercall = Closed(f"vCPU {self.index}")
+        self._handle.release()
+        self.kvm.close()
 
 
 _EXIT_NAMES: dict[int, str] = {}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pyvmm._core import lib
 from pyvmm.boot import e820
-from pyvmm.errors import ConfigError, HostError
+from pyvmm.errors import ConfigError, HostError, StateError
 from pyvmm.machine import aperture
 from pyvmm.machine.memory import GIB, MIB, PAGE, Region, ram_layout
 from pyvmm.machine.swapstore import SLOT, SwapStore
@@ -181,7 +181,8 @@ def test_memory_goes_at_the_end() -> None:
     assert mapping() is not None
     del view
     assert mapping() is None
-    assert store.bytes_used == 0
+    with pytest.raises(StateError, match="the swap store is closed"):
+        _ = store.bytes_used
 
 
 @pytest.mark.parametrize("slot", [SLOTS, SLOTS + 1, 1 << 52, (1 << 64) - 1])
