@@ -117,11 +117,17 @@ class VM:
         return self.serial
 
     def add_disk(
-        self, disk: str | os.PathLike[str] | int, *, readonly: bool = False, serial: str = ""
+        self,
+        disk: str | os.PathLike[str] | int,
+        *,
+        readonly: bool = False,
+        serial: str = "",
+        format: str | None = None,
     ) -> VirtioBlk:
         """A virtio disk over a raw file, a block device or a descriptor such as a memfd.
 
-        Its serial number may not be that of the swap disk, which is how a guest finds that one.
+        Its serial number may not be that of the swap disk, which is how a guest finds that one. A file that begins as
+        an image of another format is refused unless `format` is "raw".
         """
         from pyvmm.devices.virtio_blk import VirtioBlk
 
@@ -129,7 +135,7 @@ class VM:
         if self.swap is not None and serial == self.swap.serial:
             raise ConfigError(f"disk serial number {serial!r}: the swap disk has it")
         where = disk if isinstance(disk, int) else os.fspath(disk)
-        return VirtioBlk(self.machine, where, readonly=readonly, serial=serial)
+        return VirtioBlk(self.machine, where, readonly=readonly, serial=serial, format=format)
 
     def add_swap(
         self,

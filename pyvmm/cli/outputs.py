@@ -92,8 +92,8 @@ def uses(plan: Plan, outputs: Outputs) -> Iterator[tuple[str, tuple[int, ...] | 
     for part in plan.initrd:
         if isinstance(part, str):
             yield f"--initrd {part}", _at(part), False
-    for name, readonly, _ in plan.disks:
-        yield f"--disk {name}", _at(name), not readonly
+    for disk in plan.disks:
+        yield f"--disk {disk.file}", _at(disk.file), not disk.readonly
     for file in outputs.files():
         if not file.shared:
             yield f"{file.option} {file.path}", file.identity, True

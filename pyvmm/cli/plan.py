@@ -10,7 +10,9 @@ from pyvmm.errors import ConfigError, HostError, ImageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NamedTuple
+else:
+    from pyvmm.record import NamedTuple
 
 #: What every guest kernel gets. A panic ends the run at once; one UART is there to be probed.
 BASE_CMDLINE = "panic=-1 8250.nr_uarts=1 random.trust_cpu=on"
@@ -53,7 +55,7 @@ class Plan:
         """A mistyped name is the user's error; found here, before anything is set up."""
         named = [("--kernel", self.args.kernel)] if self.args.kernel else []
         named += [("--initrd", name) for name in self.args.initrd or []]
-        named += [("--disk", name) for name, _, _ in self.disks]
+        named += [("--disk", disk.file) for disk in self.disks]
         for option, name in named:
             # A module of a Multiboot kernel may have a string after its name.
             file = name.partition(" ")[0] if option == "--initrd" else name
@@ -65,7 +67,22 @@ class Plan:
         if not self.own_guest:
             return args.kernel, args.initrd or []
         guest = find_guest(args.linux)
+        self._check_cpus(guest)
         return guest.vmlinux or guest.kernel, args.initrd or [guest.initramfs]
+
+    def _check_cpus(self, guest: Any) -> None:
+        """A kernel leaves vCPUs beyond its own limit alone, and says so in its log at most."""
+        if self.args.cpus <= 1:
+            return
+        from pyvmm.guest.cache import most_cpus
+
+        most = most_cpus(guest.kernel)
+        if most is not None and self.args.cpus > most:
+            raise ConfigError(
+                f"--cpus {self.args.cpus}: the kernel of the {self.args.linux} guest uses at most {most}; "
+                "give fewer, or build one for more: pyvmm guest build --config FILE, with "
+                f"CONFIG_NR_CPUS={self.args.cpus} in FILE"
+            )
 
     def _swap(self) -> dict[str, Any] | None:
         args = self.args
@@ -136,7 +153,7 @@ class Plan:
             "cmdline": self.cmdline,
             "memory": args.memory,
             "cpus": args.cpus,
-            "disks": [{"file": f, "readonly": ro, "serial": s} for f, ro, s in self.disks],
+            "disks": [disk._asdict() for disk in self.disks],
             "net": args.net or [],
             "swap": self.swap,
             "console": self.console,
@@ -192,20 +209,31 @@ def find_stock(linux: str, *, symbiotic: bool) -> Any:
     return stock(linux, symbiotic=symbiotic)
 
 
-def parse_disk(text: str) -> tuple[str, bool, str]:
-    """(file, read-only, serial) of FILE[,ro][,serial=S]."""
+class Disk(NamedTuple):
+    """A disk that --disk names; `format` is None where the file's own beginning says that it is raw."""
+
+    file: str
+    readonly: bool
+    serial: str
+    format: str | None
+
+
+def parse_disk(text: str) -> Disk:
+    """The disk of FILE[,ro][,serial=S][,format=raw]."""
     name, *options = text.split(",")
-    readonly, serial = False, ""
+    readonly, serial, format = False, "", None
     for option in options:
         if option == "ro":
             readonly = True
         elif option.startswith("serial="):
             serial = option.removeprefix("serial=")
+        elif option == "format=raw":
+            format = "raw"
         else:
-            raise ConfigError(f"--disk {text}: {option!r} is neither ro nor serial=S")
+            raise ConfigError(f"--disk {text}: {option!r} is none of ro, serial=S, format=raw")
     if not name:
         raise ConfigError(f"--disk {text}: the file is missing")
-    return name, readonly, serial
+    return Disk(name, readonly, serial, format)
 
 
 def parse_env(entries: list[str]) -> dict[str, str]:

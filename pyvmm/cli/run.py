@@ -47,7 +47,11 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("-p", "--params"), {"metavar": "TEXT", "default": "", "help": "further kernel parameters"}),
     (
         ("-d", "--disk"),
-        {"metavar": "FILE[,ro][,serial=S]", "action": "append", "help": "virtio disk; repeat"},
+        {
+            "metavar": "FILE[,ro][,serial=S][,format=raw]",
+            "action": "append",
+            "help": "virtio disk, raw; repeat",
+        },
     ),
     (("--swap",), {"metavar": "SIZE", "help": "a disk to swap to, in host memory"}),
     (
@@ -312,8 +316,8 @@ def _add_devices(vm: VM, plan: Plan, tty: bool, quit_fd: int, log: int) -> None:
         # A terminal that is not set up yet would take bytes of the input for control keys.
         gate_fd = vm.machine.ready_fd() if plan.framed else -1
         vm.add_console(0, 1, escape=tty, quit_fd=quit_fd, framed=plan.framed, gate_fd=gate_fd)
-    for name, readonly, serial in plan.disks:
-        vm.add_disk(name, readonly=readonly, serial=serial)
+    for disk in plan.disks:
+        vm.add_disk(disk.file, readonly=disk.readonly, serial=disk.serial, format=disk.format)
     for tap in args.net or []:
         vm.add_net(tap)
     if not args.no_rng:

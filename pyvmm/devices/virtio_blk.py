@@ -33,8 +33,11 @@ class VirtioBlk(VirtioDevice):
 
     `sectors` is its size in units of 512 bytes. Discards punch holes; a flush is fdatasync(2).
 
+    A file that begins as an image of another format (qcow2, vmdk) is refused, because the guest would get its tables
+    for sectors. `format="raw"` says that those bytes are the guest's own.
+
     Raises HostError when the file is missing, may not be opened or is in use; ImageError when it cannot be a disk: a
-    directory, empty, not a multiple of 512 bytes; ConfigError for a bad serial number.
+    directory, empty, not raw, not a multiple of 512 bytes; ConfigError for a bad serial number or another format.
     """
 
     kind = "virtio-blk"
@@ -46,7 +49,10 @@ class VirtioBlk(VirtioDevice):
         *,
         readonly: bool = False,
         serial: str = "",
+        format: str | None = None,
     ) -> None:
+        if format not in (None, "raw"):
+            raise ConfigError(f"disk format {format!r}: there is only raw")
         super().__init__(machine)
         self._fd = -1
         encoded = encode_serial(serial)
@@ -57,7 +63,7 @@ class VirtioBlk(VirtioDevice):
             if isinstance(disk, memoryview):
                 make, place = lib.virtio_blk_create_memory, self._take(disk)
             else:
-                make, place = lib.virtio_blk_create, self._take_file(disk)
+                make, place = lib.virtio_blk_create, self._take_file(disk, format)
             self._attach(
                 lambda memory, thread, irq_fd: make(
                     memory, thread, irq_fd, place, self.sectors, readonly, encoded
@@ -67,9 +73,12 @@ class VirtioBlk(VirtioDevice):
             self.close()
             raise
 
-    def _take_file(self, disk: str | os.PathLike[str] | int) -> int:
+    def _take_file(self, disk: str | os.PathLike[str] | int, format: str | None) -> int:
         self.name = f"descriptor {disk}" if isinstance(disk, int) else os.fspath(disk)
         self._fd = _open_disk(disk, self.name, self.readonly)
+        _check_kind(self._fd, self.name)
+        if format is None:
+            _refuse_formats(self._fd, self.name)
         size = _disk_size(self._fd, self.name)
         _lock(self._fd, self.name, self.readonly)
         self.sectors = size // SECTOR
@@ -155,12 +164,45 @@ def _reopen(fd: int, name: str, readonly: bool) -> int:
     return own
 
 
-def _disk_size(fd: int, name: str) -> int:
+def _check_kind(fd: int, name: str) -> None:
     mode = os.fstat(fd).st_mode
     if stat.S_ISDIR(mode):
         raise ImageError(f"disk {name} is a directory; give a raw image or a block device")
     if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
         raise ImageError(f"disk {name} is neither a regular file nor a block device")
+
+
+#: Formats of disk images that are not raw: (offset of the magic, magic, name as qemu-img has it).
+_FORMATS = (
+    (0, b"QFI\xfb", "qcow2"),
+    (0, b"QED\0", "qed"),
+    (0, b"KDMV", "vmdk"),
+    (0, b"COWD", "vmdk"),
+    (0, b"# Disk Descriptor", "vmdk"),
+    (0, b"vhdxfile", "vhdx"),
+    (0, b"conectix", "vpc"),
+    (0, b"WithoutFreeSpace", "parallels"),
+    (0, b"WithouFreSpacExt", "parallels"),
+    (64, b"\x7f\x10\xda\xbe", "vdi"),
+)
+_FORMAT_HEAD = 68
+
+
+def _refuse_formats(fd: int, name: str) -> None:
+    """Raise ImageError for an image that is not raw."""
+    try:
+        head = os.pread(fd, _FORMAT_HEAD, 0)
+    except OSError as error:
+        raise HostError(error.errno, f"disk {name}: {error.strerror}") from error
+    for offset, magic, kind in _FORMATS:
+        if head.startswith(magic, offset):
+            raise ImageError(
+                f"disk {name} is a {kind} image, and only raw ones are read; convert it "
+                f"(qemu-img convert -O raw {name} disk.raw), or give format=raw if those bytes are the guest's own"
+            )
+
+
+def _disk_size(fd: int, name: str) -> int:
     # Also right for block devices, whose st_size is 0. pread and pwrite ignore the position.
     size = os.lseek(fd, 0, os.SEEK_END)
     if not size:

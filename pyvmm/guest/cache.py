@@ -252,6 +252,22 @@ def find(linux: str = DEFAULT_LINUX) -> Guest | None:
     return guest if complete else None
 
 
+def most_cpus(kernel: str) -> int | None:
+    """The CPUs that a kernel of the cache can use, by the configuration beside it; None if there is none."""
+    folder, name = os.path.split(kernel)
+    own = name.replace("vmlinuz", "config") if name.startswith("vmlinuz") else "config"
+    try:
+        with open(os.path.join(folder, own), encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, ValueError):
+        return None
+    if "\nCONFIG_SMP=y\n" not in text:
+        return 1
+    _, found, rest = text.partition("\nCONFIG_NR_CPUS=")
+    number = rest.partition("\n")[0]
+    return int(number) if found and number.isdigit() else None
+
+
 def find_stock(linux: str = DEFAULT_LINUX, symbiotic: bool = False) -> Guest | None:
     """The guest that ``pyvmm guest stock`` made, with the driver as a module if ``symbiotic``.
 

@@ -237,15 +237,21 @@ def test_statuses_are_distinct() -> None:
 plain = st.text(st.characters(exclude_characters=",", exclude_categories=("Cs",)), min_size=1)
 
 
-@given(plain, st.booleans(), st.none() | plain)
-def test_disk_round_trip(name: str, readonly: bool, serial: str | None) -> None:
+@given(plain, st.booleans(), st.none() | plain, st.sampled_from([None, "raw"]))
+def test_disk_round_trip(name: str, readonly: bool, serial: str | None, kind: str | None) -> None:
     text = name + (",ro" if readonly else "") + (f",serial={serial}" if serial else "")
-    assert parse_disk(text) == (name, readonly, serial or "")
+    text += f",format={kind}" if kind else ""
+    assert parse_disk(text) == (name, readonly, serial or "", kind)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("a,rw", "'rw' is neither"), (",ro", "the file is missing"), ("", "the file is missing")],
+    [
+        ("a,rw", "'rw' is none of"),
+        ("a,format=qcow2", "'format=qcow2' is none of"),
+        (",ro", "the file is missing"),
+        ("", "the file is missing"),
+    ],
 )
 def test_bad_disks(text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
@@ -322,6 +328,21 @@ def test_a_stock_guest_has_no_vmlinux(guest: cache.Guest, monkeypatch: pytest.Mo
     assert Plan(arguments()).kernel == guest.kernel
 
 
+def test_more_vcpus_than_the_kernel_uses(guest: cache.Guest, tmp_path: Path) -> None:
+    """It would leave the others alone, without a word on the terminal."""
+    config = tmp_path / "config"
+    config.write_text("CONFIG_X86=y\nCONFIG_SMP=y\nCONFIG_NR_CPUS=64\nCONFIG_X=y\n")
+    Plan(arguments("-c", "64"))
+    Plan(arguments("-c", "65", "-k", "k"))
+    with pytest.raises(ConfigError, match=r"uses at most 64; .* CONFIG_NR_CPUS=65"):
+        Plan(arguments("-c", "65"))
+    config.write_text("# CONFIG_SMP is not set\n")
+    with pytest.raises(ConfigError, match="uses at most 1;"):
+        Plan(arguments("-c", "2"))
+    config.unlink()
+    Plan(arguments("-c", "65"))
+
+
 def test_other_kernels_get_no_words_of_ours() -> None:
     plan = Plan(arguments("-k", "k", "-i", "a", "-i", "b", "-p", "root=/dev/vda"))
     assert (plan.kernel, plan.initrd) == ("k", ["a", "b"])
@@ -350,7 +371,7 @@ def test_verbose_wins_over_quiet(guest: cache.Guest) -> None:
         (["-k", "k", "--", "ls"], "leave -k away"),
         (["--timeout", "0", "-k", "k"], "more than 0 seconds"),
         (["--timeout", "-3", "-k", "k"], "more than 0 seconds"),
-        (["-d", "x,y", "-k", "k"], "neither ro nor serial"),
+        (["-d", "x,y", "-k", "k"], "none of ro, serial=S"),
         (
             ["--linux", "5.4"],
             "no guest '5.4'; there are 6.12, 6.1, stock-6.12, stock-6.1, the first two also with -debug or",
@@ -373,7 +394,7 @@ def test_dry_run_says_what_would_be_started(
     words = ["run", "--dry-run", "-m", "1G", "-c", "3", "-d", "d,ro,serial=S", "--net", "tap0"]
     assert main([*words, "--kvm", "/nowhere", "--", "true"]) == status.OK
     said = json.loads(capsys.readouterr().out)
-    assert said["disks"] == [{"file": "d", "readonly": True, "serial": "S"}]
+    assert said["disks"] == [{"file": "d", "readonly": True, "serial": "S", "format": None}]
     assert (said["memory"], said["cpus"], said["net"]) == ("1G", 3, ["tap0"])
     assert (said["kernel"], said["command"]) == (guest.vmlinux, ["true"])
 

@@ -551,6 +551,38 @@ def test_bad_files(machine: FakeMachine, tmp_path: Path) -> None:
         open_disk(machine, tmp_path / "odd", serial="x" * 21)
 
 
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"QFI\xfb\0\0\0\3", "qcow2"),
+        (b"KDMV\1\0\0\0", "vmdk"),
+        (b"# Disk DescriptorFile\n", "vmdk"),
+        (b"vhdxfile", "vhdx"),
+        (b"conectix", "vpc"),
+        (
+            b"<<< Oracle VM VirtualBox Disk Image >>>\n".ljust(64, b"\0") + b"\x7f\x10\xda\xbe",
+            "vdi",
+        ),
+    ],
+)
+def test_images_that_are_not_raw(
+    machine: FakeMachine, tmp_path: Path, head: bytes, name: str
+) -> None:
+    """The guest would get the format's tables for sectors. Of a size that is no multiple of 512, too."""
+    image = tmp_path / "disk"
+    for size in (MIB, MIB + 100):
+        image.write_bytes(head.ljust(size, b"\0"))
+        with pytest.raises(ImageError, match=rf"is a {name} image.* -O raw {image} disk.raw"):
+            open_disk(machine, image)
+    image.write_bytes(head.ljust(MIB, b"\0"))
+    assert open_disk(machine, image, format="raw").sectors == MIB // 512
+
+
+def test_only_raw_disks(machine: FakeMachine, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is only raw"):
+        open_disk(machine, tmp_path / "disk", format="qcow2")
+
+
 def test_descriptor_rights(machine: FakeMachine, tmp_path: Path) -> None:
     image = tmp_path / "disk"
     image.write_bytes(bytes(MIB))
