@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Dask cluster as a pool of workers. Wants `distributed` (pip install 'pyvmm[sweep]'), which only this file imports.
+"""A Dask cluster as a pool of workers.
+
+Wants `distributed` (pip install 'pyvmm-kvm[sweep]'), which only this file imports.
 
 Left alone, Dask sends a task again when a worker is lost, to any other, as often as the scheduler's settings say. A
 sweep tells where a cell ran and how often it was tried: each is bound to one worker, and bench/dispatch.py decides.
@@ -35,7 +37,7 @@ def import_distributed() -> Any:
         import distributed
     except ImportError as error:
         raise ConfigError(
-            f"--scheduler wants Dask's distributed ({error}): pip install 'pyvmm[sweep]'"
+            f"--scheduler wants Dask's distributed ({error}): pip install 'pyvmm-kvm[sweep]'"
         ) from error
     return distributed
 

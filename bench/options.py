@@ -42,7 +42,7 @@ def check(args: argparse.Namespace) -> None:
     from pyvmm.cli import logbars
 
     if getattr(args, "plot", None) and not logbars.available():
-        raise SystemExit("bench: --plot wants matplotlib: pip install 'pyvmm[bench]'")
+        raise SystemExit("bench: --plot wants matplotlib: pip install 'pyvmm-kvm[bench]'")
     named = {f"--{name}": getattr(args, name, None) for name in ("json", "plot")}
     seen = {Path(getattr(args, name)).resolve() for name in ("old", "new") if hasattr(args, name)}
     for option, name in named.items():

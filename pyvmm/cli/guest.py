@@ -50,6 +50,11 @@ def add_build(actions: argparse._SubParsersAction[Any]) -> None:
         "--config", metavar="FILE", help="further kernel options, CONFIG_X=y a line"
     )
     parser.add_argument("--force", action="store_true", help="build even what the cache has")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only look at what is needed, and say what would be built",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -108,6 +113,8 @@ def build(args: argparse.Namespace) -> int:
     """Builds and says where the files are."""
     from pyvmm.guest.build import build as build_guest
 
+    if args.dry_run:
+        return show_forecast(args)
     guest = build_guest(
         args.linux,
         source_path=args.source,
@@ -116,6 +123,26 @@ def build(args: argparse.Namespace) -> int:
         force=args.force,
     )
     return show(guest, args.json)
+
+
+def show_forecast(args: argparse.Namespace) -> int:
+    """Says what would be built."""
+    from pyvmm.guest.build import forecast
+
+    found = forecast(args.linux, source_path=args.source, config=args.config)
+    if args.json:
+        print(json.dumps(found._asdict(), indent=2))
+        return 0
+    state = "in the cache" if found.built and not args.force else "to be built"
+    for name, value in (
+        ("linux", found.linux),
+        ("source", found.source),
+        ("patches", len(found.patches)),
+        ("key", found.key or "known when the sources are here"),
+        ("kernel", state),
+    ):
+        print(f"{name:10} {value}")
+    return 0
 
 
 def stock(args: argparse.Namespace) -> int:

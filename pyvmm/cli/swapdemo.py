@@ -93,7 +93,7 @@ def picture(path: str, found: Found) -> str:
     if not panels:
         return ""
     if not logbars.available():
-        return "no picture: matplotlib is not installed (pip install 'pyvmm[bench]')"
+        return "no picture: matplotlib is not installed (pip install 'pyvmm-kvm[bench]')"
     title = f"{LOAD.memory} MiB in a guest of {GUEST_MIB} MiB: time of an operation"
     try:
         logbars.picture(path, title, panels)

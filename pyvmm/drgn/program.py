@@ -87,7 +87,7 @@ def import_drgn() -> Any:
         import drgn
     except (ImportError, OSError) as error:
         raise ConfigError(
-            f"drgn cannot be imported ({error}): pip install 'pyvmm[drgn]'"
+            f"drgn cannot be imported ({error}): pip install 'pyvmm-kvm[drgn]'"
         ) from error
     if not hasattr(drgn.Program, "set_linux_kernel_custom"):
         raise ConfigError(f"drgn {drgn.__version__} is too old: pip install 'drgn>=0.3'")

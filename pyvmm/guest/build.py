@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.errors import ConfigError
-from pyvmm.guest import cache, initramfs, kconfig, kernel, pointer, source
+from pyvmm.guest import cache, debian, initramfs, kconfig, kernel, pointer, source
 
 if TYPE_CHECKING:
     from pyvmm.guest.cache import Guest
@@ -40,16 +40,58 @@ def build(
     if jobs is not None and jobs < 1:
         raise ConfigError(f"the number of jobs must be at least 1, not {jobs}")
     version = linux or default_version(source_path)
-    number = cache.base_version(version)
-    options, patches = kconfig.fragment(version, config), source.read_series(version)
-    # Now, so that an edit during the build counts as a change.
-    stamps = pointer.take_stamps(cache.recipe_files(cache.patch_tree(), version))
-    plan = kernel.Plan(version, source.locate(number, source_path), patches, options)
+    plan, stamps = planned(version, source_path, config)
     kernel_key = kernel.build(plan, jobs=jobs, force=force)
     initramfs_key = initramfs.build(force=force)
     exact = kernel.read_info(kernel_key)["version"]
     pointer.write(version, cache.Pointer(exact, kernel_key, initramfs_key, stamps))
     return cache.assemble(exact, kernel_key, initramfs_key)
+
+
+def planned(
+    version: str,
+    source_path: str | os.PathLike[str] | None,
+    config: str | os.PathLike[str] | None,
+) -> tuple[kernel.Plan, tuple[cache.Stamp, ...]]:
+    """Returns the kernel's plan, and stamps of the recipe taken now: an edit during the build counts as a change."""
+    number = cache.base_version(version)
+    options, patches = kconfig.fragment(version, config), source.read_series(version)
+    stamps = pointer.take_stamps(cache.recipe_files(cache.patch_tree(), version))
+    return kernel.Plan(version, source.locate(number, source_path), patches, options), stamps
+
+
+class Forecast(NamedTuple):
+    """A build that did not happen. ``built`` says that the cache has the kernel already."""
+
+    linux: str
+    source: str  # a path, or the package that would be fetched
+    patches: tuple[str, ...]
+    key: str  # "" while the sources are still to be fetched
+    built: bool
+
+
+def forecast(
+    linux: str | None = None,
+    *,
+    source_path: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+) -> Forecast:
+    """Looks at all that `build` with these arguments needs; fetches, builds and writes nothing.
+
+    Raises what `build` would raise before it begins.
+    """
+    version = linux or default_version(source_path)
+    number = cache.base_version(version)
+    kconfig.fragment(version, config)
+    patches = tuple(patch.name for patch in source.read_series(version))
+    kernel.check_machine()
+    if not source.is_here(number, source_path):
+        package = source.package_of(number)
+        wanted = f"{package} {debian.known_version(package)}, to be fetched"
+        return Forecast(version, wanted, patches, "", False)
+    plan, _ = planned(version, source_path, config)
+    key = plan.key()
+    return Forecast(version, str(plan.source.path), patches, key, kernel.is_built(key))
 
 
 def default_version(source_path: str | os.PathLike[str] | None) -> str:

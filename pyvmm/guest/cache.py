@@ -85,13 +85,16 @@ def cache_root() -> str:
 
 
 def patch_tree() -> str:
-    """The ``guest-linux-patch`` directory: ``$PYVMM_GUEST_PATCH``, else beside the package in its
-    source tree.
+    """The ``guest-linux-patch`` directory: ``$PYVMM_GUEST_PATCH``, else the installed package's own copy,
+    else the one beside the package in its source tree.
     """
     chosen = os.environ.get("PYVMM_GUEST_PATCH")
     if chosen:
         return os.path.abspath(os.path.expanduser(chosen))
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    installed = os.path.join(package, "guest_linux_patch")
+    if os.path.isdir(installed):
+        return installed
     return os.path.join(os.path.dirname(package), "guest-linux-patch")
 
 

@@ -40,16 +40,27 @@ def candidate_version(package: str, options: Sequence[str] = ()) -> str | None:
     return None if match is None or match[1] == "(none)" else match[1]
 
 
+def known_version(package: str) -> str:
+    """The version that apt would install. Raises HostError if it knows none."""
+    version = candidate_version(package)
+    if version is None:
+        raise HostError(f"apt has no package '{package}': {REMEDY}")
+    return version
+
+
+def tree_of(package: str, version: str) -> Path:
+    """Where a package is unpacked in the cache, or would be."""
+    return Path(cache.cache_root()) / "debian" / f"{package}_{version.replace(':', '%3a')}"
+
+
 def unpacked(package: str, *, keep: Iterable[str] = (), force: bool = False) -> Path:
     """The tree of a Debian package in the cache, downloaded with apt if need be.
 
     ``keep`` limits what stays to some top directories. Raises HostError if apt has no such package
     or cannot fetch it.
     """
-    version = candidate_version(package)
-    if version is None:
-        raise HostError(f"apt has no package '{package}': {REMEDY}")
-    final = Path(cache.cache_root()) / "debian" / f"{package}_{version.replace(':', '%3a')}"
+    version = known_version(package)
+    final = tree_of(package, version)
     with tools.lock(f"debian/{package}"):
         if force or not final.is_dir():
             tools.publish(final, lambda fresh: fetch(package, version, fresh, tuple(keep)))

@@ -52,12 +52,17 @@ def build(plan: Plan, *, jobs: int | None = None, force: bool = False) -> str:
     key = plan.key()
     final = Path(cache.kernel_dir(key))
     with tools.lock(f"guest/kernel-{plan.linux}"):
-        if force or not (final / "info.json").is_file():
+        if force or not is_built(key):
             check_machine()
             tools.publish(
                 final, lambda fresh: make_all(plan, key, fresh, jobs or cores(), plan.linux)
             )
     return key
+
+
+def is_built(key: str) -> bool:
+    """Whether the cache has the kernel of that key."""
+    return Path(cache.kernel_dir(key), "info.json").is_file()
 
 
 def cores() -> int:

@@ -29,7 +29,7 @@ class Source(NamedTuple):
 class Patch(NamedTuple):
     """One patch of a series."""
 
-    name: str  # relative to the patch tree
+    name: str  # relative to the patch tree; part of the key of what is built with it
     text: bytes
 
 
@@ -47,13 +47,30 @@ def locate(linux: str, given: str | os.PathLike[str] | None = None) -> Source:
         if not path.is_file():
             raise ConfigError(f"no such kernel source: {path}")
         return Source(path, file_identity(path))
-    package = f"linux-source-{linux}"
-    archive = INSTALLED / f"{package}.tar.xz"
+    package, archive = package_of(linux), installed(linux)
     if not archive.is_file():
         archive = debian.unpacked(package, keep=["usr/src"]) / "usr" / "src" / archive.name
     if not archive.is_file():
         raise HostError(f"package {package} has no {archive.name}; give the sources by --source")
     return Source(archive, file_identity(archive))
+
+
+def package_of(linux: str) -> str:
+    """The Debian package with the sources of a version."""
+    return f"linux-source-{linux}"
+
+
+def installed(linux: str) -> Path:
+    """Where that package has its archive when it is installed."""
+    return INSTALLED / f"{package_of(linux)}.tar.xz"
+
+
+def is_here(linux: str, given: str | os.PathLike[str] | None = None) -> bool:
+    """Whether `locate` would fetch nothing. Raises HostError if apt has no such package."""
+    package = package_of(linux)
+    if given is not None or installed(linux).is_file():
+        return True
+    return debian.tree_of(package, debian.known_version(package)).is_dir()
 
 
 def file_identity(path: Path) -> str:
@@ -145,9 +162,10 @@ def patched(tree: Path, patches: Sequence[Patch], target: Path) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     tools.run(["cp", "-al", tree, target], what="copying the kernel sources")
+    path = target.with_name(f"{target.name}.patch")
     for patch in patches:
         tools.say(f"applying {patch.name}")
-        path = Path(cache.patch_tree(), patch.name)
+        path.write_bytes(patch.text)
         command = [
             "patch",
             "-p1",
@@ -159,4 +177,5 @@ def patched(tree: Path, patches: Sequence[Patch], target: Path) -> Path:
             path,
         ]
         tools.run(command, cwd=target, what=f"patch {patch.name} does not apply")
+    path.unlink()
     return target

@@ -41,7 +41,7 @@ PROGRAMS = (
 )
 ETC = ("passwd", "group", "nsswitch.conf", "ld.so.cache", "localtime", "os-release")
 #: Distributions that come with all that they require.
-DISTRIBUTIONS = ("pyvmm", "pytest", "hypothesis", "psutil")
+DISTRIBUTIONS = ("pyvmm-kvm", "pytest", "hypothesis", "psutil")
 #: Directories that hold nothing a command wants.
 LEFT_OUT = (
     *("__pycache__", ".git", ".venv", "venv", "node_modules", ".mypy_cache", ".ruff_cache"),

@@ -263,7 +263,7 @@ def _disassembly(state: _State, code: bytes) -> Iterator[str]:
     try:
         import capstone
     except (ImportError, OSError):
-        yield "  (no disassembly: pip install 'pyvmm[disasm]')"
+        yield "  (no disassembly: pip install 'pyvmm-kvm[disasm]')"
         return
     modes = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}
     engine = capstone.Cs(capstone.CS_ARCH_X86, modes[state.bits])

@@ -175,7 +175,7 @@ def test_entry_failure(vcpu, memory, reason, meaning):
 def test_without_capstone(long_mode, memory, monkeypatch):
     monkeypatch.setitem(sys.modules, "capstone", None)
     text = crash.dump(long_mode, memory)
-    assert "pyvmm[disasm]" in text
+    assert "pyvmm-kvm[disasm]" in text
     assert "stack at" in text
 
 

@@ -469,7 +469,7 @@ def test_note_that_drgn_refuses(changes, info, tmp_path):
 
 def test_drgn_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "drgn", None)
-    with pytest.raises(ConfigError, match=r"pip install 'pyvmm\[drgn\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'pyvmm-kvm\[drgn\]'"):
         make_program(guest(), facts())
 
 
@@ -606,7 +606,7 @@ def test_vm_of_another_version():
 
 def test_command_without_drgn(monkeypatch):
     monkeypatch.setitem(sys.modules, "drgn", None)
-    with pytest.raises(ConfigError, match=r"pip install 'pyvmm\[drgn\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'pyvmm-kvm\[drgn\]'"):
         command.main(parsed("box"))
 
 

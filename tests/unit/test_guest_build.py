@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,9 +13,10 @@ from threading import Thread
 
 import pytest
 
+from pyvmm.cli.main import main
 from pyvmm.errors import ConfigError, HostError
-from pyvmm.guest import cache, inventory, kconfig, source, tools
-from pyvmm.guest.build import build
+from pyvmm.guest import cache, debian, inventory, kconfig, source, tools
+from pyvmm.guest.build import build, forecast
 from pyvmm.guest.stock import stock
 from tests.unit.guest_support import GOOD_PATCH, FakeApt, add_patch, kernel_tree, patch_tree
 from tests.unit.test_guest_cpio import walk
@@ -343,3 +345,30 @@ def test_the_real_fragments_are_well_formed(name: str, guest_cache: Path) -> Non
     assert wanted["CONFIG_VIRTIO_MMIO"] == "y"
     assert ("CONFIG_PROVE_LOCKING" in wanted) == name.endswith("-debug")
     assert len(wanted) > 100
+
+
+# Before a build.
+
+
+def test_forecast_is_what_is_built_then(tree: Path) -> None:
+    add_patch(patches(), "a.patch", GOOD_PATCH)
+    said = forecast(source_path=tree)
+    assert (said.linux, said.patches, said.built) == ("6.12", ("series-6.12/a.patch",), False)
+    assert not Path(cache.cache_root()).exists()
+    guest = build(source_path=tree)
+    assert guest.key.startswith(f"{said.key}-")
+    assert forecast(source_path=tree) == said._replace(built=True)
+
+
+def test_forecast_fetches_nothing(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "INSTALLED", tree / "none")
+    monkeypatch.setattr(debian, "candidate_version", lambda package: "6.12.7-1")
+    said = forecast()
+    assert (said.source, said.key) == ("linux-source-6.12 6.12.7-1, to be fetched", "")
+    assert not Path(cache.cache_root()).exists()
+
+
+def test_dry_run_builds_nothing(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["guest", "build", "--dry-run", "--source", str(tree)]) == 0
+    assert re.search(r"^kernel +to be built$", capsys.readouterr().out, re.MULTILINE)
+    assert cache.find() is None

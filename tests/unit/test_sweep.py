@@ -77,7 +77,7 @@ def test_without_dask_the_remedy_is_told(
     monkeypatch.setitem(sys.modules, "distributed", None)
     words = ["bench", "exits", "--scheduler", "tcp://127.0.0.1:1", "--out", str(tmp_path)]
     assert cli.main(words) == 122
-    assert "pip install 'pyvmm[sweep]'" in capsys.readouterr().err
+    assert "pip install 'pyvmm-kvm[sweep]'" in capsys.readouterr().err
 
 
 def test_words_of_a_cell_come_last() -> None:
