@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = (".ci/setup", ".ci/provision", ".ci/run", ".ci/nightly")
+SCRIPTS = (".ci/setup", ".ci/provision", ".ci/run", ".ci/nightly", ".ci/root")
 
 
 def text(name: str) -> str:
