@@ -76,11 +76,12 @@ static int exit_status(void *opaque, struct bus_access *access)
 {
 	struct platform *platform = opaque;
 
-	if (access->is_write)
-		__atomic_store_n(&platform->status, (uint8_t)access->value, __ATOMIC_RELEASE);
-	else
+	if (!access->is_write) {
 		access->value = 0;
-	return BUS_DONE;
+		return BUS_DONE;
+	}
+	__atomic_store_n(&platform->status, (uint8_t)access->value, __ATOMIC_RELEASE);
+	return platform->debug_exit ? VCPU_POWEROFF : BUS_DONE;
 }
 
 static int mark(void *opaque, struct bus_access *access)

@@ -30,6 +30,7 @@ struct platform {
 	int vm_fd;
 	int ready_fd;     /* eventfd that the ready mark signals, or -1 */
 	int status;       /* -1 until the guest reported one */
+	int debug_exit;   /* the report of a status ends the run; set before it starts */
 	uint64_t mark_ns; /* CLOCK_MONOTONIC of the guest's first mark, 0 for none */
 	uint32_t mark;
 	uint16_t pm_status, pm_enable, pm_control;

@@ -201,6 +201,15 @@ class VM:
             self.machine._undo.append(tap.close)
         return VirtioNet(self.machine, tap, mac=mac)
 
+    def end_at_status(self) -> None:
+        """Has a write to the status port, 0xf4, end the run: a "poweroff" with that byte as `Result.status`.
+
+        QEMU's isa-debug-exit is such a port, by which kernels without power management end. Where QEMU's own exit
+        status is (byte << 1) | 1, this is the byte.
+        """
+        self._before_start("the end at a status")
+        self.machine.end_at_status()
+
     # Hooks: with a handler, or as decorators.
 
     def on_port(self, port: int, count: int = 1) -> Callable[[F], F]:

@@ -112,6 +112,20 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         {"choices": ("real", "protected", "long"), "help": "start mode of a flat binary"},
     ),
     (
+        ("--debug-exit",),
+        {
+            "action": "store_true",
+            "help": "end the guest when it writes its status to port 0xf4, as QEMU's isa-debug-exit does",
+        },
+    ),
+    (
+        ("--testdev",),
+        {
+            "action": "store_true",
+            "help": "the devices of kvm-unit-tests: debug exit, test device, fw_cfg",
+        },
+    ),
+    (
         ("--shared",),
         {"action": "store_true", "help": "keep RAM in a memfd, for other processes to map"},
     ),
@@ -324,6 +338,12 @@ def _add_devices(vm: VM, plan: Plan, tty: bool, quit_fd: int, log: int) -> None:
         vm.add_rng()
     if plan.swap is not None:
         vm.add_swap(**plan.swap)
+    if args.debug_exit:
+        vm.end_at_status()
+    if args.testdev:
+        from pyvmm.testdev import TestDevice
+
+        TestDevice(vm)
 
 
 def _serve(vm: VM, name: str | None) -> None:

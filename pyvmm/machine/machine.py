@@ -241,6 +241,11 @@ class Machine:
                 platform.ready_fd = self._eventfd()
             return int(platform.ready_fd)
 
+    def end_at_status(self) -> None:
+        """Has the guest's report of its status end the run, as a power-off. Before the start."""
+        with self._platform as platform:
+            platform.debug_exit = 1
+
     def allocate_virtio(self) -> tuple[int, int]:
         """Address of the registers and interrupt line of the next virtio device."""
         if self._virtio_count == len(VIRTIO_GSIS):

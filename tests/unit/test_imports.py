@@ -29,6 +29,7 @@ LAYERS = {
     "lab": 5,
     "bench": 5,
     "drgn": 5,
+    "testdev": 5,
     "cli": 6,
 }
 # What a part may use of its own layer or without one.
