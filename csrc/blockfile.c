@@ -42,47 +42,52 @@ void blockfile_init_memory(struct blockfile *file, void *memory, bool readonly)
 	};
 }
 
-int blockfile_read(struct blockfile *file, struct iovec_list *to, uint64_t offset)
+/* The result of a system call: an end of file in the middle is an error, as somebody cut the file
+ * off. */
+static ssize_t outcome(ssize_t done)
 {
-	if (file->memory) {
-		blockmemory_read(file->memory + offset, to);
-		return 0;
-	}
-	while (to->bytes) {
-		ssize_t done = preadv(file->fd, to->iov, (int)to->count, (off_t)offset);
-
-		if (done < 0 && errno == EINTR)
-			continue;
-		if (done < 0)
-			return -errno;
-		if (!done)
-			return -EIO; /* somebody cut the file off */
-		iovec_skip(to, (size_t)done);
-		offset += (uint64_t)done;
-	}
-	return 0;
+	if (done < 0)
+		return -errno;
+	return done ? done : -EIO;
 }
 
-int blockfile_write(struct blockfile *file, struct iovec_list *from, uint64_t offset, bool sync)
+ssize_t blockfile_read(struct blockfile *file, struct iovec_list *to, uint64_t offset)
 {
-	if (file->memory) {
-		blockmemory_write(file->memory + offset, from);
-		return 0;
-	}
-	while (from->bytes) {
-		ssize_t done = pwritev2(file->fd, from->iov, (int)from->count, (off_t)offset,
-		                        sync ? RWF_DSYNC : 0);
+	const struct iovec_limit limit = iovec_limit(to, BLOCKFILE_PIECE);
+	ssize_t done;
 
-		if (done < 0 && errno == EINTR)
-			continue;
-		if (done < 0)
-			return -errno;
-		if (!done)
-			return -EIO;
-		iovec_skip(from, (size_t)done);
-		offset += (uint64_t)done;
+	if (file->memory) {
+		done = (ssize_t)blockmemory_read(file->memory + offset, to->iov, limit.count);
+	} else {
+		do {
+			done = preadv(file->fd, to->iov, (int)limit.count, (off_t)offset);
+		} while (done < 0 && errno == EINTR);
+		done = outcome(done);
 	}
-	return 0;
+	iovec_unlimit(&limit);
+	if (done > 0)
+		iovec_skip(to, (size_t)done);
+	return done;
+}
+
+ssize_t blockfile_write(struct blockfile *file, struct iovec_list *from, uint64_t offset, bool sync)
+{
+	const struct iovec_limit limit = iovec_limit(from, BLOCKFILE_PIECE);
+	ssize_t done;
+
+	if (file->memory) {
+		done = (ssize_t)blockmemory_write(file->memory + offset, from->iov, limit.count);
+	} else {
+		do {
+			done = pwritev2(file->fd, from->iov, (int)limit.count, (off_t)offset,
+			                sync ? RWF_DSYNC : 0);
+		} while (done < 0 && errno == EINTR);
+		done = outcome(done);
+	}
+	iovec_unlimit(&limit);
+	if (done > 0)
+		iovec_skip(from, (size_t)done);
+	return done;
 }
 
 int blockfile_flush(struct blockfile *file)
@@ -100,66 +105,61 @@ static int allocate(struct blockfile *file, int mode, uint64_t offset, uint64_t 
 	return ret ? -errno : 0;
 }
 
-int blockfile_discard(struct blockfile *file, uint64_t offset, uint64_t length)
+/* As much of a range as one call does; the next one is aligned. */
+static uint64_t piece_of(uint64_t offset, uint64_t length, uint64_t piece)
 {
-	uint64_t range[2] = {offset, length};
-	int ret;
+	uint64_t left = piece - offset % piece;
 
-	if (file->memory) {
-		blockmemory_discard(file->memory + offset, length);
-		return 0;
-	}
-	if (file->device)
+	return length < left ? length : left;
+}
+
+ssize_t blockfile_discard(struct blockfile *file, uint64_t offset, uint64_t length)
+{
+	uint64_t piece = piece_of(offset, length, BLOCKFILE_CLEAR_PIECE);
+	uint64_t range[2] = {offset, piece};
+	int ret = 0;
+
+	if (file->memory)
+		blockmemory_discard(file->memory + offset, piece);
+	else if (file->device)
 		ret = ioctl(file->fd, BLKDISCARD, range) ? -errno : 0;
 	else
-		ret = allocate(file, FALLOC_FL_PUNCH_HOLE, offset, length);
+		ret = allocate(file, FALLOC_FL_PUNCH_HOLE, offset, piece);
 	/* A discard is advice. */
-	return ret == -EOPNOTSUPP || ret == -ENOSYS ? 0 : ret;
+	return ret && ret != -EOPNOTSUPP && ret != -ENOSYS ? ret : (ssize_t)piece;
 }
 
-static int write_zeroes(struct blockfile *file, uint64_t offset, uint64_t length, bool sync)
+static ssize_t write_zeroes(struct blockfile *file, uint64_t offset, uint64_t length)
 {
 	static uint8_t zeroes[64 << 10];
-	enum { PIECES = 16 };
+	enum { PIECES = BLOCKFILE_PIECE / sizeof(zeroes) };
+	struct iovec pieces[PIECES];
+	struct iovec_list list = {pieces, 0, 0};
 
-	while (length) {
-		struct iovec pieces[PIECES];
-		struct iovec_list list = {pieces, 0, 0};
-		uint64_t bytes;
-		int ret;
+	while (list.bytes < length) {
+		uint64_t left = length - list.bytes;
+		size_t size = left < sizeof(zeroes) ? left : sizeof(zeroes);
 
-		while (list.count < PIECES && list.bytes < length) {
-			uint64_t left = length - list.bytes;
-			size_t size = left < sizeof(zeroes) ? left : sizeof(zeroes);
-
-			pieces[list.count++] = (struct iovec){zeroes, size};
-			list.bytes += size;
-		}
-		bytes = list.bytes;
-		ret = blockfile_write(file, &list, offset, sync);
-		if (ret)
-			return ret;
-		offset += bytes;
-		length -= bytes;
+		pieces[list.count++] = (struct iovec){zeroes, size};
+		list.bytes += size;
 	}
-	return 0;
+	return blockfile_write(file, &list, offset, false);
 }
 
-int blockfile_zero(struct blockfile *file, uint64_t offset, uint64_t length, bool unmap, bool sync)
+ssize_t blockfile_zero(struct blockfile *file, uint64_t offset, uint64_t length, bool unmap)
 {
+	uint64_t piece = piece_of(offset, length, BLOCKFILE_PIECE);
 	int ret = -EOPNOTSUPP;
 
 	if (file->memory) {
-		blockmemory_zero(file->memory + offset, length, unmap);
-		return 0;
+		blockmemory_zero(file->memory + offset, piece, unmap);
+		return (ssize_t)piece;
 	}
 	if (unmap)
-		ret = allocate(file, FALLOC_FL_PUNCH_HOLE, offset, length);
+		ret = allocate(file, FALLOC_FL_PUNCH_HOLE, offset, piece);
 	if (ret)
-		ret = allocate(file, FALLOC_FL_ZERO_RANGE, offset, length);
+		ret = allocate(file, FALLOC_FL_ZERO_RANGE, offset, piece);
 	/* tmpfs (hence a memfd) and some file systems know no zero ranges; a device refuses what
 	 * is not aligned to its blocks. */
-	if (ret)
-		return write_zeroes(file, offset, length, sync);
-	return sync ? blockfile_flush(file) : 0;
+	return ret ? write_zeroes(file, offset, piece) : (ssize_t)piece;
 }

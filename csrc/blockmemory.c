@@ -7,26 +7,26 @@
 enum { PAGE = 4096 };
 
 /* memmove() because a piece and its place on the disk may overlap. */
-void blockmemory_read(const uint8_t *from, struct iovec_list *to)
+size_t blockmemory_read(const uint8_t *from, const struct iovec *to, uint32_t count)
 {
-	while (to->count) {
-		size_t piece = to->iov->iov_len;
+	size_t done = 0;
 
-		memmove(to->iov->iov_base, from, piece);
-		from += piece;
-		iovec_skip(to, piece);
+	for (uint32_t i = 0; i < count; i++) {
+		memmove(to[i].iov_base, from + done, to[i].iov_len);
+		done += to[i].iov_len;
 	}
+	return done;
 }
 
-void blockmemory_write(uint8_t *to, struct iovec_list *from)
+size_t blockmemory_write(uint8_t *to, const struct iovec *from, uint32_t count)
 {
-	while (from->count) {
-		size_t piece = from->iov->iov_len;
+	size_t done = 0;
 
-		memmove(to, from->iov->iov_base, piece);
-		to += piece;
-		iovec_skip(from, piece);
+	for (uint32_t i = 0; i < count; i++) {
+		memmove(to + done, from[i].iov_base, from[i].iov_len);
+		done += from[i].iov_len;
 	}
+	return done;
 }
 
 /* Where the first page boundary at or after it is. */

@@ -10,9 +10,10 @@
 
 #include "iovec.h"
 
-/* The list may point into the disk itself: a guest that sees it as memory may name it. */
-void blockmemory_read(const uint8_t *from, struct iovec_list *to);
-void blockmemory_write(uint8_t *to, struct iovec_list *from);
+/* As preadv(2) and pwritev(2): bytes moved. The pieces may lie in the disk itself: a guest that
+ * sees it as memory may name it. */
+size_t blockmemory_read(const uint8_t *from, const struct iovec *to, uint32_t count);
+size_t blockmemory_write(uint8_t *to, const struct iovec *from, uint32_t count);
 
 /* Gives whole pages back to the host; they read as zeroes afterwards. What else there is of the
  * first and last one stays as it is. */

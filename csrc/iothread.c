@@ -12,6 +12,8 @@
 
 #include "thread.h"
 
+enum { PATIENCE_MS = 10 }; /* between two looks at whether somebody who waits gives up */
+
 struct call {
 	void (*fn)(void *opaque);
 	void *opaque;
@@ -21,12 +23,19 @@ struct iothread {
 	pthread_t thread;
 	int epoll_fd;
 	int wake_fd;
-	bool stop; /* set on the thread itself */
-	/* One call at a time: the lock is held from posting to completion. */
-	pthread_mutex_t call_lock;
-	pthread_mutex_t done_lock;
-	pthread_cond_t done;
-	struct call *call;
+	bool stop;   /* atomic */
+	bool joined; /* its owner's */
+	bool wanted; /* atomic: a call in a hurry waits */
+
+	pthread_mutex_t direct; /* of calls that are made once it has ended */
+
+	pthread_mutex_t lock; /* of all that follows */
+	pthread_cond_t changed;
+	bool ended;
+	struct call call; /* one at a time; fn is NULL for none */
+	bool calling;     /* it has begun */
+	uint64_t posted;  /* calls so far */
+	uint64_t over;    /* of those, through or withdrawn */
 	char name[16];
 };
 
@@ -50,28 +59,42 @@ void eventfd_drain(int fd)
 	} while (ret < 0 && errno == EINTR);
 }
 
+static void finish_call(struct iothread *thread)
+{
+	thread->call.fn = NULL;
+	thread->calling = false;
+	thread->over = thread->posted;
+	pthread_cond_broadcast(&thread->changed);
+}
+
 static void serve_call(struct iothread *thread)
 {
-	struct call *call;
+	struct call call;
 
 	eventfd_drain(thread->wake_fd);
-	pthread_mutex_lock(&thread->done_lock);
+	pthread_mutex_lock(&thread->lock);
 	call = thread->call;
-	pthread_mutex_unlock(&thread->done_lock);
-	if (!call)
+	thread->calling = call.fn != NULL;
+	__atomic_store_n(&thread->wanted, false, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&thread->lock);
+	if (!call.fn)
 		return;
-	call->fn(call->opaque);
-	pthread_mutex_lock(&thread->done_lock);
-	thread->call = NULL;
-	pthread_cond_signal(&thread->done);
-	pthread_mutex_unlock(&thread->done_lock);
+	call.fn(call.opaque);
+	pthread_mutex_lock(&thread->lock);
+	finish_call(thread);
+	pthread_mutex_unlock(&thread->lock);
+}
+
+static bool is_stopping(const struct iothread *thread)
+{
+	return __atomic_load_n(&thread->stop, __ATOMIC_ACQUIRE);
 }
 
 static void *loop(void *opaque)
 {
 	struct iothread *thread = opaque;
 
-	while (!thread->stop) {
+	while (!is_stopping(thread)) {
 		/* One event a turn: a handler may delete any other watch without leaving a stale
 		 * event behind. */
 		struct epoll_event event;
@@ -86,6 +109,12 @@ static void *loop(void *opaque)
 		else
 			serve_call(thread);
 	}
+	/* A call that is waiting now is the last one that this thread makes. */
+	serve_call(thread);
+	pthread_mutex_lock(&thread->lock);
+	thread->ended = true;
+	pthread_cond_broadcast(&thread->changed);
+	pthread_mutex_unlock(&thread->lock);
 	return NULL;
 }
 
@@ -104,23 +133,27 @@ static void release(struct iothread *thread)
 		close(thread->epoll_fd);
 	if (thread->wake_fd >= 0)
 		close(thread->wake_fd);
-	pthread_cond_destroy(&thread->done);
-	pthread_mutex_destroy(&thread->done_lock);
-	pthread_mutex_destroy(&thread->call_lock);
+	pthread_cond_destroy(&thread->changed);
+	pthread_mutex_destroy(&thread->lock);
+	pthread_mutex_destroy(&thread->direct);
 	free(thread);
 }
 
 struct iothread *iothread_create(const char *name)
 {
 	struct iothread *thread = calloc(1, sizeof(*thread));
+	pthread_mutexattr_t recursive;
 	int ret = -ENOMEM;
 
 	if (!thread)
 		return NULL;
 	strncpy(thread->name, name, sizeof(thread->name) - 1);
-	pthread_mutex_init(&thread->call_lock, NULL);
-	pthread_mutex_init(&thread->done_lock, NULL);
-	pthread_cond_init(&thread->done, NULL);
+	pthread_mutexattr_init(&recursive);
+	pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
+	pthread_mutex_init(&thread->direct, &recursive);
+	pthread_mutexattr_destroy(&recursive);
+	pthread_mutex_init(&thread->lock, NULL);
+	pthread_cond_init(&thread->changed, NULL);
 	thread->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	thread->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (thread->epoll_fd >= 0 && thread->wake_fd >= 0)
@@ -135,17 +168,33 @@ struct iothread *iothread_create(const char *name)
 	return thread;
 }
 
-static void set_stop(void *opaque)
+static void ask_to_stop(struct iothread *thread)
 {
-	((struct iothread *)opaque)->stop = true;
+	__atomic_store_n(&thread->stop, true, __ATOMIC_RELEASE);
+	eventfd_signal(thread->wake_fd);
+}
+
+int iothread_stop(struct iothread *thread, uint32_t milliseconds)
+{
+	struct timespec until = thread_deadline(milliseconds);
+	int error = 0;
+
+	if (!thread->joined) {
+		ask_to_stop(thread);
+		error = pthread_clockjoin_np(thread->thread, NULL, CLOCK_MONOTONIC, &until);
+		thread->joined = !error;
+	}
+	return -error;
 }
 
 void iothread_destroy(struct iothread *thread)
 {
 	if (!thread)
 		return;
-	iothread_call(thread, set_stop, thread);
-	pthread_join(thread->thread, NULL);
+	if (!thread->joined) {
+		ask_to_stop(thread);
+		pthread_join(thread->thread, NULL);
+	}
 	release(thread);
 }
 
@@ -181,22 +230,85 @@ int iothread_del(struct iothread *thread, struct iothread_watch *watch)
 	return ret;
 }
 
-void iothread_call(struct iothread *thread, void (*fn)(void *opaque), void *opaque)
+bool iothread_is_wanted(const struct iothread *thread)
 {
-	struct call call = {fn, opaque};
+	return __atomic_load_n(&thread->wanted, __ATOMIC_RELAXED) || is_stopping(thread);
+}
+
+/* With the lock held: whether whoever waits should go on waiting, after some time. */
+static bool wait_more(struct iothread *thread, iothread_give_up *give_up, const void *who)
+{
+	struct timespec until = thread_deadline(PATIENCE_MS);
+
+	if (!give_up) {
+		pthread_cond_wait(&thread->changed, &thread->lock);
+		return true;
+	}
+	if (give_up(who))
+		return false;
+	pthread_cond_clockwait(&thread->changed, &thread->lock, CLOCK_MONOTONIC, &until);
+	return true;
+}
+
+/* With the lock held. One that has begun cannot be taken back. */
+static void withdraw(struct iothread *thread)
+{
+	if (thread->calling)
+		return;
+	__atomic_store_n(&thread->wanted, false, __ATOMIC_RELAXED);
+	finish_call(thread);
+}
+
+/* With the lock held. 0, -ECANCELED, or -ESRCH: the thread has ended, and nothing was done. */
+static int post(struct iothread *thread, const struct call *call, iothread_give_up *give_up,
+                const void *who)
+{
+	uint64_t ticket;
+
+	while (thread->call.fn && !thread->ended)
+		if (!wait_more(thread, give_up, who))
+			return -ECANCELED;
+	if (thread->ended)
+		return -ESRCH;
+	thread->call = *call;
+	ticket = ++thread->posted;
+	if (give_up)
+		__atomic_store_n(&thread->wanted, true, __ATOMIC_RELAXED);
+	eventfd_signal(thread->wake_fd);
+	while (thread->over < ticket && !thread->ended) {
+		if (!wait_more(thread, give_up, who)) {
+			withdraw(thread);
+			return -ECANCELED;
+		}
+	}
+	if (thread->over >= ticket)
+		return 0;
+	finish_call(thread);
+	return -ESRCH;
+}
+
+int iothread_call_unless(struct iothread *thread, void (*fn)(void *opaque), void *opaque,
+                         iothread_give_up *give_up, const void *who)
+{
+	const struct call call = {fn, opaque};
+	int ret;
 
 	if (pthread_equal(pthread_self(), thread->thread)) {
 		fn(opaque);
-		return;
+		return 0;
 	}
-	pthread_mutex_lock(&thread->call_lock);
-	pthread_mutex_lock(&thread->done_lock);
-	/* Safe: this function returns only after the thread has let go of it. */
-	/* cppcheck-suppress autoVariables */
-	thread->call = &call;
-	eventfd_signal(thread->wake_fd);
-	while (thread->call)
-		pthread_cond_wait(&thread->done, &thread->done_lock);
-	pthread_mutex_unlock(&thread->done_lock);
-	pthread_mutex_unlock(&thread->call_lock);
+	pthread_mutex_lock(&thread->lock);
+	ret = post(thread, &call, give_up, who);
+	pthread_mutex_unlock(&thread->lock);
+	if (ret != -ESRCH)
+		return ret;
+	pthread_mutex_lock(&thread->direct);
+	fn(opaque);
+	pthread_mutex_unlock(&thread->direct);
+	return 0;
+}
+
+void iothread_call(struct iothread *thread, void (*fn)(void *opaque), void *opaque)
+{
+	iothread_call_unless(thread, fn, opaque, NULL, NULL);
 }

@@ -68,6 +68,27 @@ size_t iovec_put(struct iovec_list *list, const void *data, size_t bytes)
 	return done;
 }
 
+struct iovec_limit iovec_limit(const struct iovec_list *list, size_t bytes)
+{
+	struct iovec_limit limit = {NULL, 0, 0};
+
+	while (limit.count < list->count && bytes) {
+		limit.last = &list->iov[limit.count++];
+		if (limit.last->iov_len > bytes)
+			limit.cut = limit.last->iov_len - bytes;
+		bytes -= limit.last->iov_len - limit.cut;
+	}
+	if (limit.cut)
+		limit.last->iov_len -= limit.cut;
+	return limit;
+}
+
+void iovec_unlimit(const struct iovec_limit *limit)
+{
+	if (limit->cut)
+		limit->last->iov_len += limit->cut;
+}
+
 uint8_t *iovec_at(const struct iovec_list *list, size_t offset)
 {
 	for (uint32_t i = 0; i < list->count; i++) {

@@ -23,6 +23,17 @@ size_t iovec_cut(struct iovec_list *list, size_t bytes);                   /* dr
 size_t iovec_take(struct iovec_list *list, void *buffer, size_t bytes);    /* copy out, then skip */
 size_t iovec_put(struct iovec_list *list, const void *data, size_t bytes); /* copy in, then skip */
 
+/* For a system call that is to move no more than so many bytes: how many pieces from the front that
+ * takes, the last of which is shortened until iovec_unlimit(). */
+struct iovec_limit {
+	struct iovec *last;
+	size_t cut; /* bytes */
+	uint32_t count;
+};
+
+struct iovec_limit iovec_limit(const struct iovec_list *list, size_t bytes);
+void iovec_unlimit(const struct iovec_limit *limit);
+
 /* Where the byte at an offset is; NULL beyond the end. */
 uint8_t *iovec_at(const struct iovec_list *list, size_t offset);
 

@@ -457,6 +457,11 @@ struct serial *serial_create(const struct serial_config *config)
 	return serial;
 }
 
+int serial_stop(struct serial *serial, uint32_t timeout_ms)
+{
+	return serial_line_stop(&serial->line, timeout_ms);
+}
+
 void serial_destroy(struct serial *serial)
 {
 	if (!serial)

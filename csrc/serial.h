@@ -45,7 +45,11 @@ struct serial;
 /* Keeps no descriptor of output_fd and input_fd but duplicates. NULL and errno on failure. */
 struct serial *serial_create(const struct serial_config *config);
 
-/* Stops the thread and frees; output not yet written is lost (serial_drain() first). */
+/* Stops the thread: 0, or -ETIMEDOUT where the host holds up a read or a write of it for longer.
+ * Output not yet written is lost (serial_drain() first). */
+int serial_stop(struct serial *serial, uint32_t timeout_ms);
+
+/* Stops it for as long as that takes, and frees. */
 void serial_destroy(struct serial *serial);
 
 /* A bus_handler over SERIAL_PORTS ports; opaque is the struct serial. */

@@ -20,6 +20,9 @@ enum {
 	 */
 	PUMP_NS = 1000 * 1000,
 	CHUNK = 4096,
+	/* Reads or writes before the other direction gets its turn: the escape keys must work while
+	 * a guest never stops writing. */
+	BUDGET = 64,
 };
 
 bool serial_line_full(const struct serial_line *line)
@@ -163,10 +166,9 @@ static uint64_t next_run(struct serial_line *line, bool wrote, const uint8_t **b
 static void pump_output(struct serial_line *line)
 {
 	const uint8_t *bytes;
-	bool wrote = false;
-	uint64_t length;
+	uint64_t length, writes = 0;
 
-	while ((length = next_run(line, wrote, &bytes))) {
+	while (writes < BUDGET && (length = next_run(line, writes, &bytes))) {
 		/* The guest adds behind these bytes and never changes them. */
 		ssize_t ret = write_some(line, bytes, (size_t)length);
 
@@ -182,9 +184,11 @@ static void pump_output(struct serial_line *line)
 		else
 			note_written(line, (size_t)ret);
 		pthread_mutex_unlock(line->lock);
-		wrote = true;
+		writes++;
 	}
-	if (wrote)
+	if (writes == BUDGET)
+		serial_line_flush(line);
+	else if (writes)
 		arm_timer(line);
 }
 
@@ -250,6 +254,14 @@ static bool read_once(struct serial_line *line)
 	return false;
 }
 
+static void resume_input(struct serial_line *line)
+{
+	pthread_mutex_lock(line->lock);
+	line->resume = true;
+	pthread_mutex_unlock(line->lock);
+	serial_line_flush(line);
+}
+
 /* Edge-triggered, so that a read the kernel refuses does not spin; a change of the watch reports
  * again what is still there. */
 static void read_input(struct serial_line *line)
@@ -257,8 +269,12 @@ static void read_input(struct serial_line *line)
 	if (line->input.fd < 0)
 		return;
 	if (!line->input_polled) {
-		while (read_once(line))
-			;
+		unsigned int reads = 0;
+
+		while (reads < BUDGET && read_once(line))
+			reads++;
+		if (reads == BUDGET)
+			resume_input(line);
 	} else if (read_once(line)) {
 		iothread_mod(line->thread, &line->input, EPOLLIN | EPOLLET);
 	}
@@ -356,6 +372,11 @@ static void close_fd(int fd)
 {
 	if (fd >= 0)
 		close(fd);
+}
+
+int serial_line_stop(struct serial_line *line, uint32_t milliseconds)
+{
+	return line->thread ? iothread_stop(line->thread, milliseconds) : 0;
 }
 
 void serial_line_close(struct serial_line *line)

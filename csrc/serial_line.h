@@ -57,6 +57,9 @@ struct serial_line {
 /* 0 or -errno; nothing is left behind then. */
 int serial_line_open(struct serial_line *line, const struct serial_config *config,
                      pthread_mutex_t *lock, serial_line_changed *changed, void *opaque);
+
+/* As iothread_stop(); then close. */
+int serial_line_stop(struct serial_line *line, uint32_t milliseconds);
 void serial_line_close(struct serial_line *line);
 
 /* Output. Not to be put to while full. */

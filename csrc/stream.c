@@ -10,8 +10,11 @@
 
 #include "terminal.h"
 
-/* What a pipe that poll() calls writable takes for certain. */
-enum { CERTAIN = 4096 };
+enum {
+	CERTAIN = 4096, /* what a pipe that poll() calls writable takes for certain */
+	/* At a time: O_NONBLOCK means nothing to a file, which may be on a slow disk. */
+	PIECE = 256 << 10,
+};
 
 int stream_open(struct stream *stream, int fd, int access)
 {
@@ -65,20 +68,22 @@ ssize_t stream_read(const struct stream *stream, void *buffer, size_t bytes)
 	return outcome(read(stream->fd, buffer, bytes));
 }
 
-ssize_t stream_write(const struct stream *stream, const struct iovec_list *from)
+static ssize_t write_front(const struct stream *stream, const struct iovec *iov, uint32_t count)
 {
-	if (stream->socket) {
-		struct msghdr message = {.msg_iov = from->iov, .msg_iovlen = from->count};
+	struct msghdr message = {.msg_iov = (struct iovec *)iov, .msg_iovlen = count};
 
+	if (stream->socket)
 		return outcome(sendmsg(stream->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL));
-	}
 	if (!ready(stream, POLLOUT))
 		return -EAGAIN;
-	if (stream->blocks) {
-		size_t length = from->iov->iov_len;
+	return outcome(writev(stream->fd, iov, (int)count));
+}
 
-		return outcome(write(stream->fd, from->iov->iov_base,
-		                     length < CERTAIN ? length : CERTAIN));
-	}
-	return outcome(writev(stream->fd, from->iov, (int)from->count));
+ssize_t stream_write(const struct stream *stream, const struct iovec_list *from)
+{
+	const struct iovec_limit limit = iovec_limit(from, stream->blocks ? CERTAIN : PIECE);
+	ssize_t done = write_front(stream, from->iov, limit.count);
+
+	iovec_unlimit(&limit);
+	return done;
 }

@@ -6,7 +6,6 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "swapbypass.h"
 #include "swapstore.h"
@@ -88,27 +87,13 @@ static void look(struct swapgovernor *governor)
 
 /* The thread. */
 
-static struct timespec after(uint32_t milliseconds)
-{
-	struct timespec until;
-
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += milliseconds / 1000;
-	until.tv_nsec += (long)(milliseconds % 1000) * 1000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_nsec -= 1000000000;
-		until.tv_sec++;
-	}
-	return until;
-}
-
 static void *main_of_governor(void *opaque)
 {
 	struct swapgovernor *governor = opaque;
 
 	pthread_mutex_lock(&governor->lock);
 	while (!governor->ending) {
-		struct timespec until = after(governor->milliseconds);
+		struct timespec until = thread_deadline(governor->milliseconds);
 
 		if (!must_look(governor))
 			pthread_cond_wait(&governor->wake, &governor->lock);
@@ -197,7 +182,7 @@ void swapgovernor_set(struct swapgovernor *governor, uint32_t policy, uint64_t q
 
 int swapgovernor_wait(struct swapgovernor *governor, uint32_t milliseconds)
 {
-	struct timespec until = after(milliseconds);
+	struct timespec until = thread_deadline(milliseconds);
 	uint64_t seen;
 	int result, timed = 0;
 

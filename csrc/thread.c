@@ -32,3 +32,17 @@ int thread_start(pthread_t *thread, const char *name, void *(*main)(void *), voi
 	}
 	return error;
 }
+
+struct timespec thread_deadline(uint32_t milliseconds)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += milliseconds / 1000;
+	until.tv_nsec += (long)(milliseconds % 1000) * 1000000;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_nsec -= 1000000000;
+		until.tv_sec++;
+	}
+	return until;
+}

@@ -4,6 +4,11 @@
 #define PYVMM_THREAD_H
 
 #include <pthread.h>
+#include <stdint.h>
+#include <time.h>
+
+/* A time from now on, for what waits by CLOCK_MONOTONIC. */
+struct timespec thread_deadline(uint32_t milliseconds);
 
 /* 0 or an errno. Of the name 15 bytes show, in /proc/PID/task. */
 int thread_start(pthread_t *thread, const char *name, void *(*main)(void *), void *opaque);

@@ -8,13 +8,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <time.h>
 
+#include "vcpu.h"
 #include "virtio_mmio.h"
 
 enum {
-	/* Chains served in one go, so that a driver that never stops adding some can starve
-	 * neither other handlers of the thread nor a reset. */
-	SERVE_BUDGET = 256,
+	/* A turn. A device on a slow host has the time to itself, another one the bytes. */
+	TURN_CHAINS = 256,
+	TURN_BYTES = 8 << 20,
+	TURN_NS = 20 * 1000 * 1000,
+	/* The cost of a look for a chain, in bytes; taking one costs a descriptor more for each
+	 * buffer. */
+	LOOK = 64,
 	/* Chains completed between two interrupts: the guest works on these while the device works
 	 * on the next. */
 	INTERRUPT_BATCH = 32,
@@ -154,7 +160,7 @@ static void stop_queue(struct virtio_queue *queue)
 
 	if (queue->running) {
 		iothread_del(device->thread, &queue->kick);
-		queue->running = false;
+		queue->running = queue->held = false;
 		if (device->operations->stop_queue)
 			device->operations->stop_queue(device, queue);
 	}
@@ -217,22 +223,37 @@ static void make_unready(void *opaque)
 
 /* The transport's side. */
 
-void virtio_write_ready(struct virtio_device *device, struct virtio_queue *queue, bool ready)
+static bool must_stop(const void *who)
+{
+	const struct vcpu *vcpu = who;
+
+	return vcpu && __atomic_load_n(&vcpu->requests, __ATOMIC_RELAXED) & VCPU_REQUEST_STOP;
+}
+
+/* Has the I/O thread do something to the device or to one of its queues; false where the vCPU is
+ * to stop instead: nobody will look at the device any more. */
+static bool on_thread(struct virtio_device *device, void (*fn)(void *opaque), void *what,
+                      const struct vcpu *vcpu)
+{
+	return !iothread_call_unless(device->thread, fn, what, must_stop, vcpu);
+}
+
+void virtio_write_ready(struct virtio_device *device, struct virtio_queue *queue, bool ready,
+                        const struct vcpu *vcpu)
 {
 	uint32_t status = virtio_status(device);
 
 	if (ready == queue->ready)
 		return;
 	if (!ready) {
-		queue->ready = false;
-		iothread_call(device->thread, make_unready, queue);
+		queue->ready = !on_thread(device, make_unready, queue, vcpu);
 		return;
 	}
 	if (!(status & VIRTIO_CONFIG_S_FEATURES_OK) ||
 	    (status & (VIRTIO_CONFIG_S_FAILED | VIRTIO_CONFIG_S_NEEDS_RESET)))
 		return;
-	iothread_call(device->thread, make_ready, queue);
-	queue->ready = virtqueue_is_live(&queue->ring);
+	queue->ready =
+	        on_thread(device, make_ready, queue, vcpu) && virtqueue_is_live(&queue->ring);
 }
 
 static void reset_queue(struct virtio_queue *queue)
@@ -246,9 +267,10 @@ static void reset_queue(struct virtio_queue *queue)
 	ring->used_gpa = 0;
 }
 
-static void reset(struct virtio_device *device)
+static void reset(struct virtio_device *device, const struct vcpu *vcpu)
 {
-	iothread_call(device->thread, stop_device, device);
+	if (!on_thread(device, stop_device, device, vcpu))
+		return;
 	for (uint32_t i = 0; i < device->queue_count; i++)
 		reset_queue(&device->queues[i]);
 	device->accepted = 0;
@@ -285,12 +307,12 @@ static uint32_t permitted(struct virtio_device *device, uint32_t before, uint32_
 	return bits;
 }
 
-void virtio_write_status(struct virtio_device *device, uint32_t value)
+void virtio_write_status(struct virtio_device *device, uint32_t value, const struct vcpu *vcpu)
 {
 	uint32_t before, bits;
 
 	if (!value) {
-		reset(device);
+		reset(device, vcpu);
 		return;
 	}
 	/* A driver cannot clear bits other than by a reset, and NEEDS_RESET may be set meanwhile.
@@ -298,9 +320,9 @@ void virtio_write_status(struct virtio_device *device, uint32_t value)
 	bits = permitted(device, virtio_status(device), value);
 	before = __atomic_fetch_or(device->status, bits, __ATOMIC_SEQ_CST);
 	if (bits & VIRTIO_CONFIG_S_FAILED)
-		iothread_call(device->thread, stop_device, device);
+		on_thread(device, stop_device, device, vcpu);
 	else if ((bits & VIRTIO_CONFIG_S_DRIVER_OK) && !(before & VIRTIO_CONFIG_S_FAILED))
-		iothread_call(device->thread, start_device, device);
+		on_thread(device, start_device, device, vcpu);
 }
 
 /* Configuration space. */
@@ -337,8 +359,49 @@ void virtio_update_config(struct virtio_device *device, uint32_t offset, const v
 
 /* Data paths. */
 
+static int64_t now_ns(void)
+{
+	struct timespec now;
+
+	/* The coarse clock, to some milliseconds, is a read of memory. */
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+void virtio_begin_turn(struct virtio_queue *queue)
+{
+	queue->turn = (struct virtio_turn){.until = now_ns() + TURN_NS};
+}
+
+void virtio_spend(struct virtio_queue *queue, uint64_t bytes)
+{
+	queue->turn.bytes += bytes;
+}
+
+bool virtio_turn_is_over(const struct virtio_queue *queue)
+{
+	const struct virtio_turn *turn = &queue->turn;
+
+	return turn->bytes >= TURN_BYTES || turn->chains >= TURN_CHAINS ||
+	       iothread_is_wanted(queue->device->thread) || now_ns() >= turn->until;
+}
+
+void virtio_ask_turn(struct virtio_queue *queue)
+{
+	if (queue->running)
+		eventfd_signal(queue->kick.fd);
+}
+
+bool virtio_look_again(struct virtio_queue *queue)
+{
+	/* A driver that moves its index to and fro may make it look for ever. */
+	virtio_spend(queue, LOOK);
+	return !virtio_is_broken(queue->device) && virtqueue_resume_kicks(&queue->ring);
+}
+
 bool virtio_pop(struct virtio_queue *queue)
 {
+	const struct virtqueue_chain *chain = queue->chain;
 	int ret;
 
 	if (!virtqueue_is_live(&queue->ring) || virtio_is_broken(queue->device))
@@ -346,52 +409,54 @@ bool virtio_pop(struct virtio_queue *queue)
 	ret = virtqueue_pop(&queue->ring, queue->chain);
 	if (ret < 0)
 		virtio_violation(queue->device, (uint32_t)-ret);
+	else if (ret > 0)
+		virtio_spend(queue, LOOK + sizeof(struct vring_desc) * (chain->readable.count +
+		                                                        chain->writable.count));
 	return ret > 0;
 }
 
 void virtio_push(struct virtio_queue *queue, uint32_t written)
 {
+	queue->held = false;
+	queue->turn.chains++;
 	virtqueue_push(&queue->ring, queue->chain->head, written);
 	virtio_count(&queue->device->stats.requests, 1);
 }
 
-/* Serves until the queue is empty, broken, or the budget is spent; true for the last. */
-static bool serve_available(struct virtio_queue *queue, virtio_serve_fn *serve, uint32_t *budget)
+/* Serves until the queue is empty or broken, or the turn over. */
+static void serve_available(struct virtio_queue *queue, virtio_serve_fn *serve)
 {
-	struct virtio_device *device = queue->device;
-
-	while (virtio_pop(queue)) {
+	while (!virtio_turn_is_over(queue) && (queue->held || virtio_pop(queue))) {
 		uint32_t written = 0;
-		int ret = serve(device, queue->chain, &written);
+		int ret = serve(queue, &written);
 
-		if (ret) {
-			virtio_violation(device, (uint32_t)-ret);
-			return false;
-		}
+		queue->held = ret == VIRTIO_SERVE_MORE;
+		if (ret < 0)
+			virtio_violation(queue->device, (uint32_t)-ret);
+		if (ret)
+			return;
 		virtio_push(queue, written);
-		if (!--*budget)
-			return true;
-		if (*budget % INTERRUPT_BATCH == 0)
+		if (queue->turn.chains % INTERRUPT_BATCH == 0)
 			virtio_interrupt(queue);
 	}
-	return false;
 }
 
 void virtio_serve(struct virtio_queue *queue, virtio_serve_fn *serve)
 {
-	uint32_t budget = SERVE_BUDGET;
+	bool more;
 
-	if (!virtqueue_is_live(&queue->ring))
+	if (!virtqueue_is_live(&queue->ring) || virtio_is_broken(queue->device))
 		return;
+	virtio_begin_turn(queue);
 	do {
 		virtqueue_suppress_kicks(&queue->ring);
-		if (serve_available(queue, serve, &budget)) {
-			/* Come back after the other handlers had their turn. */
-			eventfd_signal(queue->kick.fd);
-			break;
-		}
-	} while (!virtio_is_broken(queue->device) && virtqueue_resume_kicks(&queue->ring));
+		serve_available(queue, serve);
+		more = queue->held || virtio_turn_is_over(queue) || virtio_look_again(queue);
+	} while (more && !virtio_turn_is_over(queue));
 	virtio_interrupt(queue);
+	/* Come back after the other handlers had their turn. */
+	if (more)
+		virtio_ask_turn(queue);
 }
 
 static void nothing(void *opaque)

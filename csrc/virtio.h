@@ -42,7 +42,8 @@ struct virtio_stats {
 
 struct virtio_device;
 
-/* Detaches the device from its queues and frees it; the I/O thread must still run. */
+/* Detaches the device from its queues and frees it; the I/O thread still exists, and is best
+ * stopped (iothread_stop()), as all this then takes no time that the host could make longer. */
 void virtio_destroy(struct virtio_device *device);
 
 /* The eventfd that the guest's notification of a queue arrives at; not owned. Before the guest
@@ -60,9 +61,21 @@ void virtio_settle(struct virtio_device *device);
 uint32_t virtio_status(const struct virtio_device *device);
 /* cffi: end */
 
+/* A device works in turns, between which other handlers of its thread have theirs. A turn ends
+ * after so many bytes or chains, after some time, or when a vCPU waits for the thread: no driver,
+ * whatever it offers, holds up its own reset, a stop, or another queue. The rest of a chain waits
+ * for the next turn. */
+struct virtio_turn {
+	uint64_t bytes; /* moved, looked at, or written over */
+	uint32_t chains;
+	int64_t until; /* nanoseconds of CLOCK_MONOTONIC */
+};
+
 struct virtio_queue {
 	struct virtqueue ring;
 	struct virtqueue_chain *chain; /* the one being served */
+	bool held;                     /* it is not through yet */
+	struct virtio_turn turn;
 	struct virtio_device *device;
 	struct iothread_watch kick;
 	uint32_t index;
@@ -137,9 +150,12 @@ void virtio_store_config(struct virtio_device *device, uint32_t offset, const vo
 void virtio_update_config(struct virtio_device *device, uint32_t offset, const void *bytes,
                           uint32_t length);
 
-/* For transports, under lock. */
-void virtio_write_status(struct virtio_device *device, uint32_t value);
-void virtio_write_ready(struct virtio_device *device, struct virtio_queue *queue, bool ready);
+/* For transports, under lock. Both may have to wait for the I/O thread; a vCPU that is to stop
+ * gives that up, and the device is then what it was, or on its way to be reset. */
+struct vcpu;
+void virtio_write_status(struct virtio_device *device, uint32_t value, const struct vcpu *vcpu);
+void virtio_write_ready(struct virtio_device *device, struct virtio_queue *queue, bool ready,
+                        const struct vcpu *vcpu);
 void virtio_write_config(struct virtio_device *device, uint32_t offset, const void *bytes,
                          uint32_t length);
 
@@ -157,11 +173,22 @@ bool virtio_is_broken(const struct virtio_device *device);
 /* Interrupts the driver if it wants that for what was pushed. */
 void virtio_interrupt(struct virtio_queue *queue);
 
-/* Handles one chain, consuming its lists. 0 and the bytes written, or -violation. */
-typedef int virtio_serve_fn(struct virtio_device *device, struct virtqueue_chain *chain,
-                            uint32_t *written);
+/* Turns. Taking a chain costs by its descriptors, what is done with it is for the device to say. A
+ * device begins one, goes on until it is over, and asks for the next one if there is more. */
+void virtio_begin_turn(struct virtio_queue *queue);
+void virtio_spend(struct virtio_queue *queue, uint64_t bytes);
+bool virtio_turn_is_over(const struct virtio_queue *queue);
+void virtio_ask_turn(struct virtio_queue *queue);
 
-/* Serves what is available, without kicks meanwhile and with few interrupts. */
+/* Looks again for chains, having asked for kicks: whether there are some. */
+bool virtio_look_again(struct virtio_queue *queue);
+
+/* Handles the queue's chain, consuming its lists, or, if that is held, goes on with it. 0 and the
+ * bytes written, VIRTIO_SERVE_MORE once the turn is over before it is through, or -violation. */
+typedef int virtio_serve_fn(struct virtio_queue *queue, uint32_t *written);
+enum { VIRTIO_SERVE_MORE = 1 };
+
+/* Serves what is available for a turn, without kicks meanwhile and with few interrupts. */
 void virtio_serve(struct virtio_queue *queue, virtio_serve_fn *serve);
 
 /* A counter with one writer at a time that other threads may read. */

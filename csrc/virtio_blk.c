@@ -12,8 +12,7 @@
 
 enum {
 	QUEUE_SIZE = 256,
-	/* Ranges of one request, and sectors in each. Zeroes may have to be written out, and how
-	 * long that can hold the thread should be bounded. */
+	/* Ranges of one request, and sectors in each. */
 	MAX_DISCARD_RANGES = 32,
 	MAX_DISCARD_SECTORS = 1 << 22,
 	MAX_ZEROES_RANGES = 1,
@@ -21,8 +20,25 @@ enum {
 	PHYSICAL_BLOCK_EXPONENT = 3, /* 4 KiB: what the host's page cache works in */
 };
 
+/* The queue's chain, as far as it is to be done yet. */
+struct request {
+	uint32_t type;
+	uint8_t *status;  /* where its outcome goes */
+	uint32_t room;    /* writable bytes, that one among them */
+	uint64_t bytes;   /* of data, in all */
+	uint64_t offset;  /* on the disk, of what comes next */
+	uint32_t ranges;  /* of a discard or write-zeroes: how many there are */
+	uint32_t range;   /* which one is next, */
+	uint64_t cleared; /* and how many bytes of it are done */
+	struct virtio_blk_discard_write_zeroes list[MAX_DISCARD_RANGES];
+};
+
+/* An outcome that is no status: there is more to do. */
+enum { UNFINISHED = -1 };
+
 struct virtio_blk {
 	struct virtio_device device;
+	struct request request;
 	struct blockfile file;
 	uint64_t sectors;
 	char serial[VIRTIO_BLK_SERIAL_SIZE];
@@ -63,30 +79,63 @@ static void tell(virtio_blk_observer *observer, void *opaque, uint64_t sector, u
 		observer(opaque, sector, count);
 }
 
-static uint8_t do_read(struct virtio_blk *blk, uint64_t sector, struct iovec_list *to)
+static void tell_of_write(const struct virtio_blk *blk, uint64_t offset, uint64_t bytes)
 {
-	uint64_t bytes = to->bytes;
+	uint64_t sector = offset / VIRTIO_BLK_SECTOR;
+	uint64_t end = (offset + bytes + VIRTIO_BLK_SECTOR - 1) / VIRTIO_BLK_SECTOR;
 
-	if (!addressable(blk, sector, bytes) ||
-	    blockfile_read(&blk->file, to, sector * VIRTIO_BLK_SECTOR))
-		return VIRTIO_BLK_S_IOERR;
-	virtio_count(&blk->device.stats.bytes_to_guest, bytes);
+	tell(blk->on_write, blk->observer, sector, end - sector);
+}
+
+/* A piece of a read or a write: bytes, or -errno. */
+static ssize_t move_piece(struct virtio_blk *blk, struct virtqueue_chain *chain)
+{
+	uint64_t offset = blk->request.offset;
+	ssize_t done;
+
+	if (blk->request.type == VIRTIO_BLK_T_IN)
+		return blockfile_read(&blk->file, &chain->writable, offset);
+	done = blockfile_write(&blk->file, &chain->readable, offset, write_through(blk));
+	if (done > 0)
+		tell_of_write(blk, offset, (uint64_t)done);
+	return done;
+}
+
+static int move(struct virtio_blk *blk, struct virtio_queue *queue)
+{
+	bool reads = blk->request.type == VIRTIO_BLK_T_IN;
+	struct virtqueue_chain *chain = queue->chain;
+	const struct iovec_list *data = reads ? &chain->writable : &chain->readable;
+
+	while (data->bytes) {
+		ssize_t done = move_piece(blk, chain);
+
+		if (done < 0)
+			return VIRTIO_BLK_S_IOERR;
+		blk->request.offset += (uint64_t)done;
+		virtio_spend(queue, (uint64_t)done);
+		if (data->bytes && virtio_turn_is_over(queue))
+			return UNFINISHED;
+	}
+	virtio_count(reads ? &blk->device.stats.bytes_to_guest
+	                   : &blk->device.stats.bytes_from_guest,
+	             blk->request.bytes);
 	return VIRTIO_BLK_S_OK;
 }
 
-static uint8_t do_write(struct virtio_blk *blk, uint64_t sector, struct iovec_list *from)
+static int begin_move(struct virtio_blk *blk, struct virtio_queue *queue, uint64_t sector)
 {
-	uint64_t bytes = from->bytes;
+	struct request *request = &blk->request;
+	bool reads = request->type == VIRTIO_BLK_T_IN;
 
-	if (blk->file.readonly || !addressable(blk, sector, bytes) ||
-	    blockfile_write(&blk->file, from, sector * VIRTIO_BLK_SECTOR, write_through(blk)))
+	request->bytes = reads ? queue->chain->writable.bytes : queue->chain->readable.bytes;
+	request->offset = sector * VIRTIO_BLK_SECTOR;
+	if ((!reads && blk->file.readonly) || !addressable(blk, sector, request->bytes))
 		return VIRTIO_BLK_S_IOERR;
-	tell(blk->on_write, blk->observer, sector, bytes / VIRTIO_BLK_SECTOR);
-	virtio_count(&blk->device.stats.bytes_from_guest, bytes);
-	return VIRTIO_BLK_S_OK;
+	return UNFINISHED;
 }
 
-static uint8_t do_get_id(struct virtio_blk *blk, struct iovec_list *to)
+static int do_get_id(struct virtio_blk *blk, struct iovec_list *to)
 {
 	if (!to->bytes)
 		return VIRTIO_BLK_S_IOERR;
@@ -94,8 +143,8 @@ static uint8_t do_get_id(struct virtio_blk *blk, struct iovec_list *to)
 	return VIRTIO_BLK_S_OK;
 }
 
-static uint8_t check_range(const struct virtio_blk *blk, uint32_t type,
-                           const struct virtio_blk_discard_write_zeroes *range)
+static int check_range(const struct virtio_blk *blk, uint32_t type,
+                       const struct virtio_blk_discard_write_zeroes *range)
 {
 	bool discard = type == VIRTIO_BLK_T_DISCARD;
 	uint32_t flags = discard ? 0 : VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
@@ -108,91 +157,157 @@ static uint8_t check_range(const struct virtio_blk *blk, uint32_t type,
 	return VIRTIO_BLK_S_OK;
 }
 
-static uint8_t clear_range(struct virtio_blk *blk, uint32_t type,
-                           const struct virtio_blk_discard_write_zeroes *range)
+/* A piece of a discard or write-zeroes: bytes, or -errno. */
+static ssize_t clear_piece(struct virtio_blk *blk, bool unmap, uint64_t offset, uint64_t length)
 {
-	uint64_t offset = range->sector * VIRTIO_BLK_SECTOR;
-	uint64_t length = (uint64_t)range->num_sectors * VIRTIO_BLK_SECTOR;
-	int ret;
+	ssize_t done;
 
-	if (!length)
-		return VIRTIO_BLK_S_OK;
-	if (type == VIRTIO_BLK_T_DISCARD) {
-		ret = blockfile_discard(&blk->file, offset, length);
-		tell(blk->on_discard, blk->observer, range->sector, range->num_sectors);
+	if (blk->request.type == VIRTIO_BLK_T_DISCARD) {
+		done = blockfile_discard(&blk->file, offset, length);
+		if (done > 0)
+			tell(blk->on_discard, blk->observer, offset / VIRTIO_BLK_SECTOR,
+			     (uint64_t)done / VIRTIO_BLK_SECTOR);
 	} else {
-		ret = blockfile_zero(&blk->file, offset, length,
-		                     range->flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
-		                     write_through(blk));
-		tell(blk->on_write, blk->observer, range->sector, range->num_sectors);
+		done = blockfile_zero(&blk->file, offset, length, unmap);
+		if (done > 0)
+			tell_of_write(blk, offset, (uint64_t)done);
 	}
-	return ret ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK;
+	return done;
 }
 
-/* All ranges are checked before the first one is touched. */
-static uint8_t do_clear(struct virtio_blk *blk, uint32_t type, struct iovec_list *from)
+/* The cost to the turn. A piece of a discard counts as much as a piece of a read. */
+static uint64_t cost_of_clearing(uint32_t type, uint64_t bytes)
 {
-	struct virtio_blk_discard_write_zeroes ranges[MAX_DISCARD_RANGES];
-	size_t limit = type == VIRTIO_BLK_T_DISCARD ? MAX_DISCARD_RANGES : MAX_ZEROES_RANGES;
-	size_t bytes = from->bytes, count = bytes / sizeof(*ranges);
+	return type == VIRTIO_BLK_T_DISCARD ? BLOCKFILE_PIECE : bytes;
+}
 
-	if (blk->file.readonly || !count || bytes % sizeof(*ranges) || count > limit)
+static int clear(struct virtio_blk *blk, struct virtio_queue *queue)
+{
+	struct request *request = &blk->request;
+
+	while (request->range < request->ranges) {
+		const struct virtio_blk_discard_write_zeroes *range =
+		        &request->list[request->range];
+		uint64_t offset = range->sector * VIRTIO_BLK_SECTOR + request->cleared;
+		uint64_t left = (uint64_t)range->num_sectors * VIRTIO_BLK_SECTOR - request->cleared;
+		ssize_t done = 0;
+
+		if (left)
+			done = clear_piece(blk, range->flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
+			                   offset, left);
+		if (done < 0)
+			return VIRTIO_BLK_S_IOERR;
+		request->cleared += (uint64_t)done;
+		if ((uint64_t)done == left) {
+			request->range++;
+			request->cleared = 0;
+		}
+		virtio_spend(queue, cost_of_clearing(request->type, (uint64_t)done));
+		if (request->range < request->ranges && virtio_turn_is_over(queue))
+			return UNFINISHED;
+	}
+	if (request->type == VIRTIO_BLK_T_WRITE_ZEROES && write_through(blk) &&
+	    blockfile_flush(&blk->file))
 		return VIRTIO_BLK_S_IOERR;
-	iovec_take(from, ranges, bytes);
-	for (size_t i = 0; i < count; i++) {
-		uint8_t status = check_range(blk, type, &ranges[i]);
-
-		if (status != VIRTIO_BLK_S_OK)
-			return status;
-	}
-	for (size_t i = 0; i < count; i++) {
-		uint8_t status = clear_range(blk, type, &ranges[i]);
-
-		if (status != VIRTIO_BLK_S_OK)
-			return status;
-	}
 	return VIRTIO_BLK_S_OK;
 }
 
-static uint8_t do_request(struct virtio_blk *blk, const struct virtio_blk_outhdr *header,
-                          struct virtqueue_chain *chain)
+/* All ranges are checked before the first one is touched. */
+static int begin_clear(struct virtio_blk *blk, struct iovec_list *from)
 {
-	switch (header->type) {
+	struct request *request = &blk->request;
+	size_t limit =
+	        request->type == VIRTIO_BLK_T_DISCARD ? MAX_DISCARD_RANGES : MAX_ZEROES_RANGES;
+	size_t bytes = from->bytes, count = bytes / sizeof(*request->list);
+
+	if (blk->file.readonly || !count || bytes % sizeof(*request->list) || count > limit)
+		return VIRTIO_BLK_S_IOERR;
+	iovec_take(from, request->list, bytes);
+	request->ranges = (uint32_t)count;
+	request->range = 0;
+	request->cleared = 0;
+	for (size_t i = 0; i < count; i++) {
+		int status = check_range(blk, request->type, &request->list[i]);
+
+		if (status != VIRTIO_BLK_S_OK)
+			return status;
+	}
+	return UNFINISHED;
+}
+
+static int begin_request(struct virtio_blk *blk, struct virtio_queue *queue, uint64_t sector)
+{
+	switch (blk->request.type) {
 	case VIRTIO_BLK_T_IN:
-		return do_read(blk, header->sector, &chain->writable);
 	case VIRTIO_BLK_T_OUT:
-		return do_write(blk, header->sector, &chain->readable);
+		return begin_move(blk, queue, sector);
 	case VIRTIO_BLK_T_FLUSH:
 		return blockfile_flush(&blk->file) ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK;
 	case VIRTIO_BLK_T_GET_ID:
-		return do_get_id(blk, &chain->writable);
+		return do_get_id(blk, &queue->chain->writable);
 	case VIRTIO_BLK_T_DISCARD:
 	case VIRTIO_BLK_T_WRITE_ZEROES:
-		return do_clear(blk, header->type, &chain->readable);
+		return begin_clear(blk, &queue->chain->readable);
 	default:
 		return VIRTIO_BLK_S_UNSUPP;
 	}
 }
 
-/* A header in front, a status byte at the end, and data in between, however the driver cut them
- * into buffers. */
-static int serve(struct virtio_device *device, struct virtqueue_chain *chain, uint32_t *written)
+/* Those that may take more than a turn. */
+static int go_on(struct virtio_blk *blk, struct virtio_queue *queue)
 {
-	struct virtio_blk *blk = blk_of(device);
-	struct virtio_blk_outhdr header;
-	uint8_t *where = iovec_last(&chain->writable), status;
-	uint64_t room = chain->writable.bytes;
+	if (blk->request.type == VIRTIO_BLK_T_IN || blk->request.type == VIRTIO_BLK_T_OUT)
+		return move(blk, queue);
+	return clear(blk, queue);
+}
 
-	if (iovec_take(&chain->readable, &header, sizeof(header)) != sizeof(header) || !where)
-		return -VIRTQUEUE_BAD_REQUEST;
+/* A header in front, a status byte at the end, and data in between, however the driver cut them
+ * into buffers. False where there is no such thing. */
+static bool take_header(struct virtio_blk *blk, struct virtqueue_chain *chain, uint64_t *sector)
+{
+	struct request *request = &blk->request;
+	struct virtio_blk_outhdr header;
+
+	request->status = iovec_last(&chain->writable);
+	request->room = (uint32_t)chain->writable.bytes;
+	if (iovec_take(&chain->readable, &header, sizeof(header)) != sizeof(header) ||
+	    !request->status)
+		return false;
 	iovec_cut(&chain->writable, 1);
-	status = do_request(blk, &header, chain);
-	*where = status;
+	request->type = header.type;
+	*sector = header.sector;
+	return true;
+}
+
+static void finish(struct virtio_blk *blk, const struct virtqueue_chain *chain, uint8_t status,
+                   uint32_t *written)
+{
+	const struct request *request = &blk->request;
+
+	*request->status = status;
 	if (status != VIRTIO_BLK_S_OK)
-		virtio_count(&device->stats.errors, 1);
+		virtio_count(&blk->device.stats.errors, 1);
 	/* Only what was filled without a gap counts: a failed read promises nothing. */
-	if (room == 1 || (status == VIRTIO_BLK_S_OK && !chain->writable.bytes))
-		*written = (uint32_t)room;
+	if (request->room == 1 || (status == VIRTIO_BLK_S_OK && !chain->writable.bytes))
+		*written = request->room;
+}
+
+static int serve(struct virtio_queue *queue, uint32_t *written)
+{
+	struct virtio_blk *blk = blk_of(queue->device);
+	int outcome = UNFINISHED;
+	uint64_t sector;
+
+	if (!queue->held) {
+		if (!take_header(blk, queue->chain, &sector))
+			return -VIRTQUEUE_BAD_REQUEST;
+		outcome = begin_request(blk, queue, sector);
+	}
+	if (outcome == UNFINISHED)
+		outcome = go_on(blk, queue);
+	if (outcome == UNFINISHED)
+		return VIRTIO_SERVE_MORE;
+	finish(blk, queue->chain, (uint8_t)outcome, written);
 	return 0;
 }
 

@@ -21,8 +21,10 @@ enum {
 	RX = 0,
 	TX = 1,
 	CHUNK = 4096,
-	BUDGET = 256, /* chains or reads before other handlers of the thread get their turn */
 	POLL_MS = 50, /* while draining: how long to trust that nothing else changes */
+	/* So much of the queued output is written out at the end. A ring full of chains as Linux
+	 * makes them is half of it. */
+	DRAIN_BYTES = 16 << 20,
 };
 
 struct virtio_console {
@@ -40,8 +42,9 @@ struct virtio_console {
 	bool gated; /* the guest is not ready for input yet */
 	bool framed;
 	bool end_owed; /* the guest is still to be told of the end of framed input */
+	bool drained;  /* atomic: all that the guest had queued is written out */
 
-	bool tx_held; /* the TX queue's chain is not written out yet */
+	bool tx_waits; /* the TX queue's chain does until the output takes bytes */
 };
 
 static struct virtio_console *console_of(struct virtio_device *device)
@@ -139,20 +142,20 @@ static bool deliver(struct virtio_console *console)
 	waiting->iov_len -= done;
 	virtio_push(queue, (uint32_t)done);
 	virtio_count(&console->device.stats.bytes_to_guest, done);
+	virtio_spend(queue, done);
 	return true;
 }
 
 static void pump_input(struct virtio_console *console)
 {
 	struct virtio_queue *queue = queue_of(console, RX);
-	unsigned int budget = BUDGET;
 
-	while (budget) {
+	virtio_begin_turn(queue);
+	while (!virtio_turn_is_over(queue)) {
 		if (!console->waiting.iov_len && !refill(console))
 			break;
 		if (console->waiting.iov_len && !deliver(console))
 			break;
-		budget--;
 	}
 	if (console->waiting.iov_len)
 		unwatch_input(console);
@@ -160,8 +163,8 @@ static void pump_input(struct virtio_console *console)
 		watch_input(console);
 	virtio_interrupt(queue);
 	/* A file is always ready, so no event will tell that there is more. */
-	if (!budget && queue->running)
-		eventfd_signal(queue->kick.fd);
+	if (virtio_turn_is_over(queue))
+		virtio_ask_turn(queue);
 }
 
 static void input_ready(struct iothread_watch *watch, uint32_t events)
@@ -219,10 +222,12 @@ static int watch_output(struct virtio_console *console)
 	return ret;
 }
 
-/* Writes what is left of the held chain; false while the output does not take it. */
+/* Writes what is left of the held chain; false if that is not all: the output does not take it
+ * (tx_waits), or the turn is over. */
 static bool write_held(struct virtio_console *console)
 {
-	struct iovec_list *from = &queue_of(console, TX)->chain->readable;
+	struct virtio_queue *queue = queue_of(console, TX);
+	struct iovec_list *from = &queue->chain->readable;
 
 	while (from->bytes && stream_is_open(&console->output)) {
 		ssize_t done = stream_write(&console->output, from);
@@ -230,9 +235,13 @@ static bool write_held(struct virtio_console *console)
 		if (done >= 0) {
 			iovec_skip(from, (size_t)done);
 			virtio_count(&console->device.stats.bytes_from_guest, (uint64_t)done);
+			virtio_spend(queue, (uint64_t)done);
+			if (from->bytes && virtio_turn_is_over(queue))
+				return false;
 			continue;
 		}
-		if (done == -EAGAIN && !watch_output(console))
+		console->tx_waits = done == -EAGAIN && !watch_output(console);
+		if (console->tx_waits)
 			return false;
 		/* Nobody reads any more. The guest need not know. */
 		close_output(console);
@@ -246,27 +255,25 @@ static bool write_held(struct virtio_console *console)
 static bool pump_output(struct virtio_console *console)
 {
 	struct virtio_queue *queue = queue_of(console, TX);
-	unsigned int budget = BUDGET;
 	bool more = true;
 
 	if (!virtqueue_is_live(&queue->ring) || virtio_is_broken(&console->device))
 		return true;
+	console->tx_waits = false;
+	virtio_begin_turn(queue);
 	virtqueue_suppress_kicks(&queue->ring);
-	while (budget && more) {
-		if (!console->tx_held && !virtio_pop(queue)) {
-			more = !virtio_is_broken(&console->device) &&
-			       virtqueue_resume_kicks(&queue->ring);
+	while (more && !console->tx_waits && !virtio_turn_is_over(queue)) {
+		if (!queue->held && !virtio_pop(queue)) {
+			more = virtio_look_again(queue);
 			continue;
 		}
-		console->tx_held = !write_held(console);
-		if (console->tx_held)
-			break;
-		virtio_push(queue, 0);
-		budget--;
+		queue->held = !write_held(console);
+		if (!queue->held)
+			virtio_push(queue, 0);
 	}
 	virtio_interrupt(queue);
-	if (!budget)
-		eventfd_signal(queue->kick.fd);
+	if (more && !console->tx_waits)
+		virtio_ask_turn(queue);
 	return !more;
 }
 
@@ -284,7 +291,7 @@ static void kick(struct virtio_device *device, struct virtio_queue *queue)
 
 	if (queue->index == RX)
 		pump_input(console);
-	else if (!console->tx_held)
+	else if (!console->tx_waits)
 		pump_output(console);
 }
 
@@ -294,7 +301,7 @@ static void stop_queue(struct virtio_device *device, struct virtio_queue *queue)
 
 	if (queue->index != TX)
 		return;
-	console->tx_held = false;
+	console->tx_waits = false;
 	unwatch_output(console);
 }
 
@@ -323,16 +330,13 @@ void virtio_console_set_size(struct virtio_device *device, uint16_t columns, uin
 	                     sizeof(size));
 }
 
-struct draining {
-	struct virtio_console *console;
-	bool done;
-};
+/* Draining. */
 
 static void drain_some(void *opaque)
 {
-	struct draining *draining = opaque;
+	struct virtio_console *console = opaque;
 
-	draining->done = pump_output(draining->console);
+	__atomic_store_n(&console->drained, pump_output(console), __ATOMIC_RELAXED);
 }
 
 static int64_t now_ms(void)
@@ -343,23 +347,38 @@ static int64_t now_ms(void)
 	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+static bool has_passed(const void *deadline)
+{
+	return now_ms() >= *(const int64_t *)deadline;
+}
+
+static uint64_t written(const struct virtio_console *console)
+{
+	return __atomic_load_n(&console->device.stats.bytes_from_guest, __ATOMIC_RELAXED);
+}
+
 int virtio_console_drain(struct virtio_device *device, uint32_t milliseconds)
 {
-	struct draining draining = {console_of(device), false};
+	struct virtio_console *console = console_of(device);
+	uint64_t enough = written(console) + DRAIN_BYTES;
 	int64_t deadline = now_ms() + milliseconds;
 
+	__atomic_store_n(&console->drained, false, __ATOMIC_RELAXED);
 	for (;;) {
 		struct pollfd output = {.events = POLLOUT};
 		int64_t left;
 
-		iothread_call(device->thread, drain_some, &draining);
-		if (draining.done)
+		/* The output may be a file on a disk that stands still. */
+		iothread_call_unless(device->thread, drain_some, console, has_passed, &deadline);
+		if (__atomic_load_n(&console->drained, __ATOMIC_RELAXED))
 			return 0;
 		left = deadline - now_ms();
 		if (left <= 0)
 			return -ETIMEDOUT;
+		if (written(console) >= enough)
+			return -EFBIG;
 		/* Only the time counts here; the next call finds out what happened. */
-		output.fd = draining.console->output.fd;
+		output.fd = console->output.fd;
 		poll(&output, 1, left < POLL_MS ? (int)left : POLL_MS);
 	}
 }

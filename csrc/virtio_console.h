@@ -26,8 +26,8 @@ struct virtio_device *virtio_console_create(const struct guest_memory *memory,
 /* The size of the terminal; the driver is told of a change. Any thread. */
 void virtio_console_set_size(struct virtio_device *device, uint16_t columns, uint16_t rows);
 
-/* Writes out what the guest has queued: 0, or -ETIMEDOUT when the output does not take it within
- * the time. For after the vCPUs stopped. */
+/* Writes out what the guest has queued: 0, -ETIMEDOUT when the output does not take it within the
+ * time, or -EFBIG when it is more than 16 MiB. For after the vCPUs stopped. */
 int virtio_console_drain(struct virtio_device *device, uint32_t milliseconds);
 /* cffi: end */
 

@@ -122,7 +122,8 @@ static void notify(struct virtio_device *device, uint32_t queue)
 		eventfd_signal(device->queues[queue].kick.fd);
 }
 
-static void write_register(struct virtio_device *device, uint64_t offset, uint32_t value)
+static void write_register(struct virtio_device *device, uint64_t offset, uint32_t value,
+                           const struct vcpu *vcpu)
 {
 	struct virtio_queue *queue = selected(device);
 
@@ -141,7 +142,7 @@ static void write_register(struct virtio_device *device, uint64_t offset, uint32
 		break;
 	case VIRTIO_MMIO_QUEUE_READY:
 		if (queue && value < 2)
-			virtio_write_ready(device, queue, value);
+			virtio_write_ready(device, queue, value, vcpu);
 		break;
 	case VIRTIO_MMIO_QUEUE_NOTIFY:
 		notify(device, value);
@@ -150,7 +151,7 @@ static void write_register(struct virtio_device *device, uint64_t offset, uint32
 		__atomic_fetch_and(device->interrupt_status, ~value, __ATOMIC_SEQ_CST);
 		break;
 	case VIRTIO_MMIO_STATUS:
-		virtio_write_status(device, value);
+		virtio_write_status(device, value, vcpu);
 		break;
 	default:
 		write_queue(queue, offset, value);
@@ -183,7 +184,7 @@ int virtio_mmio_access(void *opaque, struct bus_access *access)
 		virtio_write_config(device, offset - VIRTIO_MMIO_CONFIG, &access->value,
 		                    access->length);
 	else if (access->is_write && access->length == 4)
-		write_register(device, offset, (uint32_t)access->value);
+		write_register(device, offset, (uint32_t)access->value, access->vcpu);
 	show_selected(device);
 	if (!access->is_write)
 		access->value = read_page(device, offset, access->length);

@@ -21,7 +21,6 @@ enum {
 	HEADER = sizeof(struct virtio_net_hdr_v1),
 	/* The largest segment to be cut by somebody else, with an Ethernet and two VLAN headers. */
 	FRAME_LIMIT = HEADER + 14 + 2 * 4 + 65535,
-	BUDGET = 256, /* frames before the other direction gets its turn */
 };
 
 struct virtio_net {
@@ -154,11 +153,13 @@ static enum delivery fill_chains(struct virtio_net *net, struct virtio_queue *qu
 /* False when the frame has to wait, or nothing works any more. */
 static bool deliver(struct virtio_net *net, struct virtio_queue *queue)
 {
-	enum delivery outcome;
+	enum delivery outcome = fill_chains(net, queue);
 
-	do {
+	while (outcome == STARVED && virtio_look_again(queue)) {
+		if (virtio_turn_is_over(queue))
+			return false;
 		outcome = fill_chains(net, queue);
-	} while (outcome == STARVED && virtqueue_resume_kicks(&queue->ring));
+	}
 	net->rx_starved = outcome == STARVED;
 	if (outcome == STARVED || outcome == BROKEN)
 		return false;
@@ -166,6 +167,8 @@ static bool deliver(struct virtio_net *net, struct virtio_queue *queue)
 		virtio_count(&net->device.stats.bytes_to_guest, net->frame_bytes - HEADER);
 	else
 		virtio_count(&net->device.stats.errors, 1);
+	virtio_spend(queue, net->frame_bytes);
+	queue->turn.chains++;
 	net->frame_bytes = 0;
 	virtqueue_suppress_kicks(&queue->ring);
 	return true;
@@ -191,14 +194,17 @@ static void pump_rx(struct virtio_net *net)
 
 	if (!usable(net, queue))
 		return;
-	for (unsigned int budget = BUDGET; budget; budget--) {
+	virtio_begin_turn(queue);
+	while (!virtio_turn_is_over(queue)) {
 		if (!net->frame_bytes && !receive(net))
 			break;
 		if (!deliver(net, queue))
 			break;
 	}
-	/* Whatever is left keeps the tap readable. */
 	virtio_interrupt(queue);
+	/* A frame that is in the tap keeps it readable; one may have been read already. */
+	if (virtio_turn_is_over(queue))
+		virtio_ask_turn(queue);
 }
 
 /* Sending. */
@@ -215,6 +221,7 @@ static bool send_held(struct virtio_net *net)
 		done = writev(net->tap.fd, from->iov, (int)from->count);
 	if (done >= 0) {
 		virtio_count(&net->device.stats.bytes_from_guest, (uint64_t)done - HEADER);
+		virtio_spend(queue_of(net, TX), (uint64_t)done);
 		return true;
 	}
 	if (errno == EAGAIN)
@@ -229,15 +236,15 @@ static bool send_held(struct virtio_net *net)
 static void pump_tx(struct virtio_net *net)
 {
 	struct virtio_queue *queue = queue_of(net, TX);
-	unsigned int budget = BUDGET;
+	bool more = true;
 
 	if (!queue->running || virtio_is_broken(&net->device))
 		return;
+	virtio_begin_turn(queue);
 	virtqueue_suppress_kicks(&queue->ring);
-	while (budget) {
+	while (more && !virtio_turn_is_over(queue)) {
 		if (!net->tx_held && !virtio_pop(queue)) {
-			if (virtio_is_broken(&net->device) || !virtqueue_resume_kicks(&queue->ring))
-				break;
+			more = virtio_look_again(queue);
 			continue;
 		}
 		if (queue->chain->readable.bytes < HEADER) {
@@ -248,11 +255,10 @@ static void pump_tx(struct virtio_net *net)
 		if (net->tx_held)
 			break;
 		virtio_push(queue, 0);
-		budget--;
 	}
 	virtio_interrupt(queue);
-	if (!budget)
-		eventfd_signal(queue->kick.fd);
+	if (more && !net->tx_held)
+		virtio_ask_turn(queue);
 }
 
 /* The device. */

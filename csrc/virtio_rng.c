@@ -13,9 +13,10 @@ enum {
 	REQUEST_LIMIT = 64 << 10,
 };
 
-static int serve(struct virtio_device *device, struct virtqueue_chain *chain, uint32_t *written)
+static int serve(struct virtio_queue *queue, uint32_t *written)
 {
-	struct iovec_list *to = &chain->writable;
+	struct virtio_stats *stats = &queue->device->stats;
+	struct iovec_list *to = &queue->chain->writable;
 	size_t left = to->bytes < REQUEST_LIMIT ? to->bytes : REQUEST_LIMIT;
 
 	while (left) {
@@ -26,13 +27,14 @@ static int serve(struct virtio_device *device, struct virtqueue_chain *chain, ui
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got < 0) {
-			virtio_count(&device->stats.errors, 1);
+			virtio_count(&stats->errors, 1);
 			break;
 		}
 		left -= iovec_skip(to, (size_t)got);
 		*written += (uint32_t)got;
 	}
-	virtio_count(&device->stats.bytes_to_guest, *written);
+	virtio_count(&stats->bytes_to_guest, *written);
+	virtio_spend(queue, *written);
 	return 0;
 }
 

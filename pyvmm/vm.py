@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from pyvmm.boot import acpi, load
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
     F = TypeVar("F", bound=Callable[..., Any])
 
+
+#: How long the output of a guest that ended, and of one that was ended, may take to be written, seconds.
+DRAIN_SECONDS = 10.0
+DRAIN_SECONDS_FORCED = 1.0
 
 #: One file, or several (paths, or bytes of further archives) that the kernel unpacks one after the other.
 Initrd = str | bytes | Sequence[str | bytes]
@@ -332,10 +337,16 @@ class VM:
             self.machine.stop(Result(results.TIMEOUT, detail=detail))
             result = self.wait()
         assert result is not None
+        forced = result.reason in (results.TIMEOUT, results.STOPPED)
+        self._drain(DRAIN_SECONDS_FORCED if forced else DRAIN_SECONDS)
+        return result
+
+    def _drain(self, seconds: float) -> None:
+        """Lets the devices write out what the guest has queued, all of them in so much time."""
+        until = time.monotonic() + seconds
         for device in self.machine.devices:
             if drain := getattr(device, "drain", None):
-                drain()
-        return result
+                drain(max(0.0, until - time.monotonic()))
 
     def pause(self) -> None:
         """Stops every vCPU between two instructions, and waits for it (from a hook: only asks for it)."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 
@@ -19,7 +20,9 @@ TURN = 1.0
 
 
 def drain(handle: Handle, wait: Callable[[Any, int], int], timeout: float) -> bool:
-    """`wait(pointer, milliseconds)` in turns, until it gives 0 or `timeout` seconds are over, which gives False.
+    """`wait(pointer, milliseconds)` in turns, as long as that gives -ETIMEDOUT and `timeout` seconds are not over.
+
+    True once it gives 0, which is all written; False for the end of the time and for any other error.
 
     Raises StateError if the device is closed meanwhile, ConfigError for a time that cannot be.
     """
@@ -27,7 +30,6 @@ def drain(handle: Handle, wait: Callable[[Any, int], int], timeout: float) -> bo
     while True:
         left = max(deadline - time.monotonic(), 0.0)
         with handle as device:
-            if wait(device, int(min(left, TURN) * 1000)) == 0:
-                return True
-        if left <= TURN:
-            return False
+            result = wait(device, int(min(left, TURN) * 1000))
+        if result != -errno.ETIMEDOUT or left <= TURN:
+            return result == 0

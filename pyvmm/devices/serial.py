@@ -8,6 +8,7 @@ import os
 
 from pyvmm._core import ffi, lib
 from pyvmm.devices.drain import drain
+from pyvmm.devices.virtio import STOP_SECONDS, stopped
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.machine.handle import Handle
 
@@ -111,11 +112,15 @@ class Serial:
         return SerialStats(*(int(getattr(stats, name)) for name in SerialStats._fields))
 
     def close(self) -> None:
-        """Writes what is left, for at most a second, and frees the port. No vCPU may be running."""
-        if self._handle.released:
-            return
-        self.drain(CLOSE_SECONDS)
-        lib.bus_remove(self._machine.pio, self._port)
+        """Writes what is left, for at most a second, and frees the port. No vCPU may be running.
+
+        Raises HostError (ETIMEDOUT) as `VirtioDevice.close`.
+        """
+        if not self._handle.released:
+            self.drain(CLOSE_SECONDS)
+            lib.bus_remove(self._machine.pio, self._port)
+            with self._handle as serial:
+                stopped(lib.serial_stop(serial, STOP_SECONDS * 1000), "serial port")
         self._handle.release()
 
     @property

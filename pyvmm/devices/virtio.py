@@ -7,7 +7,7 @@ import errno
 import os
 
 from pyvmm._core import ffi, lib
-from pyvmm.errors import ConfigError
+from pyvmm.errors import ConfigError, HostError
 from pyvmm.kvm import KvmError
 from pyvmm.machine.handle import Handle
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Device status field, virtio 1.2 section 2.1.
 NEEDS_RESET = 64
+#: How long the host may take for a read or a write that a device's thread is at when it is closed, seconds.
+STOP_SECONDS = 10
 
 
 class VirtioDevice:
@@ -110,16 +112,33 @@ class VirtioDevice:
         return result
 
     def close(self) -> None:
-        """Stops the device's thread and frees it. No vCPU may be running. May be called twice."""
+        """Stops the device's thread and frees it. No vCPU may be running. May be called twice.
+
+        Raises HostError (ETIMEDOUT) where the host does not come to an end with what the thread asked it for, as with a
+        disk on a server that is gone. Nothing is freed then, and it may be called again.
+        """
         if self._attached:
             lib.bus_remove(self._machine.mmio, self.base)
             self._attached = False
         if self._slot >= 0:
             self._machine.vm.set_memory_region(self._slot, self.base, 0, 0)
             self._slot = -1
+        if self._thread is not None and not self._thread.released:
+            with self._thread as thread:
+                stopped(lib.iothread_stop(thread, STOP_SECONDS * 1000), self.kind)
         for handle in (self._device, self._thread):
             if handle is not None:
                 handle.release()
+
+
+def stopped(result: int, kind: str) -> None:
+    """Raises HostError if a device's thread did not stop."""
+    if result < 0:
+        raise HostError(
+            -result,
+            f"{kind}: the host is still at a read or a write of it after {STOP_SECONDS} s; its memory is kept, "
+            "close() may be called again",
+        )
 
 
 _FIELDS = ffi.typeof("struct virtio_stats").fields

@@ -72,7 +72,9 @@ class VirtioConsole(VirtioDevice):
             lib.virtio_console_set_size(device, columns, rows)
 
     def drain(self, timeout: float = 10.0) -> bool:
-        """Writes out what the guest has queued; False if the output does not take it in `timeout` seconds."""
+        """Writes out what the guest has queued: False if the output does not take it in `timeout` seconds, and if it is
+        more than 16 MiB, which is all that is written then.
+        """
         return drain(self.handle, lib.virtio_console_drain, timeout)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
         """What the machine knows of a device: how to end it."""
 
         def close(self) -> None:
-            """Stops the device's threads and frees it. Called once, in reverse order of adding."""
+            """Stops the device's threads and frees it, in reverse order of adding. Where it raises, it is called again
+            when the machine is.
+            """
 
 
 IDENTITY_MAP = 0xFFFBC000
@@ -331,7 +334,9 @@ class Machine:
             error = lib.bus_add_hook(bus, base, length, len(self.hooks) - 1)
         if error:
             self.hooks.pop()
-            raise ConfigError(f"{what}: {'already taken' if error == -17 else os.strerror(-error)}")
+            raise ConfigError(
+                f"{what}: {'already taken' if error == -errno.EEXIST else os.strerror(-error)}"
+            )
 
     # The life of a run.
 
@@ -542,24 +547,48 @@ class Machine:
             raise StateError("the machine is closed")
 
     def close(self) -> None:
-        """Ends the run if there is one and gives everything back. May be called twice, not from a hook."""
-        if self.closed:
-            return
+        """Ends the run if there is one and gives everything back. May be called twice, not from a hook.
+
+        Raises HostError (ETIMEDOUT) where a vCPU or a device's thread does not stop, because the host holds it up or a
+        hook does not come back. What they use is kept then, and a further call goes on from there.
+        """
         if getattr(self, "vcpus", None) and self._on_vcpu_thread():
             raise StateError("a hook cannot close the machine it runs in; call stop()")
         self.closed = True
-        if getattr(self, "vcpus", None) and self.state in ("running", "paused", "stopping"):
-            self.stop()
-            with self._change:
-                if not self._change.wait_for(lambda: self.state == "ended", STOP_SECONDS):
-                    raise HostError(
-                        110, f"a vCPU did not stop in {STOP_SECONDS:.0f} s; its memory is kept"
-                    )
-            for vcpu in self.vcpus:
-                if vcpu.thread is not None and vcpu.thread is not threading.current_thread():
-                    vcpu.thread.join()
+        if getattr(self, "vcpus", None) and self.state != "built":
+            self._end_run()
+        self._give_back()
+
+    def _end_run(self) -> None:
+        self.stop()
+        with self._change:
+            if not self._change.wait_for(lambda: self.state == "ended", STOP_SECONDS):
+                raise HostError(
+                    errno.ETIMEDOUT,
+                    f"a vCPU did not stop in {STOP_SECONDS:.0f} s; its memory is kept, close() may be called again",
+                )
+        for vcpu in self.vcpus:
+            if vcpu.thread is not None:
+                vcpu.thread.join()
+
+    def _give_back(self) -> None:
+        """Undoes what was done, the last thing first; one that fails does not keep the others."""
+        failed: Exception | None = None
         while self._undo:
-            self._undo.pop()()
+            step = self._undo.pop()
+            try:
+                step()
+            except Exception as error:
+                if getattr(error, "errno", None) == errno.ETIMEDOUT:
+                    self._undo.append(step)
+                    raise
+                failed = failed or error
+            except BaseException:
+                if hasattr(step, "__self__"):  # an interrupt: what may be called twice is
+                    self._undo.append(step)
+                raise
+        if failed is not None:
+            raise failed
 
     def __enter__(self) -> Machine:
         return self

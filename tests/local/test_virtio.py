@@ -3,11 +3,21 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import threading
+
+import pytest
 
 from pyvmm import kvm
+from pyvmm._core import ffi
+from pyvmm.devices import virtio
+from pyvmm.devices.virtio_blk import VirtioBlk
 from pyvmm.devices.virtio_rng import VirtioRng
+from pyvmm.errors import HostError
+from pyvmm.machine.machine import Machine
 from tests import bare
+from tests.waiting import until
 
 REGS = 0xD0000000
 DESC, AVAIL, USED, BUFFER = 0x20000, 0x21000, 0x22000, 0x23000
@@ -72,3 +82,77 @@ def test_driver_without_exits_for_reads_and_kicks() -> None:
                 "hlt": 1,
                 "mmio": 12,
             }  # its writes but the kick and the acknowledgement
+
+
+OFFERED, TABLE, HEADER, STATUS_BYTE, DATA = 256, 0x30000, 0x40000, 0x40100, 0x100000
+#: The same for a disk whose queue is full of chains of 4 GiB, by indirect tables: the guest kicks and goes on for ever.
+ENDLESS = (
+    DRIVER[: DRIVER.index("wait:")]
+    .replace(write(0x70, 11), write(0x24, 0) + write(0x20, 1 << 28) + write(0x70, 11))
+    .replace(write(0x38, 8), write(0x38, OFFERED))
+    + "spin: jmp spin"
+)
+
+
+def disk_with_a_terabyte_to_do(machine: Machine, kind: int = 0) -> VirtioBlk:
+    fd = os.memfd_create("disk")
+    os.ftruncate(fd, 5 << 30)
+    disk = VirtioBlk(machine, fd)
+    os.close(fd)
+    memory = machine.memory
+    memory.write(HEADER, struct.pack("<IIQ", kind, 0, 0))
+    chain = [(HEADER, 16, 1, 1)]
+    chain += [(DATA, 15 << 20, 1 | (0 if kind else 2), n + 2) for n in range(250)]
+    chain += [(STATUS_BYTE, 1, 2, 0)]
+    memory.write(TABLE, b"".join(struct.pack("<QIHH", *descriptor) for descriptor in chain))
+    for head in range(OFFERED):
+        memory.write(DESC + 16 * head, struct.pack("<QIHH", TABLE, 16 * len(chain), 4, 0))
+    heads = struct.pack(f"<HH{OFFERED}H", 0, OFFERED, *range(OFFERED))
+    memory.write(AVAIL, heads)
+    return disk
+
+
+def test_a_guest_that_offers_a_terabyte_is_stopped() -> None:
+    """By a timeout as well, and by close(); none of it waits for the disk."""
+    for end in ("stop", "close", "pause"):
+        machine = bare.machine(ENDLESS, memory=17 << 20)
+        disk = disk_with_a_terabyte_to_do(machine)
+        machine.start()
+        until(lambda disk=disk: disk.stats()["kicks"] > 2)
+        if end == "pause":
+            machine.pause()
+        if end != "close":
+            machine.stop()
+            assert machine.wait(60).reason == "stopped"
+        assert disk.stats()["requests"] < OFFERED
+        machine.close()
+
+
+def test_a_machine_whose_close_failed_is_closed_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The host holds up a write of the disk's thread, while the guest waits for it with a reset."""
+    held, go_on = threading.Event(), threading.Event()
+
+    @ffi.callback("virtio_blk_observer")
+    def hold(_opaque: object, _sector: int, _count: int) -> None:
+        held.set()
+        go_on.wait(60)
+
+    before = len(os.listdir("/proc/self/fd"))
+    machine = bare.machine(ENDLESS.replace("spin:", write(0x70, 0) + "spin:"), memory=17 << 20)
+    disk_with_a_terabyte_to_do(machine, kind=1).observe(hold)
+    machine.start()
+    assert held.wait(60)
+    machine.stop()
+    assert machine.wait(60).reason == "stopped"  # though its vCPU waited for the disk
+    monkeypatch.setattr(virtio, "STOP_SECONDS", 0)
+    for _ in range(2):
+        with pytest.raises(HostError, match="virtio-blk"):
+            machine.close()
+    assert machine.closed
+    go_on.set()
+    monkeypatch.setattr(virtio, "STOP_SECONDS", 60)
+    machine.close()
+    machine.close()
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -24,6 +24,10 @@ int iothread_add(struct iothread *thread, struct iothread_watch *watch, uint32_t
 int iothread_mod(struct iothread *thread, struct iothread_watch *watch, uint32_t events);
 int iothread_del(struct iothread *thread, struct iothread_watch *watch);
 void iothread_call(struct iothread *thread, void (*fn)(void *opaque), void *opaque);
+typedef bool iothread_give_up(const void *who);
+int iothread_call_unless(struct iothread *thread, void (*fn)(void *opaque), void *opaque,
+                         iothread_give_up *give_up, const void *who);
+bool iothread_is_wanted(const struct iothread *thread);
 void eventfd_signal(int fd);
 void eventfd_drain(int fd);
 """
@@ -65,6 +69,14 @@ class Thread:
 
         callback = self.ffi.callback("void(void *)", call)
         self.lib.iothread_call(self.c, callback, self.ffi.NULL)
+
+    def call_unless(self, function: Any, give_up: Any) -> int:
+        callback = self.ffi.callback("void(void *)", lambda opaque: function())
+        asked = self.ffi.callback("bool(const void *)", lambda who: give_up())
+        self.kept += [callback, asked]
+        return int(
+            self.lib.iothread_call_unless(self.c, callback, self.ffi.NULL, asked, self.ffi.NULL)
+        )
 
     def close(self) -> None:
         self.lib.iothread_destroy(self.c)
@@ -163,6 +175,100 @@ def test_calls_from_many_threads(thread: Thread) -> None:
     for caller in callers:
         caller.join(PATIENCE)
     assert len(done) == 400
+
+
+class Busy:
+    """A handler that does not come to an end, but for being told."""
+
+    def __init__(self, thread: Thread) -> None:
+        self.thread = thread
+        self.go_on, self.began = threading.Event(), threading.Event()
+        self.wanted: list[bool] = []
+        fd = thread.eventfd(1)
+
+        def handler() -> None:
+            thread.lib.eventfd_drain(fd)
+            self.began.set()
+            self.go_on.wait(PATIENCE)
+            self.wanted.append(thread.lib.iothread_is_wanted(thread.c))
+
+        thread.add(fd, handler)
+        assert self.began.wait(PATIENCE)
+
+
+def test_a_caller_may_give_up(thread: Thread) -> None:
+    """A call that had not begun is not made later either; others are served."""
+    busy, done = Busy(thread), []
+    looks: list[int] = []
+
+    def give_up() -> bool:
+        looks.append(1)
+        return len(looks) > 2
+
+    assert thread.call_unless(lambda: done.append("late"), give_up) == -errno.ECANCELED
+    busy.go_on.set()
+    until(lambda: busy.wanted)
+    assert busy.wanted == [False]  # it was withdrawn
+    assert thread.call_unless(lambda: done.append("patient"), lambda: False) == 0
+    thread.call(lambda: done.append("call"))
+    assert done == ["patient", "call"]
+
+
+def test_a_handler_learns_that_somebody_waits(thread: Thread) -> None:
+    busy, done = Busy(thread), []
+
+    def look() -> bool:
+        busy.go_on.set()
+        return False
+
+    assert thread.call_unless(lambda: done.append(1), look) == 0
+    assert busy.wanted == [True]
+    assert done == [1]
+    assert not thread.lib.iothread_is_wanted(thread.c)
+
+
+def test_a_caller_that_gives_up_what_has_begun(thread: Thread) -> None:
+    begun, go_on, done = threading.Event(), threading.Event(), []
+
+    def slow() -> None:
+        begun.set()
+        go_on.wait(PATIENCE)
+        done.append(1)
+
+    assert thread.call_unless(slow, begun.is_set) == -errno.ECANCELED
+    assert not done
+    go_on.set()
+    thread.call(lambda: done.append(2))
+    assert done == [1, 2]
+
+
+def test_a_stop_that_fails_can_be_repeated(thread: Thread) -> None:
+    busy, done = Busy(thread), []
+    assert thread.lib.iothread_stop(thread.c, 0) == -errno.ETIMEDOUT
+    assert thread.lib.iothread_stop(thread.c, 20) == -errno.ETIMEDOUT
+    busy.go_on.set()
+    assert thread.lib.iothread_stop(thread.c, 60000) == 0
+    assert thread.lib.iothread_stop(thread.c, 0) == 0
+    assert busy.wanted == [True]
+    thread.call(lambda: done.append(threading.get_native_id()))
+    assert done == [threading.get_native_id()]
+
+
+def test_calls_while_it_stops_are_made(library: tuple[Any, Any]) -> None:
+    """By the thread or by the caller, but once."""
+    for _ in range(30):
+        thread, done = Thread(library), []
+        callers = [
+            threading.Thread(target=thread.call, args=(lambda done=done: done.append(1),))
+            for _ in range(4)
+        ]
+        for caller in callers:
+            caller.start()
+        assert thread.lib.iothread_stop(thread.c, 60000) == 0
+        for caller in callers:
+            caller.join(PATIENCE)
+        assert len(done) == 4
+        thread.close()
 
 
 def test_it_takes_no_signals(thread: Thread) -> None:
