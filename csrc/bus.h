@@ -22,6 +22,7 @@ struct bus_access {
 	                  */
 	uint32_t length; /* bytes: 1, 2, 4 or 8; an MMIO access may have any length from 1 to 8 */
 	uint32_t is_write;
+	uint32_t refused;  /* by the hook: as if a handler returned BUS_FAULT */
 	struct vcpu *vcpu; /* that made the access, for handlers to whom it matters */
 };
 

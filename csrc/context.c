@@ -201,8 +201,10 @@ void context_enter(struct vcpu *vcpu, const struct context *context,
 		fit(entry, &sregs);
 		set_sregs(vcpu, context, &sregs);
 	}
-	if (has_events(&context->events)) {
-		struct kvm_vcpu_events none = context->events;
+	/* Those of the context, and those that finishing an instruction with zeros brought: a page
+	 * fault, say, on its way to where it was to store them. */
+	if (has_events(&shared->events)) {
+		struct kvm_vcpu_events none = shared->events;
 
 		memset(&none.exception, 0, sizeof(none.exception));
 		memset(&none.interrupt, 0, sizeof(none.interrupt));

@@ -20,15 +20,17 @@ static int on_probe(void *opaque, struct bus_access *access)
 {
 	struct vcpu *vcpu = access->vcpu;
 	struct symcall_message *message;
+	int error;
 
 	(void)opaque;
 	/* The elements of a string write would come again. */
-	if (!access->is_write || vcpu->run->io.count != 1 || !vcpu->symcall || vcpu->in_symcall)
+	if (!access->is_write || vcpu->exit.count != 1 || !vcpu->symcall || vcpu->in_symcall)
 		return BUS_FAULT;
 	/* Puts RIP past the instruction. Nothing more comes of a single write. */
 	vcpu->run->kvm_valid_regs = CONTEXT_SYNC;
-	if (vcpu_settle_step(vcpu) != -EINTR)
-		return BUS_FAULT;
+	error = vcpu_settle_step(vcpu);
+	if (error != -EINTR)
+		return error ? vcpu_fail(vcpu, -error) : VCPU_UNKNOWN_EXIT;
 	message = symcall_message(vcpu->symcall->echo);
 	message->number = SYMCALL_NUMBER_TEST;
 	memset(message->regs, 0, sizeof(message->regs));

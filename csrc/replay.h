@@ -9,6 +9,13 @@
  *
  * An instruction that reads MMIO in several parts has an exit for each. The parts before the one
  * that was put aside come again too, and get the answers they had.
+ *
+ * A repeated string instruction has an exit for each element that is MMIO. KVM puts the registers
+ * behind an element before it goes on to the next (x86_emulate_insn() in arch/x86/kvm/emulate.c):
+ * those before the instruction are, at an exit, those before the element at hand, and executing it
+ * again begins there. KVM does not come back to the guest's instructions in between for 1024
+ * elements, so that the one at hand is made the last: RCX, which the emulator reads anew when it is
+ * set meanwhile, is 1 when KVM finishes it. No other element is read or written with zeros then.
  */
 #ifndef PYVMM_REPLAY_H
 #define PYVMM_REPLAY_H
@@ -17,14 +24,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct vcpu;
+#include "vcpu_exit.h"
 
-enum {
-	REPLAY_DATA = 4096, /* the page of struct kvm_run that carries port data */
-	/* The part of struct kvm_run that tells of an exit. */
-	REPLAY_EXIT = 256,
-	REPLAY_PARTS = 8, /* more exits than any instruction needs to read MMIO */
-};
+enum { REPLAY_PARTS = 8 }; /* more exits than any instruction needs to read MMIO once */
 
 enum replay_state {
 	REPLAY_NONE,
@@ -41,21 +43,15 @@ struct replay_part {
 
 struct replay {
 	enum replay_state state;
-	uint32_t reason;
 	uint64_t rip;
 	uint64_t rsp;
+	struct vcpu_exit exit;
+	bool refused; /* an MSR access */
 	uint32_t data_size;
-	uint8_t exit[REPLAY_EXIT];
-	uint8_t data[REPLAY_DATA];
+	uint8_t data[VCPU_EXIT_DATA];
 	struct replay_part parts[REPLAY_PARTS]; /* the last ones, in a ring */
 	uint32_t next_part;
 };
-
-/* The part of struct kvm_run that tells of an exit; the port data of one of that reason, and its
- * bytes: 0 for anything but a port access. */
-uint8_t *replay_exit_of(struct kvm_run *run);
-uint8_t *replay_data_of(struct kvm_run *run);
-uint32_t replay_data_size(const struct kvm_run *run, uint32_t reason);
 
 /* Remembers the answer to the read of MMIO at hand. */
 void replay_remember(struct vcpu *vcpu);
@@ -63,8 +59,11 @@ void replay_remember(struct vcpu *vcpu);
 /* Whether the exit at hand is an input that a symcall has to put aside. */
 bool replay_needed(const struct vcpu *vcpu);
 
-/* Gets rid of the exit at hand, whose instruction began with these registers: 0 or -errno. */
-int replay_abandon(struct vcpu *vcpu, const struct kvm_regs *regs);
+/* Gets rid of the exit at hand, at which the registers are these: 0 or VCPU_UNFINISHED. */
+int replay_put_aside(struct vcpu *vcpu, const struct kvm_regs *regs);
+
+/* The same for an exit that does not come again, of code that does not go on. */
+int replay_abandon(struct vcpu *vcpu);
 
 /* Takes the answer, once the exit is wholly served, if one is wanted. */
 void replay_take_answer(struct vcpu *vcpu);

@@ -18,7 +18,6 @@ enum {
 	LINGER = 64,
 	PAGE_FLAGS = 0x008,
 	NESTED_STATE_SIZE = 16384,
-	SETTLE_STEPS = 64,
 };
 
 /* Timed waits on it are not to notice that somebody sets the clock. */
@@ -123,6 +122,7 @@ static int check(struct symcall *symcall, struct symcall_call *call)
 {
 	uint8_t *page = symspy_vcpu_page(symcall->symspy, symcall->vcpu->index);
 
+	call->message.status = SYMCALL_OK;
 	call->message.error = 0;
 	if (symcall->active) {
 		symcall->counters.refused_active++;
@@ -219,8 +219,19 @@ static void count_sequence(struct symcall *symcall)
 	__atomic_store_n(&symcall->sequence, symcall->sequence + 1, __ATOMIC_SEQ_CST);
 }
 
-/* With the context in symcall->context: puts the vCPU at the guest's entry. */
-static int start(struct symcall *symcall, struct symcall_call *call)
+/* What the guest does not promise to keep: 0 or VCPU_SYMCALL. Nothing is changed by then. */
+static int save_extras(struct symcall *symcall, struct symcall_call *call)
+{
+	int error = 0;
+
+	symcall->context.has_extras = false;
+	if (!(symcall->entry.promises & CONTEXT_PROMISE_STATE_KEPT))
+		error = context_save_extras(symcall->vcpu, &symcall->context);
+	return error ? refuse_host(call, error) : 0;
+}
+
+/* With the context in symcall->context, and its extras: puts the vCPU at the guest's entry. */
+static int enter(struct symcall *symcall, struct symcall_call *call)
 {
 	struct vcpu *vcpu = symcall->vcpu;
 	const uint64_t *given = call->message.regs;
@@ -232,14 +243,7 @@ static int start(struct symcall *symcall, struct symcall_call *call)
 	        .rsi = given[3],
 	        .rdi = given[4],
 	};
-	int error;
 
-	symcall->context.has_extras = false;
-	if (!(symcall->entry.promises & CONTEXT_PROMISE_STATE_KEPT)) {
-		error = context_save_extras(vcpu, &symcall->context);
-		if (error)
-			return refuse_host(call, error);
-	}
 	hold_interrupts(vcpu, symcall->context.events.nmi.masked);
 	give_data(symcall, call);
 	context_enter(vcpu, &symcall->context, &symcall->entry, &regs);
@@ -252,6 +256,13 @@ static int start(struct symcall *symcall, struct symcall_call *call)
 	count_sequence(symcall);
 	symcall_watch_begin(symcall->watch);
 	return 0;
+}
+
+static int start(struct symcall *symcall, struct symcall_call *call)
+{
+	int event = save_extras(symcall, call);
+
+	return event ? event : enter(symcall, call);
 }
 
 int symcall_begin_c(struct vcpu *vcpu, struct symcall_call *call, symcall_done *done)
@@ -288,13 +299,16 @@ static int begin_in_input(struct symcall *symcall, struct symcall_call *call)
 	if (error)
 		return refuse_host(call, error);
 	event = check_context(symcall, call);
-	if (event)
-		return event;
-	error = replay_abandon(vcpu, &context->regs);
-	return error ? refuse_host(call, error) : start(symcall, call);
+	if (!event)
+		event = save_extras(symcall, call);
+	/* From here on there is no way back but through the call. */
+	if (!event)
+		event = replay_put_aside(vcpu, &context->regs);
+	return event ? event : enter(symcall, call);
 }
 
-/* Any other exit is completed first. It may have more to it, which is then served. */
+/* Any other exit is completed first. It may have more to it, which is then served. The entry is
+ * looked at once more, because serving it takes its time. */
 static int begin_settled(struct symcall *symcall, struct symcall_call *call)
 {
 	struct vcpu *vcpu = symcall->vcpu;
@@ -308,10 +322,12 @@ static int begin_settled(struct symcall *symcall, struct symcall_call *call)
 		if (event)
 			return event;
 		if (error && error != -EINTR)
-			return refuse_host(call, error);
+			return vcpu_fail(vcpu, -error);
 	}
 	take_context(symcall);
-	event = check_context(symcall, call);
+	event = check(symcall, call);
+	if (!event)
+		event = check_context(symcall, call);
 	return event ? event : start(symcall, call);
 }
 
@@ -322,13 +338,12 @@ static int begin(struct vcpu *vcpu, struct symcall_call *call)
 
 	if (!symcall)
 		return symcall_refuse(call, SYMCALL_ABSENT, "");
-	if (call->frame.kept && vcpu->hook_pending)
+	if (!call->frame.kept)
+		event = check(symcall, call);
+	else if (vcpu->hook_pending)
 		event = vcpu_resume(vcpu);
 	if (event)
 		return event;
-	event = check(symcall, call);
-	if (event)
-		return refuse_local(vcpu, call, event);
 	call->done = NULL;
 	call->local = true;
 	symcall->context.slept = false;
@@ -478,11 +493,16 @@ int symcall_late(struct vcpu *vcpu)
 {
 	struct symcall *symcall = vcpu->symcall;
 	uint64_t late = __atomic_load_n(&symcall->late, __ATOMIC_ACQUIRE);
+	int event;
 
 	if (!symcall->active || late != symcall->sequence)
 		return 0;
 	symcall->disabled = true;
 	symcall->counters.deadlines++;
+	vcpu->hook_pending = 0;
+	event = replay_abandon(vcpu);
+	if (event)
+		return event;
 	return finish(symcall, SYMCALL_DEADLINE);
 }
 
@@ -538,19 +558,18 @@ bool symcall_lingered(struct vcpu *vcpu)
 	return false;
 }
 
-/* Completes an exit of a handler that will not go on. */
-static void settle_blindly(struct vcpu *vcpu)
-{
-	for (int i = 0; i < SETTLE_STEPS && !vcpu_settle_step(vcpu); i++)
-		;
-}
-
-void symcall_abandon(struct vcpu *vcpu, uint32_t status)
+void symcall_abandon(struct vcpu *vcpu, struct symcall_call *call, uint32_t status)
 {
 	struct symcall *symcall = vcpu->symcall;
 
-	if (!symcall || !symcall->active)
+	if (!symcall)
 		return;
-	settle_blindly(vcpu);
+	if (symcall->active != call) {
+		frame_drop(vcpu, &call->frame);
+		return;
+	}
+	vcpu->hook_pending = 0;
+	/* If that fails the vCPU runs no more, and what it gets back does not matter. */
+	replay_abandon(vcpu);
 	finish(symcall, status);
 }

@@ -116,8 +116,9 @@ int symcall_make(struct vcpu *vcpu, struct symcall_call *call, uint64_t number, 
                  uint64_t rcx, uint64_t rdx, uint64_t rsi, uint64_t rdi);
 int symcall_continue(struct vcpu *vcpu, struct symcall_call *call);
 
-/* On the vCPU's own thread: gives up the call under way, with that status. */
-void symcall_abandon(struct vcpu *vcpu, uint32_t status);
+/* On the vCPU's own thread: gives up a call that is under way, with that status, or that an event
+ * kept from beginning. */
+void symcall_abandon(struct vcpu *vcpu, struct symcall_call *call, uint32_t status);
 
 /*
  * From any other thread: asks for the call. From here until symcall_wait() or symcall_withdraw()

@@ -188,7 +188,8 @@ void symcall_close(struct vcpu *vcpu)
 	if (symcall->active) {
 		enum symcall_status status = symcall->active->message.status;
 
-		symcall_abandon(vcpu, status == SYMCALL_FAULT ? SYMCALL_FAULT : SYMCALL_STOPPED);
+		symcall_abandon(vcpu, symcall->active,
+		                status == SYMCALL_FAULT ? SYMCALL_FAULT : SYMCALL_STOPPED);
 	}
 	for (struct symcall_call *call = take_first(symcall); call; call = take_first(symcall)) {
 		symcall_refuse(call, SYMCALL_STOPPED, "");

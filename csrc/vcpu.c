@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #include "symcall.h"
+#include "vcpu_exit.h"
 
 /* Real-time signals below SIGRTMIN + 8 are left to the program that imports us, as is SIGUSR1. */
 #define KICK_SIGNAL (SIGRTMIN + 8)
@@ -28,8 +30,8 @@ int vcpu_setup_kick(void)
 	return sigaction(KICK_SIGNAL, &action, NULL) ? -errno : 0;
 }
 
-struct vcpu *vcpu_create(int fd, uint32_t index, uintptr_t run, struct bus *pio, struct bus *mmio,
-                         struct bus *msr)
+struct vcpu *vcpu_create(int fd, uint32_t index, uintptr_t run, uint32_t run_size, struct bus *pio,
+                         struct bus *mmio, struct bus *msr)
 {
 	struct vcpu *vcpu = calloc(1, sizeof(*vcpu));
 
@@ -38,6 +40,7 @@ struct vcpu *vcpu_create(int fd, uint32_t index, uintptr_t run, struct bus *pio,
 	vcpu->fd = fd;
 	vcpu->index = index;
 	vcpu->run = (struct kvm_run *)run;
+	vcpu->run_size = run_size;
 	vcpu->pio = pio;
 	vcpu->mmio = mmio;
 	vcpu->msr = msr;
@@ -113,107 +116,44 @@ static int dispatch(struct vcpu *vcpu, struct bus *bus, struct bus_access *acces
 	return VCPU_HOOK;
 }
 
-/* What a read returns where no device answers: the bus floats high. */
-static void answer_nobody(struct bus_access *access, int result)
+/* Where no device answers the bus floats high; for an MSR that nobody has KVM raises #GP. */
+static void finish_element(struct vcpu *vcpu, const struct bus_access *access, bool refused)
 {
-	if (result == BUS_FAULT)
-		access->value = ~0ULL;
+	struct vcpu_exit *exit = &vcpu->exit;
+	uint64_t value = refused ? ~0ULL : access->value;
+
+	if (!exit->is_write)
+		memcpy(vcpu_exit_element(exit), &value, exit->length);
+	if (exit->bus == vcpu->msr)
+		vcpu->run->msr.error = refused;
+	else if (vcpu->symcall && exit->bus == vcpu->mmio && !exit->is_write)
+		replay_remember(vcpu);
+	exit->next++;
 }
 
-static uint8_t *port_data(struct vcpu *vcpu, uint32_t element)
+/* Serves the elements that are left of the access at hand. */
+static int serve_access(struct vcpu *vcpu)
 {
-	struct kvm_run *run = vcpu->run;
+	struct vcpu_exit *exit = &vcpu->exit;
 
-	return (uint8_t *)run + run->io.data_offset + (size_t)element * run->io.size;
-}
-
-static void finish_port(struct vcpu *vcpu, const struct bus_access *access)
-{
-	if (!access->is_write)
-		memcpy(port_data(vcpu, vcpu->io_next), &access->value, access->length);
-	vcpu->io_next++;
-}
-
-/* Serves the elements of a port exit from io_next on. */
-static int serve_port(struct vcpu *vcpu)
-{
-	struct kvm_run *run = vcpu->run;
-
-	while (vcpu->io_next < run->io.count) {
+	while (exit->next < exit->count) {
 		struct bus_access access = {
-		        .address = run->io.port,
-		        .length = run->io.size,
-		        .is_write = run->io.direction == KVM_EXIT_IO_OUT,
+		        .address = exit->address,
+		        .length = exit->length,
+		        .is_write = exit->is_write,
 		};
 		int result;
 
-		if (access.is_write)
-			memcpy(&access.value, port_data(vcpu, vcpu->io_next), access.length);
-		result = dispatch(vcpu, vcpu->pio, &access);
+		if (exit->is_write)
+			memcpy(&access.value, vcpu_exit_element(exit), exit->length);
+		result = dispatch(vcpu, exit->bus, &access);
 		if (result == VCPU_HOOK)
 			return result;
-		answer_nobody(&access, result);
-		finish_port(vcpu, &access);
+		finish_element(vcpu, &access, result == BUS_FAULT);
 		if (result > 0)
 			return result;
 	}
 	return 0;
-}
-
-static void finish_mmio(struct vcpu *vcpu, const struct bus_access *access)
-{
-	if (access->is_write)
-		return;
-	memcpy(vcpu->run->mmio.data, &access->value, access->length);
-	if (vcpu->symcall)
-		replay_remember(vcpu);
-}
-
-static int serve_mmio(struct vcpu *vcpu)
-{
-	struct kvm_run *run = vcpu->run;
-	struct bus_access access = {
-	        .address = run->mmio.phys_addr,
-	        .length = run->mmio.len,
-	        .is_write = run->mmio.is_write,
-	};
-	int result;
-
-	if (access.length > sizeof(access.value))
-		return VCPU_UNKNOWN_EXIT;
-	if (access.is_write)
-		memcpy(&access.value, run->mmio.data, access.length);
-	result = dispatch(vcpu, vcpu->mmio, &access);
-	if (result == VCPU_HOOK)
-		return result;
-	answer_nobody(&access, result);
-	finish_mmio(vcpu, &access);
-	return result > 0 ? result : 0;
-}
-
-/* A refused MSR access raises #GP in the guest. */
-static void finish_msr(struct vcpu *vcpu, const struct bus_access *access, int result)
-{
-	vcpu->run->msr.error = result == BUS_FAULT;
-	if (!access->is_write)
-		vcpu->run->msr.data = access->value;
-}
-
-static int serve_msr(struct vcpu *vcpu)
-{
-	struct kvm_run *run = vcpu->run;
-	struct bus_access access = {
-	        .address = run->msr.index,
-	        .length = sizeof(access.value),
-	        .is_write = run->exit_reason == KVM_EXIT_X86_WRMSR,
-	        .value = run->msr.data,
-	};
-	int result = dispatch(vcpu, vcpu->msr, &access);
-
-	if (result == VCPU_HOOK)
-		return result;
-	finish_msr(vcpu, &access, result);
-	return result > 0 ? result : 0;
 }
 
 static int serve_system_event(struct vcpu *vcpu)
@@ -236,17 +176,13 @@ int vcpu_serve(struct vcpu *vcpu)
 
 	vcpu->exit_reason = reason;
 	vcpu->exits[reason < VCPU_EXIT_KINDS ? reason : 0]++;
+	if (!vcpu_exit_take(vcpu, reason))
+		return VCPU_UNKNOWN_EXIT;
 	if (vcpu->lingering && symcall_lingered(vcpu))
 		return 0;
+	if (vcpu->exit.bus)
+		return serve_access(vcpu);
 	switch (reason) {
-	case KVM_EXIT_IO:
-		vcpu->io_next = 0;
-		return serve_port(vcpu);
-	case KVM_EXIT_MMIO:
-		return serve_mmio(vcpu);
-	case KVM_EXIT_X86_RDMSR:
-	case KVM_EXIT_X86_WRMSR:
-		return serve_msr(vcpu);
 	case KVM_EXIT_IRQ_WINDOW_OPEN:
 	case KVM_EXIT_INTR:
 		return 0;
@@ -270,18 +206,8 @@ int vcpu_serve(struct vcpu *vcpu)
 static int resume_hook(struct vcpu *vcpu)
 {
 	vcpu->hook_pending = 0;
-	switch (vcpu->exit_reason) {
-	case KVM_EXIT_IO:
-		finish_port(vcpu, &vcpu->access);
-		return serve_port(vcpu);
-	case KVM_EXIT_MMIO:
-		finish_mmio(vcpu, &vcpu->access);
-		return 0;
-	default:
-		finish_msr(vcpu, &vcpu->access, vcpu->error);
-		vcpu->error = 0;
-		return 0;
-	}
+	finish_element(vcpu, &vcpu->access, vcpu->access.refused);
+	return serve_access(vcpu);
 }
 
 /* Takes the hook's answer over and goes on with what it interrupted. */
@@ -294,12 +220,19 @@ int vcpu_resume(struct vcpu *vcpu)
 	return event;
 }
 
-static int fail(struct vcpu *vcpu, int error)
+int vcpu_fail(struct vcpu *vcpu, int error)
 {
 	vcpu->error = error;
 	/* EFAULT and the like may still carry an exit reason; the caller reports both. */
 	vcpu->exit_reason = vcpu->run->exit_reason;
 	return VCPU_IOCTL_FAILED;
+}
+
+int vcpu_give_up(struct vcpu *vcpu, int error)
+{
+	vcpu->broken = 1;
+	vcpu->error = error;
+	return VCPU_UNFINISHED;
 }
 
 static int enter(struct vcpu *vcpu)
@@ -312,7 +245,7 @@ static int enter(struct vcpu *vcpu)
 	if (!result)
 		return vcpu_serve(vcpu);
 	if (errno != EINTR && errno != EAGAIN)
-		return fail(vcpu, errno);
+		return vcpu_fail(vcpu, errno);
 	/* Cleared before the requests are looked at, so that no kick is lost. */
 	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 	vcpu->exits[KVM_EXIT_INTR]++;
@@ -340,7 +273,14 @@ static int settle(struct vcpu *vcpu)
 
 	if (!result)
 		return vcpu_serve(vcpu);
-	return result == -EINTR ? 0 : fail(vcpu, -result);
+	return result == -EINTR ? 0 : vcpu_fail(vcpu, -result);
+}
+
+bool vcpu_must_leave(const struct vcpu *vcpu)
+{
+	uint32_t bits = VCPU_REQUEST_STOP | (vcpu->in_symcall ? VCPU_REQUEST_LATE : 0);
+
+	return __atomic_load_n(&vcpu->requests, __ATOMIC_RELAXED) & bits;
 }
 
 static void forget_request(struct vcpu *vcpu, uint32_t bit)
@@ -350,12 +290,14 @@ static void forget_request(struct vcpu *vcpu, uint32_t bit)
 
 static int serve_requests(struct vcpu *vcpu, uint32_t requests)
 {
-	if (!vcpu->settled)
-		return settle(vcpu);
+	/* Before the exit at hand is settled: the rest of it may have a thousand exits, each with a
+	 * hook, and none of them matters any more. */
 	if (requests & VCPU_REQUEST_LATE) {
 		forget_request(vcpu, VCPU_REQUEST_LATE);
 		return symcall_late(vcpu);
 	}
+	if (!vcpu->settled)
+		return settle(vcpu);
 	if (requests & VCPU_REQUEST_STOP)
 		return VCPU_KICKED;
 	if (requests & VCPU_REQUEST_SYMCALL) {
@@ -410,6 +352,8 @@ int vcpu_run(struct vcpu *vcpu)
 {
 	int event = vcpu->hook_pending ? vcpu_resume(vcpu) : 0;
 
+	if (vcpu->broken)
+		return VCPU_UNFINISHED;
 	for (;;) {
 		if (event)
 			event = end_of_symcall(vcpu, event);

@@ -8,6 +8,7 @@
 #define PYVMM_VCPU_H
 
 #include <linux/kvm.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "bus.h"
@@ -30,6 +31,7 @@ enum vcpu_event {
 	VCPU_ENTRY_FAILURE,  /* KVM_EXIT_FAIL_ENTRY */
 	VCPU_UNKNOWN_EXIT,   /* an exit this VMM has no answer to: exit_reason */
 	VCPU_IOCTL_FAILED,   /* KVM_RUN itself: error is the errno */
+	VCPU_UNFINISHED,     /* an instruction that a symcall put aside did not end: the same */
 };
 
 enum {
@@ -44,22 +46,33 @@ enum {
 
 struct symcall;
 
+/* The access at hand: vcpu_exit.h. */
+struct vcpu_exit {
+	struct bus *bus; /* NULL: the exit is none */
+	uint64_t address;
+	uint8_t *data;   /* what is written, or where KVM takes the answer from */
+	uint32_t length; /* bytes of an element: 8 at most */
+	uint32_t count;  /* elements: string I/O has several */
+	uint32_t next;   /* the first that is not served */
+	uint32_t is_write;
+};
+
 struct vcpu {
 	int fd;
 	uint32_t index;
 	struct kvm_run *run;
+	uint32_t run_size;
 	struct bus *pio;
 	struct bus *mmio;
 	struct bus *msr;
 
-	struct bus_access access; /* of the hook under way */
+	struct vcpu_exit exit;
+	struct bus_access access; /* the element of it that a hook serves */
 	uint32_t hook;
+	uint32_t hook_pending;
 	uint32_t exit_reason; /* of the last exit */
 	int error;
-
-	/* Progress through a port exit with several elements (string I/O). */
-	uint32_t io_next;
-	uint32_t hook_pending;
+	uint32_t broken; /* VCPU_UNFINISHED came */
 
 	uint32_t settled;   /* the last exit left nothing open in KVM */
 	uint32_t may_sleep; /* the last KVM_RUN came back without an exit: maybe from a HLT */
@@ -79,9 +92,10 @@ struct vcpu {
 	uint64_t unclaimed; /* accesses that nobody answered */
 };
 
-/* The run structure is given as the address where it is mapped. NULL and errno on failure. */
-struct vcpu *vcpu_create(int fd, uint32_t index, uintptr_t run, struct bus *pio, struct bus *mmio,
-                         struct bus *msr);
+/* The run structure is given as the address where it is mapped, and how many bytes are
+ * (KVM_GET_VCPU_MMAP_SIZE). NULL and errno on failure. */
+struct vcpu *vcpu_create(int fd, uint32_t index, uintptr_t run, uint32_t run_size, struct bus *pio,
+                         struct bus *mmio, struct bus *msr);
 void vcpu_destroy(struct vcpu *vcpu);
 
 /* Tie the vCPU to the calling thread (so that kicks reach it) and untie it. */
@@ -115,6 +129,17 @@ enum { VCPU_RETURNED = 1000 }; /* an event: the guest's handler of a symcall ret
 /* Lets KVM finish what the last exit left open, without running guest code: -EINTR when nothing is
  * left, 0 when that brought a further exit, or -errno. */
 int vcpu_settle_step(struct vcpu *vcpu);
+
+/* Ends the run, because the vCPU holds the half of an instruction: VCPU_UNFINISHED. */
+int vcpu_give_up(struct vcpu *vcpu, int error);
+
+/* KVM_RUN failed with that errno: VCPU_IOCTL_FAILED. */
+int vcpu_fail(struct vcpu *vcpu, int error);
+
+/* For handlers of an access that wait for somebody, on the vCPU's thread: whether the machine
+ * stops, or the access is one of a symcall that missed its deadline, and nobody needs the answer.
+ */
+bool vcpu_must_leave(const struct vcpu *vcpu);
 
 /* Serves the exit at hand; goes on with one whose hook has answered. 0 or an event. */
 int vcpu_serve(struct vcpu *vcpu);

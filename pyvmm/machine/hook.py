@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 class GuestFault(Exception):
-    """Raised by an MSR hook to refuse the access: the guest gets #GP, as for an MSR that is not there."""
+    """Raised by an MSR hook to refuse the access: the guest gets #GP, as for an MSR that is not there.
+
+    From the hook of a port or of MMIO it means that nobody is there: a read gives all ones, a write is lost.
+    """
 
 
 class Exit:

@@ -33,6 +33,7 @@ BY_EVENT = {
     lib.VCPU_ENTRY_FAILURE: ENTRY_FAILURE,
     lib.VCPU_UNKNOWN_EXIT: UNKNOWN_EXIT,
     lib.VCPU_IOCTL_FAILED: RUN_FAILED,
+    lib.VCPU_UNFINISHED: RUN_FAILED,
 }
 
 #: The guest ended on its own terms.

@@ -92,7 +92,9 @@ class Vcpu:
         self.calls: Handle | None = None
         self.thread: threading.Thread | None = None
         run = int(ffi.cast("uintptr_t", kvm.ffi.cast("uintptr_t", self.kvm.run)))
-        made = lib.vcpu_create(self.kvm.fd, index, run, machine.pio, machine.mmio, machine.msr)
+        made = lib.vcpu_create(
+            self.kvm.fd, index, run, self.kvm.run_size, machine.pio, machine.mmio, machine.msr
+        )
         try:
             self._handle = Handle(made, lib.vcpu_destroy, f"vCPU {index}")
         except HostError:
@@ -210,7 +212,7 @@ class Vcpu:
                 self._serve_in_symcall(event)
                 event = lib.symcall_continue(self._c, call._c)
         except BaseException:
-            lib.symcall_abandon(self._c, lib.SYMCALL_STOPPED)
+            lib.symcall_abandon(self._c, call._c, lib.SYMCALL_STOPPED)
             raise
 
     def _keep(self, call: Call) -> None:
@@ -273,7 +275,7 @@ class Vcpu:
         try:
             answer = self.machine.hooks[c.hook](exit)
         except GuestFault:
-            c.error = lib.BUS_FAULT
+            access.refused = 1
             return
         if not is_write:
             if answer is None:
@@ -338,6 +340,9 @@ class Vcpu:
         if event == lib.VCPU_IOCTL_FAILED:
             error = self._c.error
             return f"KVM_RUN failed: {os.strerror(error)} (errno {error}), exit reason {name}"
+        if event == lib.VCPU_UNFINISHED:
+            why = os.strerror(self._c.error)
+            return f"the instruction that a symcall put aside did not come to its end: {why}"
         if event == lib.VCPU_INTERNAL_ERROR:
             return f"KVM could not go on: suberror {run.internal.suberror}"
         if event == lib.VCPU_ENTRY_FAILURE:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from tests.local.test_hook_failures import *  # noqa: F403
 from tests.local.test_symcall_integrity import (  # noqa: F401
     # Not those in short, which are less of the first two.
     test_state_survives_a_handler_that_is_cut_short,
@@ -11,4 +12,5 @@ from tests.local.test_symcall_integrity import (  # noqa: F401
     test_state_survives_handlers_that_promise_to_keep_it,
 )
 from tests.local.test_symcall_steady import *  # noqa: F403
+from tests.local.test_symcall_string import *  # noqa: F403
 from tests.local.test_symspy import *  # noqa: F403

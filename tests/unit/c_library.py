@@ -15,7 +15,7 @@ MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 
 #: The vCPU loop and what it calls.
 LOOP = (
-    *("memory", "bus", "vcpu", "symspy", "symcall", "symcall_watch", "thread"),
+    *("memory", "bus", "vcpu", "vcpu_exit", "symspy", "symcall", "symcall_watch", "thread"),
     *("symcall_entry", "symcall_queue", "frame", "context", "replay", "hold"),
 )
 

@@ -19,7 +19,11 @@ static unsigned int left;
 static unsigned int nested_state; /* flags, or an errno to refuse with */
 static int nested_error;
 static unsigned int debug_control; /* as KVM was told last */
-static unsigned int unfinished;    /* bytes of the instruction whose exit was the last one */
+static struct {
+	unsigned int size, count;
+	unsigned long long offset;
+} port;
+static unsigned int unfinished; /* bytes of the instruction whose exit was the last one */
 
 void fake_kvm(void *run, const struct fake_exit *list, unsigned int count)
 {
@@ -30,6 +34,14 @@ void fake_kvm(void *run, const struct fake_exit *list, unsigned int count)
 	nested_error = 0;
 	debug_control = 0;
 	unfinished = 0;
+	fake_port(4, 1, PORT_DATA);
+}
+
+void fake_port(unsigned int size, unsigned int count, unsigned long long offset)
+{
+	port.size = size;
+	port.count = count;
+	port.offset = offset;
 }
 
 void fake_nested(unsigned int flags, int error)
@@ -98,10 +110,10 @@ static void fill(const struct fake_exit *next)
 		break;
 	case KVM_EXIT_IO:
 		shared->io.direction = KVM_EXIT_IO_OUT;
-		shared->io.size = 4;
-		shared->io.count = 1;
+		shared->io.size = (unsigned char)port.size;
+		shared->io.count = port.count;
 		shared->io.port = (unsigned short)next->detail;
-		shared->io.data_offset = PORT_DATA;
+		shared->io.data_offset = port.offset;
 		memcpy((char *)shared + PORT_DATA, &next->value, 4);
 		break;
 	case KVM_EXIT_X86_WRMSR:
@@ -161,7 +173,7 @@ int fake_ioctl(int fd, unsigned long request, ...)
 	if (request != KVM_RUN)
 		return about_state(request, argument);
 	complete();
-	if (shared->immediate_exit) {
+	if (shared->immediate_exit && !(left && exits->goes_on)) {
 		errno = EINTR;
 		return -1;
 	}

@@ -8,7 +8,11 @@ struct fake_exit {
 	unsigned int reason;
 	unsigned int detail;
 	unsigned long long value; /* of a write; an MMIO access without one is a read */
+	unsigned int goes_on; /* of the instruction before: immediate_exit does not keep it away */
 };
+
+/* What the next port exits are, instead of an OUT of four bytes. */
+void fake_port(unsigned int size, unsigned int count, unsigned long long offset);
 
 /* Bytes that the instruction of an MMIO or port access has. */
 enum { FAKE_INSTRUCTION = 3 };

@@ -187,7 +187,7 @@ static void serve_hook(struct vcpu *vcpu, struct symcall_call *own)
 	while (event == VCPU_HOOK)
 		event = symcall_continue(vcpu, own);
 	if (event != VCPU_SYMCALL)
-		symcall_abandon(vcpu, SYMCALL_STOPPED);
+		symcall_abandon(vcpu, own, SYMCALL_STOPPED);
 }
 
 static void *run_vcpu(void *opaque)
@@ -280,7 +280,7 @@ static void build(struct machine *machine)
 		uint8_t *run = aligned_alloc(SYMSPY_PAGE_SIZE, RUN);
 
 		memset(run, 0, RUN);
-		by_fd[i] = vcpu_create((int)i, i, (uintptr_t)run, machine->pio, machine->mmio,
+		by_fd[i] = vcpu_create((int)i, i, (uintptr_t)run, RUN, machine->pio, machine->mmio,
 		                       machine->msr);
 		machine->vcpus[i] = by_fd[i];
 		machine->symcalls[i] =

@@ -29,6 +29,7 @@ void fake_smm(void *run, unsigned int on);
 void fake_nmi_masked(void *run, unsigned int on);
 unsigned int fake_debug_control(void);
 void fake_nested(unsigned int flags, int error);
+_Bool vcpu_must_leave(const struct vcpu *vcpu);
 """
 #: Bytes of an instruction that accesses a port or MMIO, in fake_kvm.h.
 INSTRUCTION = 3
@@ -43,7 +44,7 @@ HELD = 0x00100001  # KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_BLOCKIRQ
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     return c_library.load(
         tmp_path_factory.mktemp("symcall"),
-        c_library.LOOP,
+        (*c_library.LOOP, "probe"),
         DECLARED + OFFSETS,
         extra=(HERE / "fake_kvm.c",),
         defines=("ioctl=fake_ioctl",),
@@ -88,7 +89,9 @@ class Called:
         assert lib.symspy_attach(self.spy, self.buses[2]) == 0
         assert lib.symcall_attach(self.buses[2]) == 0
         self.watch = lib.symcall_watch_create(600_000, 1)
-        self.vcpu = lib.vcpu_create(-1, 0, int(ffi.cast("uintptr_t", self.run)), *self.buses)
+        self.vcpu = lib.vcpu_create(
+            -1, 0, int(ffi.cast("uintptr_t", self.run)), RUN_SIZE, *self.buses
+        )
         known = {"nested": nested, "can_block_interrupts": can_block}
         setup = ffi.new("struct symcall_setup *", known)
         self.symcall = lib.symcall_create(self.vcpu, self.spy, self.watch, setup)
@@ -232,7 +235,7 @@ def test_interruptions_do_not_end_a_call(called: Maker) -> None:
 def test_an_abandoned_call_is_undone(called: Maker) -> None:
     it = called((0, kvm.KVM_EXIT_SYSTEM_EVENT, 1), HALT)
     assert results.BY_EVENT[it.make()] == results.POWEROFF
-    it.lib.symcall_abandon(it.vcpu, it.lib.SYMCALL_STOPPED)
+    it.lib.symcall_abandon(it.vcpu, it.call, it.lib.SYMCALL_STOPPED)
     assert it.status == it.lib.SYMCALL_STOPPED
     assert (it.registers.rip, it.registers.rax) == (0x4444, 0x5555)
     assert it.flags() == abi.VCPU_ENABLED
@@ -245,7 +248,7 @@ def test_nmis_wait_where_one_is_being_served(called: Maker, can_block: bool, mas
     it.lib.fake_nmi_masked(it.run, masked)
     assert results.BY_EVENT[it.make()] == results.POWEROFF
     assert it.lib.fake_debug_control() == (HELD if can_block and masked else 0)
-    it.lib.symcall_abandon(it.vcpu, it.lib.SYMCALL_STOPPED)
+    it.lib.symcall_abandon(it.vcpu, it.call, it.lib.SYMCALL_STOPPED)
     assert it.lib.fake_debug_control() == 0
 
 
@@ -318,3 +321,70 @@ def test_a_call_that_comes_while_a_device_is_written(called: Maker, name: str) -
     assert written == [77, 77]
     assert (it.registers.rip, it.registers.rax) == (0x4444 + 2 * INSTRUCTION, 0x5555)
     assert (it.counters.calls, it.counters.faults) == (2, 2)
+
+
+READ = (0, kvm.KVM_EXIT_MMIO, 4, 0)
+#: More parts of one instruction than the loop waits for.
+ENDLESS = 8192
+UNFINISHED = {
+    "it has no end": ([(*READ, 1)] * ENDLESS, errno.ELOOP),
+    "KVM fails": ([(*READ, 1)] * 100 + [(errno.EFAULT, 0, 0, 0, 1)], errno.EFAULT),
+}
+
+
+def in_hook_of_a_read(called: Maker, *script: tuple[int, ...]) -> Called:
+    it: Called = called(READ, *script)
+    assert it.lib.bus_add_hook(it.buses[1], MMIO, 4, 1) == 0
+    assert it.step() == it.lib.VCPU_HOOK
+    return it
+
+
+@pytest.mark.parametrize("name", UNFINISHED)
+def test_an_instruction_that_does_not_end_ends_the_run(called: Maker, name: str) -> None:
+    """Half of it is done by then: nothing may go on with that, whatever the hook makes of the error."""
+    script, error = UNFINISHED[name]
+    it = in_hook_of_a_read(called, *script, HALT)
+    assert it.make() == it.lib.VCPU_UNFINISHED
+    assert it.vcpu.error == error
+    it.lib.symcall_abandon(it.vcpu, it.call, it.lib.SYMCALL_STOPPED)
+    assert it.step() == it.lib.VCPU_UNFINISHED
+    assert it.counters.calls == 0
+
+
+def test_an_instruction_of_many_exits_is_put_aside(called: Maker) -> None:
+    it = in_hook_of_a_read(called, *[(*READ, 1)] * 3000, (0, kvm.KVM_EXIT_SHUTDOWN, 0), READ, HALT)
+    assert it.make() == it.lib.VCPU_SYMCALL
+    assert it.status == it.lib.SYMCALL_FAULT, "the call was under way"
+    assert it.registers.rip == 0x4444
+    it.vcpu.access.value = 0x1234
+    assert results.BY_EVENT[it.step()] == results.HALT, "no hook sees the second read"
+    assert it.registers.rip == 0x4444 + INSTRUCTION
+
+
+def test_a_call_is_abandoned_in_an_instruction_of_many_exits(called: Maker) -> None:
+    it = called(READ, *[(*READ, 1)] * 3000, HALT)
+    assert it.lib.bus_add_hook(it.buses[1], MMIO, 4, 1) == 0
+    assert it.make() == it.lib.VCPU_HOOK
+    it.lib.symcall_abandon(it.vcpu, it.call, it.lib.SYMCALL_STOPPED)
+    assert (it.registers.rip, it.registers.rax) == (0x4444, 0x5555)
+    assert results.BY_EVENT[it.step()] == results.HALT
+
+
+def test_a_probe_behind_which_more_comes_ends_the_run(called: Maker) -> None:
+    """A single write has no second exit; one that came all the same would be lost."""
+    it = called((0, kvm.KVM_EXIT_IO, PORT, 1), (*READ, 1), HALT)
+    assert it.lib.probe_attach(it.buses[0], PORT) == 0
+    assert results.BY_EVENT[it.step()] == results.UNKNOWN_EXIT
+
+
+@pytest.mark.parametrize("in_symcall", [False, True])
+def test_who_waits_on_a_vcpu_is_told_to_leave(called: Maker, in_symcall: bool) -> None:
+    """By a stop, and in a symcall by its deadline; other requests may wait."""
+    it = called(HALT)
+    it.vcpu.in_symcall = in_symcall
+    it.lib.vcpu_request(it.vcpu, it.lib.VCPU_REQUEST_PAUSE | it.lib.VCPU_REQUEST_SYMCALL)
+    assert not it.lib.vcpu_must_leave(it.vcpu)
+    it.lib.vcpu_request(it.vcpu, it.lib.VCPU_REQUEST_LATE)
+    assert it.lib.vcpu_must_leave(it.vcpu) == in_symcall
+    it.lib.vcpu_request(it.vcpu, it.lib.VCPU_REQUEST_STOP)
+    assert it.lib.vcpu_must_leave(it.vcpu)

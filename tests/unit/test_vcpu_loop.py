@@ -15,10 +15,14 @@ from tests.unit import c_library
 
 HERE = Path(__file__).resolve().parent
 DECLARED = """
-struct fake_exit { int error; unsigned int reason; unsigned int detail; unsigned long long value; };
+struct fake_exit {
+	int error; unsigned int reason; unsigned int detail; unsigned long long value; unsigned int goes_on;
+};
 void fake_kvm(void *run, const struct fake_exit *list, unsigned int count);
+void fake_port(unsigned int size, unsigned int count, unsigned long long offset);
 """
 RUN_SIZE = 12288
+PORT = 0x510
 
 SHUTDOWN, RESET, CRASH, WAKEUP = 1, 2, 3, 4  # <linux/kvm.h>: KVM_SYSTEM_EVENT_*
 
@@ -43,7 +47,7 @@ class Loop:
         self.exits = self.ffi.new("struct fake_exit[]", [tuple(each) for each in exits])
         self.buses = [self.lib.bus_create() for _ in range(3)]
         address = int(self.ffi.cast("uintptr_t", self.run))
-        self.vcpu = self.lib.vcpu_create(-1, 0, address, *self.buses)
+        self.vcpu = self.lib.vcpu_create(-1, 0, address, RUN_SIZE, *self.buses)
         self.lib.fake_kvm(self.run, self.exits, len(exits))
 
     def step(self) -> int:
@@ -78,6 +82,51 @@ def test_ends(built: tuple[Any, Any], name: str) -> None:
     assert results.BY_EVENT[event] == reason
     if script[0]:
         assert loop.vcpu.error == script[0]
+    loop.close()
+
+
+#: Bytes of an element, elements, and where KVM says that they lie.
+PORTS = {
+    "all that a page holds": ((4, 1024, 8192), results.HALT),
+    "no elements": ((4, 0, 8192), results.HALT),
+    "an element of three bytes": ((3, 1, 8192), results.UNKNOWN_EXIT),
+    "an element of no bytes": ((0, 1, 8192), results.UNKNOWN_EXIT),
+    "an element of eight bytes": ((8, 1, 8192), results.UNKNOWN_EXIT),
+    "more than a page": ((4, 1025, 4096), results.UNKNOWN_EXIT),
+    "so many that the product wraps": ((4, 1 << 30, 8192), results.UNKNOWN_EXIT),
+    "data across the end": ((4, 1, RUN_SIZE - 3), results.UNKNOWN_EXIT),
+    "data behind the end": ((1, 1, RUN_SIZE), results.UNKNOWN_EXIT),
+    "data far away": ((4, 1, 1 << 63), results.UNKNOWN_EXIT),
+    "data before the beginning": ((4, 1, (1 << 64) - 4), results.UNKNOWN_EXIT),
+}
+
+
+@pytest.mark.parametrize("name", PORTS)
+def test_what_kvm_says_of_a_port_is_checked(built: tuple[Any, Any], name: str) -> None:
+    port, reason = PORTS[name]
+    loop = Loop(built, (0, kvm.KVM_EXIT_IO, PORT), (0, kvm.KVM_EXIT_HLT, 0))
+    loop.lib.fake_port(*port)
+    assert results.BY_EVENT[loop.step()] == reason
+    assert loop.vcpu.unclaimed == (port[1] if reason == results.HALT else 0)
+    loop.close()
+
+
+def test_elements_are_those_of_the_exit(built: tuple[Any, Any]) -> None:
+    """A handler in which KVM is entered: what it shares then says something else."""
+    loop = Loop(built, (0, kvm.KVM_EXIT_IO, PORT, 0x11223344), (0, kvm.KVM_EXIT_HLT, 0))
+    loop.lib.fake_port(2, 2, 8192)
+    seen: list[tuple[int, int, int]] = []
+
+    @loop.ffi.callback("bus_handler")  # type: ignore[untyped-decorator]
+    def access(_: Any, access: Any) -> int:
+        seen.append((access.address, access.length, access.value))
+        for i in range(32, 64):  # past the fields about the run, over those about the exit
+            loop.run[i] = 0xFF
+        return 0
+
+    assert loop.lib.bus_add(loop.buses[0], PORT, 1, access, loop.ffi.NULL) == 0
+    assert results.BY_EVENT[loop.step()] == results.HALT
+    assert seen == [(PORT, 2, 0x3344), (PORT, 2, 0x1122)]
     loop.close()
 
 
