@@ -7,6 +7,10 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 C_FILES = $(wildcard csrc/*.[ch] csrc/kvm/*.h pyvmm/lab/init/*.[ch] pyvmm/guest/programs/*.c guest-linux-patch/init/*.[ch] \
 	bench/*.c tests/*/*.c tests/*/*/*.[ch])
 
+# What cppcheck says since 2.17 that is no fault here: that it did not look at every branch, and memory that a test or a
+# benchmark takes for granted. Older ones do not know these names, and let them be.
+CPPCHECK_217 = --suppress=normalCheckLevelMaxBranches $(foreach folder,tests bench,--suppress='nullPointerOutOfMemory:$(folder)/*')
+
 .PHONY: help demo test test-rest unit check python-check c-check setup build format bench clean guest
 
 help:
@@ -57,7 +61,7 @@ python-check: build
 c-check: setup
 	clang-format --dry-run -Werror $(C_FILES)
 	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability \
-		--inline-suppr --suppress=missingIncludeSystem -D__x86_64__ $(filter %.c,$(C_FILES))
+		--inline-suppr --suppress=missingIncludeSystem -D__x86_64__ $(CPPCHECK_217) $(filter %.c,$(C_FILES))
 
 format: setup
 	ruff format .

@@ -400,7 +400,8 @@ static struct virtio_device *create(const struct guest_memory *memory, struct io
 	if (!ret)
 		ret = virtio_add_queue(&blk->device, QUEUE_SIZE);
 	if (ret) {
-		destroy(&blk->device);
+		virtio_release(&blk->device);
+		free(blk);
 		errno = -ret;
 		return NULL;
 	}

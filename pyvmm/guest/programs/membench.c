@@ -371,7 +371,7 @@ int main(int argc, char **argv)
 {
 	struct options options = parse(argc, argv);
 	program *run = find(argv[optind]);
-	pid_t children[MAX_PROCESSES];
+	pid_t children[MAX_PROCESSES] = {0};
 
 	shared = share(options.processes);
 	for (size_t i = 0; i < options.processes; i++) {

@@ -349,7 +349,7 @@ int main(int argc, char **argv)
 {
 	struct options options = parse(argc, argv);
 	uint64_t *at = memory(options.pages), state = 88172645463325252ull;
-	double passes[PASSES], filled = fill_all(at, options.pages), sequential, steady;
+	double passes[PASSES] = {0}, filled = fill_all(at, options.pages), sequential, steady;
 	struct histogram histogram;
 	struct touch touch;
 
