@@ -21,6 +21,7 @@ OWN = "csrc/build.py"
 
 # Later headers use the types of earlier ones.
 CORE_HEADERS = [
+    "thread.h",
     "memory.h",
     "bus.h",
     "iothread.h",

@@ -2,14 +2,39 @@
 #include "thread.h"
 
 #include <signal.h>
+#include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 enum {
 	/* The usual 8 MiB have, one time in four, a huge page's worth at their top: 2 MiB for the
 	 * few KiB that are used. */
 	STACK_SIZE = 256 << 10,
 	NAME_SIZE = 16,
+	IN_USE = 64 << 10, /* below the caller's frame: what signal handlers and we ourselves may
+	                      touch */
 };
+
+void thread_use_small_pages(void)
+{
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+	uintptr_t unused = ((uintptr_t)__builtin_frame_address(0) - IN_USE) & ~(page - 1);
+	pthread_attr_t attr;
+	size_t size = 0;
+	void *bottom = NULL;
+
+	if (pthread_getattr_np(pthread_self(), &attr))
+		return;
+	if (!pthread_attr_getstack(&attr, &bottom, &size)) {
+		/* Neither matters where it is refused: a kernel without huge pages, a locked stack.
+		 */
+		madvise(bottom, size, MADV_NOHUGEPAGE);
+		if (unused > (uintptr_t)bottom)
+			madvise(bottom, unused - (uintptr_t)bottom, MADV_DONTNEED);
+	}
+	pthread_attr_destroy(&attr);
+}
 
 int thread_start(pthread_t *thread, const char *name, void *(*main)(void *), void *opaque)
 {

@@ -10,6 +10,15 @@
 /* A time from now on, for what waits by CLOCK_MONOTONIC. */
 struct timespec thread_deadline(uint32_t milliseconds);
 
+/* cffi: begin */
+/*
+ * Gives the calling thread's stack pages of 4 KiB, and back what a huge page at its top took: 2 MiB
+ * for the few KiB that are used, where the host gives them unasked (kernels before 6.7, which know
+ * MAP_STACK).
+ */
+void thread_use_small_pages(void);
+/* cffi: end */
+
 /* 0 or an errno. Of the name 15 bytes show, in /proc/PID/task. */
 int thread_start(pthread_t *thread, const char *name, void *(*main)(void *), void *opaque);
 

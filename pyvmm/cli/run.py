@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 #: Of the serial log, shown when a run ended badly: a panic with its trace takes about 40.
 LOG_LINES = 60
 
-#: Of our threads, bytes.
-STACK_SIZE = 1 << 20
-
 #: The options, in argparse's words; `quick_parse` reads the same table.
 OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (
@@ -251,15 +248,9 @@ def launch(args: Any, started: Callable[[str], None] | None = None) -> int:
 
 
 def _launch(plan: Plan, outputs: Outputs, started: Callable[[str], None] | None) -> int:
-    import threading
-
     from pyvmm.vm import VM
 
     args = plan.args
-
-    # Larger ones have room for a huge page, 2 MiB of memory for the few KiB that are used.
-    threading.stack_size(STACK_SIZE)
-
     with VM(
         args.memory,
         args.cpus,
@@ -378,13 +369,13 @@ def _stop_on_signals(vm: VM) -> list[int]:
 
 def _watch_quit(vm: VM, quit_fd: int) -> Any:
     """A thread that ends the guest when ctrl-a x was typed."""
-    import threading
+    from pyvmm.machine.thread import Thread
 
     def wait() -> None:
         os.eventfd_read(quit_fd)
         vm.stop()
 
-    thread = threading.Thread(target=wait, name="quit", daemon=True)
+    thread = Thread(wait, "quit")
     thread.start()
     return thread
 

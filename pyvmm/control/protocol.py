@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 VERSION = 1
 #: Of a request, bytes. The longest is a symcall with a full data area in base64, a tenth of it.
 MAX_REQUEST = 64 << 10
+#: Lists and objects in a request: more than one that is meant has, and no depth that a parser minds.
+MAX_NESTED = 100
 #: Of an answer, bytes: what a client still reads. The list of half a million tasks fits.
 MAX_ANSWER = 256 << 20
 
@@ -26,6 +28,13 @@ class ProtocolError(errors.Error, ValueError):
 def encode(message: dict[str, Any]) -> bytes:
     """A line."""
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def decode_request(line: bytes) -> dict[str, Any]:
+    """The same of a request, from a client that may send anything. Raises ProtocolError."""
+    if line.count(b"[") + line.count(b"{") > MAX_NESTED:
+        raise ProtocolError(f"the request has more than {MAX_NESTED} lists and objects")
+    return decode(line)
 
 
 def decode(line: bytes) -> dict[str, Any]:

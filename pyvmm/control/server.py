@@ -12,6 +12,7 @@ import time
 
 from pyvmm.control.runtime_dir import BACKLOG, RuntimeDir, check_name
 from pyvmm.errors import Error, HostError
+from pyvmm.machine.thread import Thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Server:
         except BaseException:
             self._directory.close()
             raise
-        self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
+        self._thread = Thread(self._accept, "control")
         self._thread.start()
 
     def _accept(self) -> None:
@@ -78,9 +79,7 @@ class Server:
 
     def _begin(self, connection: socket.socket) -> None:
         """Gives a client its thread."""
-        thread = threading.Thread(
-            target=self._attend, args=(connection,), name="control-client", daemon=True
-        )
+        thread = Thread(self._attend, "control-client", (connection,))
         with self._change:
             room = len(self._clients) < MAX_CLIENTS and not self._ending.is_set()
             if room:
@@ -227,7 +226,7 @@ class Client:
         number: Any = None
         fds: tuple[int, ...] = ()
         try:
-            request = self._protocol.decode(line)
+            request = self._protocol.decode_request(line)
             number = self._identifier(request)
             reply = self._operations.run(request)
             fds = reply.fds

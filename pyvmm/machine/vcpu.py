@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
 from _thread import get_ident
 
 from pyvmm import kvm
@@ -16,6 +15,7 @@ from pyvmm.machine.cpustate import BOOT_CS, BOOT_DS
 from pyvmm.machine.handle import Closed, Handle
 from pyvmm.machine.hook import Exit, GuestFault, Hypercall
 from pyvmm.machine.symcall import Call, Results, typed
+from pyvmm.machine.thread import Thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Vcpu:
         self.cpuid: Any = None
         #: What a symbiotic machine adds to it.
         self.calls: Handle | None = None
-        self.thread: threading.Thread | None = None
+        self.thread: Thread | None = None
         run = int(ffi.cast("uintptr_t", kvm.ffi.cast("uintptr_t", self.kvm.run)))
         made = lib.vcpu_create(
             self.kvm.fd, index, run, self.kvm.run_size, machine.pio, machine.mmio, machine.msr
@@ -159,7 +159,7 @@ class Vcpu:
         self._handle.check()
         if self.thread is not None:
             raise StateError(f"vCPU {self.index} was started already")
-        self.thread = threading.Thread(target=self._main, name=f"vcpu{self.index}", daemon=True)
+        self.thread = Thread(self._main, f"vcpu{self.index}")
         self._ident = STARTING
         self.thread.start()
 

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import threading
-
 from pyvmm.errors import GuestDataError, StateError, SymcallError
+from pyvmm.machine.thread import Thread
 from pyvmm.symbiotic import abi, memory
 from pyvmm.symbiotic.answer import ask
 from pyvmm.symbiotic.swapstats import swap_evict, swap_stats
@@ -34,7 +33,7 @@ class Evictor:
         self._machine = machine
         self._governor = governor
         self.asked = 0
-        self._thread = threading.Thread(target=self._main, name="swap-evict", daemon=True)
+        self._thread = Thread(self._main, "swap-evict")
         self._thread.start()
 
     def _main(self) -> None:
