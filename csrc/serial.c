@@ -61,7 +61,7 @@ enum {
 	MSR_RI_TRAILING = 0x04,
 	MSR_HOST = MSR_CTS | MSR_DSR | MSR_DCD, /* somebody is always there and ready */
 
-	FIFO_SIZE = 16,
+	FIFO_SIZE = SERIAL_FIFO,
 
 	/* How long a write to a full transmitter waits for the reader of the output. Linux's
 	 * console stops polling for THRE after 10 ms and writes regardless. */
@@ -81,6 +81,7 @@ struct serial {
 	uint8_t signalled; /* the sources that the guest has had an edge for */
 	uint8_t fifo[FIFO_SIZE];
 	uint32_t fifo_first, fifo_count;
+	uint32_t fifo_looped; /* by place in the FIFO: the byte came by loopback */
 	struct serial_stats stats;
 };
 
@@ -133,9 +134,29 @@ static uint32_t fifo_capacity(const struct serial *serial)
 	return serial->fcr & FCR_ENABLE ? FIFO_SIZE : 1;
 }
 
-static void fifo_push(struct serial *serial, uint8_t byte)
+static void fifo_push(struct serial *serial, uint8_t byte, bool looped)
 {
-	serial->fifo[(serial->fifo_first + serial->fifo_count++) % FIFO_SIZE] = byte;
+	uint32_t place = (serial->fifo_first + serial->fifo_count++) % FIFO_SIZE;
+
+	serial->fifo[place] = byte;
+	serial->fifo_looped &= ~(1U << place);
+	serial->fifo_looped |= (uint32_t)looped << place;
+}
+
+/* Input stays: the driver resets the FIFO as it starts, after it has said that it takes input. */
+static void fifo_reset(struct serial *serial)
+{
+	uint8_t kept[FIFO_SIZE];
+	uint64_t count = 0;
+
+	for (uint32_t i = 0; i < serial->fifo_count; i++) {
+		uint32_t place = (serial->fifo_first + i) % FIFO_SIZE;
+
+		if (!(serial->fifo_looped >> place & 1))
+			kept[count++] = serial->fifo[place];
+	}
+	serial->fifo_count = 0;
+	serial_line_return(&serial->line, kept, count);
 }
 
 static void refill(struct serial *serial)
@@ -144,7 +165,7 @@ static void refill(struct serial *serial)
 
 	while (serial->fifo_count < fifo_capacity(serial) && receiving(serial) &&
 	       serial_line_take(&serial->line, &byte))
-		fifo_push(serial, byte);
+		fifo_push(serial, byte, false);
 }
 
 static uint8_t read_rbr(struct serial *serial)
@@ -252,7 +273,7 @@ static uint8_t read_register(struct serial *serial, uint64_t index)
 static void loop_back(struct serial *serial, uint8_t byte)
 {
 	if (serial->fifo_count < fifo_capacity(serial)) {
-		fifo_push(serial, byte);
+		fifo_push(serial, byte, true);
 		return;
 	}
 	serial->overrun = true;
@@ -312,7 +333,7 @@ static void write_ier(struct serial *serial, uint8_t value)
 static void write_fcr(struct serial *serial, uint8_t value)
 {
 	if ((value ^ serial->fcr) & FCR_ENABLE || value & FCR_RESET_RX)
-		serial->fifo_count = 0;
+		fifo_reset(serial);
 	serial->fcr = value & FCR_ENABLE ? value & FCR_KEPT : 0;
 	refill(serial);
 	update_interrupt(serial);
@@ -523,5 +544,7 @@ void serial_get_stats(struct serial *serial, struct serial_stats *stats)
 	stats->dropped += line->lost;
 	stats->waiting = serial->fifo_count + serial_line_waiting(line);
 	stats->refused = line->refused;
+	stats->output_error = line->output_error;
+	stats->log_error = line->log_error;
 	pthread_mutex_unlock(&serial->lock);
 }

@@ -26,6 +26,8 @@ struct serial_config {
 	int input_fd;  /* -1: none but serial_feed() */
 	int quit_fd;   /* eventfd for ctrl-a x, or -1 */
 	int escape;    /* filter the input for ctrl-a keys */
+	int failed_fd; /* eventfd, signalled when the output takes no more; or -1 */
+	int log_fd;    /* gets what the output gets; or -1 */
 };
 
 struct serial_stats {
@@ -38,6 +40,8 @@ struct serial_stats {
 	uint64_t waiting;    /* bytes of input the guest has not read yet */
 	uint64_t refused;    /* bytes typed and lost while the guest took none */
 	uint64_t overruns;   /* bytes lost in loopback mode */
+	int output_error;    /* the errno with which the output ended, or 0 */
+	int log_error;       /* likewise the log */
 };
 
 struct serial;

@@ -23,6 +23,7 @@ enum {
 	/* Reads or writes before the other direction gets its turn: the escape keys must work while
 	 * a guest never stops writing. */
 	BUDGET = 64,
+	LOG_WAIT_MS = 1000,
 };
 
 bool serial_line_full(const struct serial_line *line)
@@ -76,7 +77,7 @@ bool serial_line_take(struct serial_line *line, uint8_t *byte)
 {
 	if (line->taken == line->given)
 		return false;
-	*byte = line->backlog[line->taken++ % SERIAL_BACKLOG];
+	*byte = line->backlog[line->taken++ % sizeof(line->backlog)];
 	if (line->paused && serial_line_waiting(line) <= SERIAL_BACKLOG / 2) {
 		line->paused = false;
 		line->resume = true;
@@ -85,15 +86,30 @@ bool serial_line_take(struct serial_line *line, uint8_t *byte)
 	return true;
 }
 
+/* Bytes that were returned may lie beyond it. */
+static uint64_t backlog_room(const struct serial_line *line)
+{
+	uint64_t waiting = serial_line_waiting(line);
+
+	return waiting < SERIAL_BACKLOG ? SERIAL_BACKLOG - waiting : 0;
+}
+
 uint64_t serial_line_give(struct serial_line *line, const uint8_t *bytes, uint64_t length)
 {
-	uint64_t room = SERIAL_BACKLOG - serial_line_waiting(line);
+	uint64_t room = backlog_room(line);
 
 	if (length > room)
 		length = room;
 	for (uint64_t i = 0; i < length; i++)
-		line->backlog[line->given++ % SERIAL_BACKLOG] = bytes[i];
+		line->backlog[line->given++ % sizeof(line->backlog)] = bytes[i];
 	return length;
+}
+
+void serial_line_return(struct serial_line *line, const uint8_t *bytes, uint64_t length)
+{
+	line->taken -= length;
+	for (uint64_t i = 0; i < length; i++)
+		line->backlog[(line->taken + i) % sizeof(line->backlog)] = bytes[i];
 }
 
 static ssize_t write_some(const struct serial_line *line, const uint8_t *bytes, size_t length)
@@ -121,9 +137,12 @@ static void note_written(struct serial_line *line, size_t length)
 	line->changed(line->opaque);
 }
 
-static void output_failed(struct serial_line *line)
+static void output_failed(struct serial_line *line, int error)
 {
 	line->open = false;
+	line->output_error = error;
+	if (line->failed_fd >= 0)
+		eventfd_signal(line->failed_fd);
 	line->lost += line->sent - line->written;
 	note_written(line, (size_t)(line->sent - line->written));
 }
@@ -163,10 +182,38 @@ static uint64_t next_run(struct serial_line *line, bool wrote, const uint8_t **b
 	return length < SERIAL_RING - start ? length : SERIAL_RING - start;
 }
 
+static void log_failed(struct serial_line *line, int error)
+{
+	pthread_mutex_lock(line->lock);
+	line->log_error = error;
+	pthread_mutex_unlock(line->lock);
+	close(line->log_fd);
+	line->log_fd = -1;
+}
+
+/* A file takes all at once. A pipe whose reader stands still is given a while, then up. */
+static void log_bytes(struct serial_line *line, const uint8_t *bytes, size_t length)
+{
+	while (length && line->log_fd >= 0) {
+		struct pollfd ready = {.fd = line->log_fd, .events = POLLOUT};
+		ssize_t done = write(line->log_fd, bytes, length);
+
+		if (done >= 0) {
+			bytes += done;
+			length -= (size_t)done;
+		} else if (errno == EAGAIN && poll(&ready, 1, LOG_WAIT_MS) == 0) {
+			log_failed(line, ETIMEDOUT);
+		} else if (errno != EAGAIN && errno != EINTR) {
+			log_failed(line, errno);
+		}
+	}
+}
+
 static void pump_output(struct serial_line *line)
 {
 	const uint8_t *bytes;
 	uint64_t length, writes = 0;
+	int error;
 
 	while (writes < BUDGET && (length = next_run(line, writes, &bytes))) {
 		/* The guest adds behind these bytes and never changes them. */
@@ -178,9 +225,11 @@ static void pump_output(struct serial_line *line)
 			watch_output(line);
 			return;
 		}
+		error = errno;
+		log_bytes(line, bytes, (size_t)(ret < 0 ? (ssize_t)length : ret));
 		pthread_mutex_lock(line->lock);
 		if (ret < 0)
-			output_failed(line);
+			output_failed(line, error);
 		else
 			note_written(line, (size_t)ret);
 		pthread_mutex_unlock(line->lock);
@@ -223,7 +272,7 @@ static size_t input_room(struct serial_line *line)
 	uint64_t room;
 
 	pthread_mutex_lock(line->lock);
-	room = SERIAL_BACKLOG - serial_line_waiting(line);
+	room = backlog_room(line);
 	/* The escape keys must work on a guest that takes no input. */
 	if (!room && line->escape)
 		room = CHUNK;
@@ -332,6 +381,11 @@ static int open_descriptors(struct serial_line *line, const struct serial_config
 		if (line->input.fd < 0)
 			return line->input.fd;
 	}
+	if (config->log_fd >= 0) {
+		line->log_fd = terminal_dup(config->log_fd, O_WRONLY);
+		if (line->log_fd < 0)
+			return line->log_fd;
+	}
 	line->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	line->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	return line->kick_fd < 0 || line->timer_fd < 0 ? -errno : 0;
@@ -384,6 +438,7 @@ void serial_line_close(struct serial_line *line)
 	iothread_destroy(line->thread);
 	close_fd(line->output.fd);
 	close_fd(line->input.fd);
+	close_fd(line->log_fd);
 	close_fd(line->kick_fd);
 	close_fd(line->timer_fd);
 }
@@ -396,7 +451,8 @@ int serial_line_open(struct serial_line *line, const struct serial_config *confi
 	line->lock = lock;
 	line->changed = changed;
 	line->opaque = opaque;
-	line->kick_fd = line->timer_fd = -1;
+	line->kick_fd = line->timer_fd = line->log_fd = -1;
+	line->failed_fd = config->failed_fd;
 	line->output = (struct iothread_watch){-1, on_output, line};
 	line->input = (struct iothread_watch){-1, on_input, line};
 	line->escape = config->escape;

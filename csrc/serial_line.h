@@ -17,6 +17,9 @@
 #include "serial.h"
 #include "terminal.h"
 
+/* Bytes that a port takes before its guest has read them. */
+enum { SERIAL_FIFO = 16 };
+
 /* Called on the line's thread, with the lock held, after output was written or input arrived. */
 typedef void serial_line_changed(void *opaque);
 
@@ -33,6 +36,7 @@ struct serial_line {
 	bool pumping;   /* the thread will look at the ring by itself */
 	bool blocked;   /* too little room for a FIFO's worth */
 	bool unblocked; /* for the owner to see and reset: blocked ended */
+	int output_error, log_error;
 
 	/* Input likewise: [taken, given) waits for the guest. */
 	uint64_t given, taken;
@@ -48,10 +52,11 @@ struct serial_line {
 	bool output_watched;
 	bool input_polled; /* files are not: they are always ready */
 	int kick_fd, timer_fd;
+	int log_fd, failed_fd;
 	struct iothread_watch kick, timer, output, input;
 
 	uint8_t ring[SERIAL_RING];
-	uint8_t backlog[SERIAL_BACKLOG];
+	uint8_t backlog[SERIAL_BACKLOG + SERIAL_FIFO];
 };
 
 /* 0 or -errno; nothing is left behind then. */
@@ -70,6 +75,9 @@ uint64_t serial_line_tail(const struct serial_line *line, uint8_t *buffer, uint6
 
 /* Input. */
 bool serial_line_take(struct serial_line *line, uint8_t *byte);
+/* Puts bytes that were taken, at most SERIAL_FIFO of them since the last was kept, in front again.
+ */
+void serial_line_return(struct serial_line *line, const uint8_t *bytes, uint64_t length);
 uint64_t serial_line_give(struct serial_line *line, const uint8_t *bytes, uint64_t length);
 uint64_t serial_line_waiting(const struct serial_line *line);
 

@@ -44,6 +44,8 @@ struct virtio_console {
 	bool end_owed; /* the guest is still to be told of the end of framed input */
 	bool drained;  /* atomic: all that the guest had queued is written out */
 
+	int failed_fd;
+	int output_error;
 	bool tx_waits; /* the TX queue's chain does until the output takes bytes */
 };
 
@@ -244,7 +246,10 @@ static bool write_held(struct virtio_console *console)
 		if (console->tx_waits)
 			return false;
 		/* Nobody reads any more. The guest need not know. */
+		__atomic_store_n(&console->output_error, (int)-done, __ATOMIC_RELEASE);
 		close_output(console);
+		if (console->failed_fd >= 0)
+			eventfd_signal(console->failed_fd);
 	}
 	if (from->bytes)
 		virtio_count(&console->device.stats.errors, 1);
@@ -330,6 +335,14 @@ void virtio_console_set_size(struct virtio_device *device, uint16_t columns, uin
 	                     sizeof(size));
 }
 
+int virtio_console_output_error(const struct virtio_device *device)
+{
+	const struct virtio_console *console =
+	        (const void *)((const char *)device - offsetof(struct virtio_console, device));
+
+	return __atomic_load_n(&console->output_error, __ATOMIC_ACQUIRE);
+}
+
 /* Draining. */
 
 static void drain_some(void *opaque)
@@ -400,6 +413,7 @@ static int plug_in(struct virtio_console *console, const struct virtio_console_p
 		console->gated = true;
 	}
 	console->escape = plug->escape;
+	console->failed_fd = plug->failed_fd;
 	console->framed = console->end_owed = plug->framed;
 	escape_filter_init(&console->filter, plug->quit_fd, console->output.fd);
 	console->input_watch = (struct iothread_watch){-1, input_ready, console};

@@ -14,6 +14,7 @@ struct virtio_console_plug {
 	int escape;    /* obey the escape keys in the input */
 	int quit_fd;   /* eventfd for ctrl-a x, or -1 */
 	int gate_fd;   /* eventfd that opens the input: until it is signalled none is read; or -1 */
+	int failed_fd; /* eventfd, signalled when the output takes no more; or -1 */
 	int framed;    /* frame the input, so that its end reaches the guest too */
 };
 
@@ -22,6 +23,9 @@ struct virtio_console_plug {
 struct virtio_device *virtio_console_create(const struct guest_memory *memory,
                                             struct iothread *thread, int irq_fd,
                                             const struct virtio_console_plug *plug);
+
+/* The errno with which the output ended, or 0. Any thread. */
+int virtio_console_output_error(const struct virtio_device *device);
 
 /* The size of the terminal; the driver is told of a change. Any thread. */
 void virtio_console_set_size(struct virtio_device *device, uint16_t columns, uint16_t rows);

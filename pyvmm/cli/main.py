@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 
-from pyvmm.cli import status
+from pyvmm.cli import status, stdio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +52,23 @@ def _parse(module: Any, name: str, rest: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand and returns the exit status, one of `pyvmm.cli.status`."""
+    from pyvmm.errors import Error
+
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _choose(arguments)
+    except stdio.OutputError:
+        return status.HOST
+    except Error as error:
+        print(f"pyvmm: {error}", file=sys.stderr)
+        return status.of_error(error)
+    except KeyboardInterrupt:
+        return status.INTERRUPTED
+    except BrokenPipeError:
+        return status.BROKEN_PIPE  # whoever read our output is gone
+
+
+def _choose(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview())
         return status.OK if arguments else status.USAGE
@@ -69,34 +84,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, rest: Sequence[str]) -> int:
-    from pyvmm.errors import Error
-
     module: Any = importlib.import_module(f"pyvmm.cli.{name}")
     quick = getattr(module, "quick_parse", None)
-    try:
-        args = quick(rest) if quick else None
-        return int(module.main(args or _parse(module, name, rest)))
-    except Error as error:
-        print(f"pyvmm: {error}", file=sys.stderr)
-        return status.of_error(error)
-    except KeyboardInterrupt:
-        return status.INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output is gone; say nothing more to it.
-        sys.stderr.close()
-        return status.BROKEN_PIPE
+    args = quick(rest) if quick else None
+    return int(module.main(args or _parse(module, name, rest)))
 
 
 def entry() -> None:
     """The `pyvmm` program."""
-    _fill_standard_descriptors()
-    sys.exit(main())
-
-
-def _fill_standard_descriptors() -> None:
-    """A closed stdin would otherwise become the number of /dev/kvm or of the guest's memory."""
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
+    stdio.prepare()
+    try:
+        code = main()
+    except SystemExit as end:  # argparse, for --help too
+        code = stdio.code_of(end)
+    sys.exit(stdio.finish(code))

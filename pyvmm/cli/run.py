@@ -9,6 +9,7 @@ import sys
 from pyvmm.cli import status
 from pyvmm.cli.outputs import Outputs
 from pyvmm.cli.plan import Plan
+from pyvmm.cli.streams import Streams
 from pyvmm.errors import ConfigError, HostError
 
 TYPE_CHECKING = False
@@ -251,48 +252,51 @@ def _launch(plan: Plan, outputs: Outputs, started: Callable[[str], None] | None)
     from pyvmm.vm import VM
 
     args = plan.args
-    with VM(
-        args.memory,
-        args.cpus,
-        kernel=plan.kernel,
-        initrd=plan.initrd or None,
-        cmdline=plan.cmdline,
-        flat=args.flat,
-        shared=args.shared,
-        hugepages=args.hugepages,
-        nested=args.nested,
-        symbiotic=False if args.no_symbiotic else None,
-        kvm_path=args.kvm,
-    ) as vm:
-        return _run(vm, plan, outputs, started)
+    quit_fd = os.eventfd(0, os.EFD_CLOEXEC)  # the devices signal it until they are gone
+    try:
+        with VM(
+            args.memory,
+            args.cpus,
+            kernel=plan.kernel,
+            initrd=plan.initrd or None,
+            cmdline=plan.cmdline,
+            flat=args.flat,
+            shared=args.shared,
+            hugepages=args.hugepages,
+            nested=args.nested,
+            symbiotic=False if args.no_symbiotic else None,
+            kvm_path=args.kvm,
+        ) as vm:
+            return _run(vm, plan, outputs, quit_fd, started)
+    finally:
+        os.close(quit_fd)
 
 
-def _run(vm: VM, plan: Plan, outputs: Outputs, started: Callable[[str], None] | None) -> int:
+def _run(
+    vm: VM, plan: Plan, outputs: Outputs, quit_fd: int, started: Callable[[str], None] | None
+) -> int:
     from pyvmm.devices.terminal import Terminal
 
     args = plan.args
-    quit_fd = os.eventfd(0, os.EFD_CLOEXEC)
-    try:
-        with Terminal(0, 1) if plan.interactive else _Plain() as terminal:
-            _add_devices(vm, plan, terminal.active, quit_fd, outputs.log_fd)
-            vm.load()
-            asked = _stop_on_signals(vm)
-            watcher = _watch_quit(vm, quit_fd)
-            try:
-                outputs.begin()
-                vm.start()
-                if asked:
-                    vm.stop()
-                _serve(vm, args.name)
-                if started:
-                    started(args.name)
-                result = vm.run(args.timeout)
-            finally:
-                os.eventfd_write(quit_fd, 1)
-                watcher.join()
-    finally:
-        os.close(quit_fd)
-    code = status.of_result(result.reason, result.status)
+    with Terminal(0, 1) if plan.interactive else _Plain() as terminal:
+        streams = Streams(vm, plan, outputs, tty=terminal.active, quit_fd=quit_fd)
+        _add_devices(vm, plan)
+        vm.load()
+        asked = _stop_on_signals(vm)
+        watcher = _watch_quit(vm, quit_fd)
+        try:
+            outputs.begin()
+            vm.start()
+            if asked:
+                vm.stop()
+            _serve(vm, args.name)
+            if started:
+                started(args.name)
+            result = vm.run(args.timeout)
+        finally:
+            os.eventfd_write(quit_fd, 1)
+            watcher.join()
+    code = streams.see(result, status.of_result(result.reason, result.status))
     return _report(vm, plan, outputs, result, code)
 
 
@@ -308,19 +312,8 @@ class _Plain:
         return
 
 
-def _add_devices(vm: VM, plan: Plan, tty: bool, quit_fd: int, log: int) -> None:
+def _add_devices(vm: VM, plan: Plan) -> None:
     args = plan.args
-    on_serial = plan.console == "serial"
-    vm.add_serial(
-        1 if on_serial else (2 if args.verbose and log < 0 else log),
-        0 if on_serial else -1,
-        escape=on_serial and tty,
-        quit_fd=quit_fd if on_serial else -1,
-    )
-    if plan.console == "virtio":
-        # A terminal that is not set up yet would take bytes of the input for control keys.
-        gate_fd = vm.machine.ready_fd() if plan.framed else -1
-        vm.add_console(0, 1, escape=tty, quit_fd=quit_fd, framed=plan.framed, gate_fd=gate_fd)
     for disk in plan.disks:
         vm.add_disk(disk.file, readonly=disk.readonly, serial=disk.serial, format=disk.format)
     for tap in args.net or []:

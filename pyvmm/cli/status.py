@@ -23,10 +23,11 @@ MEANINGS = {
     GUEST_FAULT: "the guest died of a triple fault",
     STOPPED: "the guest was stopped from outside (ctrl-a x, SIGTERM, pyvmm stop)",
     USAGE: "bad arguments, or an image that cannot be booted",
-    HOST: "the host refused: no KVM, no permission, no memory, no such tap",
+    HOST: "the host refused: no KVM, no permission, no memory, no such tap, no room for the output",
     TIMEOUT: "the time given with --timeout passed",
     VMM: "an error of pyvmm or KVM",
     INTERRUPTED: "ctrl-c",
+    BROKEN_PIPE: "whoever read the output has gone",
 }
 
 

@@ -33,6 +33,7 @@ class SerialStats(NamedTuple):
     `accesses` register accesses by the guest, `interrupts` edges raised, `sent` by the guest, `written` to the output
     (all of it where there is none), `dropped` because the output was closed or stood still, `received` by the guest,
     `waiting` input it has not read yet, `refused` typed while it read nothing, `overruns` lost in loopback mode.
+    `output_error` and `log_error` are the errno with which the output and the log ended, 0 while they take bytes.
     """
 
     accesses: int
@@ -44,6 +45,8 @@ class SerialStats(NamedTuple):
     waiting: int
     refused: int
     overruns: int
+    output_error: int
+    log_error: int
 
 
 class Serial:
@@ -51,7 +54,9 @@ class Serial:
 
     What the guest sends goes to `output_fd`, and its last 64 KiB are kept for `tail`; what is read from `input_fd`
     goes to the guest. Both descriptors stay the caller's and may be closed once this returns; -1 is none. With
-    `escape`, ctrl-a x in the input signals the eventfd `quit_fd`, ctrl-a h prints help.
+    `escape`, ctrl-a x in the input signals the eventfd `quit_fd`, ctrl-a h prints help. An output that takes no more
+    signals the eventfd `failed_fd`. `log_fd` gets the same bytes as the output; a pipe there that takes none for a
+    second is given up.
 
     The line has no speed: a byte takes no time, whatever the divisor says. Nothing is lost to a slow reader: the
     transmitter reports full until there is room.
@@ -67,15 +72,20 @@ class Serial:
         *,
         escape: bool = False,
         quit_fd: int = -1,
+        failed_fd: int = -1,
+        log_fd: int = -1,
         port: int = PORT,
         gsi: int = GSI,
     ) -> None:
+        if output_fd < 0:
+            output_fd, log_fd = log_fd, -1
         self._machine = machine
         self._port = port
         config = ffi.new("struct serial_config *")
         config.irq_fd = machine.irqfd(gsi)
         config.output_fd, config.input_fd = output_fd, input_fd
         config.quit_fd, config.escape = quit_fd, escape
+        config.failed_fd, config.log_fd = failed_fd, log_fd
         self._handle = _create(config)
         handler = ffi.addressof(lib, "serial_access")
         error = lib.bus_add(machine.pio, port, lib.SERIAL_PORTS, handler, self._c)
@@ -129,7 +139,7 @@ class Serial:
 
 
 def _create(config: Any) -> Handle:
-    for name in ("output_fd", "input_fd"):
+    for name in ("output_fd", "input_fd", "log_fd"):
         fd = getattr(config, name)
         if fd >= 0:
             try:

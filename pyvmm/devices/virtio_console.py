@@ -23,7 +23,8 @@ class VirtioConsole(VirtioDevice):
 
     Both descriptors (terminals, pipes, sockets, files) stay the caller's and may be closed once this returns. Output
     that its reader does not take makes the guest wait; nothing is dropped until the output is closed at the other
-    end. With `escape`, ctrl-a x in the input signals the eventfd `quit_fd`, ctrl-a h prints help.
+    end, which signals the eventfd `failed_fd`. With `escape`, ctrl-a x in the input signals the eventfd `quit_fd`,
+    ctrl-a h prints help.
     With `framed` the input is framed (csrc/framing.h), so that a guest that knows it sees the end of the input.
     No input is read until the eventfd `gate_fd` is signalled, if there is one.
 
@@ -42,6 +43,7 @@ class VirtioConsole(VirtioDevice):
         *,
         escape: bool = False,
         quit_fd: int = -1,
+        failed_fd: int = -1,
         framed: bool = False,
         gate_fd: int = -1,
         size: tuple[int, int] | None = None,
@@ -51,7 +53,7 @@ class VirtioConsole(VirtioDevice):
         plug.input_fd = _checked("input_fd", input_fd)
         plug.output_fd = _checked("output_fd", output_fd)
         plug.escape, plug.quit_fd, plug.framed = escape, quit_fd, framed
-        plug.gate_fd = gate_fd
+        plug.gate_fd, plug.failed_fd = gate_fd, failed_fd
         columns, rows = size or _terminal_size(plug.output_fd)
         _check_size(columns, rows)
         try:
@@ -70,6 +72,11 @@ class VirtioConsole(VirtioDevice):
         _check_size(columns, rows)
         with self.handle as device:
             lib.virtio_console_set_size(device, columns, rows)
+
+    def output_error(self) -> int:
+        """The errno with which the output ended, 0 while it takes bytes."""
+        with self.handle as device:
+            return int(lib.virtio_console_output_error(device))
 
     def drain(self, timeout: float = 10.0) -> bool:
         """Writes out what the guest has queued: False if the output does not take it in `timeout` seconds, and if it is

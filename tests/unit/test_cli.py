@@ -183,6 +183,45 @@ def test_the_reader_of_the_output_may_leave() -> None:
     assert "Traceback" not in done.stderr
 
 
+PROGRAM = (sys.executable, "-m", "pyvmm")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("words", "code"), [("--help", 0), ("run --help", 0), ("doctor --kvm /nowhere", status.HOST)]
+)
+@pytest.mark.parametrize(
+    ("output", "lost", "said"),
+    [
+        ("> /dev/full", status.HOST, "standard output: No space left on device"),
+        (">&-", status.HOST, "standard output: Bad file descriptor"),
+        ("| true", status.BROKEN_PIPE, ""),
+    ],
+)
+def test_output_that_is_lost_is_no_success(
+    words: str, code: int, output: str, lost: int, said: str, unbuffered: str
+) -> None:
+    script = f"{' '.join(PROGRAM)} {words} {output}; exit ${{PIPESTATUS[0]}}"
+    env = os.environ | {"PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-c", script], env=env, capture_output=True, text=True, check=False
+    )
+    # In a pipe it may have written all before its reader went.
+    assert done.returncode in ({lost, code} if output == "| true" else {code or lost})
+    assert said in done.stderr
+    assert done.stderr.count("standard output") == bool(said)
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_names_that_standard_output_has_no_letters_for(tmp_path: Path) -> None:
+    name = b"\xff\xc3\xa9\xd0\x96"
+    code = f"import sys, os; from pyvmm.cli import stdio; stdio.prepare(); print(os.fsdecode({name!r}))"
+    for encoding, shown in (("ascii", b"\xff\\xe9\\u0416\n"), ("utf-8", name + b"\n")):
+        env = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
+        assert subprocess.check_output([sys.executable, "-c", code], env=env) == shown
+
+
 def test_importing_the_program_loads_nothing_heavy() -> None:
     heavy = (
         "argparse json subprocess tempfile pathlib dataclasses inspect asyncio pyvmm.vm pyvmm.lab"

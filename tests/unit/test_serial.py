@@ -401,6 +401,32 @@ def test_input_survives_probing_and_startup(uart):
     assert uart.receive(200) == data
 
 
+@pytest.mark.parametrize("length", [1, 7, 200, 65536])
+def test_input_survives_a_reset_of_the_fifo(uart, length):
+    """Linux enables the interrupt before the FIFO, which resets that: what was taken meanwhile comes again."""
+    data = random.Random(length).randbytes(length)
+    uart.serial.feed(data)
+    uart.out(MCR, OUT2)
+    uart.out(IER, RLSI | RX)
+    assert uart.inp(LSR) & DR
+    for fcr in (1, 7, 0, 0x81):
+        uart.out(FCR, fcr)
+        assert uart.serial.stats().waiting == length
+    assert uart.receive(length) == data
+
+
+def test_only_what_came_by_loopback_goes_with_a_reset(uart):
+    uart.out(FCR, 1)
+    uart.out(MCR, RTS)
+    uart.serial.feed(b"in")
+    uart.out(MCR, LOOP)
+    uart.out(THR, 0x78)
+    uart.out(FCR, 3)
+    assert not uart.inp(LSR) & DR
+    uart.out(MCR, RTS)
+    assert uart.receive(2) == b"in"
+
+
 def test_guest_that_only_polls_gets_input(uart):
     uart.serial.feed(b"hi")
     assert uart.receive(2) == b"hi"
@@ -530,6 +556,68 @@ def test_every_byte_reaches_a_slow_reader(port, pipe, blocking):
     assert bytes(seen) == data
     stats = guest.serial.stats()
     assert (stats.sent, stats.written, stats.dropped) == (len(data), len(data), 0)
+
+
+def test_an_output_that_takes_no_more_is_told(port, pipe):
+    failed = os.eventfd(0, os.EFD_NONBLOCK)
+    guest = port(pipe[1], failed_fd=failed)
+    guest.send(b"a")
+    assert guest.serial.drain()
+    assert guest.serial.stats().output_error == 0
+    os.close(pipe[0])
+    pipe[0] = -1
+    guest.send(b"b")
+    assert select.select([failed], [], [], 30)[0]
+    assert guest.serial.stats().output_error == errno.EPIPE
+    os.close(failed)
+
+
+def take(fd: int, length: int) -> threading.Thread:
+    """A reader of so many bytes."""
+
+    def read() -> None:
+        left = length
+        while left:
+            left -= len(os.read(fd, left))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    return thread
+
+
+def test_the_log_gets_what_the_output_gets(port, pipe, tmp_path):
+    data = random.Random(4).randbytes(100000)
+    with open(tmp_path / "log", "wb") as log:
+        guest = port(pipe[1], log_fd=log.fileno())
+    reader = take(pipe[0], len(data))
+    guest.send(data)
+    assert guest.serial.drain(30)
+    reader.join()
+    assert (tmp_path / "log").read_bytes() == data
+
+
+def test_a_log_that_takes_no_more_stops_nothing(port, pipe):
+    ends = os.pipe()
+    guest = port(pipe[1], log_fd=ends[1])
+    os.close(ends[0])
+    guest.send(b"word")
+    assert guest.serial.drain()
+    assert os.read(pipe[0], 100) == b"word"
+    stats = guest.serial.stats()
+    assert (stats.output_error, stats.log_error) == (0, errno.EPIPE)
+    os.close(ends[1])
+
+
+def test_a_log_whose_reader_stands_still_is_given_up(port, pipe):
+    ends = os.pipe()
+    guest = port(pipe[1], log_fd=ends[1])
+    reader = take(pipe[0], 200000)
+    guest.send(bytes(200000))
+    assert guest.serial.drain(30)
+    reader.join()
+    assert guest.serial.stats().log_error == errno.ETIMEDOUT
+    for fd in ends:
+        os.close(fd)
 
 
 def test_full_ring_clears_thre_and_interrupts_when_there_is_room(port, pipe):

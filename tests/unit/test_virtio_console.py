@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pty
 import select
@@ -224,6 +225,24 @@ def test_reader_goes_away(consoles: list[Console], pipes: list[int]) -> None:
     console.offer()
     os.write(pipes[1], b"in")
     console.expect(b"in")
+
+
+@pytest.mark.parametrize("reason", [errno.EPIPE, errno.ENOSPC])
+def test_an_output_that_takes_no_more_is_told(
+    consoles: list[Console], pipes: list[int], reason: int
+) -> None:
+    failed = os.eventfd(0, os.EFD_NONBLOCK)
+    full = os.open("/dev/full", os.O_WRONLY)
+    output = full if reason == errno.ENOSPC else pipes[3]
+    console = Console(None, output, failed_fd=failed).start()
+    consoles.append(console)
+    assert console.device.output_error() == 0
+    os.close(pipes[2])
+    console.send(b"nobody")
+    assert select.select([failed], [], [], PATIENCE)[0]
+    assert console.device.output_error() == reason
+    os.close(failed)
+    os.close(full)
 
 
 def test_reader_goes_away_while_the_output_is_full(

@@ -280,6 +280,7 @@ static void run_driver(struct world *world)
 static struct virtio_device *make_device(struct world *world, int kind)
 {
 	struct virtio_console_plug plug = {
+	        .failed_fd = -1,
 	        .input_fd = world->sockets[0],
 	        .output_fd = world->sockets[0],
 	        .escape = 1,

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's bytes: which device has the terminal and which the log, and what became of what they were given."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from pyvmm.cli import status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.cli.outputs import Outputs
+    from pyvmm.cli.plan import Plan
+    from pyvmm.devices.virtio_console import VirtioConsole
+    from pyvmm.machine.result import Result
+    from pyvmm.vm import VM
+
+IN, OUT, ERR = 0, 1, 2
+
+
+class Streams:
+    """The serial port and the virtio console of a run, connected.
+
+    `quit_fd` is signalled by ctrl-a x (`tty` says that there are keys), and when standard output takes no more: the
+    guest cannot know, and would write for nobody. A guest in the background goes on.
+    """
+
+    def __init__(self, vm: VM, plan: Plan, outputs: Outputs, *, tty: bool, quit_fd: int) -> None:
+        self._outputs = outputs
+        self._on_serial = plan.console == "serial"
+        self._console: VirtioConsole | None = None
+        log = outputs.log_fd
+        end_fd = quit_fd if outputs.stands_for_log is None else -1
+        if self._on_serial:
+            self._serial = vm.add_serial(
+                OUT, IN, escape=tty, quit_fd=quit_fd, failed_fd=end_fd, log_fd=log
+            )
+        else:
+            self._serial = vm.add_serial(ERR if plan.args.verbose else -1, log_fd=log)
+        self._copies_log = self._on_serial or plan.args.verbose
+        if plan.console == "virtio":
+            # A terminal that is not set up yet would take bytes of the input for control keys.
+            gate_fd = vm.machine.ready_fd() if plan.framed else -1
+            self._console = vm.add_console(
+                IN, OUT, escape=tty, quit_fd=quit_fd, failed_fd=end_fd, framed=plan.framed, gate_fd=gate_fd
+            )  # fmt: skip
+
+    def output_error(self) -> int:
+        """The errno with which standard output ended, or 0."""
+        if self._on_serial:
+            return self._serial.stats().output_error
+        return self._console.output_error() if self._console is not None else 0
+
+    def log_error(self) -> int:
+        """Likewise the log."""
+        stats = self._serial.stats()
+        if self._outputs.log is None:
+            return 0
+        return stats.log_error if self._copies_log else stats.output_error
+
+    def see(self, result: Result, code: int) -> int:
+        """Says on stderr what could not be written; the status that is left of `code` by that.
+
+        A reader that has gone is no fault: the status is a pipe's. A failure of the guest's own stays.
+        """
+        error, log_error = self.output_error(), self.log_error()
+        if error:
+            reason = f"standard output: {os.strerror(error)}"
+            stopped = result.reason == "stopped"
+            if stopped:
+                result.detail = result.detail or reason
+            if stopped or not code:
+                code = status.BROKEN_PIPE if error == errno.EPIPE else status.HOST
+            if error != errno.EPIPE:
+                print(f"pyvmm: {reason}; what the guest wrote is lost", file=sys.stderr)
+        if log_error and self._outputs.log is not None:
+            refusal = self._outputs.log.refusal(os.strerror(log_error))
+            print(f"pyvmm: {refusal}; the rest of it is lost", file=sys.stderr)
+            code = code or status.HOST
+        return code
