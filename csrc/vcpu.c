@@ -340,11 +340,14 @@ static int end_of_symcall(struct vcpu *vcpu, int event)
 
 int vcpu_flush(struct vcpu *vcpu)
 {
-	int result = 0;
+	int result = -EINTR;
 
 	if (vcpu->run->kvm_dirty_regs)
 		result = vcpu_settle_step(vcpu);
 	vcpu->touched = 1;
+	/* An exit that nobody waits for: what has registers to take has nothing left to finish. */
+	if (!result)
+		return -EBUSY;
 	return result == -EINTR ? 0 : result;
 }
 

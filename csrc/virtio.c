@@ -223,19 +223,21 @@ static void make_unready(void *opaque)
 
 /* The transport's side. */
 
-static bool must_stop(const void *who)
+static bool must_leave(const void *who)
 {
-	const struct vcpu *vcpu = who;
-
-	return vcpu && __atomic_load_n(&vcpu->requests, __ATOMIC_RELAXED) & VCPU_REQUEST_STOP;
+	return who && vcpu_must_leave(who);
 }
 
-/* Has the I/O thread do something to the device or to one of its queues; false where the vCPU is
- * to stop instead: nobody will look at the device any more. */
+/* Has the I/O thread do something to the device or to one of its queues. False where the vCPU is to
+ * leave instead. The guest may go on all the same, if that was about a symcall, and what it asked
+ * for may still come, or not: nothing but a reset helps then. */
 static bool on_thread(struct virtio_device *device, void (*fn)(void *opaque), void *what,
                       const struct vcpu *vcpu)
 {
-	return !iothread_call_unless(device->thread, fn, what, must_stop, vcpu);
+	if (!iothread_call_unless(device->thread, fn, what, must_leave, vcpu))
+		return true;
+	ask_for_reset(device);
+	return false;
 }
 
 void virtio_write_ready(struct virtio_device *device, struct virtio_queue *queue, bool ready,
@@ -252,8 +254,10 @@ void virtio_write_ready(struct virtio_device *device, struct virtio_queue *queue
 	if (!(status & VIRTIO_CONFIG_S_FEATURES_OK) ||
 	    (status & (VIRTIO_CONFIG_S_FAILED | VIRTIO_CONFIG_S_NEEDS_RESET)))
 		return;
+	/* Where the thread may still be at it, the guest must not move the rings under its hands.
+	 */
 	queue->ready =
-	        on_thread(device, make_ready, queue, vcpu) && virtqueue_is_live(&queue->ring);
+	        !on_thread(device, make_ready, queue, vcpu) || virtqueue_is_live(&queue->ring);
 }
 
 static void reset_queue(struct virtio_queue *queue)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,10 +15,13 @@ from pyvmm._core import ffi
 from pyvmm.devices import virtio
 from pyvmm.devices.virtio_blk import VirtioBlk
 from pyvmm.devices.virtio_rng import VirtioRng
-from pyvmm.errors import HostError
+from pyvmm.errors import HostError, SymcallError
 from pyvmm.machine.machine import Machine
-from tests import bare
+from tests import bare, callee
 from tests.waiting import until
+
+if TYPE_CHECKING:
+    from pyvmm.machine.hook import Exit
 
 REGS = 0xD0000000
 DESC, AVAIL, USED, BUFFER = 0x20000, 0x21000, 0x22000, 0x23000
@@ -156,3 +160,53 @@ def test_a_machine_whose_close_failed_is_closed_by_the_next(
     machine.close()
     machine.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+PORT, NEEDS_RESET = 0x510, 64
+#: A disk with one request of 512 bytes, and a call of the VMM once it is under way.
+ONE_REQUEST = f"mov ebx, {REGS:#x}\n" + "".join(
+    f"mov dword ptr [rbx + {offset:#x}], {value:#x}\n"
+    for offset, value in (
+        *((0x70, 1), (0x70, 3), (0x24, 1), (0x20, 1), (0x70, 11), (0x30, 0), (0x38, 8)),
+        *((0x80, DESC), (0x90, AVAIL), (0xA0, USED), (0x44, 1), (0x70, 15)),
+    )
+)
+#: Offered behind DRIVER_OK, so that the write of that is over.
+KICK = f"mov word ptr [{AVAIL + 2:#x}], 1\nmov dword ptr [rbx + 0x50], 0\n"
+ASK = f"mov edx, {PORT:#x}\nout dx, al\nmov eax, [rbx + 0x70]\nmov [{callee.TARGET:#x}], eax"
+RESET = f"mov ebp, {REGS:#x}\nmov dword ptr [rbp + 0x70], 0"
+
+
+def test_a_deadline_holds_while_the_guest_waits_for_a_device() -> None:
+    """The handler of a symcall resets a disk whose thread the host holds up; the disk then wants a reset."""
+    held, go_on = threading.Event(), threading.Event()
+    reasons: list[str] = []
+
+    @ffi.callback("virtio_blk_observer")
+    def hold(_opaque: object, _sector: int, _count: int) -> None:
+        held.set()
+        go_on.wait(60)
+
+    def ask(exit: Exit) -> None:
+        assert held.wait(60)
+        with pytest.raises(SymcallError) as raised:
+            exit.vcpu.symcall(1)
+        reasons.append(raised.value.reason)
+
+    with callee.machine(ONE_REQUEST + KICK + ASK, handler=RESET, symcall_deadline=0.2) as machine:
+        fd = os.memfd_create("disk")
+        os.ftruncate(fd, 1 << 20)
+        VirtioBlk(machine, fd).observe(hold)
+        os.close(fd)
+        memory = machine.memory
+        memory.write(HEADER, struct.pack("<IIQ", 1, 0, 0))
+        chain = [(HEADER, 16, 1, 1), (DATA, 512, 1, 2), (STATUS_BYTE, 1, 2, 0)]
+        memory.write(DESC, b"".join(struct.pack("<QIHH", *descriptor) for descriptor in chain))
+        memory.write(AVAIL, struct.pack("<HHH", 0, 0, 0))
+        machine.on_port(PORT, ask)
+        try:
+            assert bare.run(machine).reason == "halt"  # type: ignore[attr-defined]
+        finally:
+            go_on.set()
+        assert reasons == ["deadline"]
+        assert callee.word(machine, callee.TARGET) & NEEDS_RESET
