@@ -57,7 +57,7 @@ ssize_t blockfile_read(struct blockfile *file, struct iovec_list *to, uint64_t o
 	ssize_t done;
 
 	if (file->memory) {
-		done = (ssize_t)blockmemory_read(file->memory + offset, to->iov, limit.count);
+		done = blockmemory_read(file->memory + offset, to->iov, limit.count);
 	} else {
 		do {
 			done = preadv(file->fd, to->iov, (int)limit.count, (off_t)offset);
@@ -76,7 +76,7 @@ ssize_t blockfile_write(struct blockfile *file, struct iovec_list *from, uint64_
 	ssize_t done;
 
 	if (file->memory) {
-		done = (ssize_t)blockmemory_write(file->memory + offset, from->iov, limit.count);
+		done = blockmemory_write(file->memory + offset, from->iov, limit.count);
 	} else {
 		do {
 			done = pwritev2(file->fd, from->iov, (int)limit.count, (off_t)offset,
@@ -123,7 +123,7 @@ ssize_t blockfile_discard(struct blockfile *file, uint64_t offset, uint64_t leng
 		blockmemory_discard(file->memory + offset, piece);
 	else if (file->device)
 		ret = ioctl(file->fd, BLKDISCARD, range) ? -errno : 0;
-	else
+	else if (!file->keep || allocate(file, FALLOC_FL_ZERO_RANGE, offset, piece))
 		ret = allocate(file, FALLOC_FL_PUNCH_HOLE, offset, piece);
 	/* A discard is advice. */
 	return ret && ret != -EOPNOTSUPP && ret != -ENOSYS ? ret : (ssize_t)piece;

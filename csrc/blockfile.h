@@ -24,7 +24,8 @@ struct blockfile {
 	int fd;          /* not owned; -1 for memory */
 	uint8_t *memory; /* not owned; NULL for a descriptor */
 	bool readonly;
-	bool device;            /* a block device, not a file */
+	bool device; /* a block device, not a file */
+	bool keep;   /* a discard leaves the file its blocks; what is there reads as zeroes */
 	uint32_t logical_block; /* bytes; discards of a device have to be aligned to it */
 };
 

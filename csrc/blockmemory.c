@@ -1,32 +1,37 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "blockmemory.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 
+#include "guard.h"
+
 enum { PAGE = 4096 };
 
-/* memmove() because a piece and its place on the disk may overlap. */
-size_t blockmemory_read(const uint8_t *from, const struct iovec *to, uint32_t count)
+/* A piece and its place on the disk may overlap. */
+ssize_t blockmemory_read(const uint8_t *from, const struct iovec *to, uint32_t count)
 {
 	size_t done = 0;
 
 	for (uint32_t i = 0; i < count; i++) {
-		memmove(to[i].iov_base, from + done, to[i].iov_len);
+		if (!guard_copy(to[i].iov_base, from + done, to[i].iov_len))
+			return -EFAULT;
 		done += to[i].iov_len;
 	}
-	return done;
+	return (ssize_t)done;
 }
 
-size_t blockmemory_write(uint8_t *to, const struct iovec *from, uint32_t count)
+ssize_t blockmemory_write(uint8_t *to, const struct iovec *from, uint32_t count)
 {
 	size_t done = 0;
 
 	for (uint32_t i = 0; i < count; i++) {
-		memmove(to + done, from[i].iov_base, from[i].iov_len);
+		if (!guard_copy(to + done, from[i].iov_base, from[i].iov_len))
+			return -EFAULT;
 		done += from[i].iov_len;
 	}
-	return done;
+	return (ssize_t)done;
 }
 
 /* Where the first page boundary at or after it is. */

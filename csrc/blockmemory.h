@@ -7,13 +7,14 @@
 #define PYVMM_BLOCKMEMORY_H
 
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "iovec.h"
 
-/* As preadv(2) and pwritev(2): bytes moved. The pieces may lie in the disk itself: a guest that
- * sees it as memory may name it. */
-size_t blockmemory_read(const uint8_t *from, const struct iovec *to, uint32_t count);
-size_t blockmemory_write(uint8_t *to, const struct iovec *from, uint32_t count);
+/* As preadv(2) and pwritev(2): bytes moved, or -EFAULT where memory is gone (guard.h). The pieces
+ * may lie in the disk itself: a guest that sees it as memory may name it. */
+ssize_t blockmemory_read(const uint8_t *from, const struct iovec *to, uint32_t count);
+ssize_t blockmemory_write(uint8_t *to, const struct iovec *from, uint32_t count);
 
 /* Gives whole pages back to the host; they read as zeroes afterwards. What else there is of the
  * first and last one stays as it is. */

@@ -23,6 +23,7 @@ OWN = "csrc/build.py"
 CORE_HEADERS = [
     "thread.h",
     "memory.h",
+    "guard.h",
     "bus.h",
     "iothread.h",
     "vcpu.h",

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "iovec.h"
 
-#include <string.h>
+#include "guard.h"
 
 size_t iovec_skip(struct iovec_list *list, size_t bytes)
 {
@@ -47,7 +47,8 @@ size_t iovec_take(struct iovec_list *list, void *buffer, size_t bytes)
 	while (list->count && done < bytes) {
 		size_t piece = front(list, bytes - done);
 
-		memcpy((uint8_t *)buffer + done, list->iov->iov_base, piece);
+		if (!guard_copy((uint8_t *)buffer + done, list->iov->iov_base, piece))
+			break;
 		done += iovec_skip(list, piece);
 	}
 	/* The guest may change the original at any time: keep the compiler from looking again. */
@@ -62,7 +63,8 @@ size_t iovec_put(struct iovec_list *list, const void *data, size_t bytes)
 	while (list->count && done < bytes) {
 		size_t piece = front(list, bytes - done);
 
-		memcpy(list->iov->iov_base, (const uint8_t *)data + done, piece);
+		if (!guard_copy(list->iov->iov_base, (const uint8_t *)data + done, piece))
+			break;
 		done += iovec_skip(list, piece);
 	}
 	return done;

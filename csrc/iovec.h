@@ -17,7 +17,8 @@ struct iovec_list {
 	uint64_t bytes; /* sum of the lengths */
 };
 
-/* Each drops or copies at most what is there and returns how many bytes that was. */
+/* Each drops or copies at most what is there and returns how many bytes that was. A copy ends
+ * before memory that is gone (guard.h). */
 size_t iovec_skip(struct iovec_list *list, size_t bytes);                  /* drop from the front */
 size_t iovec_cut(struct iovec_list *list, size_t bytes);                   /* drop from the end */
 size_t iovec_take(struct iovec_list *list, void *buffer, size_t bytes);    /* copy out, then skip */

@@ -87,6 +87,11 @@ void *guest_memory_at_writable(const struct guest_memory *memory, uint64_t gpa, 
 	return at_without(memory, gpa, len, GUEST_MEMORY_READONLY);
 }
 
+void *guest_memory_steady_at(const struct guest_memory *memory, uint64_t gpa, uint64_t len)
+{
+	return at_without(memory, gpa, len, GUEST_MEMORY_APERTURE);
+}
+
 void *guest_memory_ram_at(const struct guest_memory *memory, uint64_t gpa, uint64_t len)
 {
 	return at_without(memory, gpa, len, GUEST_MEMORY_READONLY | GUEST_MEMORY_APERTURE);

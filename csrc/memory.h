@@ -36,7 +36,12 @@ void *guest_memory_at(const struct guest_memory *memory, uint64_t gpa, uint64_t 
 /* The same, and NULL as well where the guest may not write. */
 void *guest_memory_at_writable(const struct guest_memory *memory, uint64_t gpa, uint64_t len);
 
-/* The same, and NULL as well for what is not RAM: where page tables and shared pages may lie. */
+/* The same as the first, and NULL as well in an aperture, which may be a file: for what is used
+ * without a guard (guard.h). */
+void *guest_memory_steady_at(const struct guest_memory *memory, uint64_t gpa, uint64_t len);
+
+/* The same, and NULL as well where the guest may not write: where page tables and shared pages may
+ * lie. */
 void *guest_memory_ram_at(const struct guest_memory *memory, uint64_t gpa, uint64_t len);
 
 /* Maps `size` bytes of `fd` (or of anonymous memory for -1) shared; NULL and errno on failure. */

@@ -2,9 +2,12 @@
 #include "swapstore.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "pagemap.h"
@@ -46,6 +49,21 @@ static struct swapstore *create(uint64_t size)
 	}
 	store->written = map;
 	return store;
+}
+
+int swapstore_allocate(int fd, uint64_t size)
+{
+	struct statfs system;
+	int ret;
+
+	if (fstatfs(fd, &system))
+		return -errno;
+	if (system.f_type == TMPFS_MAGIC)
+		return -EOPNOTSUPP;
+	do {
+		ret = fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)size);
+	} while (ret && errno == EINTR);
+	return ret ? -errno : 0;
 }
 
 struct swapstore *swapstore_create(int fd, uint64_t size)
@@ -148,11 +166,26 @@ int swapstore_written(struct swapstore *store, uint64_t slot)
 	return 1;
 }
 
+/* Blocks that are set aside are not given until something is written. */
+static uint64_t bytes_of_file(int fd, uint64_t size)
+{
+	uint64_t bytes = 0;
+	off_t at = 0;
+
+	while ((at = lseek(fd, at, SEEK_DATA)) >= 0 && (uint64_t)at < size) {
+		off_t end = lseek(fd, at, SEEK_HOLE);
+
+		if (end <= at)
+			break;
+		bytes += ((uint64_t)end < size ? (uint64_t)end : size) - (uint64_t)at;
+		at = end;
+	}
+	return bytes;
+}
+
 uint64_t swapstore_bytes(const struct swapstore *store)
 {
-	struct stat info;
-
 	if (store->fd < 0)
 		return pagemap_bytes(&store->pages);
-	return fstat(store->fd, &info) ? 0 : (uint64_t)info.st_blocks * 512;
+	return bytes_of_file(store->fd, store->slots * SWAPSTORE_SLOT);
 }

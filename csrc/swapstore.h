@@ -16,6 +16,10 @@ enum { SWAPSTORE_SLOT = 4096 };
 
 struct swapstore;
 
+/* Has the file system set the blocks of a file's first `size` bytes aside: 0, -ENOSPC, or another
+ * -errno where it cannot. Of tmpfs, where that would take the memory, -EOPNOTSUPP. */
+int swapstore_allocate(int fd, uint64_t size);
+
 /* Over a file of `size` bytes, whole slots; the descriptor stays the caller's and must outlive it.
  * NULL and errno on failure. */
 struct swapstore *swapstore_create(int fd, uint64_t size);

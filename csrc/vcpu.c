@@ -97,6 +97,13 @@ uint32_t vcpu_take_requests(struct vcpu *vcpu)
 	return __atomic_fetch_and(&vcpu->requests, kept, __ATOMIC_SEQ_CST);
 }
 
+int vcpu_memory_gone(void *opaque, struct bus_access *access)
+{
+	(void)opaque;
+	access->vcpu->error = EFAULT;
+	return VCPU_IOCTL_FAILED;
+}
+
 /* Finds who serves the access. 0: done; positive: an event; BUS_FAULT: nobody, or refused. */
 static int dispatch(struct vcpu *vcpu, struct bus *bus, struct bus_access *access)
 {

@@ -119,6 +119,11 @@ void vcpu_request(struct vcpu *vcpu, uint32_t bits);
 /* On the attached thread: takes the pending requests; those about symcalls stay for the loop. */
 uint32_t vcpu_take_requests(struct vcpu *vcpu);
 
+/* A bus_handler for addresses where the guest has memory that is a file: where the host cannot give
+ * it, a KVM that emulates the instruction takes it for a device's. Ends the run as KVM_RUN does
+ * with EFAULT. */
+int vcpu_memory_gone(void *opaque, struct bus_access *access);
+
 /* Installs the handler of the kick signal for the process: 0 or -errno. Once is enough. */
 int vcpu_setup_kick(void);
 /* cffi: end */

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "blockfile.h"
+#include "guard.h"
 
 enum {
 	QUEUE_SIZE = 256,
@@ -139,7 +140,8 @@ static int do_get_id(struct virtio_blk *blk, struct iovec_list *to)
 {
 	if (!to->bytes)
 		return VIRTIO_BLK_S_IOERR;
-	iovec_put(to, blk->serial, sizeof(blk->serial));
+	if (iovec_put(to, blk->serial, sizeof(blk->serial)) < sizeof(blk->serial) && to->bytes)
+		return VIRTIO_BLK_S_IOERR;
 	return VIRTIO_BLK_S_OK;
 }
 
@@ -222,7 +224,8 @@ static int begin_clear(struct virtio_blk *blk, struct iovec_list *from)
 
 	if (blk->file.readonly || !count || bytes % sizeof(*request->list) || count > limit)
 		return VIRTIO_BLK_S_IOERR;
-	iovec_take(from, request->list, bytes);
+	if (iovec_take(from, request->list, bytes) != bytes)
+		return VIRTIO_BLK_S_IOERR;
 	request->ranges = (uint32_t)count;
 	request->range = 0;
 	request->cleared = 0;
@@ -262,21 +265,22 @@ static int go_on(struct virtio_blk *blk, struct virtio_queue *queue)
 }
 
 /* A header in front, a status byte at the end, and data in between, however the driver cut them
- * into buffers. False where there is no such thing. */
-static bool take_header(struct virtio_blk *blk, struct virtqueue_chain *chain, uint64_t *sector)
+ * into buffers. UNFINISHED, the status of a request whose header is gone, or -violation. */
+static int take_header(struct virtio_blk *blk, struct virtqueue_chain *chain, uint64_t *sector)
 {
 	struct request *request = &blk->request;
 	struct virtio_blk_outhdr header;
 
 	request->status = iovec_last(&chain->writable);
 	request->room = (uint32_t)chain->writable.bytes;
-	if (iovec_take(&chain->readable, &header, sizeof(header)) != sizeof(header) ||
-	    !request->status)
-		return false;
+	if (chain->readable.bytes < sizeof(header) || !request->status)
+		return -VIRTQUEUE_BAD_REQUEST;
 	iovec_cut(&chain->writable, 1);
+	if (iovec_take(&chain->readable, &header, sizeof(header)) != sizeof(header))
+		return VIRTIO_BLK_S_IOERR;
 	request->type = header.type;
 	*sector = header.sector;
-	return true;
+	return UNFINISHED;
 }
 
 static void finish(struct virtio_blk *blk, const struct virtqueue_chain *chain, uint8_t status,
@@ -284,7 +288,11 @@ static void finish(struct virtio_blk *blk, const struct virtqueue_chain *chain, 
 {
 	const struct request *request = &blk->request;
 
-	*request->status = status;
+	/* Where it has no place any more, nothing was written for certain. */
+	if (!guard_copy(request->status, &status, 1)) {
+		virtio_count(&blk->device.stats.errors, 1);
+		return;
+	}
 	if (status != VIRTIO_BLK_S_OK)
 		virtio_count(&blk->device.stats.errors, 1);
 	/* Only what was filled without a gap counts: a failed read promises nothing. */
@@ -299,9 +307,11 @@ static int serve(struct virtio_queue *queue, uint32_t *written)
 	uint64_t sector;
 
 	if (!queue->held) {
-		if (!take_header(blk, queue->chain, &sector))
-			return -VIRTQUEUE_BAD_REQUEST;
-		outcome = begin_request(blk, queue, sector);
+		outcome = take_header(blk, queue->chain, &sector);
+		if (outcome == -VIRTQUEUE_BAD_REQUEST)
+			return outcome;
+		if (outcome == UNFINISHED)
+			outcome = begin_request(blk, queue, sector);
 	}
 	if (outcome == UNFINISHED)
 		outcome = go_on(blk, queue);
@@ -433,6 +443,11 @@ struct virtio_device *virtio_blk_create_memory(const struct guest_memory *memory
 
 	blockfile_init_memory(&file, disk, readonly);
 	return create(memory, thread, irq_fd, &file, sectors, serial);
+}
+
+void virtio_blk_keep_blocks(struct virtio_device *device)
+{
+	blk_of(device)->file.keep = true;
 }
 
 struct observation {

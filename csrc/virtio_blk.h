@@ -25,6 +25,10 @@ struct virtio_device *virtio_blk_create_memory(const struct guest_memory *memory
                                                struct iothread *thread, int irq_fd, void *disk,
                                                uint64_t sectors, int readonly, const char *serial);
 
+/* Of a file whose blocks were set aside: a discard has them read as zeroes, and keeps them. Before
+ * the guest runs. */
+void virtio_blk_keep_blocks(struct virtio_device *device);
+
 /* Called on the I/O thread after the range was changed and before the guest learns of it. */
 typedef void virtio_blk_observer(void *opaque, uint64_t sector, uint64_t count);
 

@@ -242,6 +242,8 @@ static bool write_held(struct virtio_console *console)
 				return false;
 			continue;
 		}
+		if (done == -EFAULT)
+			break; /* what the guest wants to write is gone; the output is not */
 		console->tx_waits = done == -EAGAIN && !watch_output(console);
 		if (console->tx_waits)
 			return false;

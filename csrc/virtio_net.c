@@ -14,6 +14,8 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "guard.h"
+
 enum {
 	QUEUE_SIZE = 256,
 	RX = 0,
@@ -143,8 +145,8 @@ static enum delivery fill_chains(struct virtio_net *net, struct virtio_queue *qu
 		virtqueue_fill(&queue->ring, used++, queue->chain->head, (uint32_t)bytes);
 		done += bytes;
 	}
-	*count.low = (uint8_t)used;
-	*count.high = (uint8_t)(used >> 8);
+	guard_copy(count.low, &(uint8_t){(uint8_t)used}, 1);
+	guard_copy(count.high, &(uint8_t){(uint8_t)(used >> 8)}, 1);
 	virtqueue_publish(&queue->ring, used);
 	virtio_count(&net->device.stats.requests, used);
 	return DELIVERED;

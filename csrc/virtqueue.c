@@ -67,9 +67,9 @@ static int map_rings(struct virtqueue *queue, const struct guest_memory *memory)
 	if (queue->desc_gpa % VRING_DESC_ALIGN_SIZE || queue->avail_gpa % VRING_AVAIL_ALIGN_SIZE ||
 	    queue->used_gpa % VRING_USED_ALIGN_SIZE)
 		return -VIRTQUEUE_BAD_RING;
-	queue->desc = guest_memory_at(memory, queue->desc_gpa, desc_bytes(queue->size));
-	queue->avail = guest_memory_at(memory, queue->avail_gpa, avail_bytes(queue->size));
-	queue->used = guest_memory_at_writable(memory, queue->used_gpa, used_bytes(queue->size));
+	queue->desc = guest_memory_steady_at(memory, queue->desc_gpa, desc_bytes(queue->size));
+	queue->avail = guest_memory_steady_at(memory, queue->avail_gpa, avail_bytes(queue->size));
+	queue->used = guest_memory_ram_at(memory, queue->used_gpa, used_bytes(queue->size));
 	if (!queue->desc || !queue->avail || !queue->used)
 		return -VIRTQUEUE_BAD_RING;
 	return 0;
@@ -170,7 +170,7 @@ static int walk_indirect(const struct virtqueue *queue, struct virtqueue_chain *
 	if (!queue->indirect || (outer->flags & VRING_DESC_F_NEXT) || !size ||
 	    outer->len % sizeof(struct vring_desc))
 		return -VIRTQUEUE_BAD_INDIRECT;
-	table = guest_memory_at(queue->memory, outer->addr, outer->len);
+	table = guest_memory_steady_at(queue->memory, outer->addr, outer->len);
 	if (!table)
 		return -VIRTQUEUE_BAD_INDIRECT;
 	for (;;) {

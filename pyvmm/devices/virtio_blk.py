@@ -103,6 +103,11 @@ class VirtioBlk(VirtioDevice):
         with self.handle as device:
             lib.virtio_blk_observe(device, on_write, on_discard, opaque)
 
+    def keep_blocks(self) -> None:
+        """Has discards keep the blocks of a file that were set aside, reading as zeroes. Before the machine starts."""
+        with self.handle as device:
+            lib.virtio_blk_keep_blocks(device)
+
     def close(self) -> None:
         """Frees the device and unlocks and closes the file, or lets go of the memory."""
         super().close()

@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Iterable
 
 from pyvmm import kvm
-from pyvmm._core import lib
+from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError, HostError, StateError
 from pyvmm.machine import cpuid, symbiosis
 from pyvmm.machine import result as results
 from pyvmm.machine.handle import Handle
-from pyvmm.machine.memory import GuestMemory, Mapping
+from pyvmm.machine.memory import File, GuestMemory, Mapping
 from pyvmm.machine.result import Result
 from pyvmm.machine.symbiosis import Symbiosis
 from pyvmm.machine.symcall import make, typed
@@ -169,9 +169,12 @@ class Machine:
         self._slots += 1
         return self._slots - 1
 
-    def add_window(self, gpa: int, size: int, what: int | Mapping | None = None) -> None:
+    def add_window(self, gpa: int, size: int, what: int | File | Mapping | None = None) -> None:
         """Memory of the guest that is not RAM, as `GuestMemory.add_window`, in a KVM slot of its own."""
         address = self.memory.add_window(gpa, size, what)
+        if isinstance(what, (int, File)):
+            with self._mmio as bus:
+                lib.bus_add(bus, gpa, size, ffi.addressof(lib, "vcpu_memory_gone"), ffi.NULL)
         self.vm.set_memory_region(self.next_slot(), gpa, size, address)
 
     def _create_controllers(self, irqchip: bool) -> None:

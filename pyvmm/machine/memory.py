@@ -8,6 +8,7 @@ the administrator set shmem_enabled. A memfd (`shared=True`, or any hugetlb pool
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 
@@ -32,6 +33,7 @@ HOLE_END = 4 * GIB
 #: Huge page sizes that `hugepages=` takes, as the log2 that memfd_create(2) encodes.
 HUGE_SHIFTS = {"2M": 21, "1G": 30}
 _MFD_HUGE_SHIFT = 26
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _MAP_NORESERVE = 0x4000  # <asm-generic/mman.h>; the mmap module names it since 3.12
 HUGE_PAGE = 2 * MIB
 
@@ -71,6 +73,27 @@ def ram_layout(size: int) -> tuple[Region, ...]:
     return tuple(regions)
 
 
+class File(NamedTuple):
+    """A file whose first `size` bytes are memory of the guest; `name` is for messages.
+
+    Using what is mapped of it may fail: where its file system is full, or somebody has cut it off (csrc/guard.h).
+    """
+
+    fd: int
+    size: int
+    name: str
+
+    @property
+    def trouble(self) -> str:
+        """Why using it failed, as far as that can be seen now."""
+        found = os.fstat(self.fd)
+        if found.st_size < self.size:
+            return f"{self.name} was cut off: it has {found.st_size} bytes of {self.size}"
+        if not os.fstatvfs(self.fd).f_bavail:
+            return f"{self.name}: its file system is full"
+        return f"{self.name}: the host could not read or write it"
+
+
 class Window(NamedTuple):
     """Memory of the guest that is not RAM: `size` bytes at `gpa`, which begin at byte `skip` of a mapping."""
 
@@ -78,6 +101,7 @@ class Window(NamedTuple):
     size: int
     skip: int
     map: mmap.mmap
+    file: File | None
 
 
 class Mapping(NamedTuple):
@@ -133,6 +157,8 @@ class GuestMemory:
             raise ConfigError(
                 f"memory of {size} bytes: it must be at least 1 MiB and a multiple of {page} bytes"
             )
+        if (error := lib.guard_setup()) < 0:
+            raise HostError(-error, f"sigaction for SIGBUS: {os.strerror(-error)}")
         self.size = size
         self.ram = ram_layout(size)
         self._offsets = self._file_offsets()
@@ -157,7 +183,7 @@ class GuestMemory:
 
     @staticmethod
     def _create_file(size: int, hugepages: str | None) -> int:
-        flags = os.MFD_CLOEXEC
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
         if hugepages:
             flags |= os.MFD_HUGETLB | HUGE_SHIFTS[hugepages] << _MFD_HUGE_SHIFT
         try:
@@ -170,6 +196,8 @@ class GuestMemory:
             ) from error
         try:
             os.ftruncate(fd, size)
+            # Whoever has it as well may not cut it off under us, which would be a SIGBUS.
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
         except OSError as error:
             os.close(fd)
             raise HostError(
@@ -229,25 +257,29 @@ class GuestMemory:
         self._handle.check()
         return _address(self._map) + self._skip
 
-    def add_window(self, gpa: int, size: int, what: int | Mapping | None = None) -> int:
+    def add_window(self, gpa: int, size: int, what: int | File | Mapping | None = None) -> int:
         """Memory that is not RAM: the first `size` bytes of a file or of a mapping, or new memory. Returns its place.
 
         Devices may move data there; kernels are not told of it. Before the machine starts; it is given back with the
-        RAM, a mapping as well. Raises ConfigError where it overlaps other memory, HostError if the host refuses.
+        RAM, a mapping as well; a descriptor stays the caller's and open until then. Raises ConfigError where it
+        overlaps other memory, and for a file that is shorter; HostError if the host refuses.
         """
+        if isinstance(what, int):
+            what = File(what, size, f"descriptor {what}")
+        file = what if isinstance(what, File) else None
         if isinstance(what, Mapping):
             mapping = what
-        elif what is None:
+        elif file is None:
             mapping = anonymous(size, "guest memory")
         else:
-            mapping = _shared(what, size)
+            mapping = _shared(file, size)
         pointer = ffi.cast("void *", mapping.address)
         error_number = lib.guest_memory_add(self._c, gpa, size, pointer, lib.GUEST_MEMORY_APERTURE)
         if error_number:
             if mapping is not what:
                 mapping.map.close()
             raise ConfigError(f"memory at {gpa:#x} + {size:#x}: {os.strerror(-error_number)}")
-        self._windows.append(Window(gpa, size, mapping.skip, mapping.map))
+        self._windows.append(Window(gpa, size, mapping.skip, mapping.map, file))
         return mapping.address
 
     @property
@@ -270,31 +302,57 @@ class GuestMemory:
     def view(self, gpa: int, length: int) -> memoryview:
         """The guest's own bytes at [gpa, gpa + length), writable.
 
-        Raises GuestMemoryError outside its memory, StateError after close().
+        Raises GuestMemoryError outside its memory, and in what is mapped of a file, where each access may fail and only
+        `read` and `write` can say so; StateError after close().
         """
+        view, file = self._find(gpa, length)
+        if file is not None:
+            view.release()
+            raise GuestMemoryError(
+                f"guest-physical range {gpa:#x} + {length:#x} lies in {file.name}: use read() and write() there"
+            )
+        return view
+
+    def _find(self, gpa: int, length: int) -> tuple[memoryview, File | None]:
+        """The bytes, and the file that they are in if they are in one."""
         self._handle.check()
         for start, size, offset in self._offsets:
             if start <= gpa < start + size and 0 <= length <= start + size - gpa:
                 at = self._skip + gpa - start + offset
-                return _view(self._map, at, length)
+                return _view(self._map, at, length), None
         for window in self._windows:
             offset = gpa - window.gpa
             if 0 <= offset < window.size and 0 <= length <= window.size - offset:
                 at = window.skip + offset
-                return _view(window.map, at, length)
+                return _view(window.map, at, length), window.file
         raise GuestMemoryError(
             f"guest-physical range {gpa:#x} + {length:#x} is not inside one region of memory"
         )
 
     def read(self, gpa: int, length: int) -> bytes:
-        """A copy of guest memory. Raises GuestMemoryError outside it."""
-        with self.view(gpa, length) as view:
-            return bytes(view)
+        """A copy of guest memory. Raises GuestMemoryError outside it, and where a file that it lies in is gone."""
+        view, file = self._find(gpa, length)
+        with view:
+            if file is None:
+                return bytes(view)
+            copy = bytearray(length)
+            _copy(copy, view, file)
+            return bytes(copy)
 
     def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
-        """Copies data into guest memory. Raises GuestMemoryError outside it."""
-        with self.view(gpa, len(data)) as view:
-            view[:] = data
+        """Copies data into guest memory. Raises GuestMemoryError as `read`."""
+        view, file = self._find(gpa, len(data))
+        with view:
+            if file is None:
+                view[:] = data
+            else:
+                _copy(view, data, file)
+
+    @property
+    def trouble(self) -> str:
+        """Why the guest, or the host for it, could not use some of its memory; "" where none of it can fail."""
+        files = [window.file for window in self._windows if window.file is not None]
+        return "; ".join(file.trouble for file in files)
 
     def _close_file(self) -> None:
         if self.fd >= 0:
@@ -314,9 +372,20 @@ class GuestMemory:
                 pass
 
 
-def _shared(fd: int, size: int) -> Mapping:
+def _copy(to: memoryview | bytearray, data: bytes | bytearray | memoryview, file: File) -> None:
+    with (
+        ffi.from_buffer("uint8_t[]", to, require_writable=True) as place,
+        ffi.from_buffer("uint8_t[]", data) as source,
+    ):
+        if not lib.guard_copy(place, source, len(source)):
+            raise GuestMemoryError(file.trouble)
+
+
+def _shared(file: File, size: int) -> Mapping:
     try:
-        return Mapping(mmap.mmap(fd, size, mmap.MAP_SHARED | _MAP_NORESERVE), 0)
+        return Mapping(mmap.mmap(file.fd, size, mmap.MAP_SHARED | _MAP_NORESERVE), 0)
+    except ValueError as error:
+        raise ConfigError(f"{file.name} is shorter than {size} bytes") from error
     except OSError as error:
         raise HostError(
             error.errno or errno.ENOMEM,

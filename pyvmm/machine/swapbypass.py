@@ -76,7 +76,7 @@ class SwapBypass:
         self.handle: Handle = machine.symbiosis.bypass
         self.aperture = placed = aperture.place(machine.memory.ram, store.size, bits)
         machine.add_window(placed.start, placed.room)
-        machine.add_window(placed.base, placed.size, store.memory or store.fd)
+        machine.add_window(placed.base, placed.size, store.mapped)
         offer = ffi.new(
             "struct symspy_swap *",
             {"mode": wanted, "base": placed.base, "size": placed.size, "room": placed.room},

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from _thread import get_ident
@@ -339,7 +340,10 @@ class Vcpu:
         name = exit_name(self._c.exit_reason)
         if event == lib.VCPU_IOCTL_FAILED:
             error = self._c.error
-            return f"KVM_RUN failed: {os.strerror(error)} (errno {error}), exit reason {name}"
+            said = f"KVM_RUN failed: {os.strerror(error)} (errno {error}), exit reason {name}"
+            # The host cannot give the guest memory that it uses.
+            trouble = self.machine.memory.trouble if error == errno.EFAULT else ""
+            return f"{trouble}; {said}" if trouble else said
         if event == lib.VCPU_UNFINISHED:
             why = os.strerror(self._c.error)
             return f"the instruction that a symcall put aside did not come to its end: {why}"

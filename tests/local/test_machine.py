@@ -6,12 +6,15 @@ from __future__ import annotations
 import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from pyvmm.errors import ConfigError, StateError
 from pyvmm.machine.hook import Exit, GuestFault
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.result import Result
+from pyvmm.machine.swapstore import SwapStore
 from tests import bare
 
 MMIO = 0xD0100000
@@ -415,3 +418,25 @@ def test_memory_around_the_hole(size: int) -> None:
         for gpa, length in ((last, 9), (3 << 30, 1), ((3 << 30) - 4, 8), (1 << 60, 1), (-4, 8)):
             with pytest.raises(ValueError, match="not inside"):
                 machine.memory.view(gpa, length)
+
+
+@pytest.mark.parametrize("access", ["mov eax, ds:[{at:#x}]", "mov ds:[{at:#x}], eax"])
+def test_memory_that_is_gone_ends_the_run_and_says_which(tmp_path: Path, access: str) -> None:
+    """The guest uses a part of its swap file that somebody cut off; another machine of the process goes on."""
+    window, size = 256 << 20, 2 << 20
+    store = SwapStore(size, tmp_path / "swap")
+    other = bare.machine("spin: jmp spin")
+    other.start()
+    machine = bare.machine(access.format(at=window + (1 << 20)) + "\nhlt")
+    machine.add_window(window, size, store.mapped)
+    os.truncate(tmp_path / "swap", 1 << 20)
+    result = bare.run(machine)
+    assert isinstance(result, Result)
+    assert result.reason == "run-failed"
+    assert (
+        f"swap file {tmp_path}/swap was cut off: it has 1048576 bytes of 2097152" in result.detail
+    )
+    machine.close()
+    store.close()
+    assert other.state == "running"
+    other.close()

@@ -6,6 +6,8 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import signal
+import struct
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +18,13 @@ from hypothesis import strategies as st
 
 from pyvmm._core import lib
 from pyvmm.boot import e820
+from pyvmm.devices.virtio_blk import VirtioBlk
 from pyvmm.errors import ConfigError, HostError, StateError
 from pyvmm.machine import aperture
 from pyvmm.machine.memory import GIB, MIB, PAGE, Region, ram_layout
+from pyvmm.machine.swapfile import MARK, MARK_BYTES
 from pyvmm.machine.swapstore import SLOT, SwapStore
+from tests.unit.virtio_driver import WRITE, Descriptor, Driver, FakeMachine
 
 SIZE = 2 * MIB
 SLOTS = SIZE // SLOT
@@ -224,9 +229,9 @@ def test_more_than_there_are_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_is_made_and_removed(tmp_path: Path) -> None:
     path = tmp_path / "swap"
     store = SwapStore(SIZE, path)
-    assert path.stat().st_size == SIZE
+    assert path.stat().st_size == SIZE + MARK_BYTES
     assert path.stat().st_mode & 0o777 == 0o600
-    assert store.bytes_used < SIZE
+    assert store.bytes_used == 0
     put(store, 3 * SLOT, b"x")
     assert written(store) >= {3}
     store.close()
@@ -235,16 +240,24 @@ def test_a_file_is_made_and_removed(tmp_path: Path) -> None:
 
 def test_an_empty_file_is_emptied_again(tmp_path: Path) -> None:
     path = tmp_path / "swap"
-    path.touch()
+    path.touch(0o600)
     store = SwapStore(SIZE, path)
     put(store, 0, b"secret")
     store.close()
     assert path.read_bytes() == b""
 
 
-@pytest.mark.parametrize("content", [b"old", bytes(SIZE)])
+NEAR_MARKS = [
+    bytes(SIZE) + MARK % (SIZE, b"made by pyvmm"),  # not to the end of its page
+    bytes(SIZE) + (MARK % (2 * SIZE, b"made by pyvmm")).ljust(MARK_BYTES, b"\0"),
+    bytes(SIZE) + (MARK % (SIZE, b"made by me")).ljust(MARK_BYTES, b"\0"),
+]
+
+
+@pytest.mark.parametrize("content", [b"old", bytes(SIZE), bytes(SIZE + MARK_BYTES), *NEAR_MARKS])
 def test_a_file_with_something_in_it_is_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "swap"
+    path.touch(0o600)
     path.write_bytes(content)
     with pytest.raises(ConfigError, match="not overwritten"):
         SwapStore(SIZE, path)
@@ -257,8 +270,88 @@ def test_a_file_in_use(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="in use") as raised:
         SwapStore(SIZE, path)
     assert raised.value.errno == errno.EBUSY
-    assert path.stat().st_size == SIZE
+    assert path.stat().st_size == SIZE + MARK_BYTES
     first.close()
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+def test_a_killed_vmm_leaves_a_file_that_the_next_takes(tmp_path: Path, was_there: bool) -> None:
+    """Nothing of the old guest is in it; at the end it goes the way it came."""
+    path = tmp_path / "swap"
+    if was_there:
+        path.touch(0o600)
+    pid = os.fork()
+    if not pid:
+        put(SwapStore(SIZE, path), 5 * SLOT, b"secret of the old guest")
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert b"secret" in path.read_bytes()
+    store = SwapStore(2 * SIZE, path)
+    assert store.bytes_used == 0
+    assert written(store) == set()
+    assert b"secret" not in path.read_bytes()
+    store.close()
+    assert path.exists() is was_there
+
+
+def test_a_file_that_is_not_ours_alone(tmp_path: Path) -> None:
+    """What others could read, change or have put there is refused, and left as it is."""
+    target = tmp_path / "target"
+    target.touch(0o600)
+    (tmp_path / "link").symlink_to(target)
+    (tmp_path / "dangling").symlink_to(tmp_path / "absent")
+    for name in ("link", "dangling"):
+        with pytest.raises(ConfigError, match="symbolic link"):
+            SwapStore(SIZE, tmp_path / name)
+    for mode in (0o604, 0o640, 0o620, 0o666):
+        target.chmod(mode)
+        with pytest.raises(ConfigError, match="chmod 600"):
+            SwapStore(SIZE, target)
+    target.chmod(0o600)
+    (tmp_path / "second").hardlink_to(target)
+    with pytest.raises(ConfigError, match="hard link"):
+        SwapStore(SIZE, target)
+    assert target.stat().st_size == 0
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_file_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "swap"
+    path.touch(0o600)
+    if not os.geteuid():
+        os.chown(path, 65534, 65534)  # root's own file is taken from everybody
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(ConfigError, match="belongs to user"):
+        SwapStore(SIZE, path)
+
+
+def test_its_blocks_are_set_aside(tmp_path: Path) -> None:
+    """So that the file system cannot be full when the guest writes; a discard keeps them."""
+    path = tmp_path / "swap"
+    store = SwapStore(SIZE, path)
+    assert store.file is not None
+    if not store.file.allocated:
+        # The folder of the tests is on tmpfs, where memory would be set aside.
+        store.close()
+        return
+    with FakeMachine() as machine:
+        driver = Driver(machine, VirtioBlk(machine, store.disk()))  # type: ignore[arg-type]
+        store.watch(driver.device)
+        (queue,) = driver.start()
+        put(store, 3 * SLOT, b"x" * SLOT)
+        assert SLOT <= store.bytes_used < SIZE
+        machine.memory.write(0x20000, struct.pack("<IIQQII", 11, 0, 0, 0, SLOTS * SECTORS, 0))
+        queue.chain(
+            0, [Descriptor(0x20000, 16), Descriptor(0x20010, 16), Descriptor(0x21000, 1, WRITE)]
+        )
+        queue.offer(0)
+        queue.kick()
+        assert queue.wait() == [(0, 1)]
+        assert machine.memory.read(0x21000, 1) == b"\0"
+        assert store.bytes_used == 0
+        assert os.pread(store.fd, SIZE, 0) == bytes(SIZE)
+        assert path.stat().st_blocks * 512 >= SIZE
+    store.close()
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:

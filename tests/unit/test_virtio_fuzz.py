@@ -13,6 +13,7 @@ CSRC = HERE.parents[1] / "csrc"
 PARTS = (
     *("memory", "iothread", "thread", "iovec", "stream", "terminal", "framing", "blockfile"),
     "blockmemory",
+    "guard",
     *("virtqueue", "virtio", "virtio_mmio", "virtio_blk", "virtio_rng", "virtio_console"),
 )
 ROUNDS = 400
