@@ -324,10 +324,11 @@ static int begin_settled(struct symcall *symcall, struct symcall_call *call)
 		if (error && error != -EINTR)
 			return vcpu_fail(vcpu, -error);
 	}
-	take_context(symcall);
 	event = check(symcall, call);
-	if (!event)
-		event = check_context(symcall, call);
+	if (event)
+		return event;
+	take_context(symcall);
+	event = check_context(symcall, call);
 	return event ? event : start(symcall, call);
 }
 

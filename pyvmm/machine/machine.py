@@ -308,10 +308,11 @@ class Machine:
 
     def filter_msrs(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Makes accesses to these MSRs (first, count) exit to the VMM."""
-        if not self._msr_ranges:
-            self.vm.enable_cap(kvm.KVM_CAP_X86_USER_SPACE_MSR, kvm.KVM_MSR_EXIT_REASON_FILTER)
-        self._msr_ranges.extend(ranges)
-        self.vm.set_msr_filter([kvm.MsrRange(first, n) for first, n in self._msr_ranges])
+        with self._change:
+            if not self._msr_ranges:
+                self.vm.enable_cap(kvm.KVM_CAP_X86_USER_SPACE_MSR, kvm.KVM_MSR_EXIT_REASON_FILTER)
+            self._msr_ranges.extend(ranges)
+            self.vm.set_msr_filter([kvm.MsrRange(first, n) for first, n in self._msr_ranges])
 
     def on_hypercall(self, number: int, handler: HypercallHandler) -> None:
         """Calls `handler` when the guest's kernel rings the doorbell with that number.
@@ -323,23 +324,26 @@ class Machine:
         if not lib.HYPERCALL_FIRST <= number <= lib.HYPERCALL_LAST:
             raise ConfigError(f"hypercall {number:#x}: the numbers are 0x5000 to 0xffff")
         self._check_open()
-        self.hypercall_hooks.append(handler)
-        with self.symbiosis.hypercalls as bus:
-            error = lib.bus_add_hook(bus, number, 1, len(self.hypercall_hooks) - 1)
-        if error:
-            self.hypercall_hooks.pop()
+        if self._claim(self.symbiosis.hypercalls, self.hypercall_hooks, number, 1, handler):
             raise ConfigError(f"hypercall {number:#x}: already taken")
 
     def _hook(self, handle: Handle, base: int, length: int, handler: Handler, what: str) -> None:
         self._check_open()
-        self.hooks.append(handler)
-        with handle as bus:
-            error = lib.bus_add_hook(bus, base, length, len(self.hooks) - 1)
+        error = self._claim(handle, self.hooks, base, length, handler)
         if error:
-            self.hooks.pop()
             raise ConfigError(
                 f"{what}: {'already taken' if error == -errno.EEXIST else os.strerror(-error)}"
             )
+
+    def _claim(self, handle: Handle, hooks: list[Any], base: int, length: int, hook: Any) -> int:
+        """Gives the hook a range of the bus, which knows it by its place in the list: 0 or -errno. From any thread."""
+        with self._change:
+            hooks.append(hook)
+            with handle as bus:
+                error = int(lib.bus_add_hook(bus, base, length, len(hooks) - 1))
+            if error:
+                hooks.pop()
+        return error
 
     # The life of a run.
 

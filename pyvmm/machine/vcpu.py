@@ -79,8 +79,9 @@ class Registers(kvm.Vcpu):
 class Vcpu:
     """A vCPU of a machine. `index` is its APIC id; `kvm` the `pyvmm.kvm.Vcpu` for its registers.
 
-    Registers may be read and set from a hook on this vCPU, or while the machine is paused or not started. Once it is
-    closed everything here raises StateError.
+    Registers may be read and set from a hook on this vCPU, or while the machine is paused or not started. A symcall
+    that another thread makes while it is paused borrows them: nobody may do both at once. Once the vCPU is closed
+    everything here raises StateError.
     """
 
     def __init__(self, machine: Machine, index: int) -> None:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -184,6 +185,38 @@ def test_an_exception_in_a_hook_ends_the_run_and_is_raised() -> None:
         machine.start()
         with pytest.raises(KeyError, match="from the hook"):
             machine.wait(60)
+
+
+def test_hooks_that_several_threads_add_are_each_called_for_their_own_port() -> None:
+    """Hooks may be added at any time; the bus knows each by its place in a list."""
+    first, each, threads = 0x1000, 20, 4
+    called: dict[int, int] = {}
+
+    class Slow(list[Any]):
+        """Lets another thread come between what is done with it."""
+
+        def append(self, hook: Any) -> None:
+            super().append(hook)
+            time.sleep(0.0005)
+
+    with bare.machine(
+        f"mov edx, {first}\n1: out dx, al\ninc edx\ncmp edx, {first + each * threads}\njne 1b\nhlt"
+    ) as machine:
+        machine.hooks = Slow()
+
+        def add(thread: int) -> None:
+            for port in range(first + thread, first + each * threads, threads):
+                machine.on_port(
+                    port, lambda exit, port=port: called.__setitem__(port, exit.address)
+                )
+
+        adders = [threading.Thread(target=add, args=(n,)) for n in range(threads)]
+        for adder in adders:
+            adder.start()
+        for adder in adders:
+            adder.join()
+        assert bare.run(machine).reason == "halt"
+    assert called == {port: port for port in range(first, first + each * threads)}
 
 
 def test_a_hook_cannot_close_its_machine() -> None:
