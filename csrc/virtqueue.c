@@ -215,12 +215,13 @@ static int walk(const struct virtqueue *queue, struct virtqueue_chain *chain)
 	}
 }
 
-/* Looks at the driver's index again. Acquire: what it covers must not be read before it. */
+/* Looks at the driver's index again. Acquire: what it covers must not be read before it. Chains
+ * that were popped and not completed count too, as they may be given back by virtqueue_unpop(). */
 static int refresh(struct virtqueue *queue)
 {
 	uint16_t idx = __atomic_load_n(&queue->avail->idx, __ATOMIC_ACQUIRE);
 
-	if ((uint16_t)(idx - queue->next_avail) > queue->size)
+	if ((uint16_t)(idx - queue->used_idx) > queue->size)
 		return -VIRTQUEUE_BAD_AVAIL;
 	queue->avail_idx = idx;
 	return 0;

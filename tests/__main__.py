@@ -3,6 +3,7 @@
 
 unit    parsers, tables, queues
 local   bare-metal guests on this machine's /dev/kvm, whatever kind that is
+fuzz    the fuzz targets, a minute each (tests/fuzz)
 host    the lab itself, seen from outside, and kernels under QEMU alone
 vmx     some of local and lab on VT-x: here if this KVM is kvm_intel, else inside the lab that emulates it
 lab     Linux guests: here if this KVM boots Linux, else inside the lab
@@ -26,15 +27,18 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests import needs
+from tests.fuzz.targets import TARGETS
 from tests.process import ROOT, End, Process, at_a_time, end_all, streamed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-STAGES = ("unit", "local", "host", "vmx", "lab")
+STAGES = ("unit", "local", "fuzz", "host", "vmx", "lab")
 STAGES_OF_REST = ("local", "host", "vmx", "lab")
 #: Those that boot no kernel.
-WITHOUT_GUESTS = ("unit", "local")
+WITHOUT_GUESTS = ("unit", "local", "fuzz")
+#: Of each fuzz target.
+FUZZ_SECONDS = int(os.environ.get("PYVMM_FUZZ_SECONDS", "60"))
 LAB_SECONDS = 40 * 60
 NO_TESTS = 5  # pytest's status where the options leave none of a file
 LAB_CPUS = 2
@@ -116,6 +120,8 @@ def pytest_command(arguments: Sequence[str], words: Sequence[str] = ()) -> list[
 
 def part_of(stage: str, choice: Choice) -> Part:
     """What a stage comes to on this machine."""
+    if stage == "fuzz":
+        return Part(stage, number_of(1), searches())
     if stage == "lab":
         here = linux_boots()
     elif stage == "vmx":
@@ -134,6 +140,12 @@ def linux_boots() -> bool:
     found = probe()
     print(f"tests: {found.verdict}", flush=True)
     return found.boots_linux
+
+
+def searches() -> list[Process]:
+    """Of the fuzz targets one each."""
+    command = [sys.executable, "-m", "tests.fuzz", "--seconds", str(FUZZ_SECONDS)]
+    return [Process(f"fuzz/{name}", [*command, name]) for name in TARGETS]
 
 
 def in_processes(stage: str, choice: Choice) -> list[Process]:

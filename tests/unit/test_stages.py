@@ -14,6 +14,7 @@ import pytest
 from tests import __main__ as stages
 from tests import needs, process
 from tests.__main__ import NO_TESTS, Choice, Job, Part
+from tests.fuzz.targets import TARGETS
 from tests.process import SILENT, End, Process
 from tests.waiting import until
 
@@ -232,11 +233,18 @@ def test_what_boots_no_kernel_runs_beside_the_builds(
     monkeypatch.setattr(needs, "builds", lambda stages, rest: [Process(kernel, [])])
     assert stages.main() == status
     others = [] if status else ["lab", "vmx", "host"]
-    assert ran == [kernel, "unit", "local", *others]
-    lines = capsys.readouterr().out.splitlines()[-6 + 3 * status :]
-    names = ["needs", "unit", "local", *(["host", "vmx", "lab"] * (not status))]
+    assert ran == [kernel, "unit", "local", "fuzz", *others]
+    lines = capsys.readouterr().out.splitlines()[-7 + 3 * status :]
+    names = ["needs", "unit", "local", "fuzz", *(["host", "vmx", "lab"] * (not status))]
     assert [line.split()[0] for line in lines] == names
     assert lines[0].split()[1] == ("FAILED" if status else "ok")
+
+
+def test_each_fuzz_target_has_its_process() -> None:
+    part = stages.part_of("fuzz", Choice())
+    assert [process.what for process in part.processes] == [f"fuzz/{name}" for name in TARGETS]
+    for each in part.processes:
+        assert each.command[-3:] == ["--seconds", str(stages.FUZZ_SECONDS), each.what[5:]]
 
 
 def test_tests_that_boot_no_kernel_build_none(

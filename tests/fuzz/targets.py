@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is fuzzed: targets of C, which are compiled for it, and of Python, which run as they are."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Target(NamedTuple):
+    """A name and what is under it.
+
+    `parts` are files of csrc/ and `harness` files of this folder, both without their ending; `wrap` are functions of
+    the engine that the harness stands before; `smaller` are texts of its files, and what takes their place for a
+    target that would take too long to fill something. Without parts the target is the module
+    tests.fuzz.NAME_target.
+    """
+
+    name: str
+    what: str
+    parts: tuple[str, ...] = ()
+    harness: tuple[str, ...] = ()
+    wrap: tuple[str, ...] = ()
+    max_length: int = 512
+    smaller: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def is_c(self) -> bool:
+        return bool(self.parts)
+
+
+VIRTIO = Target(
+    "virtio",
+    "every virtio device behind its registers, over a host that refuses and cuts short",
+    parts=(
+        *("memory", "iovec", "stream", "terminal", "framing", "blockfile", "blockmemory"),
+        *("virtqueue", "virtio", "virtio_mmio", "virtio_blk", "virtio_rng"),
+        *("virtio_console", "virtio_net", "thread"),
+    ),
+    harness=("virtio_target", "host", "turn"),
+    wrap=(
+        *("guest_memory_at", "guest_memory_at_writable"),
+        *("guest_memory_steady_at", "guest_memory_ram_at"),
+    ),
+)
+LOOP = Target(
+    "loop",
+    "the vCPU loop with symcalls, replay and the swap map, under a scripted KVM",
+    parts=(
+        *(
+            "memory",
+            "bus",
+            "vcpu",
+            "symspy",
+            "symcall",
+            "symcall_entry",
+            "symcall_queue",
+            "vcpu_exit",
+        ),
+        *(
+            "frame",
+            "context",
+            "replay",
+            "hold",
+            "doorbell",
+            "swapbypass",
+            "swapmap",
+            "probe",
+            "thread",
+        ),
+    ),
+    harness=("loop_target", "kvm"),
+)
+SERIAL = Target(
+    "serial",
+    "the serial port, its input and its output",
+    parts=("serial", "serial_line", "terminal", "thread"),
+    harness=("serial_target", "host", "turn"),
+    max_length=256,
+    smaller=(
+        ("serial.h", "SERIAL_RING = 65536", "SERIAL_RING = 256"),
+        ("serial.h", "SERIAL_BACKLOG = 65536", "SERIAL_BACKLOG = 256"),
+    ),
+)
+BOOT = Target("boot", "kernel images and initrds", max_length=4096)
+CONTROL = Target("control", "requests to the control socket, and a client's reading of answers")
+ANSWERS = Target("answers", "what a guest's kernel answers to symcalls", max_length=4096)
+
+TARGETS = {each.name: each for each in (VIRTIO, LOOP, SERIAL, BOOT, CONTROL, ANSWERS)}
