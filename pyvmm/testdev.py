@@ -73,7 +73,7 @@ class FwCfg:
 class TestDevice:
     """All that kvm-unit-tests expect of a machine beside the serial port, added to a VM before it starts.
 
-    * A write to port 0xf4 ends the run, with the byte as `Result.status`: 0 passed, 77 skipped.
+    * A write to port 0xf4 ends the run, with the byte as `Result.status`: 0 passed, 38 skipped.
     * Ports 0xe0 to 0xe3 and 0xe8 to 0xeb keep the 32 bits that are written there.
     * A write to port 0xe4 has KVM forget the guest page at that address, so that the next access faults.
     * Ports 0x2000 to 0x2017 are the interrupt lines 0 to 23: a write sets the line to 0 or 1.
