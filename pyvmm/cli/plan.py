@@ -10,6 +10,7 @@ from pyvmm.errors import ConfigError, HostError, ImageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, NamedTuple
 else:
     from pyvmm.record import NamedTuple
@@ -28,7 +29,8 @@ class Plan:
 
     def __init__(self, args: Any) -> None:
         self.args = args
-        self.own_guest = args.kernel is None
+        #: The project's init runs, in its initramfs: with its kernel, or with one that has modules.
+        self.own_guest = args.kernel is None or (args.modules is not None and not self._root())
         self.console = args.console or ("virtio" if args.command else "serial")
         #: A person sits at both ends: the terminal goes raw and the guest's own terminal does the rest.
         self.interactive = self.console != "none" and os.isatty(0) and os.isatty(1)
@@ -36,8 +38,13 @@ class Plan:
         self.framed = self.own_guest and self.console == "virtio" and not self.interactive
         if args.command and not self.own_guest:
             raise ConfigError(
-                "a COMMAND needs the project's own initramfs; leave -k away, or drop the COMMAND"
+                "a COMMAND needs the project's own initramfs; leave root= away, or drop the COMMAND"
+                if args.modules is not None
+                else "a COMMAND needs the project's own initramfs; leave -k away, drop the COMMAND, or give "
+                "the kernel's modules (--modules /lib/modules/RELEASE)"
             )
+        if args.modules is not None and args.kernel is None:
+            raise ConfigError("--modules is for a kernel of your own; give it with -k")
         if args.timeout is not None and args.timeout <= 0:
             raise ConfigError(f"--timeout {args.timeout:g}: it must be more than 0 seconds")
         if args.name is not None:
@@ -62,13 +69,29 @@ class Plan:
             if not (os.path.exists(name) or os.path.exists(file)):
                 raise ConfigError(f"{option} {name}: there is no such file")
 
-    def _images(self) -> tuple[str, list[str]]:
+    def _images(self) -> tuple[str, Sequence[str | bytes]]:
         args = self.args
+        if args.modules is not None:
+            return args.kernel, [*self._modular(), *(args.initrd or [])]
         if not self.own_guest:
             return args.kernel, args.initrd or []
         guest = find_guest(args.linux)
         self._check_cpus(guest)
         return guest.vmlinux or guest.kernel, args.initrd or [guest.initramfs]
+
+    def _root(self) -> bool:
+        """Whether the parameters name a root file system to go on to."""
+        return any(word.startswith("root=") for word in self.args.params.split())
+
+    def _modular(self) -> list[str | bytes]:
+        """The initramfs with the modules of the user's own kernel, and what goes on to its root."""
+        from pyvmm.guest import modular
+
+        folder, *more = self.args.modules.split(",")
+        if not os.path.isdir(folder):
+            raise ConfigError(f"--modules {folder}: there is no such folder")
+        parts: list[str | bytes] = [modular.initramfs_with(folder, more, kernel=self.args.kernel)]
+        return parts if self.own_guest else [*parts, modular.switch_root()]
 
     def _check_cpus(self, guest: Any) -> None:
         """A kernel leaves vCPUs beyond its own limit alone, and says so in its log at most."""

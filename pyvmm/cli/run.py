@@ -102,6 +102,13 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         },
     ),
     (
+        ("--modules",),
+        {
+            "metavar": "DIR[,NAME...]",
+            "help": "of the kernel of -k: its lib/modules/RELEASE, for drivers and a COMMAND, or for -p root=/dev/vda",
+        },
+    ),
+    (
         ("--env",),
         {"metavar": "NAME[=VALUE]", "action": "append", "help": "for the COMMAND; repeat"},
     ),

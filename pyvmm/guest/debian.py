@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pyvmm.errors import ConfigError, HostError
+from pyvmm.errors import ConfigError, HostError, ImageError
 from pyvmm.guest import cache, tools
 
 if TYPE_CHECKING:
@@ -182,7 +183,8 @@ class ModuleIndex:
 
     def _lines(self, name: str) -> list[str]:
         try:
-            return (self.folder / name).read_text(encoding="utf-8").splitlines()
+            text = (self.folder / name).read_text(encoding="utf-8", errors="surrogateescape")
+            return text.splitlines()
         except FileNotFoundError:
             return []
 
@@ -237,6 +239,10 @@ def module_closure(
         if name in seen:
             return  # done, or a cycle of soft dependencies, which the kernel tolerates
         seen.add(name)
+        if name not in index.needs:
+            raise HostError(
+                f"modules.dep in {index.folder} does not list {name}: run depmod for it"
+            )
         for soft in index.first.get(name, []):
             for provider in index.providers(soft):
                 visit(provider)
@@ -257,21 +263,21 @@ def module_closure(
 
 def module_bytes(path: str) -> bytes:
     """The ELF object of a module file, decompressed if the distribution compressed it (.xz, .zst,
-    .gz).
+    .gz). Raises HostError if it cannot be read, ImageError if it is damaged.
     """
-    data = Path(path).read_bytes()
-    if path.endswith(".xz"):
-        import lzma
+    import gzip
+    import lzma
+    import subprocess
 
-        return lzma.decompress(data)
-    if path.endswith(".gz"):
-        import gzip
-
-        return gzip.decompress(data)
-    if path.endswith(".zst"):
-        import subprocess
-
-        return subprocess.run(
-            [tools.tool("zstd"), "-dcq", path], capture_output=True, check=True
-        ).stdout
-    return data
+    try:
+        if path.endswith(".zst"):
+            command = [tools.tool("zstd"), "-dcq", path]
+            return subprocess.run(command, capture_output=True, check=True).stdout
+        data = Path(path).read_bytes()
+        if path.endswith(".xz"):
+            return lzma.decompress(data)
+        return gzip.decompress(data) if path.endswith(".gz") else data
+    except OSError as error:
+        raise HostError(error.errno, f"module {path}: {error.strerror or error}") from error
+    except (EOFError, lzma.LZMAError, zlib.error, subprocess.CalledProcessError) as error:
+        raise ImageError(f"module {path} is damaged ({error}); install it again") from error

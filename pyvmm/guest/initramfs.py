@@ -76,13 +76,21 @@ def init_sources() -> dict[Path, bytes]:
 
 
 def make_key(init: Mapping[Path, bytes], busybox: bytes, modules: Sequence[str]) -> str:
-    """The name of the result in the cache. Module files are named by package version, so their
-    paths stand for them.
-    """
+    """The name of the result in the cache. Path, size and time stand for what is in a module."""
     parts = [*(path.name.encode() + b"\0" + text for path, text in init.items()), busybox]
     digests = [hashlib.sha256(part).hexdigest() for part in parts]
-    text = json.dumps([RECIPE, CFLAGS, digests, list(modules)])
+    stamps = [stamp(path) for path in modules]
+    text = json.dumps([RECIPE, CFLAGS, digests, stamps])
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def stamp(path: str) -> tuple[str, int, int]:
+    """The path of a module, its size and its time. Raises HostError if it cannot be read."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise HostError(error.errno, f"module {path}: {error.strerror}; run depmod") from error
+    return path, status.st_size, status.st_mtime_ns
 
 
 def make_all(

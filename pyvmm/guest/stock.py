@@ -6,16 +6,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pyvmm.guest import cache, debian, initramfs, module, pointer, tools
+from pyvmm.guest import cache, debian, initramfs, modular, module, pointer, tools
 
 if TYPE_CHECKING:
     from pyvmm.guest.cache import Guest
-
-# What a stock kernel needs for the devices of the VMM, and for a disk.
-MODULES = (
-    *("virtio_mmio", "virtio_pci", "virtio_console", "virtio_blk", "virtio_net", "virtio_rng"),
-    *("virtio_balloon", "ext4", "pvpanic_mmio"),
-)
 
 
 def stock(linux: str | None = None, *, symbiotic: bool = False, force: bool = False) -> Guest:
@@ -28,7 +22,7 @@ def stock(linux: str | None = None, *, symbiotic: bool = False, force: bool = Fa
     name = cache.stock_name(version, symbiotic)
     stamps = pointer.take_stamps(cache.files_of(cache.patch_tree(), name))
     files = debian.kernel_package(version, force=force)
-    modules = debian.module_closure(files.modules_dir, MODULES, missing=note_missing)
+    modules = debian.module_closure(files.modules_dir, modular.NEEDED, missing=note_missing)
     if symbiotic:
         modules.insert(0, module.build(files, version, force=force))
     initramfs_key = initramfs.build(modules, force=force)

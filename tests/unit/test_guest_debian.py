@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.errors import ConfigError, HostError
+from pyvmm.errors import ConfigError, HostError, ImageError
 from pyvmm.guest import debian
 from tests.unit.guest_support import FakeApt
 
@@ -78,6 +78,23 @@ def test_unknown_module(modules: Path) -> None:
 def test_no_list_of_modules(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="run depmod"):
         debian.module_closure(str(tmp_path), ["a"])
+
+
+def test_a_list_that_lacks_what_it_names(modules: Path) -> None:
+    (modules / "modules.dep").write_text("kernel/a.ko: kernel/gone.ko\n")
+    with pytest.raises(HostError, match="does not list gone: run depmod"):
+        debian.module_closure(str(modules), ["a"])
+
+
+@pytest.mark.parametrize("suffix", ["xz", "gz", "zst"])
+def test_damaged_modules(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"m.ko.{suffix}"
+    with pytest.raises(HostError if suffix != "zst" else ImageError, match=str(path)):
+        debian.module_bytes(str(path))
+    for data in (b"noise", lzma.compress(b"x" * 100)[:-9], gzip.compress(b"x" * 100)[:-9]):
+        path.write_bytes(data)
+        with pytest.raises((HostError, ImageError), match=str(path)):
+            debian.module_bytes(str(path))
 
 
 def test_compressed_modules(tmp_path: Path) -> None:
