@@ -396,15 +396,16 @@ int symcall_begin_posted(struct symcall *symcall, struct symcall_call *call)
 		return refuse_host(call, error);
 	take_context(symcall);
 	event = check_context(symcall, call);
+	if (!event)
+		event = save_extras(symcall, call);
 	if (event)
 		return event;
+	/* The last that may fail: a vCPU that was woken for nothing would go on behind its HLT. */
 	if (vcpu->may_sleep)
 		error = context_wake(vcpu, &symcall->context);
 	if (error == -EAGAIN)
 		return symcall_refuse(call, SYMCALL_STOPPED, "");
-	if (error)
-		return refuse_host(call, error);
-	return start(symcall, call);
+	return error ? refuse_host(call, error) : enter(symcall, call);
 }
 
 /* Ending. */

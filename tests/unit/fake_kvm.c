@@ -18,6 +18,7 @@ static const struct fake_exit *exits;
 static unsigned int left;
 static unsigned int nested_state; /* flags, or an errno to refuse with */
 static int nested_error;
+static unsigned int mp_state;
 static unsigned int debug_control; /* as KVM was told last */
 static struct {
 	unsigned int size, count;
@@ -33,6 +34,7 @@ void fake_kvm(void *run, const struct fake_exit *list, unsigned int count)
 	nested_state = 0;
 	nested_error = 0;
 	debug_control = 0;
+	fake_sleep(0);
 	unfinished = 0;
 	fake_port(4, 1, PORT_DATA);
 }
@@ -48,6 +50,16 @@ void fake_nested(unsigned int flags, int error)
 {
 	nested_state = flags;
 	nested_error = error;
+}
+
+void fake_sleep(unsigned int asleep)
+{
+	mp_state = asleep ? KVM_MP_STATE_HALTED : KVM_MP_STATE_RUNNABLE;
+}
+
+unsigned int fake_sleeps(void)
+{
+	return mp_state == KVM_MP_STATE_HALTED;
 }
 
 void fake_smm(void *run, unsigned int on)
@@ -144,9 +156,10 @@ static int about_state(unsigned long request, void *argument)
 		*(struct kvm_vcpu_events *)argument = shared->s.regs.events;
 		return 0;
 	case KVM_GET_MP_STATE:
-		((struct kvm_mp_state *)argument)->mp_state = KVM_MP_STATE_RUNNABLE;
+		((struct kvm_mp_state *)argument)->mp_state = mp_state;
 		return 0;
 	case KVM_SET_MP_STATE:
+		mp_state = ((struct kvm_mp_state *)argument)->mp_state;
 		return 0;
 	case KVM_SET_GUEST_DEBUG:
 		debug_control = ((struct kvm_guest_debug *)argument)->control;

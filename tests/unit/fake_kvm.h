@@ -30,6 +30,10 @@ void fake_nmi_masked(void *run, unsigned int on);
 /* What KVM_SET_GUEST_DEBUG said last. */
 unsigned int fake_debug_control(void);
 
+/* Whether it is in HLT. */
+void fake_sleep(unsigned int asleep);
+unsigned int fake_sleeps(void);
+
 /* What KVM_GET_NESTED_STATE says from now on: its flags, or an errno. */
 void fake_nested(unsigned int flags, int error);
 

@@ -28,6 +28,8 @@ unsigned int fake_dirty(void *run);
 void fake_smm(void *run, unsigned int on);
 void fake_nmi_masked(void *run, unsigned int on);
 unsigned int fake_debug_control(void);
+void fake_sleep(unsigned int asleep);
+unsigned int fake_sleeps(void);
 void fake_nested(unsigned int flags, int error);
 _Bool vcpu_must_leave(const struct vcpu *vcpu);
 """
@@ -388,3 +390,16 @@ def test_who_waits_on_a_vcpu_is_told_to_leave(called: Maker, in_symcall: bool) -
     assert it.lib.vcpu_must_leave(it.vcpu) == in_symcall
     it.lib.vcpu_request(it.vcpu, it.lib.VCPU_REQUEST_STOP)
     assert it.lib.vcpu_must_leave(it.vcpu)
+
+
+def test_a_vcpu_that_sleeps_is_not_woken_for_a_call_that_cannot_begin(called: Maker) -> None:
+    """The fake has no KVM_GET_XSAVE, which a handler that promises nothing makes necessary."""
+    it = called(wrmsr(abi.MSR_ENTRY_PROMISES, 0), HALT, HALT)
+    assert results.BY_EVENT[it.step()] == results.HALT
+    it.lib.fake_sleep(1)
+    it.vcpu.may_sleep = 1
+    it.post()
+    assert results.BY_EVENT[it.step()] == results.HALT
+    assert it.lib.symcall_wait(it.vcpu, it.call, 0)
+    assert it.status == it.lib.SYMCALL_HOST
+    assert it.lib.fake_sleeps()
