@@ -219,7 +219,8 @@ static void count_sequence(struct symcall *symcall)
 	__atomic_store_n(&symcall->sequence, symcall->sequence + 1, __ATOMIC_SEQ_CST);
 }
 
-/* What the guest does not promise to keep: 0 or VCPU_SYMCALL. Nothing is changed by then. */
+/* Saves the state that the guest does not promise to keep: 0 or VCPU_SYMCALL. Nothing is changed by
+ * then. */
 static int save_extras(struct symcall *symcall, struct symcall_call *call)
 {
 	int error = 0;

@@ -19,7 +19,7 @@ enum { VCPU_EXIT_DATA = 4096 };
 /* Copies an exit of that reason to vcpu->exit, if it is an access. False: it cannot be one. */
 bool vcpu_exit_take(struct vcpu *vcpu, uint32_t reason);
 
-/* Whether the guest waits for an answer: what it reads, or whether an MSR may be written. */
+/* The guest waits for an answer: for the bytes of a read, or whether it may write an MSR. */
 static inline bool vcpu_exit_is_input(const struct vcpu *vcpu)
 {
 	const struct vcpu_exit *exit = &vcpu->exit;
