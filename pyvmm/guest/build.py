@@ -87,7 +87,7 @@ def forecast(
     kernel.check_machine()
     if not source.is_here(number, source_path):
         package = source.package_of(number)
-        wanted = f"{package} {debian.known_version(package)}, to be fetched"
+        wanted = f"{package} {debian.find(package).version}, to be fetched"
         return Forecast(version, wanted, patches, "", False)
     plan, _ = planned(version, source_path, config)
     key = plan.key()

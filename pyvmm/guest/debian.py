@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.errors import ConfigError, HostError, ImageError
-from pyvmm.guest import cache, tools
+from pyvmm.guest import cache, suites, tools
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -41,17 +41,53 @@ def candidate_version(package: str, options: Sequence[str] = ()) -> str | None:
     return None if match is None or match[1] == "(none)" else match[1]
 
 
-def known_version(package: str) -> str:
-    """The version that apt would install. Raises HostError if it knows none."""
-    version = candidate_version(package)
+class Package(NamedTuple):
+    """A package as it can be had: by apt with these options, in that version."""
+
+    name: str
+    version: str
+    options: tuple[str, ...] = ()
+
+
+def find(name: str) -> Package:
+    """The package that apt would install, or that of the older release whose packages are used too (`suites.older`).
+
+    Raises HostError if neither is there.
+    """
+    version = candidate_version(name)
+    if version is not None:
+        return Package(name, version)
+    options = of_older_release(f"apt has no package '{name}'")
+    version = candidate_version(name, options)
     if version is None:
-        raise HostError(f"apt has no package '{package}': {REMEDY}")
-    return version
+        raise HostError(f"neither apt nor Debian {suites.OLDER} has a package '{name}': {REMEDY}")
+    return Package(name, version, options)
 
 
-def tree_of(package: str, version: str) -> Path:
+def find_in(suite: suites.Suite, names: Iterable[str]) -> list[Package]:
+    """The packages of a suite that apt does not have among its sources. Raises HostError if one is not there."""
+    options = suites.look_up(suite)
+    found = []
+    for name in names:
+        version = candidate_version(name, options)
+        if version is None:
+            raise HostError(f"{suite.name} has no package '{name}'")
+        found.append(Package(name, version, options))
+    return found
+
+
+def of_older_release(reason: str) -> tuple[str, ...]:
+    """The options with which apt knows that release. Raises HostError, with the reason that it is wanted for."""
+    try:
+        return suites.look_up(suites.older())
+    except HostError as error:
+        raise HostError(f"{reason}: {REMEDY} ({error})") from error
+
+
+def tree_of(package: Package) -> Path:
     """Where a package is unpacked in the cache, or would be."""
-    return Path(cache.cache_root()) / "debian" / f"{package}_{version.replace(':', '%3a')}"
+    version = package.version.replace(":", "%3a")
+    return Path(cache.cache_root()) / "debian" / f"{package.name}_{version}"
 
 
 def unpacked(package: str, *, keep: Iterable[str] = (), force: bool = False) -> Path:
@@ -60,26 +96,48 @@ def unpacked(package: str, *, keep: Iterable[str] = (), force: bool = False) -> 
     ``keep`` limits what stays to some top directories. Raises HostError if apt has no such package
     or cannot fetch it.
     """
-    version = known_version(package)
-    final = tree_of(package, version)
+    found = find(package)
+    final = tree_of(found)
     with tools.lock(f"debian/{package}"):
         if force or not final.is_dir():
-            tools.publish(final, lambda fresh: fetch(package, version, fresh, tuple(keep)))
+            tools.publish(final, lambda fresh: fetch(found, fresh, tuple(keep)))
     return final
 
 
-def fetch(
-    package: str, version: str, target: Path, keep: tuple[str, ...], options: Sequence[str] = ()
-) -> None:
+def unpacked_together(packages: Sequence[Package], *, keep: Iterable[str], into: str) -> Path:
+    """One tree of several packages, ``<cache>/<into>-<version of the first>``; fetched if it is not there.
+
+    Raises HostError where they cannot be had now. Call it with a lock of the caller's held.
+    """
+    version = packages[0].version.replace(":", "%3a")
+    final = Path(cache.cache_root()) / f"{into}-{version}"
+    if not final.is_dir():
+
+        def fill(fresh: Path) -> None:
+            for package in packages:
+                fetch(package, fresh, tuple(keep))
+
+        tools.publish(final, fill)
+    return final
+
+
+def fetch(package: Package, target: Path, keep: tuple[str, ...]) -> None:
     """Downloads one package and unpacks it into ``target``, beside what is there."""
-    tools.say(f"fetching Debian package {package} {version}")
+    tools.say(f"fetching Debian package {package.name} {package.version}")
     parcel = target / "parcel"
     parcel.mkdir()
     as_root = ["-o", "APT::Sandbox::User=root"]
     tools.run(
-        ["apt-get", "-q", *as_root, *options, "download", f"{package}={version}"],
+        [
+            "apt-get",
+            "-q",
+            *as_root,
+            *package.options,
+            "download",
+            f"{package.name}={package.version}",
+        ],
         cwd=parcel,
-        what=f"downloading Debian package {package}",
+        what=f"downloading Debian package {package.name}",
     )
     archive = next(parcel.glob("*.deb"))
     tree = target / "tree"
@@ -96,19 +154,28 @@ def kernel_image_package(linux: str) -> str:
     """The package name of Debian's current plain amd64 kernel of a version such as '6.12'.
 
     The metapackages say which one it is: 'linux-image-<version>-amd64' where the version is a
-    backport, else 'linux-image-amd64'.
+    backport, else 'linux-image-amd64'. Where apt has no such version, that of the older release is taken.
     """
+    wanted_for = f"no Debian kernel of version {linux} in the apt sources"
+    found = kernel_image_among(linux) or kernel_image_among(linux, of_older_release(wanted_for))
+    if found is None:
+        raise HostError(f"{wanted_for}: {REMEDY}")
+    return found
+
+
+def kernel_image_among(linux: str, options: Sequence[str] = ()) -> str | None:
+    """The package among those that apt knows with these options."""
     wanted = re.compile(
         rf"^\s*Depends:\s*(linux-image-{re.escape(linux)}[.+][^\s|]*)", re.MULTILINE
     )
     for meta in (f"linux-image-{linux}-amd64", "linux-image-amd64"):
-        if candidate_version(meta) is None:
+        if candidate_version(meta, options) is None:
             continue
-        said = tools.run(["apt-cache", "depends", meta], what=f"resolving package {meta}")
-        match = wanted.search(said)
+        command = ["apt-cache", *options, "depends", meta]
+        match = wanted.search(tools.run(command, what=f"resolving package {meta}"))
         if match is not None:
             return match[1]
-    raise HostError(f"no Debian kernel of version {linux} in the apt sources: {REMEDY}")
+    return None
 
 
 def kernel_package(linux: str = cache.DEFAULT_LINUX, *, force: bool = False) -> KernelFiles:
@@ -121,20 +188,25 @@ def kernel_package(linux: str = cache.DEFAULT_LINUX, *, force: bool = False) -> 
         raise ConfigError(
             f"'{linux}' is not a kernel version: say something like {cache.DEFAULT_LINUX}"
         )
-    pointer = Path(cache.cache_root()) / "debian" / f"kernel-{linux}"
     if not force:
-        known = remembered_kernel(pointer)
+        known = remembered_kernel(linux)
         if known is not None:
             return known
     tree = unpacked(kernel_image_package(linux), keep=KEEP_OF_KERNEL, force=force)
     files = kernel_files(tree)
     with tools.lock(f"debian/kernel-{linux}"):
-        tools.write_whole(pointer, tree.name + "\n")
+        tools.write_whole(kernel_pointer(linux), tree.name + "\n")
     return files
 
 
-def remembered_kernel(pointer: Path) -> KernelFiles | None:
+def kernel_pointer(linux: str) -> Path:
+    """The file that names the tree of the kernel that was fetched last."""
+    return Path(cache.cache_root()) / "debian" / f"kernel-{linux}"
+
+
+def remembered_kernel(linux: str) -> KernelFiles | None:
     """The kernel that was fetched before, if all of it is still there."""
+    pointer = kernel_pointer(linux)
     try:
         tree = pointer.with_name(pointer.read_text(encoding="utf-8").strip())
         return kernel_files(tree)

@@ -52,11 +52,13 @@ def put_together(release: str, target: Path) -> None:
 
 def package(name: str, release: str) -> Path:
     """One of the packages; HostError with the remedy for a kernel that has been superseded."""
-    if debian.candidate_version(name) is None:
+    try:
+        debian.find(name)
+    except HostError as error:
         raise HostError(
             f"apt has no package '{name}', the headers of kernel {release}: run 'apt-get update'; "
             "if the kernel has been superseded, 'pyvmm guest stock --force' takes the newest"
-        )
+        ) from error
     return debian.unpacked(name, keep=("usr/src", "usr/lib"))
 
 

@@ -70,7 +70,7 @@ def is_here(linux: str, given: str | os.PathLike[str] | None = None) -> bool:
     package = package_of(linux)
     if given is not None or installed(linux).is_file():
         return True
-    return debian.tree_of(package, debian.known_version(package)).is_dir()
+    return debian.tree_of(debian.find(package)).is_dir()
 
 
 def file_identity(path: Path) -> str:

@@ -104,14 +104,12 @@ def kept() -> Bochs | None:
 
 def fetched() -> Bochs:
     """Fetches it, with those libraries that this machine does not have."""
-    version = debian.candidate_version(PACKAGES[0])
-    if version is None:
-        raise HostError(f"apt has no package '{PACKAGES[0]}': {debian.REMEDY}")
+    version = debian.find(PACKAGES[0]).version
     final = Path(cache.cache_root()) / f"{PLACE}-{version.replace(':', '%3a')}"
 
     def fill(fresh: Path) -> None:
         for name in needed():
-            debian.fetch(name, str(debian.candidate_version(name)), folder(fresh, name), KEPT)
+            debian.fetch(debian.find(name), folder(fresh, name), KEPT)
 
     tools.publish(final, fill)
     found = kept()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyvmm.errors import HostError
-from pyvmm.guest import backports, cache, tools
+from pyvmm.guest import cache, debian, suites, tools
 from pyvmm.lab import correction
 from pyvmm.lab.errors import LabError
 
@@ -153,7 +153,8 @@ def kept() -> str | None:
 
 def fetched() -> str:
     """Fetches it."""
-    path = str(backports.unpacked(PACKAGES, keep=KEPT, into=PLACE) / KEPT[0])
+    found = debian.find_in(suites.backports(), PACKAGES)
+    path = str(debian.unpacked_together(found, keep=KEPT, into=PLACE) / KEPT[0])
     newest = version(path)
     if newest < MINIMUM:
         raise HostError(f"Debian's backports have QEMU {newest[0]}.{newest[1]}")

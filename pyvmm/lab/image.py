@@ -39,6 +39,9 @@ def outer_kernel() -> debian.KernelFiles:
     """
     chosen = os.environ.get("PYVMM_LAB_LINUX")
     versions = (chosen,) if chosen else VERSIONS
+    for version in versions:
+        if (known := debian.remembered_kernel(version)) is not None:
+            return known
     error: HostError | None = None
     for version in versions:
         try:

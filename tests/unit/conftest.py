@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from pyvmm.guest import suites
 from tests.unit.guest_support import FakeApt
 
 # How long an example takes says how busy the machine is.
@@ -29,4 +30,6 @@ def apt(tmp_path: Path, guest_cache: Path, monkeypatch: pytest.MonkeyPatch) -> F
     """An apt that knows only the packages that a test gives it."""
     fake = FakeApt(tmp_path / "apt", guest_cache)
     monkeypatch.setenv("PATH", f"{fake.bin}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(suites, "OS_RELEASE", str(tmp_path / "os-release"))
+    suites.look_up.cache_clear()
     return fake

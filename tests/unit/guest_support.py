@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 # Options such as "-o name=value" and "-q" may come first.
 SKIP = """#!/bin/sh
 all="$*"
+state={state}
+case $all in *suite-bookworm/lists*) state={state}/bookworm;; esac
 while :; do
   case $1 in
     -o|--format) shift 2;;
@@ -23,8 +25,8 @@ while :; do
 done
 """
 CACHE_SCRIPT = """
-[ "$1" = policy ] && cat "{state}/$2.policy" 2>/dev/null
-[ "$1" = depends ] && shift && for package; do cat "{state}/$package.depends" 2>/dev/null; done
+[ "$1" = policy ] && cat "$state/$2.policy" 2>/dev/null
+[ "$1" = depends ] && shift && for package; do cat "$state/$package.depends" 2>/dev/null; done
 exit 0
 """
 GET_SCRIPT = """
@@ -39,7 +41,7 @@ case $1 in
 esac
 for last; do :; done
 echo "$last" >> "{state}/downloads"
-cp "{state}/${{last%%=*}}.deb" . || exit 100
+cp "$state/${{last%%=*}}.deb" . || exit 100
 """
 
 
@@ -53,7 +55,7 @@ class FakeApt:
         self.state.mkdir(parents=True)
         self.bin.mkdir()
         for name, script in (("apt-cache", CACHE_SCRIPT), ("apt-get", GET_SCRIPT)):
-            (self.bin / name).write_text(SKIP + script.format(state=self.state))
+            (self.bin / name).write_text((SKIP + script).format(state=self.state))
             (self.bin / name).chmod(0o755)
 
     def meta(self, package: str, depends: str) -> None:
@@ -88,6 +90,14 @@ class FakeApt:
         (modules / "modules.order").write_text("")
         (modules / "modules.builtin").write_text("")
         self.package(package, tree)
+
+    def older_release(self) -> Path:
+        """From now on apt's packages are those of Debian bookworm, which runs no more here."""
+        folder = self.state / "bookworm"
+        folder.mkdir()
+        for path in [*self.state.glob("*.policy"), *self.state.glob("*.de*")]:
+            path.rename(folder / path.name)
+        return folder
 
     def forget(self) -> None:
         """From now on apt knows nothing."""

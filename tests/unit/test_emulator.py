@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pyvmm.errors import HostError
-from pyvmm.guest import backports
+from pyvmm.guest import debian as packages
+from pyvmm.guest import suites
 from pyvmm.lab import LabError, emulator
 from tests.unit.guest_support import FakeApt
 from tests.unit.test_correction import VMRUN, program
@@ -33,7 +34,7 @@ def debian(apt: FakeApt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fak
     monkeypatch.delenv("PYVMM_QEMU", raising=False)
     release = tmp_path / "os-release"
     release.write_text(DEBIAN)
-    monkeypatch.setattr(backports, "OS_RELEASE", str(release))
+    monkeypatch.setattr(suites, "OS_RELEASE", str(release))
     fake_qemu(apt.bin / emulator.NAME, "7.2.22")
     apt.targets(TARGET.format(uri="http://mirror/debian/"))
     return apt
@@ -173,13 +174,13 @@ def test_no_copy_of_one_without_such_code(tmp_path: Path, guest_cache: Path) -> 
 
 def test_another_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "os-release"
-    monkeypatch.setattr(backports, "OS_RELEASE", str(path))
+    monkeypatch.setattr(suites, "OS_RELEASE", str(path))
     with pytest.raises(HostError, match="cannot read"):
-        backports.running_release()
+        suites.running_release()
     for text in ("ID=ubuntu\nVERSION_CODENAME=noble\n", "ID=debian\n", ""):
         path.write_text(text)
         with pytest.raises(HostError, match="names no release of Debian"):
-            backports.running_release()
+            suites.running_release()
 
 
 def test_the_mirror_is_that_of_the_release(debian: FakeApt) -> None:
@@ -191,17 +192,17 @@ def test_the_mirror_is_that_of_the_release(debian: FakeApt) -> None:
         "Packages Debian Debian bookworm cdrom:[Debian]/\n"
         "Packages Debian Debian bookworm http://mirror/debian/\n"
     )
-    assert backports.suite() == ("http://mirror/debian/", "bookworm-backports")
+    assert suites.backports() == ("http://mirror/debian/", "bookworm-backports")
     debian.targets("")
     with pytest.raises(HostError, match="no mirror of Debian bookworm"):
-        backports.suite()
+        suites.backports()
 
 
 def test_apt_keeps_to_its_own_folder(debian: FakeApt) -> None:
     """Neither the system's sources nor its lists are touched, and the keys are Debian's."""
     give_backports(debian, "10.0.2")
     emulator.find()
-    folder = debian.cache / "debian" / "backports"
+    folder = debian.cache / "debian" / "suite-bookworm-backports"
     source = (folder / "sources.list").read_text()
     assert source.endswith(" http://mirror/debian/ bookworm-backports main\n")
     (command,) = debian.updates()
@@ -213,4 +214,4 @@ def test_apt_keeps_to_its_own_folder(debian: FakeApt) -> None:
 
 def test_a_package_that_the_backports_lack(debian: FakeApt) -> None:
     with pytest.raises(HostError, match="no package 'thing'"):
-        backports.unpacked(["thing"], keep=(), into="thing")
+        packages.find_in(suites.backports(), ["thing"])

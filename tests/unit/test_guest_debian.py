@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.errors import ConfigError, HostError, ImageError
-from pyvmm.guest import debian
+from pyvmm.guest import debian, suites
 from tests.unit.guest_support import FakeApt
 
 DEP = """\
@@ -137,6 +137,41 @@ def test_a_version_that_debian_has_not(apt: FakeApt) -> None:
     apt.meta("linux-image-amd64", "linux-image-6.12.5-amd64")
     with pytest.raises(HostError, match=r"no Debian kernel of version 6\.1 .*apt-get update"):
         debian.kernel_package("6.1")
+
+
+def newer_release(apt: FakeApt) -> None:
+    """Debian 13 runs here, and has none of the packages so far."""
+    Path(suites.OS_RELEASE).write_text("ID=debian\nVERSION_CODENAME=trixie\n")
+    apt.targets("Packages Debian Debian trixie http://mirror/debian/\n")
+    apt.older_release()
+
+
+def test_a_kernel_of_the_release_before(apt: FakeApt) -> None:
+    apt.kernel("linux-image-6.1.0-5-amd64", "6.1.0-5-amd64")
+    apt.meta("linux-image-amd64", "linux-image-6.1.0-5-amd64")
+    newer_release(apt)
+    apt.meta("linux-image-amd64", "linux-image-6.12.5-amd64")
+    assert debian.kernel_image_package("6.12") == "linux-image-6.12.5-amd64"
+    assert not apt.updates()
+    assert debian.kernel_package("6.1").release == "6.1.0-5-amd64"
+    assert len(apt.updates()) == 1
+    source = apt.cache / "debian" / "suite-bookworm" / "sources.list"
+    assert source.read_text().endswith(" http://mirror/debian/ bookworm main\n")
+
+
+def test_neither_release_has_it(apt: FakeApt) -> None:
+    newer_release(apt)
+    with pytest.raises(HostError, match="neither apt nor Debian bookworm has a package 'thing'"):
+        debian.unpacked("thing")
+    with pytest.raises(HostError, match=r"no Debian kernel of version 6\.1 .*apt-get update"):
+        debian.kernel_package("6.1")
+
+
+def test_the_release_before_cannot_be_reached(apt: FakeApt) -> None:
+    newer_release(apt)
+    apt.fail_updates()
+    with pytest.raises(HostError, match=r"apt has no package 'thing': (?s:.)*bookworm"):
+        debian.unpacked("thing")
 
 
 @pytest.mark.parametrize("linux", ["", "6", "../x", "6.12.1"])

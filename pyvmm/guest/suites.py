@@ -1,25 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packages of the backports of the Debian release that runs here, unpacked into the cache.
+"""Suites of Debian that are not among the system's sources: the backports of its release, and an older release.
 
-apt works with a state and a list of sources of its own, below the cache. Of the system's configuration it takes the
-address of the mirror and the keys, and changes nothing.
+apt works with a state and a list of sources of its own for each, below the cache. Of the system's configuration it
+takes the address of the mirror and the keys, and changes nothing.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from pyvmm.errors import HostError
-from pyvmm.guest import cache, debian, tools
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+from pyvmm.guest import cache, tools
 
 OS_RELEASE = "/etc/os-release"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 TARGET_FIELDS = "$(CREATED_BY) $(ORIGIN) $(LABEL) $(CODENAME) $(REPO_URI)"
+
+
+#: Linux 6.1 is of it, and QEMU 7.2 and Bochs 2.7.
+OLDER = "bookworm"
 
 
 class Suite(NamedTuple):
@@ -44,8 +46,8 @@ def running_release() -> str:
     return name[1]
 
 
-def suite() -> Suite:
-    """The backports of this release, on the mirror that apt has for the release itself.
+def mirror() -> str:
+    """Where apt has the packages of the release that runs here from.
 
     Raises HostError where that is not Debian, or apt has no mirror of it.
     """
@@ -54,8 +56,23 @@ def suite() -> Suite:
     for line in tools.run(command, what="asking apt for its mirrors").splitlines():
         head, _, uri = line.rpartition(" ")
         if head == f"Packages Debian Debian {release}" and not uri.startswith("cdrom:"):
-            return Suite(uri, f"{release}-backports")
+            return uri
     raise HostError(f"apt has no mirror of Debian {release}")
+
+
+def backports() -> Suite:
+    """The backports of the release that runs here. Raises HostError as `mirror` does."""
+    return Suite(mirror(), f"{running_release()}-backports")
+
+
+def older() -> Suite:
+    """The release whose kernels, and emulators, newer ones have no more.
+
+    Raises HostError as `mirror` does, and where it is the one that runs here.
+    """
+    if running_release() == OLDER:
+        raise HostError(f"this is Debian {OLDER} itself")
+    return Suite(mirror(), OLDER)
 
 
 def options(folder: Path) -> list[str]:
@@ -80,35 +97,18 @@ def options(folder: Path) -> list[str]:
     return [word for name, value in places.items() for word in ("-o", f"{name}={value}")]
 
 
-def look_up(folder: Path, from_suite: Suite) -> list[str]:
-    """Fetches the suite's list of packages, its signature checked; returns apt's options for it."""
-    for name in ("lists/partial", "archives/partial"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    signed = f" [signed-by={KEYRING}]" if Path(KEYRING).exists() else ""
-    (folder / "sources.list").write_text(f"deb{signed} {from_suite.uri} {from_suite.name} main\n")
-    own = options(folder)
-    tools.run(["apt-get", "-q", *own, "update"], what=f"looking for packages in {from_suite.name}")
-    return own
+@functools.cache
+def look_up(suite: Suite) -> tuple[str, ...]:
+    """Fetches a suite's list of packages, its signature checked; the options with which apt keeps to that list.
 
-
-def unpacked(names: Sequence[str], *, keep: Iterable[str], into: str) -> Path:
-    """One tree of several packages, ``<cache>/<into>-<version of the first>``; fetched if it is not there.
-
-    Raises HostError where there are no backports with these packages, or they cannot be had now. Call it with a lock
-    of the caller's held.
+    Raises HostError where it cannot be had.
     """
-    root = Path(cache.cache_root())
-    own = look_up(root / "debian" / "backports", suite())
-    versions = {name: debian.candidate_version(name, own) for name in names}
-    missing = [name for name, version in versions.items() if version is None]
-    if missing:
-        raise HostError(f"the backports have no package '{missing[0]}'")
-    final = root / f"{into}-{str(versions[names[0]]).replace(':', '%3a')}"
-    if not final.is_dir():
-
-        def fill(fresh: Path) -> None:
-            for name in names:
-                debian.fetch(name, str(versions[name]), fresh, tuple(keep), own)
-
-        tools.publish(final, fill)
-    return final
+    folder = Path(cache.cache_root()) / "debian" / f"suite-{suite.name}"
+    with tools.lock(f"debian/suite-{suite.name}"):
+        for name in ("lists/partial", "archives/partial"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        signed = f" [signed-by={KEYRING}]" if Path(KEYRING).exists() else ""
+        (folder / "sources.list").write_text(f"deb{signed} {suite.uri} {suite.name} main\n")
+        own = options(folder)
+        tools.run(["apt-get", "-q", *own, "update"], what=f"looking for packages in {suite.name}")
+    return tuple(own)
