@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = (".ci/setup", ".ci/provision", ".ci/run", ".ci/nightly", ".ci/root")
+SCRIPTS = (".ci/setup", ".ci/provision", ".ci/run", ".ci/nightly", ".ci/root", ".ci/pythons")
 
 
 def text(name: str) -> str:
