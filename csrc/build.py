@@ -31,6 +31,7 @@ CORE_HEADERS = [
     "symcall.h",
     "symcall_watch.h",
     "doorbell.h",
+    "pagemap.h",
     "swapstore.h",
     "swapmap.h",
     "swapbypass.h",

@@ -10,7 +10,6 @@
 enum {
 	PAGE = 4096,
 	PIECE = 2 << 20, /* what one huge page may be */
-	CHUNK = 64 << 20,
 	PIECE_PAGES = PIECE / PAGE,
 };
 
@@ -99,20 +98,36 @@ static uint64_t least(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
+uint64_t pagemap_chunk(const struct pagemap *map, uint64_t chunk)
+{
+	uint64_t start = chunk * PAGEMAP_CHUNK, pages = 0;
+	uint64_t length = least(PAGEMAP_CHUNK, map->size - start);
+	uint8_t resident[PAGEMAP_CHUNK / PAGE];
+
+	if (mincore(map->memory + start, length, resident) || is_empty(resident, length / PAGE))
+		return 0;
+	for (uint64_t piece = 0; piece < length; piece += PIECE)
+		pages += count_piece(map, start + piece, resident + piece / PAGE,
+		                     least(PIECE, length - piece) / PAGE);
+	return pages * PAGE;
+}
+
 uint64_t pagemap_bytes(const struct pagemap *map)
 {
-	uint8_t resident[CHUNK / PAGE];
-	uint64_t pages = 0;
+	uint64_t bytes = 0;
 
-	for (uint64_t chunk = 0; chunk < map->size; chunk += CHUNK) {
-		uint64_t length = least(CHUNK, map->size - chunk);
+	for (uint64_t chunk = 0; chunk * PAGEMAP_CHUNK < map->size; chunk++)
+		bytes += pagemap_chunk(map, chunk);
+	return bytes;
+}
 
-		if (mincore(map->memory + chunk, length, resident) ||
-		    is_empty(resident, length / PAGE))
-			continue;
-		for (uint64_t piece = 0; piece < length; piece += PIECE)
-			pages += count_piece(map, chunk + piece, resident + piece / PAGE,
-			                     least(PIECE, length - piece) / PAGE);
-	}
-	return pages * PAGE;
+uint64_t pagemap_count(void *memory, uint64_t size)
+{
+	struct pagemap map;
+	uint64_t bytes;
+
+	pagemap_open(&map, memory, size);
+	bytes = pagemap_bytes(&map);
+	pagemap_close(&map);
+	return bytes;
 }

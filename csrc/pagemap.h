@@ -8,6 +8,12 @@
 
 #include <stdint.h>
 
+/* cffi: begin */
+/* Bytes of a range of this process's memory, whole pages, that are the process's own in the host's
+ * memory now. */
+uint64_t pagemap_count(void *memory, uint64_t size);
+/* cffi: end */
+
 struct pagemap {
 	uint8_t *memory;
 	uint64_t size;
@@ -22,8 +28,14 @@ void pagemap_close(struct pagemap *map);
  */
 int pagemap_has(const struct pagemap *map, uint64_t offset);
 
-/* Bytes in the host's memory now. What was only read is the host's page of zeros, and costs
- * nothing. A system call for each 64 MiB, one or two more for each 2 MiB with something in it. */
+enum { PAGEMAP_CHUNK = 64 << 20 };
+
+/* Bytes in the host's memory now of a chunk, which is one by its number. What was only read is the
+ * host's page of zeros, and costs nothing. One system call, one or two more for each 2 MiB with
+ * something in it. */
+uint64_t pagemap_chunk(const struct pagemap *map, uint64_t chunk);
+
+/* The same of all chunks. */
 uint64_t pagemap_bytes(const struct pagemap *map);
 
 #endif

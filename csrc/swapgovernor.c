@@ -70,16 +70,25 @@ static bool must_look(const struct swapgovernor *governor)
 	return governor->policy == SWAP_POLICY_PRESSURE || governor->policy == SWAP_POLICY_QUOTA;
 }
 
-static void look(struct swapgovernor *governor)
+static void apply(struct swapgovernor *governor)
 {
-	/* Counted for the policy that needs it only: that is a look at the whole store. */
+	bool pressure = governor->policy == SWAP_POLICY_PRESSURE;
+
+	swapbypass_allow(governor->bypass, governor->verdict || pressure);
+	swapstore_grow_by_small_pages(governor->store, pressure && !governor->verdict);
+}
+
+/* `anew` is for a policy that has just been set. */
+static void look(struct swapgovernor *governor, bool anew)
+{
+	/* Counted for the policy that needs it only. */
 	uint64_t bytes =
-	        governor->policy == SWAP_POLICY_QUOTA ? swapstore_bytes(governor->store) : 0;
+	        governor->policy == SWAP_POLICY_QUOTA ? swapstore_follow(governor->store, anew) : 0;
 
 	hostmemory_read(&governor->host, governor->pressure, governor->meminfo, governor->group);
 	governor->verdict = swapgovernor_judge(governor->policy, governor->quota, bytes,
 	                                       &governor->host, governor->verdict);
-	swapbypass_allow(governor->bypass, governor->verdict);
+	apply(governor);
 	if (!governor->verdict && must_look(governor))
 		governor->looks++;
 	pthread_cond_broadcast(&governor->looked);
@@ -99,7 +108,7 @@ static void *main_of_governor(void *opaque)
 			pthread_cond_wait(&governor->wake, &governor->lock);
 		else if (pthread_cond_timedwait(&governor->wake, &governor->lock, &until) ==
 		         ETIMEDOUT)
-			look(governor);
+			look(governor, false);
 	}
 	pthread_mutex_unlock(&governor->lock);
 	return NULL;
@@ -175,7 +184,7 @@ void swapgovernor_set(struct swapgovernor *governor, uint32_t policy, uint64_t q
 	governor->policy = policy;
 	governor->quota = quota;
 	governor->verdict = 1;
-	look(governor);
+	look(governor, true);
 	pthread_cond_signal(&governor->wake);
 	pthread_mutex_unlock(&governor->lock);
 }

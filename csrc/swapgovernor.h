@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Whether the guest may go on to use swapped pages where they lie: a thread that looks at the host
- * once a second, and tells the guest when the answer changes. A fault then costs a look at a flag.
+ * Whether the guest may go on to use swapped pages where they lie, and how the store may grow: a
+ * thread that looks at the host once a second, and tells the guest when the answer changes. A fault
+ * then costs a look at a flag.
+ *
+ * A host that is short of memory loses nothing by a page that is used where it lies, for it is
+ * there either way. A guest that has to read it instead writes another one out to make room, and
+ * the host has both. So pressure refuses growth and not use: the store grows by small pages then.
  */
 #ifndef PYVMM_SWAPGOVERNOR_H
 #define PYVMM_SWAPGOVERNOR_H
@@ -14,7 +19,8 @@
 enum swap_policy {
 	SWAP_POLICY_ALWAYS,
 	SWAP_POLICY_NEVER,
-	SWAP_POLICY_PRESSURE, /* while the host has memory */
+	SWAP_POLICY_PRESSURE, /* always; while the host has memory the store may grow by huge pages
+	                       */
 	SWAP_POLICY_QUOTA,    /* while the store takes no more than so many bytes */
 };
 
@@ -31,7 +37,8 @@ struct swapbypass;
 struct swapstore;
 struct swapgovernor;
 
-/* The verdict: 1 if it may; `before` is the last one. */
+/* The verdict: 1 while all is well, 0 where the host has too little memory or the store too much,
+ * or the policy is never; `before` is the last one. */
 int swapgovernor_judge(uint32_t policy, uint64_t quota, uint64_t bytes,
                        const struct hostmemory *host, int before);
 

@@ -5,26 +5,60 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/magic.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #include "pagemap.h"
+#include "swapcount.h"
 
 enum {
 	SECTORS_A_SLOT = SWAPSTORE_SLOT / 512,
 	BITS = 64,
+	FOLLOW_NS = 10 * 1000 * 1000,
+	SLOTS_A_CHUNK = PAGEMAP_CHUNK / SWAPSTORE_SLOT,
 };
 
 struct swapstore {
 	int fd;               /* not owned; -1 for memory */
 	struct pagemap pages; /* of the memory */
+	bool small;           /* grows by small pages */
+	struct swapcount count;
 	uint64_t slots;
 	size_t map_bytes;
 	uint64_t *
 	        written; /* a bit a slot, atomic; mapped, so that what is never set costs nothing */
 };
+
+/* Blocks that are set aside are not given until something is written. */
+static uint64_t bytes_of_file(int fd, uint64_t start, uint64_t end)
+{
+	uint64_t bytes = 0;
+	off_t at = (off_t)start;
+
+	while ((at = lseek(fd, at, SEEK_DATA)) >= 0 && (uint64_t)at < end) {
+		off_t hole = lseek(fd, at, SEEK_HOLE);
+
+		if (hole <= at)
+			break;
+		bytes += ((uint64_t)hole < end ? (uint64_t)hole : end) - (uint64_t)at;
+		at = hole;
+	}
+	return bytes;
+}
+
+static uint64_t bytes_of_chunk(const void *opaque, uint64_t chunk)
+{
+	const struct swapstore *store = opaque;
+	uint64_t start = chunk * PAGEMAP_CHUNK, end = start + PAGEMAP_CHUNK;
+	uint64_t size = store->slots * SWAPSTORE_SLOT;
+
+	if (store->fd < 0)
+		return pagemap_chunk(&store->pages, chunk);
+	return bytes_of_file(store->fd, start, end < size ? end : size);
+}
 
 static struct swapstore *create(uint64_t size)
 {
@@ -40,10 +74,17 @@ static struct swapstore *create(uint64_t size)
 		return NULL;
 	store->fd = store->pages.fd = -1;
 	store->slots = size / SWAPSTORE_SLOT;
+	if (swapcount_init(&store->count, (size + PAGEMAP_CHUNK - 1) / PAGEMAP_CHUNK,
+	                   bytes_of_chunk, store)) {
+		free(store);
+		errno = ENOMEM;
+		return NULL;
+	}
 	store->map_bytes = (store->slots + BITS - 1) / BITS * sizeof(uint64_t);
 	map = mmap(NULL, store->map_bytes, PROT_READ | PROT_WRITE,
 	           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (map == MAP_FAILED) {
+		swapcount_free(&store->count);
 		free(store);
 		return NULL;
 	}
@@ -90,6 +131,7 @@ void swapstore_destroy(struct swapstore *store)
 		return;
 	pagemap_close(&store->pages);
 	munmap(store->written, store->map_bytes);
+	swapcount_free(&store->count);
 	free(store);
 }
 
@@ -117,10 +159,16 @@ static void change_range(struct swapstore *store, uint64_t first, uint64_t end, 
 
 void swapstore_on_write(void *opaque, uint64_t sector, uint64_t count)
 {
+	struct swapstore *store = opaque;
+	uint64_t first = sector / SECTORS_A_SLOT, last;
+
+	if (!count)
+		return;
 	/* A slot that is written in part holds data. */
-	if (count)
-		change_range(opaque, sector / SECTORS_A_SLOT,
-		             (sector + count - 1) / SECTORS_A_SLOT + 1, 1);
+	last = (sector + count - 1) / SECTORS_A_SLOT;
+	change_range(store, first, last + 1, 1);
+	swapcount_note(&store->count, first / SLOTS_A_CHUNK);
+	swapcount_note(&store->count, last / SLOTS_A_CHUNK);
 }
 
 void swapstore_on_discard(void *opaque, uint64_t sector, uint64_t count)
@@ -166,26 +214,25 @@ int swapstore_written(struct swapstore *store, uint64_t slot)
 	return 1;
 }
 
-/* Blocks that are set aside are not given until something is written. */
-static uint64_t bytes_of_file(int fd, uint64_t size)
+void swapstore_grow_by_small_pages(struct swapstore *store, int small)
 {
-	uint64_t bytes = 0;
-	off_t at = 0;
+	bool wanted = small != 0;
 
-	while ((at = lseek(fd, at, SEEK_DATA)) >= 0 && (uint64_t)at < size) {
-		off_t end = lseek(fd, at, SEEK_HOLE);
-
-		if (end <= at)
-			break;
-		bytes += ((uint64_t)end < size ? (uint64_t)end : size) - (uint64_t)at;
-		at = end;
-	}
-	return bytes;
+	if (store->fd >= 0 || store->small == wanted)
+		return;
+	/* A kernel without huge pages refuses, and has no others anyway. */
+	madvise(store->pages.memory, store->pages.size, wanted ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
+	store->small = wanted;
 }
 
 uint64_t swapstore_bytes(const struct swapstore *store)
 {
 	if (store->fd < 0)
 		return pagemap_bytes(&store->pages);
-	return bytes_of_file(store->fd, store->slots * SWAPSTORE_SLOT);
+	return bytes_of_file(store->fd, 0, store->slots * SWAPSTORE_SLOT);
+}
+
+uint64_t swapstore_follow(struct swapstore *store, int anew)
+{
+	return swapcount_look(&store->count, anew ? 0 : FOLLOW_NS);
 }

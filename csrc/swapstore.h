@@ -38,9 +38,17 @@ uint64_t swapstore_slots(const struct swapstore *store);
  * answer was yes. */
 int swapstore_written(struct swapstore *store, uint64_t slot);
 
+/* From now on memory that was not given yet is given page by page, or in huge pages again. What is
+ * there stays as it is. One thread at a time. */
+void swapstore_grow_by_small_pages(struct swapstore *store, int small);
+
 /* Bytes that the host has given for it, 0 if it cannot say. For memory it is a look at all of it:
  * 0.16 s for 1 TiB. */
 uint64_t swapstore_bytes(const struct swapstore *store);
+
+/* The same for somebody who asks again and again: counted for 10 ms at most, and for the rest what
+ * the last calls found (swapcount.h), or all of it anew. One thread at a time. */
+uint64_t swapstore_follow(struct swapstore *store, int anew);
 /* cffi: end */
 
 #endif

@@ -156,9 +156,10 @@ class VM:
 
         `bypass` says how a symbiotic guest may use pages where they lie in it: "off", "symcall" or "direct"; it can be
         changed while the guest runs. `serial` is the disk's serial number. `backing` names a file, absent or empty,
-        that holds the pages instead of host memory. `policy` decides whether the guest may: "pressure" (while the host
-        has memory), "quota" (while the store takes no more than `quota` bytes, or text), "always", "never", or a
-        function that is asked about each fault. Raises ConfigError for what cannot be, HostError if the host refuses.
+        that holds the pages instead of host memory. `policy` decides whether the guest may: "pressure" (always, but the
+        store grows by small pages while the host is short of memory), "quota" (while the store takes no more than
+        `quota` bytes, or text), "always", "never", or a function that is asked about each fault. Raises ConfigError for
+        what cannot be, HostError if the host refuses.
         """
         from pyvmm.devices.virtio_blk import VirtioBlk, encode_serial
         from pyvmm.machine.swapstore import SwapStore

@@ -63,7 +63,7 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         ("--swap-policy",),
         {
             "choices": ("pressure", "always", "never", "quota"),
-            "help": "when it may: while the host has memory (pressure), or within the quota",
+            "help": "when it may: always, growing less while the host is short (pressure), or by quota",
         },
     ),
     (("--swap-quota",), {"metavar": "SIZE", "help": "what swapped pages may take, for quota"}),

@@ -349,6 +349,12 @@ class GuestMemory:
                 _copy(view, data, file)
 
     @property
+    def resident(self) -> int:
+        """Bytes of the RAM that the host has given and has in its memory now. Counted anew: 1 ms a GiB, 12 at worst."""
+        address = ffi.cast("void *", self.address)
+        return int(lib.pagemap_count(address, self.size))
+
+    @property
     def trouble(self) -> str:
         """Why the guest, or the host for it, could not use some of its memory; "" where none of it can fail."""
         files = [window.file for window in self._windows if window.file is not None]

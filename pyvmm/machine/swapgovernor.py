@@ -73,12 +73,14 @@ def policy_number(policy: str, quota: int | None) -> int:
 class SwapGovernor:
     """A thread that looks at the host once a second and lets the guest use the store, or not. Closed with the machine.
 
-    "pressure" allows it while the host, and the control group, have memory: no more than 10 % of the last ten seconds
-    waited for it, and 5 % left. Once that is over, it must be below 5 %, with 8 % left, to be allowed again. "quota"
-    allows it while the store takes no more than so many bytes.
+    "pressure" finds memory short, on the host or in the control group, when more than 10 % of the last ten seconds
+    waited for it, or less than 5 % is left. That is over once it is below 5 %, with 8 % left. The guest may use pages
+    where they lie all the same, as that costs the host nothing; but the store then grows by small pages only. "quota"
+    lets the guest use them while the store takes no more than so many bytes.
     """
 
     def __init__(self, bypass: SwapBypass, store: SwapStore) -> None:
+        self.policy = "always"
         names = (PRESSURE, MEMINFO, own_group())
         paths = [os.fsencode(name) for name in names]
         with bypass.handle as of_bypass, store.handle as of_store:
@@ -88,6 +90,7 @@ class SwapGovernor:
     def set(self, policy: str, quota: int | None) -> None:
         """Another policy, judged at once. The quota is in bytes. Raises ConfigError."""
         number = policy_number(policy, quota)
+        self.policy = policy
         with self._handle as governor:
             lib.swapgovernor_set(governor, number, quota or 0)
 

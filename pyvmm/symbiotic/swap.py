@@ -31,7 +31,8 @@ class SwapStats(NamedTuple):
 
     That is None if it cannot be asked, did not attach, or says what cannot be (`vm.symcall(0, "swap_stats")` says
     which).
-    `mode`, `effective` and `allowed`: what is wanted, what the guest is told, and what the policy says now. `host` is
+    `mode`, `effective` and `allowed`: what is wanted, what the guest is told, and what the policy says now, which for
+    "pressure" is whether the host has memory to spare. `host` is
     the host's memory as the policy last saw it, None on a machine that is not symbiotic. `bytes_used` is what the pages
     take now of host memory, or of the backing file; `bytes_in` and `bytes_out` passed through the disk's queue to the
     guest and from it. `attached`: the guest says that it uses the aperture; `attach_refused` counts calls by which it
@@ -135,14 +136,15 @@ class Swap:
 
     @property
     def effective(self) -> str:
-        """The mode that the guest is told now: "off" while the policy says no."""
+        """The mode that the guest is told now: "off" with "never", and above a quota."""
         return self._bypass.effective if self._bypass is not None else "off"
 
     @property
     def policy(self) -> Policy:
         """Whether the guest may use pages where they lie: "pressure", "quota", "always", "never", or a function.
 
-        "pressure": while the host has memory, "quota": while the store takes no more than `quota` bytes. A function
+        "pressure": always, but the store grows by small pages while the host is short of memory. "quota": while the
+        store takes no more than `quota` bytes. A function
         gets a `SwapFault` for each fault, on the vCPU's thread, and returns whether the page may be used; what it
         raises ends the run. It is asked about faults only, so the guest is told "symcall" where "direct" is wanted.
         May be set at any time. Raises ConfigError for what is no policy.

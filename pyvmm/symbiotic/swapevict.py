@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from pyvmm.errors import GuestDataError, StateError, SymcallError
 from pyvmm.machine.thread import Thread
-from pyvmm.symbiotic import abi, memory
+from pyvmm.symbiotic import abi
+from pyvmm.symbiotic import memory as guest_memory
 from pyvmm.symbiotic.answer import ask
 from pyvmm.symbiotic.swapstats import swap_evict, swap_stats
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 #: Pages of 4 KiB that the guest is asked for at a time; once a second, as often as the governor looks.
 BATCH = 16384
 PAGE = 4096
+#: Of the guest's memory one part in so many stays free, well above the marks at which Linux begins to reclaim.
+RESERVE = 16
 #: Milliseconds after which it looks whether it should go on waiting.
 TURN = 60_000
 
@@ -25,8 +28,9 @@ TURN = 60_000
 class Evictor:
     """A thread that sleeps until the governor finds too little memory on the host, or too much in the store.
 
-    Then the guest is asked for no more than `BATCH` pages, and half of what it has free. `asked` counts the calls that
-    it took.
+    Then the guest is asked for no more than `BATCH` pages, and half of what it has free beyond its `RESERVE`, so that
+    it need not write others out instead. Where the host is short, free RAM that the host has yet to give does not
+    count: a page that moves there would be one more. `asked` counts the calls that it took.
     """
 
     def __init__(self, machine: Machine, governor: SwapGovernor) -> None:
@@ -46,9 +50,13 @@ class Evictor:
 
     def _ask(self, raw: Raw) -> None:
         adopted = swap_stats(raw).adopted
-        found = memory.parse(ask(raw, abi.SYMCALL_MEMORY, want=abi.PAGE_DATA_SIZE))
-        pages = min(BATCH, adopted, (found.free or 0) // 2 // PAGE)
-        if pages:
+        found = guest_memory.parse(ask(raw, abi.SYMCALL_MEMORY, want=abi.PAGE_DATA_SIZE))
+        spare = (found.free or 0) - (found.total or 0) // RESERVE
+        if self._governor.policy == "pressure":
+            memory = self._machine.memory
+            spare -= memory.size - memory.resident
+        pages = min(BATCH, adopted, spare // 2 // PAGE)
+        if pages > 0:
             swap_evict(raw, pages)
             self.asked += 1
 

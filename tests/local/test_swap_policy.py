@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import mmap
+import re
 import struct
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ import pyvmm
 from pyvmm.errors import ConfigError, GuestDataError, StateError, SymcallError
 from pyvmm.machine import swapgovernor
 from pyvmm.machine.memory import MIB
+from pyvmm.machine.swapbypass import MODES
 from pyvmm.machine.swapstore import SLOT
 from pyvmm.symbiotic import abi, swapevict, swapstats
 from tests import remote, waiting
@@ -25,9 +28,10 @@ until = partial(waiting.until, seconds=remote.PATIENCE)
 
 PSI = "some avg10={} avg60=0.00 avg300=0.00 total=0\n"
 #: As the guest's MEMORY: page size, total and free, and the rest of it.
-FREE = 64 * MIB
+FREE = 128 * MIB
 MEMORY = struct.pack("<II14Q", 120, 4096, 256 * MIB, FREE, *[0] * 12)
 ADOPTED = 5000
+MADV_POPULATE_WRITE = 23  # <asm-generic/mman-common.h>
 SWAP = struct.pack("<II3Q", 32, 3, 1023, 700, ADOPTED)
 
 
@@ -54,32 +58,57 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     return Host(tmp_path, monkeypatch)
 
 
+class Pressed(Faulting):
+    """A guest under that policy, whose RAM the host has given but for what a test leaves out."""
+
+    def grows_by_huge_pages(self) -> bool:
+        """As /proc says it of the mapping of the store."""
+        memory = self.swap._store.memory
+        assert memory is not None
+        with open("/proc/self/smaps", encoding="ascii") as file:
+            for line in file:
+                if found := re.match("([0-9a-f]+)-([0-9a-f]+) ", line):
+                    inside = int(found[1], 16) <= memory.address < int(found[2], 16)
+                elif inside and line.startswith("VmFlags:"):
+                    return "hg" in line.split() and "nh" not in line.split()
+        raise AssertionError("the store is not mapped")
+
+
 @pytest.fixture
-def guest(host: Host) -> Iterator[Faulting]:
-    with Faulting(policy="pressure", symcall_deadline=remote.deadline()) as made:
-        yield made.start()
+def guest(host: Host) -> Iterator[Pressed]:
+    with Pressed(policy="pressure", symcall_deadline=remote.deadline()) as made:
+        made.start()
+        memory = made.machine.memory
+        memory._map.madvise(MADV_POPULATE_WRITE, memory._skip, memory.size)
+        yield made
 
 
-def test_pressure_turns_it_off_and_on(guest: Faulting, host: Host) -> None:
-    assert guest.offer() == MAPPED
+@pytest.mark.parametrize("mode", [abi.MODE_SYMCALL, abi.MODE_DIRECT])
+def test_under_pressure_pages_are_used_where_they_lie(
+    guest: Pressed, host: Host, mode: int
+) -> None:
+    """What is refused is growth: the store gets small pages, until there is memory again."""
+    guest.swap.mode = MODES[mode]
     guest.prepare()
+    guest.store.memory.map.madvise(mmap.MADV_HUGEPAGE)  # as it is made
+    assert guest.grows_by_huge_pages()
     host.stall("42.50")
-    until(lambda: guest.announced()["mode"] == abi.MODE_OFF)
-    assert (guest.swap.mode, guest.swap.effective) == ("symcall", "off")
-    assert guest.offer() == POLICY
-    stats = guest.swap.stats
-    assert not stats.allowed
-    assert stats.host == (42.5, 1000 << 10, 500 << 10, None, None)
-    # A wish is remembered.
-    guest.swap.mode = "direct"
-    assert guest.announced()["mode"] == abi.MODE_OFF
-    host.stall("0.00")
-    until(lambda: guest.announced()["mode"] == abi.MODE_DIRECT)
+    until(lambda: not guest.swap.stats.allowed)
+    assert not guest.grows_by_huge_pages()
+    assert guest.announced()["mode"] == mode
+    assert guest.swap.effective == guest.swap.mode
     assert guest.offer() == MAPPED
-    assert guest.swap.stats.allowed
+    assert guest.swap.stats.host == (42.5, 1000 << 10, 500 << 10, None, None)
+    host.stall("0.00")
+    until(lambda: guest.swap.stats.allowed)
+    assert guest.grows_by_huge_pages()
+    guest.swap.policy = "always"
+    host.stall("42.50")
+    until(lambda: guest.swap.stats.allowed)
+    assert guest.grows_by_huge_pages()
 
 
-def test_a_policy_is_changed_while_the_guest_runs(guest: Faulting) -> None:
+def test_a_policy_is_changed_while_the_guest_runs(guest: Pressed) -> None:
     for policy, mode in (("never", 0), ("always", 1), ("pressure", 1), ("never", 0)):
         guest.swap.policy = policy
         assert guest.swap.policy == policy
@@ -111,7 +140,7 @@ def test_a_quota_follows_the_store(host: Host) -> None:
         until(lambda: guest.announced()["mode"] == abi.MODE_SYMCALL)
 
 
-def test_a_function_is_asked_about_faults_so_there_must_be_some(guest: Faulting) -> None:
+def test_a_function_is_asked_about_faults_so_there_must_be_some(guest: Pressed) -> None:
     guest.swap.mode = "direct"
     assert guest.announced()["mode"] == abi.MODE_DIRECT
     guest.swap.policy = lambda fault: False
@@ -125,7 +154,7 @@ def test_a_function_is_asked_about_faults_so_there_must_be_some(guest: Faulting)
 # Handing pages back.
 
 
-def test_under_pressure_the_guest_is_asked_for_pages(guest: Faulting, host: Host) -> None:
+def test_under_pressure_the_guest_is_asked_for_pages(guest: Pressed, host: Host) -> None:
     guest.can(abi.SYMCALL_MEMORY, len(MEMORY), MEMORY)
     guest.can(abi.SYMCALL_SWAP_STATS, len(SWAP), SWAP)
     guest.can(abi.SYMCALL_SWAP_EVICT, ADOPTED)
@@ -133,23 +162,46 @@ def test_under_pressure_the_guest_is_asked_for_pages(guest: Faulting, host: Host
     host.stall("42.50")
     until(lambda: guest.swap.stats.evictions > 1)
     asked = abi.SYMCALL_SWAP_EVICT - 0x100
-    assert guest.value("canned_asked", asked) == min(ADOPTED, swapevict.BATCH, FREE // 2 // SLOT)
-    # Half of what it has free.
-    little = struct.pack("<II14Q", 120, 4096, 256 * MIB, 100 * SLOT, *[0] * 12)
+    assert guest.value("canned_asked", asked) == min(ADOPTED, swapevict.BATCH)
+    # Half of what it has free beyond what it keeps.
+    kept = 256 * MIB // swapevict.RESERVE
+    little = struct.pack("<II14Q", 120, 4096, 256 * MIB, kept + 100 * SLOT, *[0] * 12)
     guest.can(abi.SYMCALL_MEMORY, len(little), little)
     until(lambda: guest.value("canned_asked", asked) == 50)
-    none = struct.pack("<II14Q", 120, 4096, 256 * MIB, 0, *[0] * 12)
+    none = struct.pack("<II14Q", 120, 4096, 256 * MIB, kept, *[0] * 12)
     guest.can(abi.SYMCALL_MEMORY, len(none), none)
     guest.set_value("canned_asked", 0, asked)
     asked_so_far = guest.swap.stats.evictions
     time.sleep(0.1)
     assert guest.swap.stats.evictions <= asked_so_far + 1
     host.stall("0.00")
-    until(lambda: guest.swap.effective == "symcall")
+    until(lambda: guest.swap.stats.allowed)
     assert guest.works()
 
 
-def test_a_guest_that_lies_under_pressure(guest: Faulting, host: Host) -> None:
+def test_no_page_moves_to_ram_that_the_host_has_yet_to_give(guest: Pressed, host: Host) -> None:
+    """It would be one more for the host. A quota is about the store alone, and asks for it."""
+    memory = guest.machine.memory
+    given = memory.resident
+    memory._map.madvise(mmap.MADV_DONTNEED, memory._skip + 10 * MIB, 4 * MIB)
+    assert memory.resident == given - 4 * MIB
+    free = struct.pack("<II14Q", 120, 4096, 32 * MIB, 6 * MIB, *[0] * 12)  # of which 2 are kept
+    guest.can(abi.SYMCALL_MEMORY, len(free), free)
+    guest.can(abi.SYMCALL_SWAP_STATS, len(SWAP), SWAP)
+    guest.can(abi.SYMCALL_SWAP_EVICT, ADOPTED)
+    host.stall("42.50")
+    before = guest.machine.symcalls["returned"]
+    until(lambda: guest.machine.symcalls["returned"] > before + 6)
+    assert guest.swap.stats.evictions == 0
+    guest.swap.quota = 0
+    guest.swap.policy = "quota"
+    guest.swap_out(3, b"x" * SLOT)
+    until(lambda: guest.swap.stats.evictions > 0)
+    asked = abi.SYMCALL_SWAP_EVICT - 0x100
+    assert guest.value("canned_asked", asked) == 4 * MIB // 2 // SLOT
+
+
+def test_a_guest_that_lies_under_pressure(guest: Pressed, host: Host) -> None:
     """The thread goes on, and asks again."""
     host.stall("42.50")
     until(lambda: guest.machine.symcalls["returned"] > 3)
@@ -161,7 +213,7 @@ def test_a_guest_that_lies_under_pressure(guest: Faulting, host: Host) -> None:
     until(lambda: guest.swap.stats.evictions > 0)
 
 
-def test_evict(guest: Faulting) -> None:
+def test_evict(guest: Pressed) -> None:
     asked = abi.SYMCALL_SWAP_EVICT - 0x100
     guest.can(abi.SYMCALL_SWAP_EVICT, ADOPTED)
     assert guest.swap.evict() == ADOPTED
@@ -175,7 +227,7 @@ def test_evict(guest: Faulting) -> None:
         guest.swap.evict()
 
 
-def test_what_the_guest_says(guest: Faulting) -> None:
+def test_what_the_guest_says(guest: Pressed) -> None:
     assert guest.swap.stats.guest is None
     with pytest.raises(GuestDataError):
         swapstats.swap_stats(guest.machine.raw(0))

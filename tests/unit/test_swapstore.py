@@ -24,6 +24,7 @@ from pyvmm.machine import aperture
 from pyvmm.machine.memory import GIB, MIB, PAGE, Region, ram_layout
 from pyvmm.machine.swapfile import MARK, MARK_BYTES
 from pyvmm.machine.swapstore import SLOT, SwapStore
+from tests import waiting
 from tests.unit.virtio_driver import WRITE, Descriptor, Driver, FakeMachine
 
 SIZE = 2 * MIB
@@ -208,6 +209,30 @@ def test_a_large_store_costs_nothing() -> None:
     assert store.written(300 * GIB // SLOT)
     assert store.bytes_used in (PAGE, aperture.ALIGNMENT)
     store.close()
+    store.close()
+
+
+def follow(store: SwapStore, bytes_used: int) -> None:
+    """It comes to know, by looks of bounded length."""
+    waiting.until(lambda: lib.swapstore_follow(store._c, 0) == bytes_used)
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_what_it_takes_is_followed(tmp_path: Path, in_file: bool) -> None:
+    """In the chunks that are used, beside them, far away, where the disk wrote, and where it was given back."""
+    store = SwapStore(8 * GIB, tmp_path / "swap" if in_file else None)
+    if store.memory is not None:
+        store.memory.map.madvise(mmap.MADV_NOHUGEPAGE)
+    assert lib.swapstore_follow(store._c, 1) == 0
+    for offset in (0, 5 * MIB, 70 * MIB, 7 * GIB, 8 * GIB - SLOT):
+        put(store, offset, b"x" * SLOT)
+        lib.swapstore_on_write(store._c, offset // 512, 8)
+        follow(store, store.bytes_used)
+    assert lib.swapstore_follow(store._c, 1) == store.bytes_used >= 5 * SLOT
+    if store.memory is not None:
+        give_back(store, 70 * MIB, SLOT)
+        give_back(store, 7 * GIB, SLOT)
+        follow(store, 3 * SLOT)
     store.close()
 
 
