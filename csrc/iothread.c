@@ -179,12 +179,22 @@ int iothread_stop(struct iothread *thread, uint32_t milliseconds)
 	struct timespec until = thread_deadline(milliseconds);
 	int error = 0;
 
-	if (!thread->joined) {
-		ask_to_stop(thread);
-		error = pthread_clockjoin_np(thread->thread, NULL, CLOCK_MONOTONIC, &until);
-		thread->joined = !error;
-	}
-	return -error;
+	if (thread->joined)
+		return 0;
+	ask_to_stop(thread);
+	pthread_mutex_lock(&thread->lock);
+	while (!thread->ended && !error)
+		error = pthread_cond_clockwait(&thread->changed, &thread->lock, CLOCK_MONOTONIC,
+		                               &until);
+	if (thread->ended)
+		error = 0;
+	pthread_mutex_unlock(&thread->lock);
+	if (error)
+		return -error;
+	/* Nothing is left for it to do but to return. */
+	pthread_join(thread->thread, NULL);
+	thread->joined = true;
+	return 0;
 }
 
 void iothread_destroy(struct iothread *thread)

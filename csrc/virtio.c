@@ -343,13 +343,35 @@ void virtio_write_config(struct virtio_device *device, uint32_t offset, const vo
 		device->operations->write_config(device, offset, bytes, length);
 }
 
+/* The driver reads meanwhile, through its own mapping too: each field in one go. */
+static void store(uint8_t *to, const uint8_t *from, uint32_t length)
+{
+	while (length) {
+		uint32_t step = length >= 4 && (uintptr_t)to % 4 == 0   ? 4
+		                : length >= 2 && (uintptr_t)to % 2 == 0 ? 2
+		                                                        : 1;
+		uint32_t value = 0;
+
+		memcpy(&value, from, step);
+		if (step == 4)
+			__atomic_store_n((uint32_t *)to, value, __ATOMIC_RELAXED);
+		else if (step == 2)
+			__atomic_store_n((uint16_t *)to, (uint16_t)value, __ATOMIC_RELAXED);
+		else
+			__atomic_store_n(to, (uint8_t)value, __ATOMIC_RELAXED);
+		to += step;
+		from += step;
+		length -= step;
+	}
+}
+
 void virtio_store_config(struct virtio_device *device, uint32_t offset, const void *bytes,
                          uint32_t length)
 {
 	if (!inside_config(device, offset, length))
 		return;
 	pthread_mutex_lock(&device->config_lock);
-	memcpy(device->config + offset, bytes, length);
+	store(device->config + offset, bytes, length);
 	__atomic_fetch_add(device->config_generation, 1, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&device->config_lock);
 }

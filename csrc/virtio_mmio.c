@@ -158,13 +158,27 @@ static void write_register(struct virtio_device *device, uint64_t offset, uint32
 	}
 }
 
+/* A field in one go where it is aligned, as the CPU would: another thread may be writing it. */
+static uint64_t read_config(const uint8_t *from, uint32_t length)
+{
+	uint64_t value = 0;
+
+	if (length == 4 && (uintptr_t)from % 4 == 0)
+		return __atomic_load_n((const uint32_t *)from, __ATOMIC_RELAXED);
+	if (length == 2 && (uintptr_t)from % 2 == 0)
+		return __atomic_load_n((const uint16_t *)from, __ATOMIC_RELAXED);
+	for (uint32_t i = 0; i < length; i++)
+		value |= (uint64_t)__atomic_load_n(from + i, __ATOMIC_RELAXED) << 8 * i;
+	return value;
+}
+
 /* One read, as of the mapped page: registers in words, configuration space in any width. */
 static uint64_t read_page(struct virtio_device *device, uint32_t offset, uint32_t length)
 {
 	uint64_t value = 0;
 
 	if (offset >= VIRTIO_MMIO_CONFIG)
-		memcpy(&value, device->page + offset, length);
+		value = read_config(device->page + offset, length);
 	else if (length == 4 && offset % 4 == 0)
 		value = __atomic_load_n(reg(device, offset), __ATOMIC_SEQ_CST);
 	return value;

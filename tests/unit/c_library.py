@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import subprocess
 from pathlib import Path
@@ -17,6 +18,13 @@ MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 LOOP = (
     *("memory", "bus", "vcpu", "vcpu_exit", "symspy", "symcall", "symcall_watch", "thread"),
     *("symcall_entry", "symcall_queue", "frame", "context", "replay", "hold"),
+)
+
+#: The virtio devices but for the network card, and what they stand on.
+DEVICES = (
+    *("memory", "iothread", "thread", "iovec", "stream", "terminal", "framing", "guard"),
+    *("blockfile", "blockmemory", "virtqueue", "virtio", "virtio_mmio", "virtio_blk"),
+    *("virtio_rng", "virtio_console"),
 )
 
 
@@ -54,3 +62,19 @@ def load(
     sources = [*(str(CSRC / f"{part}.c") for part in parts), *map(str, extra)]
     subprocess.run(["gcc", *flags, "-o", str(library), *sources], check=True)
     return ffi, ffi.dlopen(str(library))
+
+
+def sanitized(
+    folder: Path, source: Path, parts: tuple[str, ...], sanitizer: str, *defines: str
+) -> list[str]:
+    """The command that runs a C program of the tests, built with csrc/PART.c for each part and a sanitizer."""
+    program = folder / source.stem
+    flags = ["-std=gnu11", "-D_GNU_SOURCE", "-g", "-O1", "-Wall", "-Werror", "-pthread"]
+    # The thread sanitizer does not look at fences. Those of the engine stand between threads and a guest.
+    flags += ["-Wno-tsan"] if sanitizer == "thread" else []
+    flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-I{CSRC}"]
+    flags += [f"-D{define}" for define in defines]
+    sources = [str(source), *(str(CSRC / f"{part}.c") for part in parts)]
+    subprocess.run(["gcc", *flags, "-o", str(program), *sources], check=True)
+    # The thread sanitizer's memory map leaves little room for a random one.
+    return ["setarch", platform.machine(), "-R", str(program)]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import platform
 import subprocess
 from pathlib import Path
 
@@ -24,22 +23,11 @@ SEEN = {
 }
 
 
-def build(folder: Path, sanitizer: str) -> list[str]:
-    """The command that runs symcall_threads.c, built with the sanitizer."""
-    program = folder / "symcall_threads"
-    parts = (*c_library.LOOP, "doorbell")
-    command = ["gcc", "-std=gnu11", "-D_GNU_SOURCE", "-g", "-O1", "-Wall", "-Werror", "-pthread"]
-    command += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-Dioctl=fake_ioctl"]
-    command += [f"-I{c_library.CSRC}", "-o", str(program), str(HERE / "symcall_threads.c")]
-    command += [str(c_library.CSRC / f"{part}.c") for part in parts]
-    subprocess.run(command, check=True)
-    # The thread sanitizer's memory map leaves little room for a random one.
-    return ["setarch", platform.machine(), "-R", str(program)]
-
-
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_calls_pass_between_threads(tmp_path: Path, sanitizer: str) -> None:
-    command = build(tmp_path, sanitizer)
+    parts = (*c_library.LOOP, "doorbell")
+    source = HERE / "symcall_threads.c"
+    command = c_library.sanitized(tmp_path, source, parts, sanitizer, "ioctl=fake_ioctl")
     run = subprocess.run(
         [*command, "1", str(ROUNDS)], capture_output=True, text=True, timeout=600, check=False
     )

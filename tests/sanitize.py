@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs tests with the C modules under sanitizers: `python -m tests.sanitize KIND [FOLDER-OR-FILE...] [-- ...]`.
+
+KIND is address (with undefined behaviour) or thread. The tree is copied to build/sanitize/KIND and the modules are
+built there with gcc's sanitizer, whose runtime is loaded into Python before all else. Without names the unit and the
+bare-guest tests are run, each file a process of its own; what follows -- is for pytest. Whatever a sanitizer says, of
+a child too, makes the run fail.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.process import ROOT, Process, at_a_time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+OUT = ROOT / "build" / "sanitize"
+FOLDERS = ("tests/unit", "tests/local")
+
+
+class Kind(NamedTuple):
+    """What gcc is to build, the runtimes to load first, and their options; LOG is where they write."""
+
+    flags: str
+    runtimes: tuple[str, ...]
+    options: dict[str, str]
+
+
+#: CPython frees little at its end, so leaks are not asked for. Memory of its own allocators would not be seen.
+KINDS = {
+    "address": Kind(
+        "address,undefined",
+        ("libasan.so", "libubsan.so"),
+        {
+            "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:log_path=LOG",
+            "UBSAN_OPTIONS": "print_stacktrace=1:log_path=LOG",
+            "PYTHONMALLOC": "malloc",
+        },
+    ),
+    "thread": Kind(
+        "thread",
+        ("libtsan.so",),
+        {
+            "TSAN_OPTIONS": f"exitcode=0:history_size=4:suppressions={ROOT}/tests/sanitize.supp:log_path=LOG"
+        },
+    ),
+}
+#: What says nothing here: how modules are built otherwise, programs that have sanitizers of their own, and what runs
+#: compilers, QEMU and the like for most of its time.
+LEFT_OUT = (
+    *(
+        "test_hardening",
+        "test_virtio_fuzz",
+        "test_symcall_threads",
+        "test_fuzz",
+        "test_ci",
+        "test_docs",
+    ),
+    *("test_guest_build", "test_guest_module", "test_guest_patches", "test_imports", "test_stages"),
+)
+
+
+def copy(kind: str) -> Path:
+    """The tree as git has it, with what is not committed."""
+    folder = OUT / kind
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, stdout=subprocess.PIPE, check=True,
+    )  # fmt: skip
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        source, target = ROOT / name, folder / name
+        if source.exists() and not (
+            target.exists() and target.stat().st_mtime == source.stat().st_mtime
+        ):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+    return folder
+
+
+def build(folder: Path, kind: Kind) -> None:
+    """The modules, in the copy."""
+    environment = os.environ | {"PYVMM_SANITIZE": kind.flags, "CC": "gcc"}
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+    subprocess.run(command, cwd=folder, env=environment, check=True)
+
+
+def runtime(name: str) -> str:
+    """Where gcc has it."""
+    command = ["gcc", f"-print-file-name={name}"]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+def files(names: Sequence[str]) -> Iterator[str]:
+    """Test files, of folders those that have something to say."""
+    for name in names:
+        path = ROOT / name
+        if path.is_file():
+            yield name
+        else:
+            found = sorted(each for each in path.glob("test_*.py") if each.stem not in LEFT_OUT)
+            yield from (str(each.relative_to(ROOT)) for each in found)
+
+
+def processes(
+    kind: str, folder: Path, names: Sequence[str], options: Sequence[str]
+) -> list[Process]:
+    """One for each file."""
+    preload = ":".join(map(runtime, KINDS[kind].runtimes))
+    made = []
+    for name in files(names):
+        log = folder / "logs" / Path(name).stem
+        settings = {
+            key: value.replace("LOG", str(log)) for key, value in KINDS[kind].options.items()
+        }
+        settings |= {"LD_PRELOAD": preload, "PYTHONPATH": str(folder)}
+        command = ["env", "-C", str(folder), *(f"{key}={value}" for key, value in settings.items())]
+        # Programs of gdb and perf cannot map what the thread sanitizer wants with more than 28 random bits.
+        command += ["setarch", "-R"] if kind == "thread" else []
+        made.append(Process(name, [*command, sys.executable, "-m", "pytest", "-q", name, *options]))
+    return made
+
+
+def reports(folder: Path) -> list[Path]:
+    """What the sanitizers wrote, a file for each process that had something to report."""
+    return sorted(path for path in (folder / "logs").iterdir() if path.stat().st_size)
+
+
+def main() -> int:
+    words = sys.argv[1:]
+    at = words.index("--") if "--" in words else len(words)
+    names, options = words[:at], words[at + 1 :]
+    if not names or names[0] not in KINDS:
+        print(__doc__)
+        return 2
+    kind = names.pop(0)
+    folder = copy(kind)
+    build(folder, KINDS[kind])
+    shutil.rmtree(folder / "logs", ignore_errors=True)
+    (folder / "logs").mkdir()
+    made = processes(kind, folder, names or FOLDERS, options)
+    ends = at_a_time(os.cpu_count() or 1, made)
+    found = reports(folder)
+    for path in found:
+        print(f"\n-- {path.name}\n{path.read_text(errors='replace')[:6000]}")
+    failed = [each.what for each, end in zip(made, ends, strict=True) if end.code]
+    print(
+        f"\nsanitize {kind}: {len(made)} files, {len(found)} reports, {len(failed)} failed {' '.join(failed)}"
+    )
+    return int(bool(found or failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
