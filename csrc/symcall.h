@@ -196,6 +196,20 @@ int symcall_collapsed(struct vcpu *vcpu, int event); /* the handler brought the 
 /* An exit while KVM shares the registers: true when it is served already. */
 bool symcall_lingered(struct vcpu *vcpu);
 
+/* The flags of a vCPU's page, which the guest may change at any time. */
+static inline uint32_t *symcall_flags(uint8_t *page)
+{
+	enum { PAGE_FLAGS = 0x008 };
+
+	return (uint32_t *)(page + PAGE_FLAGS);
+}
+
+/* Counts the beginning and the end of a call, for the watch. */
+static inline void symcall_count(struct symcall *symcall)
+{
+	__atomic_store_n(&symcall->sequence, symcall->sequence + 1, __ATOMIC_SEQ_CST);
+}
+
 /* Between the parts of it: ends a call that did not begin, returns VCPU_SYMCALL; begins one of
  * another thread, 0 or VCPU_SYMCALL; gives a call that is over back to the thread that posted it,
  * which may free it at once. */

@@ -52,6 +52,7 @@ LOOP = Target(
             "vcpu",
             "symspy",
             "symcall",
+            "symcall_begin",
             "symcall_entry",
             "symcall_queue",
             "vcpu_exit",

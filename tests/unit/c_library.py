@@ -16,8 +16,9 @@ MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 
 #: The vCPU loop and what it calls.
 LOOP = (
-    *("memory", "bus", "vcpu", "vcpu_exit", "symspy", "symcall", "symcall_watch", "thread"),
-    *("symcall_entry", "symcall_queue", "frame", "context", "replay", "hold"),
+    *("memory", "bus", "vcpu", "vcpu_exit", "symspy", "symcall", "symcall_watch"),
+    *("symcall_begin", "symcall_entry", "symcall_queue", "frame", "context", "replay", "hold"),
+    "thread",
 )
 
 #: The virtio devices but for the network card, and what they stand on.
