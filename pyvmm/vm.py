@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pyvmm.boot import acpi, load
 from pyvmm.devices.serial import Serial
 from pyvmm.errors import ConfigError, StateError
+from pyvmm.machine import kernellog
 from pyvmm.machine import result as results
 from pyvmm.machine import symcall as symcalls
 from pyvmm.machine.machine import Machine
@@ -318,8 +319,14 @@ class VM:
         )
 
     def wait(self, timeout: float | None = None) -> Result | None:
-        """The result once the run is over, or None after `timeout` seconds. Raises what a hook raised."""
-        return self.machine.wait(timeout)
+        """The result once the run is over, or None after `timeout` seconds. Raises what a hook raised.
+
+        A Linux kernel that panicked and restarted, for want of a pvpanic driver, ends by "panic": its log says so.
+        """
+        result = self.machine.wait(timeout)
+        if result is not None and not self.machine.closed:
+            kernellog.judge(result, self.console_log())
+        return result
 
     def run(self, timeout: float | None = None) -> Result:
         """Starts it, unless it was started, waits, and returns how it ended; after `timeout` seconds as "timeout".

@@ -63,11 +63,19 @@ char **read_command(void)
 	size_t length;
 	char *data = read_file("/pyvmm/command", &length);
 
+	char wanted[32];
+	const bool asked = option("pyvmm.command", wanted, sizeof(wanted));
+	const size_t size = asked ? strtoul(wanted, NULL, 10) : 0;
+
 	if (!data && errno != ENOENT)
 		fail("cannot read /pyvmm/command: %s", strerror(errno));
-	if (!data || !length)
-		return shell;
-	return split_zero(data, length);
+	if (!data)
+		length = 0;
+	if (asked && length != size)
+		fail("the initramfs has %zu of the %zu bytes of the command: it was not unpacked "
+		     "whole",
+		     length, size);
+	return length ? split_zero(data, length) : shell;
 }
 
 /* Takes the frame off what the console brings: DLE DLE is one DLE, DLE EOT the end. */

@@ -15,7 +15,7 @@ void finish(int status) __attribute__((noreturn));
 
 #define fail(...)                                                                                  \
 	do {                                                                                       \
-		say(__VA_ARGS__);                                                                  \
+		say_failed(__VA_ARGS__);                                                           \
 		finish(STATUS_INIT_FAILED);                                                        \
 	} while (0)
 

@@ -16,6 +16,7 @@
  * pipe
  * - pyvmm.size=COLSxROWS, pyvmm.term=NAME: window size and TERM
  * - pyvmm.swap=SERIAL: swap to the disk with that serial number
+ * - pyvmm.command=N: a command of N bytes is to be run; without it a missing one means a shell
  * - pyvmm.end=poweroff or reboot
  * - pyvmm.mark=1: write 0x49 to port 0xf5 at the start
  *

@@ -91,7 +91,8 @@ def uses(plan: Plan, outputs: Outputs) -> Iterator[tuple[str, tuple[int, ...] | 
     yield f"--kernel {plan.kernel}", _at(plan.kernel), False
     for part in plan.initrd:
         if isinstance(part, str):
-            yield f"--initrd {part}", _at(part), False
+            # A module of a Multiboot kernel may have a string after its name.
+            yield f"--initrd {part}", _at(part) or _at(part.partition(" ")[0]), False
     for disk in plan.disks:
         yield f"--disk {disk.file}", _at(disk.file), not disk.readonly
     for file in outputs.files():

@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 else:
     from pyvmm.record import NamedTuple
 
+#: Which of the project's guests, where nobody says.
+DEFAULT_LINUX = "6.12"
 #: What every guest kernel gets. A panic ends the run at once; one UART is there to be probed.
 BASE_CMDLINE = "panic=-1 8250.nr_uarts=1 random.trust_cpu=on"
 QUIET = "quiet loglevel=3"
 VERBOSE = "ignore_loglevel"
 STOCK = "stock-"
+#: Of the name of a terminal: guest-linux-patch/init/command.c has room for so many.
+TERM_BYTES = 64
+TERM_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-._")
 #: Of the swap disk: the guest's init looks for it.
 SWAP_SERIAL = "pyvmm-swap"
 
@@ -29,6 +34,7 @@ class Plan:
 
     def __init__(self, args: Any) -> None:
         self.args = args
+        self.linux = args.linux or DEFAULT_LINUX
         #: The project's init runs, in its initramfs: with its kernel, or with one that has modules.
         self.own_guest = args.kernel is None or (args.modules is not None and not self._root())
         self.console = args.console or ("virtio" if args.command else "serial")
@@ -43,8 +49,7 @@ class Plan:
                 else "a COMMAND needs the project's own initramfs; leave -k away, drop the COMMAND, or give "
                 "the kernel's modules (--modules /lib/modules/RELEASE)"
             )
-        if args.modules is not None and args.kernel is None:
-            raise ConfigError("--modules is for a kernel of your own; give it with -k")
+        refuse_without_effect(args, own_guest=self.own_guest)
         if args.timeout is not None and args.timeout <= 0:
             raise ConfigError(f"--timeout {args.timeout:g}: it must be more than 0 seconds")
         if args.name is not None:
@@ -68,6 +73,11 @@ class Plan:
             file = name.partition(" ")[0] if option == "--initrd" else name
             if not (os.path.exists(name) or os.path.exists(file)):
                 raise ConfigError(f"{option} {name}: there is no such file")
+        if self.own_guest and self.args.initrd:
+            from pyvmm.guest import initrdpart
+
+            for name in self.args.initrd:
+                initrdpart.check(name, self.kernel)
 
     def _images(self) -> tuple[str, Sequence[str | bytes]]:
         args = self.args
@@ -75,7 +85,7 @@ class Plan:
             return args.kernel, [*self._modular(), *(args.initrd or [])]
         if not self.own_guest:
             return args.kernel, args.initrd or []
-        guest = find_guest(args.linux)
+        guest = find_guest(self.linux)
         self._check_cpus(guest)
         return guest.vmlinux or guest.kernel, args.initrd or [guest.initramfs]
 
@@ -102,7 +112,7 @@ class Plan:
         most = most_cpus(guest.kernel)
         if most is not None and self.args.cpus > most:
             raise ConfigError(
-                f"--cpus {self.args.cpus}: the kernel of the {self.args.linux} guest uses at most {most}; "
+                f"--cpus {self.args.cpus}: the kernel of the {self.linux} guest uses at most {most}; "
                 "give fewer, or build one for more: pyvmm guest build --config FILE, with "
                 f"CONFIG_NR_CPUS={self.args.cpus} in FILE"
             )
@@ -155,6 +165,11 @@ class Plan:
     def _init_params(self) -> str:
         """What the guest's init wants to know (guest-linux-patch/init)."""
         parts = ["pyvmm.mark=1"]
+        if self.args.command:
+            # The command lies in the initrd's last part: init must see that this was unpacked.
+            from pyvmm.guest.overlay import join_zero
+
+            parts.append(f"pyvmm.command={len(join_zero(self.args.command, 'argument'))}")
         if self.console == "virtio":
             parts.append("pyvmm.console=hvc0")
         if self.swap is not None:
@@ -164,7 +179,7 @@ class Plan:
         elif os.isatty(1):
             size = os.get_terminal_size(1)
             parts.append(f"pyvmm.size={size.columns}x{size.lines}")
-            parts.append(f"pyvmm.term={os.environ.get('TERM', 'linux')}")
+            parts.append(f"pyvmm.term={terminal_name(os.environ.get('TERM', ''))}")
         return " ".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
@@ -197,6 +212,22 @@ def is_multiboot(kernel: str) -> bool:
             return kind_of(image) == "multiboot"
     except (HostError, ImageError):
         return False
+
+
+def refuse_without_effect(args: Any, *, own_guest: bool) -> None:
+    """Raises ConfigError for an option that would be left aside without a word."""
+    if args.kernel is None and args.modules is not None:
+        raise ConfigError("--modules is for a kernel of your own; give it with -k")
+    if args.kernel is None and args.flat:
+        raise ConfigError("--flat says how a binary of yours starts; add -k FILE")
+    if args.kernel is not None and args.linux:
+        raise ConfigError("--linux is for the project's own guest; leave it away, or -k")
+    if args.env and not own_guest:
+        raise ConfigError("--env is for the project's own guest; leave it away, or -k")
+    if args.flat and args.params:
+        raise ConfigError("--params: a flat binary has no kernel command line; leave them away")
+    if args.log == "-":
+        raise ConfigError("--log -: name a file; standard output is /dev/stdout")
 
 
 def find_guest(name: str) -> Any:
@@ -257,6 +288,12 @@ def parse_disk(text: str) -> Disk:
     if not name:
         raise ConfigError(f"--disk {text}: the file is missing")
     return Disk(name, readonly, serial, format)
+
+
+def terminal_name(text: str) -> str:
+    """The kind of terminal, as it can stand on a kernel's command line; Linux's own where it cannot."""
+    fits = 0 < len(text) < TERM_BYTES and all(letter in TERM_LETTERS for letter in text)
+    return text if fits else "linux"
 
 
 def parse_env(entries: list[str]) -> dict[str, str]:

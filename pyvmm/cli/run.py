@@ -7,6 +7,8 @@ import os
 import sys
 
 from pyvmm.cli import status
+from pyvmm.cli.ending import explain
+from pyvmm.cli.kvmcheck import refuse_slow
 from pyvmm.cli.outputs import Outputs
 from pyvmm.cli.plan import Plan
 from pyvmm.cli.streams import Streams
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
 
     from pyvmm.machine.result import Result
     from pyvmm.vm import VM
-
-#: Of the serial log, shown when a run ended badly: a panic with its trace takes about 40.
-LOG_LINES = 60
 
 #: The options, in argparse's words; `quick_parse` reads the same table.
 OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
@@ -96,9 +95,8 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         ("--linux",),
         {
             "metavar": "NAME",
-            "default": "6.12",
             "help": "which built guest: 6.12, 6.1, or Debian's own as stock-6.12, stock-6.1; those with the "
-            "guest driver as a module are stock-6.12-symbiotic, stock-6.1-symbiotic (%(default)s)",
+            "guest driver as a module are stock-6.12-symbiotic, stock-6.1-symbiotic (6.12)",
         },
     ),
     (
@@ -251,6 +249,7 @@ def launch(args: Any, started: Callable[[str], None] | None = None) -> int:
         _print_json(plan.as_dict())
         return status.OK
     plan.check_files()
+    refuse_slow(plan)
     with Outputs(plan) as outputs:
         return _launch(plan, outputs, started)
 
@@ -382,8 +381,7 @@ def _watch_quit(vm: VM, quit_fd: int) -> Any:
 
 def _report(vm: VM, plan: Plan, outputs: Outputs, result: Result, code: int) -> int:
     """Says how it went, on stderr and in the record; the status that is left of `code` by that."""
-    if not result.ok and result.reason not in ("poweroff", "reboot", "halt", "stopped"):
-        _explain(vm, plan, result)
+    explain(vm, plan, result)
     if plan.args.summary:
         from pyvmm.cli.summary import show
 
@@ -429,19 +427,6 @@ def _swap_record(vm: VM) -> Any:
     from pyvmm.control import protocol, swap
 
     return None if vm.swap is None else protocol.plain(swap.stats(vm.swap))
-
-
-def _explain(vm: VM, plan: Plan, result: Result) -> None:
-    """Says on stderr why the run ended badly, with the dump and the last console lines."""
-    out = sys.stderr
-    print(f"pyvmm: the guest ended by {result.reason}. {result.detail}".rstrip(), file=out)
-    if plan.console != "serial":
-        tail = vm.console_log().decode("utf-8", "replace").splitlines()[-LOG_LINES:]
-        if tail:
-            print("pyvmm: the end of its serial log:", file=out)
-            print("\n".join(f"  {line}" for line in tail), file=out)
-    if result.dump:
-        print(result.dump, file=out)
 
 
 def json_text(value: Any) -> str:

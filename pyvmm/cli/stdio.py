@@ -31,6 +31,13 @@ def prepare() -> None:
         except OSError:
             os.open(os.devnull, access)
     codecs.register_error(WAY, _encode)
+    errors = sys.stderr
+    sys.stderr = io.TextIOWrapper(
+        io.BufferedWriter(_Errors(2, "w", closefd=False)),
+        encoding=errors.encoding if errors else None,
+        errors="backslashreplace",
+        line_buffering=True,
+    )
     given = sys.stdout
     sys.stdout = io.TextIOWrapper(
         io.BufferedWriter(_Output(1, "w", closefd=False)),
@@ -38,6 +45,16 @@ def prepare() -> None:
         errors=WAY,
         line_buffering=os.isatty(1) or getattr(given, "write_through", False),
     )
+
+
+class _Errors(io.FileIO):
+    """Standard error. What it does not take cannot be told to anybody, and changes no status."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(memoryview(data))
 
 
 class OutputError(HostError):

@@ -39,6 +39,7 @@ def build(
     """
     if jobs is not None and jobs < 1:
         raise ConfigError(f"the number of jobs must be at least 1, not {jobs}")
+    cache.refuse_for_make()
     version = linux or default_version(source_path)
     plan, stamps = planned(version, source_path, config)
     kernel_key = kernel.build(plan, jobs=jobs, force=force)

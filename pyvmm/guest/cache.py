@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import os
 
+from pyvmm.errors import ConfigError, HostError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NamedTuple
@@ -37,6 +39,8 @@ VARIANTS = {
     "-kasan": "config/kasan.config",
     PLAIN: "config/plain.config",
 }
+#: Of letters: the kernel's Makefile refuses a colon, and the shells of its rules the others.
+MAKES_OWN = ":#%$\\'\"*?[]()&;|<>`"
 STOCK = "stock-"  # before the version: the pointer to a stock Debian guest
 SYMBIOTIC = "-symbiotic"  # after it: the same with the guest driver as a module
 MODULE = ("module/Makefile", "module/reach.h", "module/extract.sh")
@@ -79,9 +83,33 @@ def cache_root() -> str:
     """The cache directory; it may not exist yet."""
     chosen = os.environ.get("PYVMM_CACHE")
     if chosen:
-        return os.path.abspath(os.path.expanduser(chosen))
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(os.path.abspath(base), "pyvmm")
+        return _folder_of("PYVMM_CACHE", chosen)
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):  # of one that is relative nothing is to be made (XDG specification)
+        base = _folder_of("the cache", "~/.cache")
+    return os.path.join(os.path.normpath(base), "pyvmm")
+
+
+def _folder_of(what: str, path: str) -> str:
+    """An absolute path. Raises HostError where it begins with a home folder and there is none."""
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        raise HostError(
+            f"{what}, {path}: there is no such home folder; user {os.geteuid()} has neither HOME nor an entry in "
+            "passwd, maybe. Set PYVMM_CACHE to a folder for what pyvmm fetches and builds"
+        )
+    return os.path.abspath(found)
+
+
+def refuse_for_make() -> None:
+    """Raises ConfigError for a cache in which nothing can be compiled: the kernel's makefiles cannot."""
+    root = cache_root()
+    bad = [letter for letter in root if letter.isspace() or letter in MAKES_OWN]
+    if bad:
+        raise ConfigError(
+            f"nothing can be compiled in {root!r}: make takes {bad[0]!r} in a folder's name for something else; "
+            "set PYVMM_CACHE to another folder"
+        )
 
 
 def patch_tree() -> str:
@@ -90,7 +118,7 @@ def patch_tree() -> str:
     """
     chosen = os.environ.get("PYVMM_GUEST_PATCH")
     if chosen:
-        return os.path.abspath(os.path.expanduser(chosen))
+        return _folder_of("PYVMM_GUEST_PATCH", chosen)
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     installed = os.path.join(package, "guest_linux_patch")
     if os.path.isdir(installed):
@@ -201,8 +229,9 @@ def read_pointer(linux: str) -> Pointer | None:
     """Reads ``guest/current-<linux>``; None if it is missing or not in the form written by this
     version.
     """
+    path = pointer_path(linux)
     try:
-        with open(pointer_path(linux), encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             lines = file.read().split("\n")
     except (OSError, ValueError):
         return None
@@ -255,14 +284,21 @@ def find(linux: str = DEFAULT_LINUX) -> Guest | None:
     return guest if complete else None
 
 
-def most_cpus(kernel: str) -> int | None:
-    """The CPUs that a kernel of the cache can use, by the configuration beside it; None if there is none."""
+def config_text(kernel: str) -> str:
+    """The configuration beside a kernel of the cache, or ""."""
     folder, name = os.path.split(kernel)
     own = name.replace("vmlinuz", "config") if name.startswith("vmlinuz") else "config"
     try:
         with open(os.path.join(folder, own), encoding="utf-8") as file:
-            text = file.read()
+            return file.read()
     except (OSError, ValueError):
+        return ""
+
+
+def most_cpus(kernel: str) -> int | None:
+    """The CPUs that a kernel of the cache can use, by the configuration beside it; None if there is none."""
+    text = config_text(kernel)
+    if not text:
         return None
     if "\nCONFIG_SMP=y\n" not in text:
         return 1

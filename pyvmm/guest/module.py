@@ -31,6 +31,7 @@ def build(kernel: KernelFiles, linux: str, *, force: bool = False) -> str:
     Raises ConfigError if a patch that is listed is missing, HostError if the machine lacks something
     or the build fails.
     """
+    cache.refuse_for_make()
     key = make_key(kernel, linux)
     final = Path(cache.module_dir(key))
     with tools.lock(f"guest/module-{linux}"):

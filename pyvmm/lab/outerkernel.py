@@ -28,6 +28,7 @@ def build(jobs: int | None = None) -> Path:
 
     Raises HostError if the machine lacks something or the build fails.
     """
+    cache.refuse_for_make()
     wanted = plan()
     key = wanted.key()
     final = Path(cache.cache_root()) / "lab" / f"kernel-{key}"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from pyvmm.errors import ConfigError
@@ -21,6 +22,7 @@ PASSED = frozenset(
 )
 PASSED_PREFIXES = ("PYVMM_", "LC_")
 HIDDEN = ("/tmp", "/run", "/dev", "/proc", "/sys")  # the lab has its own
+OVERLAYS_OWN = ",:\\"  # in the options of its mount
 MARKERS = (".git", "pyproject.toml", "setup.py")
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -85,8 +87,26 @@ def writable_folders(folder: str, extra: Iterable[str]) -> list[str]:
 
 
 def uncovered_folders(shares: Sequence[str]) -> list[str]:
-    """Directories that are needed in the lab, but lie where it has something of its own."""
-    root = os.path.realpath(cache.cache_root())
-    hidden = any(within(root, place) for place in HIDDEN)
-    shared = any(within(root, share) for share in shares)
-    return [root] if hidden and not shared and os.path.isdir(root) else []
+    """Directories that are needed in the lab but lie where it has its own: the guests, this Python, pyvmm.
+
+    Outer ones first, none within another. Raises ConfigError for one whose name cannot be mounted.
+    """
+    chosen: list[str] = []
+    for root in sorted({os.path.realpath(path) for path in needed_folders()}):
+        hidden = any(within(root, place) and root != place for place in HIDDEN)
+        shown = any(within(root, other) for other in (*shares, *chosen))
+        if not hidden or shown or not os.path.isdir(root):
+            continue
+        if set(root) & set(OVERLAYS_OWN):
+            raise ConfigError(
+                f"the lab cannot show {root!r}: there is a comma, a colon or a backslash in it; "
+                "move it, or rename it"
+            )
+        chosen.append(root)
+    return chosen
+
+
+def needed_folders() -> list[str]:
+    """What `pyvmm` in the lab reads of this machine's files, wherever it is."""
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    return [cache.cache_root(), sys.prefix, sys.base_prefix, package]

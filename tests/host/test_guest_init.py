@@ -155,14 +155,27 @@ def test_statuses(
 
 def test_missing_console_is_said_and_ends(guest: Guest, tmp_path: Path) -> None:
     run = boot(guest, tmp_path, ["true"], options="quiet pyvmm.console=nope0")
-    assert "pyvmm init: console /dev/nope0 did not appear" in run.output
+    assert "pyvmm init: failed: console /dev/nope0 did not appear" in run.output
     assert run.ended_with(125)
+
+
+@pytest.mark.parametrize(("asked", "status"), [("9", 125), ("999", 125), ("5", 0)])
+def test_a_command_that_is_not_whole_is_no_wish_for_a_shell(
+    asked: str, status: int, guest: Guest, tmp_path: Path
+) -> None:
+    command = ["true"] if asked != "9" else []
+    run = boot(guest, tmp_path, command, options=f"quiet pyvmm.command={asked}")
+    failed = (
+        f"init: failed: the initramfs has {5 * len(command)} of the {asked} bytes of the command"
+    )
+    assert (failed in run.output) == bool(status)
+    assert run.ended_with(status)
 
 
 def test_module_that_does_not_load_is_said_and_ends(guest: Guest, tmp_path: Path) -> None:
     files = {"/pyvmm/modules": b"/lib/no.ko\n"}
     run = boot(guest, tmp_path, ["true"], files=files)
-    assert "pyvmm init: cannot open kernel module /lib/no.ko" in run.output
+    assert "pyvmm init: failed: cannot open kernel module /lib/no.ko" in run.output
     assert run.ended_with(125)
 
 

@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import json
+import lzma
 import os
+import random
 import signal
 import threading
 from pathlib import Path
@@ -12,8 +17,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pyvmm.cli import status
+from pyvmm.cli.plan import find_guest
+from pyvmm.guest.overlay import overlay
 from tests import kernels
-from tests.lab.linux import Guest
+from tests.lab.linux import Guest, pyvmm
 from tests.lab.stream import Process
 
 if TYPE_CHECKING:
@@ -60,6 +67,53 @@ def test_panic_is_reported_with_dump_and_log(linux: str, run: Run) -> None:
     assert ("Call Trace" in done.stderr) == (linux == "stock-6.1")
     assert "rip" in done.record["dump"].lower()
     assert done.record["dump"] in done.stderr
+
+
+def test_a_panic_without_pvpanic_is_no_success(tmp_path: Path) -> None:
+    """Debian's kernel has that driver as a module, and restarts: panic=-1."""
+    kernel = find_guest("stock-6.12").kernel
+    done = pyvmm("run", "-k", kernel, "-m", "512M", "--json", str(tmp_path / "record"))
+    assert done.status == status.GUEST_PANIC, done
+    record = json.loads((tmp_path / "record").read_text())
+    assert (record["reason"], record["ok"]) == ("panic", False)
+    assert "Unable to mount root fs" in record["detail"]
+    assert "Unable to mount root fs" in done.stderr
+
+
+@pytest.mark.parametrize("params", ["noapic", "acpi=off"])
+def test_an_init_that_gives_up_says_why(params: str, run: Run) -> None:
+    done = run("echo hi", "-p", params)
+    assert done.status == 125, done
+    assert "init failed: console /dev/hvc0 did not appear" in done.stderr
+    assert "init failed: console /dev/hvc0 did not appear" in done.record["detail"]
+
+
+def bad_parts(archive: bytes) -> dict[str, bytes]:
+    """Parts of an initrd that our kernel cannot unpack, or not to their end."""
+    return {
+        "xz": lzma.compress(archive),
+        "bzip2": bz2.compress(archive),
+        "garbage": b"no archive at all",
+        "cut": archive[: len(archive) // 2],
+        "cut gzip": gzip.compress(archive)[:-2000],
+        "gzip of garbage": gzip.compress(b"no archive at all" * 100),
+    }
+
+
+def test_a_command_is_run_or_the_initrd_is_named(tmp_path: Path) -> None:
+    guest = find_guest("6.12")
+    archive = overlay(["true"], files={"/root/big": random.Random(1).randbytes(100_000)})
+    parts = bad_parts(archive) | {"gzip": gzip.compress(archive), "cpio": archive}
+    for name, data in parts.items():
+        part = tmp_path / name
+        part.write_bytes(data)
+        words = ("-i", guest.initramfs, "-i", str(part), "--", "sh", "-c", "exit 42")
+        done = pyvmm("run", *words)
+        if name in ("gzip", "cpio"):
+            assert done.status == 42, done
+        else:
+            assert done.status in (status.USAGE, 125, 42), done
+            assert done.status == 42 or str(part) in done.stderr, done
 
 
 def test_timeout(run: Run) -> None:

@@ -26,13 +26,23 @@ FAIL = WORD + "mov al, 7; out 0xf4, al;" + OFF
 #: Never ends.
 YES = "2:" + PUT.format(0x79) + PUT.format(0x0A) + "jmp 2b"
 SILENT = "3: hlt; jmp 3b"
+#: Restarts by the keyboard controller, after a word of a kernel's.
+RESET = "mov al, 0xfe; out 0x64, al; 4: jmp 4b"
+PANIC = "".join(map(PUT.format, b"[ 1.0] Kernel panic - not syncing: no root\n")) + RESET
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    for name, code in {"say": SAY, "fail": FAIL, "yes": YES, "silent": SILENT}.items():
+    for name, code in {
+        "say": SAY,
+        "fail": FAIL,
+        "yes": YES,
+        "silent": SILENT,
+        "panic": PANIC,
+        "reset": RESET,
+    }.items():
         Path(name).write_bytes(bare.assemble(code))
 
 
@@ -129,6 +139,18 @@ def test_the_log_may_be_standard_output() -> None:
         out.flush()
         assert run("say", "--log", "/dev/stdout", "--console", "none", stdout=out).returncode == 0
     assert Path("out").read_text() == "before\nhi\n"
+
+
+def test_a_restart_after_a_panic_is_no_success() -> None:
+    """As a kernel without a driver for pvpanic ends, by panic=-1."""
+    done = run("panic", "--json", "record")
+    assert done.returncode == status.GUEST_PANIC
+    assert "the guest ended by panic. Kernel panic - not syncing: no root" in done.stderr
+    record = json.loads(Path("record").read_text())
+    assert (record["reason"], record["ok"]) == ("panic", False)
+    assert record["detail"] == "Kernel panic - not syncing: no root"
+    assert run("panic", "--console", "none").returncode == status.GUEST_PANIC
+    assert run("reset").returncode == status.OK
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,10 +20,10 @@ from hypothesis import strategies as st
 
 import pyvmm
 from pyvmm import errors, probe
-from pyvmm.cli import doctor, lab, run, status
+from pyvmm.cli import doctor, ending, lab, run, status
 from pyvmm.cli.main import COMMANDS, main, overview
 from pyvmm.cli.parser import CommandParser, Parser, parse
-from pyvmm.cli.plan import SWAP_SERIAL, Plan, parse_disk, parse_env
+from pyvmm.cli.plan import SWAP_SERIAL, Plan, parse_disk, parse_env, terminal_name
 from pyvmm.cli.summary import swap_rows
 from pyvmm.errors import ConfigError
 from pyvmm.guest import cache
@@ -214,6 +215,13 @@ def test_output_that_is_lost_is_no_success(
     assert "Exception" not in done.stderr
 
 
+@pytest.mark.parametrize("errors", ["2> /dev/full", "2>&-", "2> >(true)"])
+def test_nobody_hears_an_error_and_its_status_stays(errors: str) -> None:
+    script = f"{' '.join(PROGRAM)} run --no-such-option {errors}"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run(["bash", "-c", script], env=env, check=False).returncode == status.USAGE
+
+
 def test_names_that_standard_output_has_no_letters_for(tmp_path: Path) -> None:
     name = b"\xff\xc3\xa9\xd0\x96"
     code = f"import sys, os; from pyvmm.cli import stdio; stdio.prepare(); print(os.fsdecode({name!r}))"
@@ -355,6 +363,103 @@ def test_a_command_runs_in_our_guest_on_a_virtio_console(guest: cache.Guest) -> 
     assert {"quiet", "console=ttyS0", "pyvmm.console=hvc0", "pyvmm.raw=1"} <= set(words)
 
 
+@pytest.mark.parametrize(
+    ("term", "passed"),
+    [
+        ("xterm-256color", "xterm-256color"),
+        ("rxvt+x.y_z", "rxvt+x.y_z"),
+        ("xterm init=/bin/sh", "linux"),
+        ("a\tb", "linux"),
+        ('"', "linux"),
+        ("", "linux"),
+        ("x" * 64, "linux"),
+        ("\u00e9", "linux"),
+    ],
+)
+def test_the_kind_of_terminal_is_one_word(term: str, passed: str) -> None:
+    assert terminal_name(term) == passed
+
+
+def test_init_is_told_how_long_the_command_is(guest: cache.Guest) -> None:
+    words = Plan(arguments("--", "sh", "-c", "caf\u00e9")).cmdline.split()
+    assert f"pyvmm.command={len(b'sh_-c_cafe__')}" in words
+    assert "pyvmm.command" not in Plan(arguments()).cmdline
+
+
+PARTS = {
+    "cpio": b"070701" + bytes(104),
+    "padded": bytes(512) + b"070701" + bytes(104),
+    "gzip": b"\x1f\x8b\x08" + bytes(20),
+    "zstd": b"\x28\xb5\x2f\xfd" + bytes(20),
+    "xz": b"\xfd7zXZ\0" + bytes(20),
+    "bzip2": b"BZh9" + bytes(20),
+    "lz4": b"\x02\x21\x4c\x18" + bytes(20),
+    "lz4 without -l": b"\x04\x22\x4d\x18" + bytes(20),
+    "text": b"this is no initrd",
+    "zeros": bytes(10000),
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        *((kind, "") for kind in ("cpio", "padded", "gzip", "zstd")),
+        ("xz", "with xz, which this guest's kernel cannot unpack (CONFIG_RD_XZ)"),
+        ("bzip2", "with bzip2, which"),
+        ("lz4", "with lz4, which"),
+        ("lz4 without -l", "make it with lz4 -l"),
+        ("text", "neither a cpio archive nor a compressed one"),
+        ("zeros", "neither a cpio archive nor a compressed one"),
+        ("empty", "it is empty"),
+    ],
+)
+def test_an_initrd_that_the_guest_cannot_unpack_is_named(
+    kind: str, said: str, guest: cache.Guest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("config").write_text("\nCONFIG_RD_GZIP=y\nCONFIG_RD_ZSTD=y\n# CONFIG_RD_XZ is not set\n")
+    Path("part").write_bytes(PARTS[kind])
+    words = ["run", "--kvm", "/nowhere", "-i", "part", "--", "true"]
+    assert main(words) == (status.USAGE if said else status.HOST)
+    text = capsys.readouterr().err
+    assert said in text
+    assert ("--initrd part: " in text) == bool(said)
+
+
+def test_a_kernel_whose_configuration_is_not_known_may_unpack_all(guest: cache.Guest) -> None:
+    Path("part").write_bytes(PARTS["xz"])
+    assert main(["run", "--kvm", "/nowhere", "-i", "part", "--", "true"]) == status.HOST
+
+
+LOG = """\
+[    1.2] Initramfs unpacking failed: invalid magic at start of compressed archive
+[    1.9] pyvmm init: failed: the initramfs has 0 of the 9 bytes of the command
+[    2.0] reboot: Power down
+"""
+
+
+def ended(reason: str, code: int | None, log: str = LOG) -> tuple[Any, Any]:
+    """A VM with that log, and a result."""
+    result = results.Result(reason)
+    result.status = code
+    return SimpleNamespace(console_log=log.encode), result
+
+
+def test_why_init_gave_up_is_told(guest: cache.Guest, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("part").write_bytes(PARTS["gzip"])
+    plan = Plan(arguments("-i", guest.initramfs, "-i", "part", "--", "true"))
+    for reason in (results.POWEROFF, results.REBOOT):
+        vm, result = ended(reason, 125)
+        ending.explain(vm, plan, result)
+        assert "init failed: the initramfs has 0 of the 9 bytes" in result.detail
+        assert f"could not unpack the initrd ({guest.initramfs}, part), or a part" in result.detail
+        assert capsys.readouterr().err == f"pyvmm: {result.detail}\n"
+    # A command may have that status as well.
+    vm, result = ended(results.POWEROFF, 125, "pyvmm init: no swap: no disk")
+    ending.explain(vm, plan, result)
+    assert (result.detail, capsys.readouterr().err) == ("", "")
+
+
 def test_a_shell_runs_on_the_serial_port(guest: cache.Guest) -> None:
     plan = Plan(arguments())
     assert plan.console == "serial"
@@ -408,6 +513,11 @@ def test_verbose_wins_over_quiet(guest: cache.Guest) -> None:
     ("words", "complaint"),
     [
         (["-k", "k", "--", "ls"], "leave -k away"),
+        (["-k", "k", "--env", "A=1"], "--env is for the project's own guest"),
+        (["-k", "k", "--linux", "6.1"], "--linux is for the project's own guest"),
+        (["--flat", "long"], "--flat says how a binary of yours starts; add -k"),
+        (["-k", "k", "--flat", "real", "-p", "quiet"], "has no kernel command line"),
+        (["-k", "k", "--log", "-"], "standard output is /dev/stdout"),
         (["--timeout", "0", "-k", "k"], "more than 0 seconds"),
         (["--timeout", "-3", "-k", "k"], "more than 0 seconds"),
         (["-d", "x,y", "-k", "k"], "none of ro, serial=S"),
@@ -692,6 +802,55 @@ def test_quick_parsing_agrees_with_argparse(chosen: list[list[str]]) -> None:
     if quick is not None:
         slow = _run_parser().parse_args(words)
         assert {name: getattr(quick, name) for name in vars(slow)} == vars(slow)
+
+
+# pyvmm run on a KVM that is too slow.
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A KVM that emulates; the list gets the devices that were probed."""
+    asked: list[str] = []
+
+    def probed(path: str) -> probe.Probe:
+        asked.append(path)
+        return finding(backend="kvm_soft", instructions_per_second=1e6)
+
+    monkeypatch.setattr(probe, "backend", lambda: ("kvm_soft", "unknown"))
+    monkeypatch.setattr(probe, "probe", probed)
+    return asked
+
+
+def test_a_kvm_that_is_too_slow_is_told_before_the_start(
+    guest: cache.Guest, slow: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--log", "new", "--", "true"]) == status.HOST
+    said = capsys.readouterr().err
+    assert "too slow for Linux; use the lab" in said
+    assert "pyvmm lab -- pyvmm run" in said
+    assert (slow, Path("new").exists()) == (["/dev/kvm"], False)
+
+
+def test_a_fast_kvm_is_not_probed(
+    guest: cache.Guest, slow: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("kvm_amd", "kvm_intel"):
+        monkeypatch.setattr(probe, "backend", lambda name=name: (name, "npt"))
+        assert main(["run", "--kvm", "/nowhere", "--", "true"]) == status.HOST
+    assert slow == []
+
+
+@pytest.mark.parametrize("linux", [True, False])
+def test_a_linux_that_a_slow_kvm_cannot_run_gets_advice_in_place_of_a_dump(
+    linux: bool, slow: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("k").write_bytes(bytes(0x202) + (b"HdrS" if linux else bytes(4)))
+    vm, result = ended(results.INTERNAL_ERROR, None, "")
+    result.dump = "rip 1234"
+    ending.explain(vm, Plan(arguments("-k", "k")), result)
+    said = capsys.readouterr().err
+    assert ("rip 1234" in said, "use the lab" in said) == (not linux, linux)
+    assert "ended by internal-error" in said
 
 
 # pyvmm doctor.

@@ -13,6 +13,7 @@ from threading import Thread
 
 import pytest
 
+from pyvmm.cli import status
 from pyvmm.cli.main import main
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.guest import cache, debian, inventory, kconfig, source, tools
@@ -27,6 +28,38 @@ from tests.waiting import until
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guest_cache: Path) -> Path:
     monkeypatch.setenv("PYVMM_GUEST_PATCH", str(patch_tree(tmp_path / "patches")))
     return kernel_tree(tmp_path / "linux")
+
+
+@pytest.mark.parametrize("name", ["two words", "a:b", "a#b", "tab\tbed", "it's"])
+def test_a_cache_that_make_cannot_work_in_is_refused_at_once(
+    name: str, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYVMM_CACHE", str(tmp_path / name))
+    with pytest.raises(ConfigError, match=r"nothing can be compiled in .*set PYVMM_CACHE"):
+        build(source_path=tree)
+    assert not (tmp_path / name).exists()
+
+
+def test_without_a_home_there_is_no_folder_named_like_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOME", "PYVMM_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for words in (["guest", "build"], ["guest", "list"], ["run", "--", "true"]):
+        assert main(words) == status.HOST
+        assert "Set PYVMM_CACHE to a folder" in capsys.readouterr().err
+    monkeypatch.setenv("PYVMM_CACHE", "~nobody-of-that-name/cache")
+    assert main(["guest", "list"]) == status.HOST
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PYVMM_CACHE")
+    assert cache.cache_root() == str(tmp_path / ".cache" / "pyvmm")
+    assert os.listdir() == []
 
 
 def patches() -> Path:

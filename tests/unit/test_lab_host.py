@@ -169,6 +169,33 @@ def test_a_cache_under_tmp_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert surroundings.uncovered_folders([str(tmp_path)]) == []
 
 
+def test_a_python_and_a_package_under_tmp_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(surroundings, "HIDDEN", (str(tmp_path),))
+    package = tmp_path / "src" / "pyvmm" / "lab"
+    for folder in (tmp_path / "venv" / "bin", package, tmp_path / "src" / "cache"):
+        folder.mkdir(parents=True)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))
+    monkeypatch.setattr(surroundings, "__file__", str(package / "surroundings.py"))
+    monkeypatch.setenv("PYVMM_CACHE", str(tmp_path / "src" / "cache"))
+    source, venv = str(tmp_path / "src"), str(tmp_path / "venv")
+    assert surroundings.uncovered_folders([]) == [source, venv]
+    assert surroundings.uncovered_folders([source]) == [venv]
+
+
+@pytest.mark.parametrize("letter", ",:\\")
+def test_a_folder_that_cannot_be_mounted_is_refused(
+    letter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(surroundings, "HIDDEN", (str(tmp_path),))
+    cache = tmp_path / f"a{letter}b"
+    cache.mkdir()
+    monkeypatch.setenv("PYVMM_CACHE", str(cache))
+    with pytest.raises(ConfigError, match="the lab cannot show"):
+        surroundings.uncovered_folders([])
+
+
 # -- streams
 
 

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a run ended, for people: why the guest's init gave up, the end of the log, the dump of a vCPU."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+from pyvmm.cli.kvmcheck import advice_on, is_linux
+from pyvmm.machine import result as results
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.cli.plan import Plan
+    from pyvmm.machine.result import Result
+    from pyvmm.vm import VM
+
+#: Of the serial log, shown when a run ended badly: a panic with its trace takes about 40.
+LOG_LINES = 60
+#: The status of a guest whose init failed (guest-linux-patch/init/end.h); a command may have it as well.
+INIT_FAILED = 125
+#: What init says then, and the kernel before it, of an initramfs that it could not read.
+INIT_SAYS = re.compile(r"pyvmm init: failed: (.*)")
+UNPACKING = re.compile(r"Initramfs unpacking failed: (.*)")
+#: Of an initrd that was cut off the kernel itself says nothing.
+NOT_WHOLE = "not unpacked whole"
+#: Ends that need no explanation.
+PLAIN = {*results.CLEAN, results.STOPPED}
+
+
+def explain(vm: VM, plan: Plan, result: Result) -> None:
+    """Says on stderr why the run ended badly; adds to the result what only the log knows."""
+    log = vm.console_log().decode("utf-8", "replace")
+    if result.reason in results.CLEAN and result.status == INIT_FAILED and plan.own_guest:
+        result.detail = result.detail or init_failure(log, plan)
+        if result.detail:
+            print(f"pyvmm: {result.detail}", file=sys.stderr)
+    elif result.reason in results.VMM_FAULTS and is_linux(plan) and (advice := advice_on(plan)):
+        # The dump says nothing then; the record has it.
+        print(f"pyvmm: the guest ended by {result.reason}. {result.detail}", file=sys.stderr)
+        print(f"pyvmm: {advice}", file=sys.stderr)
+    elif not result.ok and result.reason not in PLAIN:
+        _show(plan, result, log)
+
+
+def init_failure(log: str, plan: Plan) -> str:
+    """Why the guest's init gave up, or "" if it did not."""
+    said = INIT_SAYS.findall(log)
+    if not said:
+        return ""
+    parts = [f"the guest's init failed: {said[-1].strip()}"]
+    unpacking = UNPACKING.findall(log)
+    if unpacking or NOT_WHOLE in said[-1]:
+        named = ", ".join(plan.args.initrd or ["the guest's own"])
+        parts.append(
+            f"the kernel could not unpack the initrd ({named}), or a part of it is cut off"
+        )
+    return ": ".join(["; ".join(parts), *(text.strip() for text in unpacking[-1:])])
+
+
+def _show(plan: Plan, result: Result, log: str) -> None:
+    out = sys.stderr
+    print(f"pyvmm: the guest ended by {result.reason}. {result.detail}".rstrip(), file=out)
+    if plan.console != "serial":
+        tail = log.splitlines()[-LOG_LINES:]
+        if tail:
+            print("pyvmm: the end of its serial log:", file=out)
+            print("\n".join(f"  {line}" for line in tail), file=out)
+    if result.dump:
+        print(result.dump, file=out)

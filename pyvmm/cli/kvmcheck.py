@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether this machine's KVM can boot what is to run, and what to do where it cannot."""
+
+from __future__ import annotations
+
+from pyvmm.errors import HostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.cli.plan import Plan
+
+#: Those run Linux. Of any other the probe is asked, which takes up to a second.
+FAST = ("kvm_amd", "kvm_intel")
+
+
+def refuse_slow(plan: Plan) -> None:
+    """Raises HostError for a KVM that would not come to the end of the project's guest: it has Linux in it."""
+    from pyvmm.probe import backend
+
+    if plan.own_guest and backend()[0] not in FAST and (advice := advice_on(plan)):
+        raise HostError(advice)
+
+
+def advice_on(plan: Plan) -> str:
+    """The verdict of `pyvmm doctor` where Linux does not boot, with the command to type; "" where it does.
+
+    Also where the KVM cannot be opened: that has its own error.
+    """
+    from pyvmm.probe import probe
+
+    found = probe(plan.args.kvm)
+    if not found.usable or found.boots_linux:
+        return ""
+    return f"{found.verdict} (here: pyvmm lab -- pyvmm run ...); pyvmm doctor says more"
+
+
+def is_linux(plan: Plan) -> bool:
+    """Whether the kernel surely is one: the project's, or a file with Linux's setup header (boot.rst)."""
+    if plan.own_guest:
+        return True
+    try:
+        with open(plan.kernel, "rb") as file:
+            return file.read(0x206)[0x202:] == b"HdrS"
+    except OSError:
+        return False

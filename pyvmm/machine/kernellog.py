@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the end of a Linux guest's log says about the end of the guest.
+
+A panic of a kernel without a driver for pvpanic ends in a restart, because of ``panic=-1``, and a restart is no fault.
+The kernel prints both on its console, at the highest level (kernel/panic.c, kernel/reboot.c).
+"""
+
+from __future__ import annotations
+
+import re
+
+from pyvmm.machine import result as results
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.machine.result import Result
+
+PANIC = re.compile(rb"^(?:\[ *\d+\.\d+\](?:\[ *\w+\])? )?(Kernel panic - not syncing.*?)\r?$", re.M)
+RESTART = b"reboot: Restarting system"
+#: Ends that a panicked kernel may come to.
+AFTER_PANIC = (results.PANIC, results.REBOOT, results.TRIPLE_FAULT)
+#: Of the sentence, bytes: a guest may print what it likes.
+LONGEST = 300
+
+
+def panic_of(log: bytes) -> str:
+    """The kernel's sentence about its panic, or "" if it had none since it last was told to restart."""
+    found = PANIC.search(log, log.rfind(RESTART) + 1)
+    if found is None:
+        return ""
+    said = found[1][:LONGEST].decode("utf-8", "replace")
+    return "".join(letter if letter.isprintable() else "?" for letter in said)
+
+
+def judge(result: Result, log: bytes) -> None:
+    """Makes the end of a guest whose kernel panicked a panic, with the kernel's own sentence in its detail."""
+    if result.reason not in AFTER_PANIC:
+        return
+    said = panic_of(log)
+    if said:
+        result.reason = results.PANIC
+        result.detail = result.detail or said
