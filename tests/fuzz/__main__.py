@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pyvmm.cli.parser import Parser
 from tests.fuzz import compile as compiling
 from tests.fuzz import corpus
 from tests.fuzz.targets import TARGETS
@@ -164,7 +165,7 @@ def pack(target: Target) -> None:
 
 def arguments() -> argparse.Namespace:
     lines = (__doc__ or "").splitlines()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m tests.fuzz",
         description=lines[0],
         epilog="\n".join(f"{each.name:9} {each.what}" for each in TARGETS.values()),
