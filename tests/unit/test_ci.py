@@ -68,10 +68,54 @@ def test_every_provider_nests(switch: str) -> None:
 @pytest.mark.parametrize("name", [".github/workflows/ci.yml", ".gitlab-ci.yml"])
 def test_ci_calls_the_scripts(name: str) -> None:
     said = strings(yaml.safe_load(text(name)))
-    for command in (".ci/run", ".ci/run rest", ".ci/nightly"):
+    for command in (".ci/run", ".ci/run rest"):
         assert any(line == command or f'"{command}"' in line for line in said)
+    assert any(".ci/nightly" in line for line in said)
     assert any("/dev/kvm" in line for line in said)
     assert any("PYVMM_ARTEFACTS" in line for line in said)
+
+
+STEP = re.compile(r"^\s*step (?:\")?(\w+)", re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [".github/workflows/ci.yml", ".gitlab-ci.yml"])
+def test_ci_runs_every_step_of_the_night(name: str) -> None:
+    said = strings(yaml.safe_load(text(name)))
+    steps = set(STEP.findall(text(".ci/nightly")))
+    assert {"release", "pythons", "torture"} <= steps
+    for step in steps:
+        assert any(re.search(rf"\b{step}\b", line) for line in said), step
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("README.md", "On a fresh Debian 13 machine"),
+        ("Vagrantfile", 'ENV.fetch("PYVMM_BOX", "debian/trixie64")'),
+        (".github/workflows/ci.yml", "release: [trixie, bookworm]"),
+        (".gitlab-ci.yml", "RELEASE: [trixie, bookworm]"),
+        (".ci/nightly", "for release in trixie bookworm; do"),
+    ],
+)
+def test_debian_13_comes_first(name: str, first: str) -> None:
+    assert first in text(name)
+
+
+def test_a_root_is_of_a_release() -> None:
+    for words in (["trixie"], ["../x", "true"], []):
+        done = subprocess.run(
+            [ROOT / ".ci/root", *words], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert "usage" in done.stderr or "no release of Debian" in done.stderr
+
+
+def test_pythons_are_new_enough(tmp_path: Path) -> None:
+    old = tmp_path / "python3"
+    old.write_text("#!/bin/sh\n")
+    old.chmod(0o755)
+    done = subprocess.run([ROOT / ".ci/pythons", old], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, f"pythons: {old} is no Python 3.11 or newer\n")
 
 
 def test_the_readme_agrees() -> None:
