@@ -193,6 +193,6 @@ def _other(head: bytes) -> str:
             "or say that it is a flat binary (--flat real; in Python flat='real')"
         )
     return (
-        "is neither a bzImage nor an ELF kernel; give one of those, "
+        "is neither a bzImage nor an ELF or Multiboot kernel; give one of those, "
         "or say that it is a flat binary (--flat real; in Python flat='real')"
     )
