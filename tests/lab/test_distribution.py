@@ -59,7 +59,10 @@ def test_a_command_in_a_kernel_with_modules(kernel: debian.KernelFiles, disk: st
     assert (done.status, done.stdout) == (5, f"{kernel.release}\nbusybox\n"), done
 
 
-@pytest.mark.parametrize(("root", "mode"), [("/dev/vda", "rw"), ("LABEL=system", "ro")])
+@pytest.mark.parametrize(
+    ("root", "mode"),
+    [("LABEL=system", "rw"), pytest.param("/dev/vda", "ro", marks=pytest.mark.rest)],
+)
 def test_a_root_file_system(kernel: debian.KernelFiles, disk: str, root: str, mode: str) -> None:
     done = boot(kernel, "-d", disk, params=f"quiet root={root} {mode}")
     assert done.status == 42, done
@@ -67,6 +70,7 @@ def test_a_root_file_system(kernel: debian.KernelFiles, disk: str, root: str, mo
     assert f"root is /dev/vda ext4 {mode}" in done.stdout
 
 
+@pytest.mark.rest
 def test_a_root_that_is_not_there(kernel: debian.KernelFiles) -> None:
     done = boot(kernel, params="quiet root=/dev/vda")
     assert done.status == 125, done
