@@ -8,19 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <time.h>
 
 #include "vcpu.h"
 #include "virtio_mmio.h"
 
 enum {
-	/* A turn. A device on a slow host has the time to itself, another one the bytes. */
-	TURN_CHAINS = 256,
-	TURN_BYTES = 8 << 20,
-	TURN_NS = 20 * 1000 * 1000,
-	/* The cost of a look for a chain, in bytes; taking one costs a descriptor more for each
-	 * buffer. */
-	LOOK = 64,
 	/* Chains completed between two interrupts: the guest works on these while the device works
 	 * on the next. */
 	INTERRUPT_BATCH = 32,
@@ -385,46 +377,6 @@ void virtio_update_config(struct virtio_device *device, uint32_t offset, const v
 
 /* Data paths. */
 
-static int64_t now_ns(void)
-{
-	struct timespec now;
-
-	/* The coarse clock, to some milliseconds, is a read of memory. */
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-void virtio_begin_turn(struct virtio_queue *queue)
-{
-	queue->turn = (struct virtio_turn){.until = now_ns() + TURN_NS};
-}
-
-void virtio_spend(struct virtio_queue *queue, uint64_t bytes)
-{
-	queue->turn.bytes += bytes;
-}
-
-bool virtio_turn_is_over(const struct virtio_queue *queue)
-{
-	const struct virtio_turn *turn = &queue->turn;
-
-	return turn->bytes >= TURN_BYTES || turn->chains >= TURN_CHAINS ||
-	       iothread_is_wanted(queue->device->thread) || now_ns() >= turn->until;
-}
-
-void virtio_ask_turn(struct virtio_queue *queue)
-{
-	if (queue->running)
-		eventfd_signal(queue->kick.fd);
-}
-
-bool virtio_look_again(struct virtio_queue *queue)
-{
-	/* A driver that moves its index to and fro may make it look for ever. */
-	virtio_spend(queue, LOOK);
-	return !virtio_is_broken(queue->device) && virtqueue_resume_kicks(&queue->ring);
-}
-
 bool virtio_pop(struct virtio_queue *queue)
 {
 	const struct virtqueue_chain *chain = queue->chain;
@@ -436,8 +388,8 @@ bool virtio_pop(struct virtio_queue *queue)
 	if (ret < 0)
 		virtio_violation(queue->device, (uint32_t)-ret);
 	else if (ret > 0)
-		virtio_spend(queue, LOOK + sizeof(struct vring_desc) * (chain->readable.count +
-		                                                        chain->writable.count));
+		virtio_spend(queue, sizeof(struct vring_desc) *
+		                            (chain->readable.count + chain->writable.count));
 	return ret > 0;
 }
 

@@ -33,7 +33,7 @@ VIRTIO = Target(
     "every virtio device behind its registers, over a host that refuses and cuts short",
     parts=(
         *("memory", "iovec", "stream", "terminal", "framing", "blockfile", "blockmemory"),
-        *("virtqueue", "virtio", "virtio_mmio", "virtio_blk", "virtio_rng"),
+        *("virtqueue", "virtio", "virtio_turn", "virtio_mmio", "virtio_blk", "virtio_rng"),
         *("virtio_console", "virtio_net", "thread"),
     ),
     harness=("virtio_target", "host", "turn"),

@@ -24,7 +24,8 @@ LOOP = (
 #: The virtio devices but for the network card, and what they stand on.
 DEVICES = (
     *("memory", "iothread", "thread", "iovec", "stream", "terminal", "framing", "guard"),
-    *("blockfile", "blockmemory", "virtqueue", "virtio", "virtio_mmio", "virtio_blk"),
+    *("blockfile", "blockmemory", "virtqueue", "virtio", "virtio_turn"),
+    *("virtio_mmio", "virtio_blk"),
     *("virtio_rng", "virtio_console"),
 )
 

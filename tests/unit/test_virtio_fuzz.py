@@ -14,7 +14,15 @@ PARTS = (
     *("memory", "iothread", "thread", "iovec", "stream", "terminal", "framing", "blockfile"),
     "blockmemory",
     "guard",
-    *("virtqueue", "virtio", "virtio_mmio", "virtio_blk", "virtio_rng", "virtio_console"),
+    *(
+        "virtqueue",
+        "virtio",
+        "virtio_turn",
+        "virtio_mmio",
+        "virtio_blk",
+        "virtio_rng",
+        "virtio_console",
+    ),
 )
 ROUNDS = 400
 
