@@ -13,6 +13,7 @@ from pyvmm.errors import ConfigError, StateError
 from pyvmm.machine import kernellog
 from pyvmm.machine import result as results
 from pyvmm.machine import symcall as symcalls
+from pyvmm.machine.duration import check_seconds
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.memory import parse_size
 from pyvmm.machine.result import Result
@@ -331,8 +332,11 @@ class VM:
     def run(self, timeout: float | None = None) -> Result:
         """Starts it, unless it was started, waits, and returns how it ended; after `timeout` seconds as "timeout".
 
-        An interrupt (ctrl-c) stops the guest and is raised again.
+        An interrupt (ctrl-c) stops the guest and is raised again. Raises ConfigError, before the start, for a time that
+        cannot be.
         """
+        if timeout is not None:
+            timeout = check_seconds(timeout, "a timeout")
         if self.state == "built":
             self.start()
         try:

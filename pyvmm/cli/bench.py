@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyvmm.cli.number import Duration, Whole
 from pyvmm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,8 +40,18 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
     add("suites", metavar="SUITE", nargs="*", help="one or more, or all")
     add("--out", metavar="FOLDER", help="where to (bench/out/DATE)")
     add("--quick", action="store_true", help="few rounds, little work in each")
-    add("--rounds", type=int, metavar="N", help="at most so many; each suite has its own idea")
-    add("--budget", type=float, metavar="MINUTES", help="of each suite: no new round after so long")
+    add(
+        "--rounds",
+        type=Whole("number of rounds"),
+        metavar="N",
+        help="at most so many; each suite has its own idea",
+    )
+    add(
+        "--budget",
+        type=Duration("minutes", 1e6),
+        metavar="MINUTES",
+        help="of each suite: no new round after so long",
+    )
     add("--linux", default="6.12", help="which guest (%(default)s)")
     add("--lab", action="store_true", help="everything in the lab")
     add("--icount", action="store_true", help="the same, with time counted in instructions")
@@ -51,11 +62,17 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
         default=[],
         help="run each suite with each value of an option of its own; repeat for more options",
     )
-    add("--repeat", type=int, default=1, metavar="N", help="run each so often, and pool the ratios")
+    add(
+        "--repeat",
+        type=Whole("number of runs"),
+        default=1,
+        metavar="N",
+        help="run each so often, and pool the ratios",
+    )
     add("--scheduler", metavar="ADDRESS", help="spread the runs over the workers of a Dask cluster")
     add(
         "--cell-timeout",
-        type=float,
+        type=Duration(),
         default=7200.0,
         metavar="S",
         help="give up a run of a sweep after S seconds (%(default)g)",

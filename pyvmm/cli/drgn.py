@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from pyvmm.errors import ConfigError, SymcallError
+from pyvmm.errors import ConfigError, Error, SymcallError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Runs the session; a script that exits with a status gives it to this command."""
     from pyvmm.control.client import connect
-    from pyvmm.drgn import make_program, session
+    from pyvmm.drgn import make_program
     from pyvmm.drgn.physical import RemoteMemory
     from pyvmm.drgn.program import import_drgn
 
@@ -58,9 +58,24 @@ def main(args: argparse.Namespace) -> int:
         fd, regions = client.memory()
     try:
         prog = make_program(RemoteMemory(fd, regions), facts, args.vmlinux)
-        session.run(prog, args.code, args.words)
+        return run_session(prog, args.code, args.words)
     finally:
         os.close(fd)
+
+
+def run_session(prog: Any, code: str | None, words: list[str]) -> int:
+    """The status: 1 where the user's code raised, whose traceback is printed as Python does."""
+    from pyvmm.drgn import session
+
+    try:
+        session.run(prog, code, words)
+    except (Error, BrokenPipeError):
+        raise
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        return 1
     return 0
 
 

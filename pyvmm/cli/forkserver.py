@@ -20,7 +20,7 @@ import traceback
 from pyvmm.cli import detach, status
 from pyvmm.control.runtime_dir import RuntimeDir, default_name
 from pyvmm.control.server import peer_uid
-from pyvmm.errors import Error, HostError
+from pyvmm.errors import HostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -138,15 +138,14 @@ class Child:
             vars(args).update(self.take_over())
             args.name = args.name or default_name()  # type: ignore[attr-defined]
             return run.launch(args, self.started)
-        except Error as error:
-            # The visitor says it; the log of a run that did not start is left as it was.
-            if not self.say({"error": str(error), "status": status.of_error(error)}):
-                print(f"pyvmm: {error}", file=sys.stderr)
-            return status.of_error(error)
         except Exception as error:
-            if not self.say({"error": f"{type(error).__name__}: {error}", "status": status.VMM}):
-                raise
-            return status.VMM
+            from pyvmm.cli import failure
+
+            # The visitor says it; the log of a run that did not start is left as it was.
+            text, code = failure.judge(error)
+            if self.say({"error": text, "status": code}):
+                return code
+            return failure.told(error, verbose=args.verbose)  # type: ignore[attr-defined]
 
     def take_over(self) -> dict[str, Any]:
         """Becomes what the visitor is: its folder, its environment, its log as output. The options of its run."""

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from pyvmm.cli.number import Whole
+
 if TYPE_CHECKING:
     import argparse
 
@@ -45,7 +47,13 @@ def add_build(actions: argparse._SubParsersAction[Any]) -> None:
         metavar="PATH",
         help="kernel source directory or tar archive (default: Debian's)",
     )
-    parser.add_argument("--jobs", "-j", type=int, metavar="N", help="compilers at once (all CPUs)")
+    parser.add_argument(
+        "--jobs",
+        "-j",
+        type=Whole("number of jobs", most=4096),
+        metavar="N",
+        help="compilers at once (all CPUs)",
+    )
     parser.add_argument(
         "--config", metavar="FILE", help="further kernel options, CONFIG_X=y a line"
     )

@@ -8,6 +8,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pyvmm.cli.number import Duration, Whole
 from pyvmm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,14 +42,19 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
     )
     add = parser.add_argument
     add("--arch", choices=("svm", "vmx"), default="svm", help="what is emulated (%(default)s)")
-    add("--cpus", metavar="N", type=int, help="CPUs of the outer machine (2; with vmx 1)")
+    add(
+        "--cpus",
+        metavar="N",
+        type=Whole("number of CPUs"),
+        help="CPUs of the outer machine (2; with vmx 1)",
+    )
     add("--memory", metavar="SIZE", help="its memory, as in 8G (4G; with vmx 2G)")
     add("--no-npt", action="store_true", help="KVM in the lab uses shadow paging")
     add("--icount", action="store_true", help="its time is what its CPUs have executed: slower")
     add(
         "--timeout",
         metavar="S",
-        type=float,
+        type=Duration(),
         help="end the command after S seconds, with status 124",
     )
     add("--share", metavar="DIR", action="append", default=[], help="another writable directory")

@@ -52,20 +52,20 @@ def _parse(module: Any, name: str, rest: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand and returns the exit status, one of `pyvmm.cli.status`."""
-    from pyvmm.errors import Error
-
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _choose(arguments)
     except stdio.OutputError:
         return status.HOST
-    except Error as error:
-        print(f"pyvmm: {error}", file=sys.stderr)
-        return status.of_error(error)
     except KeyboardInterrupt:
         return status.INTERRUPTED
     except BrokenPipeError:
         return status.BROKEN_PIPE  # whoever read our output is gone
+    except Exception as error:
+        from pyvmm.cli import failure
+
+        ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+        return failure.told(error, verbose="--verbose" in ours or "-v" in ours)
 
 
 def _choose(arguments: Sequence[str]) -> int:

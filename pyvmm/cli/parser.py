@@ -35,9 +35,20 @@ def parse(module: Any, name: str, words: Sequence[str]) -> argparse.Namespace:
     parser = CommandParser(prog="pyvmm")
     sub = parser.add_subparsers(dest="command", required=True)
     module.add_parser(sub)
+    _add_verbose(sub.choices[name])
     if name == "run":
         return _parse_run(parser, sub.choices[name], list(words))
     return parser.parse_args([name, *words])
+
+
+def _add_verbose(parser: argparse.ArgumentParser) -> None:
+    """The option of all commands; that of run says more."""
+    if not any("--verbose" in action.option_strings for action in parser._actions):
+        parser.add_argument(
+            "--verbose",
+            action="store_true",
+            help="where in pyvmm it failed, for an error of its own",
+        )
 
 
 def _parse_run(

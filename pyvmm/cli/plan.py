@@ -50,8 +50,6 @@ class Plan:
                 "the kernel's modules (--modules /lib/modules/RELEASE)"
             )
         refuse_without_effect(args, own_guest=self.own_guest)
-        if args.timeout is not None and args.timeout <= 0:
-            raise ConfigError(f"--timeout {args.timeout:g}: it must be more than 0 seconds")
         if args.name is not None:
             refuse_taken(args.name)
         self.disks = [parse_disk(text) for text in args.disk or []]

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyvmm.cli import vms
+from pyvmm.cli.number import Whole
 
 if TYPE_CHECKING:
     import argparse
@@ -37,7 +38,9 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--sort", metavar="WHAT", choices=SORTS, default="pid", help=f"{', '.join(SORTS)} (pid)"
     )
-    parser.add_argument("--cpu", metavar="N", type=int, help="ask on this vCPU (any that answers)")
+    parser.add_argument(
+        "--cpu", metavar="N", type=Whole("vCPU", 0), help="ask on this vCPU (any that answers)"
+    )
     vms.add_vm(parser)
 
 

@@ -9,6 +9,7 @@ import sys
 from pyvmm.cli import status
 from pyvmm.cli.ending import explain
 from pyvmm.cli.kvmcheck import refuse_slow
+from pyvmm.cli.number import Duration, Whole
 from pyvmm.cli.outputs import Outputs
 from pyvmm.cli.plan import Plan
 from pyvmm.cli.streams import Streams
@@ -40,7 +41,15 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         ("-m", "--memory"),
         {"metavar": "SIZE", "default": "256M", "help": "RAM, as in 512M or 4G (%(default)s)"},
     ),
-    (("-c", "--cpus"), {"metavar": "N", "type": int, "default": 1, "help": "vCPUs (%(default)s)"}),
+    (
+        ("-c", "--cpus"),
+        {
+            "metavar": "N",
+            "type": Whole("number of vCPUs"),
+            "default": 1,
+            "help": "vCPUs (%(default)s)",
+        },
+    ),
     (("-p", "--params"), {"metavar": "TEXT", "default": "", "help": "further kernel parameters"}),
     (
         ("-d", "--disk"),
@@ -143,7 +152,7 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     ),
     (
         ("--timeout",),
-        {"metavar": "SECONDS", "type": float, "help": "end the guest then, with status 124"},
+        {"metavar": "SECONDS", "type": Duration(), "help": "end the guest then, with status 124"},
     ),
     (
         ("--json",),
@@ -225,8 +234,8 @@ def quick_parse(arguments: Sequence[str]) -> Options | None:
             return None
         try:
             parsed = words.get("type", str)(text)
-        except ValueError:
-            return None
+        except Exception:
+            return None  # argparse says what is wrong
         if words.get("action") == "append":
             parsed = [*(getattr(options, target) or []), parsed]
         setattr(options, target, parsed)

@@ -53,10 +53,10 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
 
 def pages(text: str) -> int:
     """A number of pages for argparse, 1 and more."""
-    number = int(text) if text.isascii() and text.isdigit() else 0
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else 0
     if number < 1:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no number of pages; a VM's NAME comes before --evict"
+            f"{text[:40]!r} is no number of pages; a VM's NAME comes before --evict"
         )
     return number
 

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pyvmm.cli import vms
+from pyvmm.cli.number import Whole
 from pyvmm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,9 +29,16 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
         "With a number: up to five arguments go into RBX, RCX, RDX, RSI and RDI, and what these hold afterwards is "
         "printed. With the name of a call: its answer, as JSON. Numbers are decimal, 0x..., 0o... or 0b....",
     )
-    parser.add_argument("--cpu", metavar="N", type=int, help="on this vCPU (0; of a name, any)")
+    parser.add_argument(
+        "--cpu", metavar="N", type=Whole("vCPU", 0), help="on this vCPU (0; of a name, any)"
+    )
     parser.add_argument("--data", metavar="FILE", help="bytes for the data area (- for stdin)")
-    parser.add_argument("--want", metavar="N", type=int, help="bytes of the data area to print")
+    parser.add_argument(
+        "--want",
+        metavar="N",
+        type=Whole("number of bytes", 0),
+        help="bytes of the data area to print",
+    )
     vms.add_vm(parser, required=True)
     parser.add_argument("call", metavar="CALL", help="number, or name: facts, current, tasks, ...")
     parser.add_argument("args", metavar="ARG", nargs="*", help="numbers")

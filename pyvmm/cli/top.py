@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pyvmm.cli import status, vms
+from pyvmm.cli.number import Duration, Whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,26 +33,19 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
         "Rates are per second, top's own symcalls among them.",
     )
     parser.add_argument(
-        "--interval", metavar="S", type=seconds, default=INTERVAL, help="seconds (%(default)g)"
+        "--interval",
+        metavar="S",
+        type=Duration(least=LEAST, most=86400),
+        default=INTERVAL,
+        help="seconds (%(default)g)",
     )
-    parser.add_argument("--count", metavar="N", type=count, help="end after so many intervals")
+    parser.add_argument(
+        "--count",
+        metavar="N",
+        type=Whole("number of intervals"),
+        help="end after so many intervals",
+    )
     vms.add_vm(parser)
-
-
-def seconds(text: str) -> float:
-    """An interval for argparse."""
-    value = float(text)
-    if not LEAST <= value <= 86400:
-        raise argparse.ArgumentTypeError(f"{text}: an interval lasts from {LEAST:g} s to a day")
-    return value
-
-
-def count(text: str) -> int:
-    """A number of intervals for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: 1 and more")
-    return value
 
 
 class Watch:

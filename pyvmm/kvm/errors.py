@@ -82,6 +82,9 @@ class KvmCapabilityMissing(KvmError):
 
 def error_of(ioctl: str, errno: int, detail: str = "") -> KvmError:
     """The exception for a failed request. `ioctl` is its name, or "open" for opening the device node."""
+    if errno in (_errno.EMFILE, _errno.ENFILE):
+        # The remedies are in a file, and none can be opened.
+        return KvmError(ioctl, errno, "Raise the limit of open files (ulimit -n).", detail)
     from pyvmm.kvm import remedies
 
     if ioctl == "open":

@@ -9,14 +9,17 @@ from pyvmm.errors import ConfigError
 LONGEST = 1e9
 
 
-def check_seconds(seconds: float, what: str, *, least: float = 0.0) -> float:
-    """The same; `what` names it in messages. Raises ConfigError for what is no number of seconds that can be waited."""
+def check_seconds(seconds: float, what: str) -> float:
+    """The same, and 0 for one that is over already; `what` names it in messages.
+
+    Raises ConfigError for what is no number of seconds that can be waited.
+    """
     try:
         number = float(seconds)
     except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{what} {seconds!r} is no number of seconds") from None
-    if not least <= number <= LONGEST:  # nan is neither
+    if not number <= LONGEST:  # nan is not, either
         raise ConfigError(
-            f"{what} of {number:g} s: it may be {least:g} to {LONGEST:g} s; leave it out for no limit"
+            f"{what} of {number:g} s: at most {LONGEST:g} s; leave it out for no limit"
         )
-    return number
+    return max(number, 0.0)

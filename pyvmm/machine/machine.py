@@ -14,11 +14,19 @@ from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError, HostError, StateError
 from pyvmm.machine import cpuid, symbiosis
 from pyvmm.machine import result as results
+from pyvmm.machine.duration import check_seconds
 from pyvmm.machine.handle import Handle
-from pyvmm.machine.memory import File, GuestMemory, Mapping
+from pyvmm.machine.memory import (
+    HOLE_END,
+    HOLE_START,
+    File,
+    GuestMemory,
+    Mapping,
+    ram_layout,
+)
 from pyvmm.machine.result import Result
 from pyvmm.machine.symbiosis import Symbiosis
-from pyvmm.machine.symcall import make, typed
+from pyvmm.machine.symcall import call_typed, make
 from pyvmm.machine.vcpu import Vcpu
 
 TYPE_CHECKING = False
@@ -47,6 +55,9 @@ VIRTIO_GSIS = (*range(16, 24), 5, 6, 7, 10, 11, 12, 13, 14, 15)
 
 PORTS = 0x10000
 MSR_RANGES = 16
+#: Open files that a process has beside its vCPUs': fewer than the first are counted, the second are needed at least.
+DESCRIPTORS = 256
+LEAST_DESCRIPTORS = 24
 #: How long a vCPU thread may take to notice a stop before the machine calls it stuck.
 STOP_SECONDS = 30.0
 
@@ -113,6 +124,8 @@ class Machine:
         check(lib.vcpu_setup_kick(), "sigaction for the kick signal")
         self.kvm = self._keep(kvm.Kvm(kvm_path))
         self._check_cpus(cpus)
+        self._supported = self.kvm.supported_cpuid()
+        self._check_memory(memory)
         self.vm = self._keep(self.kvm.create_vm())
         self.memory = self._keep(GuestMemory(memory, shared=shared, hugepages=hugepages))
         for gpa, size, address in self.memory.slots():
@@ -161,8 +174,29 @@ class Machine:
 
     def _check_cpus(self, cpus: int) -> None:
         most = self.kvm.check_extension(kvm.KVM_CAP_MAX_VCPUS) or 4
-        if not 1 <= cpus <= most:
+        if not isinstance(cpus, int) or not 1 <= cpus <= most:
             raise ConfigError(f"{cpus} vCPUs: this KVM takes 1 to {most}")
+        limit = os.sysconf("SC_OPEN_MAX")
+        if 0 < limit < cpus + DESCRIPTORS:
+            needed = len(os.listdir("/proc/self/fd")) + cpus + LEAST_DESCRIPTORS
+            if limit < needed:
+                raise HostError(
+                    errno.EMFILE,
+                    f"{cpus} vCPUs take some {needed} open files, and this process may have {limit}; raise ulimit -n",
+                )
+
+    def _check_memory(self, memory: int) -> None:
+        """Before it is mapped: where RAM ends, a guest of this KVM must be able to go."""
+        if not isinstance(memory, int):
+            raise ConfigError(f"memory of {memory!r} bytes: it is to be a whole number")
+        bits = cpuid.address_bits(self._supported)
+        last = ram_layout(memory)[-1]
+        if last.gpa + last.size > 1 << bits:
+            most = (1 << bits) - (HOLE_END - HOLE_START) >> 20
+            raise ConfigError(
+                f"memory of {memory >> 20} MiB: guests of this KVM have {bits} bits of physical addresses, which is "
+                f"at most {most} MiB"
+            )
 
     def next_slot(self) -> int:
         """The number of a KVM memory slot that nobody uses yet."""
@@ -200,13 +234,14 @@ class Machine:
             if lacking and symbiotic:
                 raise ConfigError(f"symbiotic: this KVM lacks {', '.join(lacking)}")
             symbiotic = not lacking
-        self.symcall_deadline = symcall_deadline
+        self.symcall_deadline = symbiosis.check_deadline(symcall_deadline)
         more = [symbiosis.leaf()] if symbiotic else []
-        supported = self.kvm.supported_cpuid()
         deadline = self.irqchip and self.kvm.check_extension(kvm.KVM_CAP_TSC_DEADLINE_TIMER) > 0
         for index in range(cpus):
             vcpu = self._keep(Vcpu(self, index))
-            table = cpuid.table(supported, index, cpus, deadline=deadline, nested=nested, more=more)
+            table = cpuid.table(
+                self._supported, index, cpus, deadline=deadline, nested=nested, more=more
+            )
             vcpu.set_cpuid(table)
             vcpu.set_msrs()
             self.vcpus.append(vcpu)
@@ -281,7 +316,12 @@ class Machine:
         self._hook(self._pio, port, count, handler, f"port {port:#x}")
 
     def on_mmio(self, address: int, length: int, handler: Handler) -> None:
-        """Calls `handler` for accesses to a range of guest-physical addresses outside memory."""
+        """Calls `handler` for accesses to a range of guest-physical addresses outside memory.
+
+        Raises ConfigError for a range that cannot be, or is taken.
+        """
+        if not (address >= 0 and length >= 1 and address + length <= 1 << 64):
+            raise ConfigError(f"MMIO range {address:#x} + {length:#x}: addresses have 64 bits")
         for region in self.memory.regions:
             if address < region.gpa + region.size and region.gpa < address + length:
                 what = "RAM" if region in self.memory.ram else "the swap disk's memory"
@@ -366,8 +406,10 @@ class Machine:
     def wait(self, timeout: float | None = None) -> Result | None:
         """Waits for the end of the run; None if `timeout` seconds pass first.
 
-        An exception raised by a hook ends the run and is raised here.
+        An exception raised by a hook ends the run and is raised here. Raises ConfigError for a time that cannot be.
         """
+        if timeout is not None:
+            timeout = check_seconds(timeout, "a timeout")
         with self._change:
             if not self._change.wait_for(lambda: self.state in ("ended", "built"), timeout):
                 return None
@@ -458,7 +500,7 @@ class Machine:
         """
         raw = self.raw(cpu)
         if isinstance(call, str):
-            return typed(call)(raw, *args)
+            return call_typed(call, raw, args)
         return raw(call, *args, data=data, want=want)
 
     def raw(self, cpu: int) -> Raw:

@@ -65,8 +65,10 @@ def policy_number(policy: str, quota: int | None) -> int:
         raise ConfigError(
             f"swap policy {policy!r}: choose from {', '.join(POLICIES)}, or give a function"
         )
-    if policy == "quota" and (quota is None or quota < 0):
+    if policy == "quota" and quota is None:
         raise ConfigError("the swap policy quota needs one: the bytes that the store may take")
+    if quota is not None and not 0 <= quota < 1 << 63:
+        raise ConfigError(f"a swap quota of {quota} bytes: from 0 to 2^63 - 1 it may be")
     return POLICIES.index(policy)
 
 

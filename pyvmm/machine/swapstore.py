@@ -83,7 +83,7 @@ class SwapStore:
     def written(self, slot: int) -> bool:
         """Whether there is such a slot and it holds data. Raises StateError once it is closed."""
         with self.handle as store:
-            return bool(lib.swapstore_written(store, slot))
+            return 0 <= slot < self.slots and bool(lib.swapstore_written(store, slot))
 
     def disk(self) -> memoryview | int:
         """What a disk over it (a `VirtioBlk`) takes. Raises StateError once it is closed."""

@@ -60,12 +60,17 @@ def leaf() -> tuple[int, int, int, int, int]:
     return CPUID_LEAF, eax, ebx, VERSION, FEATURES
 
 
+def check_deadline(deadline: float) -> float:
+    """The same. Raises ConfigError for what is no time that a symcall may take."""
+    if not isinstance(deadline, (int, float)) or not LEAST_DEADLINE <= deadline <= 3600:
+        raise ConfigError(f"a symcall deadline of {deadline!r} s: from 0.008 to 3600 it may be")
+    return deadline
+
+
 class Symbiosis:
     """What all vCPUs of a machine share of it. Made after the vCPUs, closed before them."""
 
     def __init__(self, machine: Machine, deadline: float, nested: bool) -> None:
-        if not LEAST_DEADLINE <= deadline <= 3600:
-            raise ConfigError(f"a symcall deadline of {deadline:g} s: from 0.008 to 3600 it may be")
         #: In the order in which they were made.
         self._owned: list[Handle] = []
         self._calls: list[Handle] = []

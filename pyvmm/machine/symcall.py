@@ -68,6 +68,18 @@ def typed(name: str) -> Callable[..., Any]:
     return TYPED[name]
 
 
+def call_typed(name: str, raw: Raw, args: tuple[Any, ...]) -> Any:
+    """The answer to a call by name. Raises what its function does, ConfigError for arguments that it does not take."""
+    function = typed(name)
+    try:
+        return function(raw, *args)
+    except TypeError as error:
+        # Raised by the call itself, and not in the function: its frame is the only one.
+        if error.__traceback__ is not None and error.__traceback__.tb_next is None:
+            raise ConfigError(f"symcall {name!r}: {error}") from error
+        raise
+
+
 _REASONS = {
     lib.SYMCALL_ERROR: "error",
     lib.SYMCALL_ABSENT: "absent",
@@ -176,6 +188,13 @@ class Call:
         return SymcallError(f"symcall {message.number:#x}: {what}", reason, code)
 
 
+def check_number(number: int) -> int:
+    """The number of a call. Raises ConfigError for one of more than 64 bits."""
+    if not 0 <= number <= WORD:
+        raise ConfigError(f"symcall {number}: numbers of calls have 64 bits")
+    return number
+
+
 def make(
     vcpu: Any,
     number: int,
@@ -193,7 +212,7 @@ def make(
     call = Call()
     try:
         message = call.message
-        message.number = number
+        message.number = check_number(number)
         message.regs = call.pack(args, data, want)
         lib.symcall_post(vcpu, call._c)
         notify()

@@ -10,12 +10,12 @@ from _thread import get_ident
 
 from pyvmm import kvm
 from pyvmm._core import ffi, lib
-from pyvmm.errors import HostError, StateError, SymcallError
+from pyvmm.errors import ConfigError, HostError, StateError, SymcallError
 from pyvmm.machine import result as results
 from pyvmm.machine.cpustate import BOOT_CS, BOOT_DS
 from pyvmm.machine.handle import Closed, Handle
 from pyvmm.machine.hook import Exit, GuestFault, Hypercall
-from pyvmm.machine.symcall import Call, Results, typed
+from pyvmm.machine.symcall import Call, Results, call_typed, check_number
 from pyvmm.machine.thread import Thread
 
 TYPE_CHECKING = False
@@ -135,8 +135,11 @@ class Vcpu:
             self._set_flat(sregs, state)
         self.kvm.set_sregs(sregs)
         regs = kvm.ffi.new("struct kvm_regs *")
-        regs.rip, regs.rsp, regs.rflags = state.rip, state.rsp, 2
-        regs.rax, regs.rbx, regs.rsi, regs.rdi = state.rax, state.rbx, state.rsi, state.rdi
+        try:
+            regs.rip, regs.rsp, regs.rflags = state.rip, state.rsp, 2
+            regs.rax, regs.rbx, regs.rsi, regs.rdi = state.rax, state.rbx, state.rsi, state.rdi
+        except OverflowError as error:
+            raise ConfigError(f"the start state: {error}") from error
         self.kvm.set_regs(regs)
 
     @staticmethod
@@ -180,7 +183,7 @@ class Vcpu:
         if get_ident() != self._ident:
             return self.machine.symcall(self.index, call, *args, data=data, want=want)
         if isinstance(call, str):
-            return typed(call)(self.raw, *args)
+            return call_typed(call, self.raw, args)
         return self._make(call, args, data, want)
 
     def raw(self, number: int, *args: int, data: bytes = b"", want: int = 0) -> Results:
@@ -193,6 +196,8 @@ class Vcpu:
             raise StateError(f"this is for the thread of vCPU {self.index}, while it runs")
 
     def _make(self, number: int, args: tuple[int, ...], data: bytes, want: int) -> Results:
+        if number >> 64:
+            check_number(number)
         call = self._call or Call()
         self._call = None  # a hook within the call must not use it as well
         try:

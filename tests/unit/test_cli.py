@@ -518,8 +518,6 @@ def test_verbose_wins_over_quiet(guest: cache.Guest) -> None:
         (["--flat", "long"], "--flat says how a binary of yours starts; add -k"),
         (["-k", "k", "--flat", "real", "-p", "quiet"], "has no kernel command line"),
         (["-k", "k", "--log", "-"], "standard output is /dev/stdout"),
-        (["--timeout", "0", "-k", "k"], "more than 0 seconds"),
-        (["--timeout", "-3", "-k", "k"], "more than 0 seconds"),
         (["-d", "x,y", "-k", "k"], "none of ro, serial=S"),
         (
             ["--linux", "5.4"],
