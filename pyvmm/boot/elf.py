@@ -103,6 +103,10 @@ def parse(image: Image) -> Elf:
             raise ImageError(f"{image.name} is a program for user space; give a kernel's vmlinux")
         elif header.kind == _PT_NOTE:
             notes.append(header)
+    size = sum(header.filesz for header in notes)
+    if size > _MAX_NOTES:
+        # All of them together, as headers may all say the same bytes.
+        raise ImageError(f"{image.name} is malformed: {size} bytes of notes")
     if not loads:
         raise ImageError(f"{image.name} is malformed: it has nothing to load into memory")
     loads.sort(key=lambda segment: segment.paddr)
@@ -184,8 +188,6 @@ def _segment(image: Image, header: Header) -> Segment:
 def notes_of(image: Image, header: Header) -> Iterator[tuple[bytes, int, bytes]]:
     """Owner, type and value of each note that a PT_NOTE header covers."""
     size = header.filesz
-    if size > _MAX_NOTES:
-        raise ImageError(f"{image.name} is malformed: {size} bytes of notes")
     notes = image.read(header.offset, size)
     pad = 7 if header.align == 8 else 3
     at = 0

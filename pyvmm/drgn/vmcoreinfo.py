@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MAX_SIZE = 1 << 16
 #: Facts have no room for more of a release than this.
 RELEASE_SIZE = 63
+#: Copies, and what is left of earlier kernels, are a handful.
+MAX_CANDIDATES = 1024
 PAGE = 4096
 STEP = 4 << 20
 
@@ -123,9 +125,13 @@ def check(memory: PhysicalMemory, info: VmcoreInfo) -> None:
 def search(memory: PhysicalMemory) -> VmcoreInfo:
     """Looks through all of RAM, for a kernel that does not say where the note is.
 
-    Raises GuestDataError if there is none that can be believed.
+    Raises GuestDataError if there is none that can be believed, or so many that it could take for ever.
     """
-    for gpa in _candidates(memory):
+    for tried, gpa in enumerate(_candidates(memory)):
+        if tried == MAX_CANDIDATES:
+            raise GuestDataError(
+                f"vmcoreinfo: {tried} pages of the guest's memory look like it, and none is; more are not tried"
+            )
         try:
             return load(memory, gpa, PAGE)
         except GuestDataError:

@@ -27,6 +27,7 @@ _BUILD_ID = (b"GNU\0", 3)
 #: No kernel has more; a file that claims to is malformed.
 MAX_SECTIONS = 1 << 16
 MAX_TABLE = 1 << 20
+MAX_NAME = 256
 
 REMEDY = (
     "a kernel of pyvmm guest build has it: build and run one, or give the file of the running one, with debug"
@@ -54,7 +55,9 @@ def examine(path: str) -> Vmlinux:
     try:
         with open(path, "rb") as file:
             sections = _sections(file, path)
-            build_id = next(filter(None, (_build_id(file, s) for s in sections)), "")
+            build_id = next(
+                filter(None, (_build_id(file, s) for s in _note_sections(sections))), ""
+            )
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}") from error
     has_types = any(
@@ -90,12 +93,20 @@ def _read_at(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 def _name(names: bytes, at: int) -> str:
-    return names[at:].partition(b"\0")[0].decode("ascii", "replace")
+    # No more than a name is long: sections may all point to the start of a table without an end.
+    return names[at : at + MAX_NAME].partition(b"\0")[0].decode("ascii", "replace")
+
+
+def _note_sections(sections: list[_Section]) -> Iterator[_Section]:
+    """Those with notes, no more than `MAX_TABLE` bytes of them all together."""
+    left = MAX_TABLE
+    for section in sections:
+        if section.kind == _SHT_NOTE and section.size <= left:
+            left -= section.size
+            yield section
 
 
 def _build_id(file: BinaryIO, section: _Section) -> str:
-    if section.kind != _SHT_NOTE or section.size > MAX_TABLE:
-        return ""
     notes, at = _read_at(file, section.offset, section.size), 0
     while at + _NHDR.size <= len(notes):
         name_size, size, kind = _NHDR.unpack_from(notes, at)

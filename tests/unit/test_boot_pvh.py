@@ -222,3 +222,27 @@ def test_too_many_reserved_regions() -> None:
     memory = FakeMemory()
     load(support.vmlinux(), memory, reserved=reserved[:124])
     assert not any(memory.read(0x7000, 4096))
+
+
+class Counted(Image):
+    """Counts what is read of it."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data, "kernel")
+        self.bytes_read = 0
+
+    def read(self, offset: int, length: int) -> bytes:
+        self.bytes_read += length
+        return super().read(offset, length)
+
+
+@pytest.mark.parametrize("notes", [bytes(1 << 20), bytes(100)], ids=["a MiB", "100 bytes"])
+def test_many_headers_over_the_same_notes(notes: bytes) -> None:
+    """Each would be read again, and a MiB of nothing is 87,000 notes."""
+    count = 250
+    at = (64 + 56 * (count + 2) + 7) & ~7
+    again = support.program_header(64, 4, at, 0, 0, len(notes), len(notes), 4)
+    image = Counted(support.vmlinux(notes=notes, extra=(again,) * count))
+    with pytest.raises(ImageError, match=r"bytes of notes|CONFIG_PVH=y"):
+        pvh.load(image, FakeMemory())  # type: ignore[arg-type]
+    assert image.bytes_read < 2 << 20

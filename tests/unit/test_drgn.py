@@ -635,3 +635,44 @@ def test_command_over_another_process(monkeypatch, capsys, other):
     assert seen == {"head": b"head", "facts": facts(), "path": "v"}
     assert "ProgramFlags" in capsys.readouterr().out
     drgn.set_default_prog(None)
+
+
+def test_sections_that_all_have_the_same_notes_and_a_name_without_end(tmp_path, monkeypatch):
+    """What is read and copied stays in proportion to the file."""
+    count, size = 40_000, 1 << 20
+    body = b"n" * size
+    header = struct.pack(
+        "<16sHHIQQQIHHHHHH",
+        b"\x7fELF\x02\x01\x01",
+        2,
+        62,
+        1,
+        0,
+        0,
+        64 + size,
+        0,
+        64,
+        0,
+        0,
+        64,
+        count,
+        1,
+    )
+    row = struct.pack("<IIQQQQIIQQ", 0, 7, 0, 0, 64, size, 0, 0, 1, 0)
+    path = tmp_path / "vmlinux"
+    path.write_bytes(header + body + row * count)
+    asked = []
+    read_at = vmlinux._read_at
+    monkeypatch.setattr(
+        vmlinux, "_read_at", lambda file, at, size: asked.append(size) or read_at(file, at, size)
+    )
+    assert vmlinux.examine(str(path)).build_id == ""
+    assert sum(asked) <= 3 * size + 64 * count
+
+
+def test_memory_full_of_notes_is_given_up(monkeypatch):
+    """A guest can write the head of the note into each page."""
+    monkeypatch.setattr(vmcoreinfo, "_candidates", lambda memory: iter(range(1 << 30)))
+    monkeypatch.setattr(vmcoreinfo, "load", lambda *args: vmcoreinfo.parse(b""))
+    with pytest.raises(GuestDataError, match="1024 pages of the guest's memory look like it"):
+        vmcoreinfo.search(None)
