@@ -14,6 +14,7 @@ from pyvmm.errors import (
     GuestMemoryError,
     HostError,
     ImageError,
+    LimitError,
     StateError,
     SymcallError,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "HostError",
     "Hypercall",
     "ImageError",
+    "LimitError",
     "Result",
     "StateError",
     "SymcallError",

@@ -32,6 +32,10 @@ class GuestDataError(Error, ValueError):
     """Something the guest answered that cannot be true: a size, a count, an address. Says which."""
 
 
+class LimitError(Error, RuntimeError):
+    """An answer that would take more time or memory in total than one may: the guest is slow, or it lies."""
+
+
 class SymcallError(Error):
     """A call into the guest kernel that did not come back with results.
 

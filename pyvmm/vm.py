@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pyvmm.devices.virtio_net import VirtioNet
     from pyvmm.devices.virtio_rng import VirtioRng
     from pyvmm.machine.cpustate import CpuState
+    from pyvmm.machine.question import Question
     from pyvmm.machine.vcpu import Vcpu
     from pyvmm.symbiotic.calls import Facts, Task
     from pyvmm.symbiotic.swap import Policy, Swap
@@ -253,15 +254,22 @@ class VM:
     # Calls into the guest kernel.
 
     def symcall(
-        self, cpu: int, call: int | str, *args: Any, data: bytes = b"", want: int = 0
+        self,
+        cpu: int,
+        call: int | str,
+        *args: Any,
+        data: bytes = b"",
+        want: int = 0,
+        question: Question | None = None,
     ) -> Any:
         """Calls into the guest kernel on a vCPU, from any thread: by number, or by name ("current", "facts", ...).
 
         A number gives `Results`, a name what its function returns. Raises SymcallError if the call does not come to its
         end or the guest says no, GuestDataError if the answer to a name cannot be true, StateError if the machine
-        neither runs nor is paused, ConfigError for a vCPU, a name or arguments that cannot be.
+        neither runs nor is paused, ConfigError for a vCPU, a name or arguments that cannot be, LimitError for an
+        answer that takes too long: `question`, a `pyvmm.machine.question.Question`, says how long it may take.
         """
-        return self.machine.symcall(cpu, call, *args, data=data, want=want)
+        return self.machine.symcall(cpu, call, *args, data=data, want=want, question=question)
 
     def tasks(self, threads: bool = False, cpu: int = 0) -> Iterator[Task]:
         """The guest's processes, with `threads` each thread of them, as its kernel knows them: a call for every 32.
@@ -360,9 +368,12 @@ class VM:
             if drain := getattr(device, "drain", None):
                 drain(max(0.0, until - time.monotonic()))
 
-    def pause(self) -> None:
-        """Stops every vCPU between two instructions, and waits for it (from a hook: only asks for it)."""
-        self.machine.pause()
+    def pause(self, question: Question | None = None) -> None:
+        """Stops every vCPU between two instructions, and waits for it (from a hook: only asks for it).
+
+        With a `question` as long as that has time: LimitError then, and the machine goes on.
+        """
+        self.machine.pause(question)
 
     def resume(self) -> None:
         """Lets a paused machine go on."""

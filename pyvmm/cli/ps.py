@@ -97,6 +97,7 @@ def main(args: argparse.Namespace) -> int:
         tasks = ordered(client.call("tasks", threads=args.threads, cpu=args.cpu), args.sort)
         head = [HEAD[0], "TID", *HEAD[1:]] if args.threads else HEAD
         text = "" if args.json else vms.table(head, [row(task, args.threads) for task in tasks])
-        return vms.say(tasks, as_json=args.json, text=text)
+        vms.say({"tasks": tasks, "cut": client.cut}, as_json=args.json, text=text)
+        return vms.complete(client)
 
     return vms.ask(args.vm, question)

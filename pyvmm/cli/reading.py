@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 
-from pyvmm.errors import Error, GuestDataError, StateError, SymcallError
+from pyvmm.errors import Error, GuestDataError, LimitError, StateError, SymcallError
 from pyvmm.machine.footprint import footprint
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Reading(NamedTuple):
     """What was found. `at` is in seconds of some clock, processor times are in seconds, sizes in bytes.
 
     `swap` is None without a swap disk; `guest` and `tasks` are None if the guest cannot be asked, which `guest_error`
-    explains.
+    explains. `tasks_cut` says why `tasks` are not all, if they are not.
     """
 
     at: float
@@ -42,6 +42,7 @@ class Reading(NamedTuple):
     guest: dict[str, Any] | None
     tasks: list[dict[str, Any]] | None
     guest_error: str | None
+    tasks_cut: str | None
 
 
 class Source:
@@ -51,6 +52,7 @@ class Source:
         self._client = client
         self._ram: list[tuple[int, int]] = []
         self._windows: list[tuple[int, int]] = []
+        self._cut: str | None = None
         info = client.call("info")
         self._process = psutil.Process(info["pid"])
         self._find_memory(info["memory"])
@@ -83,6 +85,7 @@ class Source:
             guest,
             tasks,
             error,
+            self._cut,
         )
 
     def _processor(self) -> tuple[float | None, dict[int, float]]:
@@ -114,13 +117,17 @@ class Source:
             return None
         try:
             return {**self._client.call("swap-stats")}
-        except (StateError, GuestDataError):
+        except (StateError, GuestDataError, LimitError):
             return None
 
     def _guest(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]] | None, str | None]:
+        self._cut = None
         try:
-            return self._client.call("memory-stats"), self._client.call("tasks"), None
-        except (StateError, SymcallError, GuestDataError) as error:
+            memory = self._client.call("memory-stats")
+            tasks = self._client.call("tasks")
+            self._cut = self._client.cut
+            return memory, tasks, None
+        except (StateError, SymcallError, GuestDataError, LimitError) as error:
             return None, None, text_of(error)
 
 
@@ -164,6 +171,7 @@ class Interval:
             "guest": self._with_rates(now.guest, lambda one: one.guest, PAGING),
             "guest_error": now.guest_error,
             "tasks": largest(now.tasks or [], tasks),
+            "tasks_cut": now.tasks_cut,
         }
 
     def _percent(self) -> dict[str, Any]:

@@ -135,7 +135,10 @@ def tasks(record: dict[str, Any]) -> str:
         ]
         state = [str(task["pid"]), str(task["state"]), str(task["cpu"]), ps.clock(ps.used(task))]
         rows.append([*state, *sizes, ps.command(task)])
-    return vms.table(TASK_HEAD, rows) if rows else ""
+    table = vms.table(TASK_HEAD, rows) if rows else ""
+    if record["tasks_cut"] is None:
+        return table
+    return f"{table}\nthere are more: {vms.printable(record['tasks_cut'])}"
 
 
 def lines(record: dict[str, Any]) -> list[tuple[str, str]]:

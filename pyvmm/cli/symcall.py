@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 REGISTERS = ("rbx", "rcx", "rdx", "rsi", "rdi")
 WORD = (1 << 64) - 1
 LINE = 16
+#: Bytes of the data area (csrc/symspy.h).
+MOST_DATA = 3072
 
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
@@ -66,13 +68,17 @@ def read_data(name: str | None) -> str | None:
 
     if name is None:
         return None
-    if name == "-":
-        return to_base64(sys.stdin.buffer.read())
     try:
-        with open(name, "rb") as file:
-            return to_base64(file.read())
+        if name == "-":
+            data = sys.stdin.buffer.read(MOST_DATA + 1)
+        else:
+            with open(name, "rb") as file:
+                data = file.read(MOST_DATA + 1)
     except OSError as error:
         raise ConfigError(f"--data {name}: {error.strerror}") from error
+    if len(data) > MOST_DATA:
+        raise ConfigError(f"--data {name}: more than the {MOST_DATA} bytes that a symcall passes")
+    return to_base64(data)
 
 
 def dump(data: bytes) -> str:
@@ -106,6 +112,7 @@ def main(args: argparse.Namespace) -> int:
         )
         named = isinstance(call, str)
         text = "" if named else show_registers(answer)
-        return vms.say(answer, as_json=args.json or named, text=text)
+        vms.say(answer, as_json=args.json or named, text=text)
+        return vms.complete(client)
 
     return vms.ask(args.vm, question)

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pyvmm.cli import status
-from pyvmm.errors import GuestDataError, StateError, SymcallError
+from pyvmm.errors import GuestDataError, LimitError, StateError, SymcallError
 
 if TYPE_CHECKING:
     import argparse
@@ -46,7 +46,7 @@ def ask(name: str | None, question: Callable[[Client], int]) -> int:
     with connect(name) as client:
         try:
             return question(client)
-        except (StateError, SymcallError, GuestDataError) as error:
+        except (StateError, SymcallError, GuestDataError, LimitError) as error:
             print(f"pyvmm: {client.name}: {error}", file=sys.stderr)
             return REFUSED
 
@@ -60,6 +60,14 @@ def say(answer: Any, *, as_json: bool, text: str = "") -> int:
     elif text:
         print(text)
     return status.OK
+
+
+def complete(client: Client) -> int:
+    """The status for an answer that was printed: `REFUSED`, with the reason on stderr, if it was not all."""
+    if client.cut is None:
+        return status.OK
+    print(f"pyvmm: {client.name}: {printable(client.cut)}", file=sys.stderr)
+    return REFUSED
 
 
 def printable(text: object) -> str:

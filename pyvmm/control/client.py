@@ -7,11 +7,13 @@ import errno
 import os
 import socket
 import struct
+import time
 
 from pyvmm.control import protocol
 from pyvmm.control.protocol import ProtocolError
 from pyvmm.control.runtime_dir import RuntimeDir, check_name, place
 from pyvmm.errors import ConfigError, Error, HostError, StateError
+from pyvmm.machine.duration import check_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +32,10 @@ _FD = struct.Struct("i")
 
 
 class Client:
-    """A connection to one VM. A context manager; one request at a time."""
+    """A connection to one VM. A context manager; one request at a time.
+
+    `cut` says why the last answer was not all, where it was not: a guest may have more than one answer holds.
+    """
 
     def __init__(self, connection: socket.socket, name: str) -> None:
         self.name = name
@@ -38,6 +43,8 @@ class Client:
         self._buffer = bytearray()
         self._fds: list[int] = []
         self._number = 0
+        self._timeout = connection.gettimeout()
+        self.cut: str | None = None
 
     def call(self, op: str, **params: Any) -> Any:
         """The result of an operation (docs/control.md).
@@ -86,20 +93,22 @@ class Client:
             raise protocol.error_of(answer.get("error"))
         if answer.get("id") != self._number or "result" not in answer:
             raise ProtocolError(f"{self.name} answered something that was not asked")
+        cut = answer.get("cut")
+        self.cut = None if cut is None else str(cut)
         return answer["result"]
 
     def _exchange(self, line: bytes) -> bytes:
         try:
             try:
+                self._connection.settimeout(self._timeout)
                 self._connection.sendall(line)
             except BrokenPipeError:
                 pass  # it may have said why before it left
             return self._read_line()
         except TimeoutError as error:
-            seconds = self._connection.gettimeout()
             raise HostError(
                 errno.ETIMEDOUT,
-                f"{self.name} has not answered for {seconds:g} s; is its process stopped?",
+                f"{self.name} has not answered for {self._timeout:g} s; is its process stopped?",
             ) from error
         except OSError as error:
             if error.errno in (errno.ECONNRESET, errno.EPIPE):
@@ -111,10 +120,17 @@ class Client:
 
     def _read_line(self) -> bytes:
         searched = 0
+        # Of the whole answer, and not of each piece of it.
+        until = None if self._timeout is None else time.monotonic() + self._timeout
         while (end := self._buffer.find(b"\n", searched)) < 0:
             searched = len(self._buffer)
             if searched > protocol.MAX_ANSWER:
                 raise ProtocolError(f"{self.name} answers more than {protocol.MAX_ANSWER} bytes")
+            if until is not None:
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                self._connection.settimeout(left)
             data = self._receive()
             if not data:
                 raise self._ended()
@@ -154,8 +170,10 @@ class Client:
 def connect(name: str | None = None, timeout: float = TIMEOUT) -> Client:
     """A connection to the running VM of that name; without a name, to the only one there is.
 
-    Raises ConfigError, which lists those that run, if that is none.
+    An answer may take `timeout` seconds in all. Raises ConfigError, which lists those that run, if that is none, and
+    for a time that cannot be.
     """
+    check_seconds(timeout, "a timeout")
     if name is not None:
         check_name(name)
     if not os.path.isdir(place()):

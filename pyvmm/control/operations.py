@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Protocol
 
+    from pyvmm.machine.question import Question
+
     class Served(Protocol):
         """What is used of a `pyvmm.VM`."""
 
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
         def symcalls(self) -> dict[str, int]:
             """Counters."""
 
-        def pause(self) -> None:
+        def pause(self, question: Question) -> None:
             """Waits until it is."""
 
         def resume(self) -> None:
@@ -61,10 +63,14 @@ OVER = ("ended", "closed")
 
 
 class Params:
-    """The parameters of a request, taken one by one; what nobody took is a mistake."""
+    """The parameters of a request, taken one by one; what nobody took is a mistake.
 
-    def __init__(self, values: dict[str, Any]) -> None:
+    `question` says how long its answer may take.
+    """
+
+    def __init__(self, values: dict[str, Any], question: Question) -> None:
         self._values = values
+        self.question = question
 
     def take(self, name: str, kinds: type | tuple[type, ...], default: Any = None) -> Any:
         """One of them, or the default. Raises ProtocolError for another kind of value."""
@@ -84,11 +90,12 @@ class Params:
 
 
 class Reply:
-    """The result of an operation; `fds` go with it and are closed afterwards."""
+    """The result of an operation; `fds` go with it and are closed afterwards. `cut` says why it is not all."""
 
-    def __init__(self, result: Any, fds: tuple[int, ...] = ()) -> None:
+    def __init__(self, result: Any, fds: tuple[int, ...] = (), cut: str | None = None) -> None:
         self.result = result
         self.fds = fds
+        self.cut = cut
 
 
 class Operations:
@@ -115,16 +122,21 @@ class Operations:
             "swap-evict": self._swap_evict,
         }
 
-    def run(self, request: dict[str, Any]) -> Reply:
-        """Does what a request asks for. Raises what that raises, ProtocolError for what cannot be asked."""
+    def run(self, request: dict[str, Any], question: Question) -> Reply:
+        """Does what a request asks for, in the time of the question.
+
+        Raises what that raises, ProtocolError for what cannot be asked.
+        """
         values = {name: value for name, value in request.items() if name not in ("id", "op")}
         op = request.get("op")
         function = self._table.get(op) if isinstance(op, str) else None
         if function is None:
             raise ProtocolError(f"no operation {op!r}; there are: {', '.join(self._table)}")
-        params = Params(values)
+        params = Params(values, question)
         result = function(params)
-        return result if isinstance(result, Reply) else Reply(protocol.plain(result))
+        if isinstance(result, Reply):
+            return result
+        return Reply(protocol.plain(result), cut=getattr(result, "cut", None))
 
     def _ping(self, params: Params) -> Any:
         params.end()
@@ -152,7 +164,7 @@ class Operations:
 
     def _pause(self, params: Params) -> Any:
         params.end()
-        self._vm.pause()
+        self._vm.pause(params.question)
         return {"state": self._vm.state}
 
     def _resume(self, params: Params) -> Any:
@@ -183,28 +195,29 @@ class Operations:
         if isinstance(call, str):
             if data or want:
                 raise ProtocolError(f"{call!r} is a name; data and want go with a number")
-            return self._call(cpu, call, *args)
-        results = self._call(0 if cpu is None else cpu, call, *args, data=data, want=want)
+            return self._call(params, cpu, call, *args)
+        cpu = 0 if cpu is None else cpu
+        results = self._call(params, cpu, call, *args, data=data, want=want)
         return results._asdict() | {"data": protocol.to_base64(results.data)}
 
     def _tasks(self, params: Params) -> Any:
         cpu, threads = params.take("cpu", int), params.take("threads", bool, False)
         params.end()
-        return self._call(cpu, "tasks", threads)
+        return self._call(params, cpu, "tasks", threads)
 
     def _facts(self, params: Params) -> Any:
         cpu = params.take("cpu", int)
         params.end()
-        return self._call(cpu, "facts")
+        return self._call(params, cpu, "facts")
 
     def _memory_stats(self, params: Params) -> Any:
         cpu = params.take("cpu", int)
         params.end()
-        return self._call(cpu, "memory")
+        return self._call(params, cpu, "memory")
 
     def _swap_stats(self, params: Params) -> Any:
         params.end()
-        return swap.stats(swap.swap_of(self._vm))
+        return swap.stats(swap.swap_of(self._vm), params.question)
 
     def _swap_set(self, params: Params) -> Any:
         mode, policy = params.take("mode", str), params.take("policy", str)
@@ -219,10 +232,13 @@ class Operations:
     def _swap_evict(self, params: Params) -> Any:
         pages = params.take("pages", int)
         params.end()
-        return {"adopted": swap.swap_of(self._vm).evict(pages)}
+        return {"adopted": swap.swap_of(self._vm).evict(pages, params.question)}
 
-    def _call(self, cpu: int | None, call: int | str, *args: Any, **options: Any) -> Any:
+    def _call(
+        self, params: Params, cpu: int | None, call: int | str, *args: Any, **options: Any
+    ) -> Any:
         """A symcall on that vCPU; without one, on the first that takes it."""
+        options["question"] = params.question
         if cpu is not None:
             if not 0 <= cpu < len(self._vm.vcpus):
                 raise ConfigError(f"no vCPU {cpu}; there are 0 to {len(self._vm.vcpus) - 1}")

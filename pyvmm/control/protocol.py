@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 
 from pyvmm import errors
 
@@ -17,8 +18,13 @@ VERSION = 1
 MAX_REQUEST = 64 << 10
 #: Lists and objects in a request: more than one that is meant has, and no depth that a parser minds.
 MAX_NESTED = 100
-#: Of an answer, bytes: what a client still reads. The list of half a million tasks fits.
-MAX_ANSWER = 256 << 20
+#: Of an answer, bytes: what a VM still sends and a client still reads. 65,536 tasks and 16 MiB in base64 fit.
+MAX_ANSWER = 64 << 20
+#: Parts of a list in it.
+MAX_PARTS = 1 << 17
+
+
+_PLAIN = (bool, int, float, str, type(None))
 
 
 class ProtocolError(errors.Error, ValueError):
@@ -51,14 +57,23 @@ def decode(line: bytes) -> dict[str, Any]:
 def plain(value: Any) -> Any:
     """The same in what JSON has: records and their parts become objects, bytes an object with `base64`."""
     if hasattr(value, "_asdict"):
-        return {name: plain(part) for name, part in value._asdict().items()}
+        parts = value._asdict()
+        for name, part in parts.items():
+            if not isinstance(part, _PLAIN):
+                parts[name] = plain(part)
+        return parts
     if isinstance(value, dict):
         return {str(name): plain(part) for name, part in value.items()}
     if isinstance(value, (bytes, bytearray, memoryview)):
         return {"base64": to_base64(bytes(value))}
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if isinstance(value, _PLAIN):
         return value
-    return [plain(part) for part in value] if hasattr(value, "__iter__") else str(value)
+    if not hasattr(value, "__iter__"):
+        return str(value)
+    found = [plain(part) for part in islice(value, MAX_PARTS + 1)]
+    if len(found) > MAX_PARTS:
+        raise errors.LimitError(f"the answer has more than {MAX_PARTS} parts")
+    return found
 
 
 def to_base64(data: bytes) -> str:

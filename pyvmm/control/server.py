@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import struct
 import threading
 import time
 
 from pyvmm.control.runtime_dir import BACKLOG, RuntimeDir, check_name
-from pyvmm.errors import Error, HostError
+from pyvmm.errors import Error, HostError, LimitError
+from pyvmm.machine.question import Question
 from pyvmm.machine.thread import Thread
 
 TYPE_CHECKING = False
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
 
 #: Clients at a time; each has a thread.
 MAX_CLIENTS = BACKLOG
+#: How long the answer to a request may take, seconds: the guest may be slow, a hook may hold a vCPU.
+ANSWER_SECONDS = 20.0
+#: Answers at a time that are more than a little: the guest says how much of them there is.
+LARGE_ANSWERS = 4
+LARGE_CALLS = frozenset({"tasks", "read"})
 #: How long a client may take to read what it asked for, seconds.
 SEND_SECONDS = 20.0
 #: How long the end of a VM waits for answers that are on their way, seconds.
@@ -53,7 +60,8 @@ class Server:
         self._vm = vm
         self._ending = threading.Event()
         self._change = threading.Lock()
-        self._clients: dict[threading.Thread, socket.socket] = {}
+        self._clients: dict[threading.Thread, Visit] = {}
+        self._large = threading.BoundedSemaphore(LARGE_ANSWERS)
         self._operations: Operations | None = None
         self._directory = RuntimeDir()
         self.path = f"{self._directory.path}/{name}.sock"
@@ -78,12 +86,15 @@ class Server:
             self._begin(connection)
 
     def _begin(self, connection: socket.socket) -> None:
-        """Gives a client its thread."""
-        thread = Thread(self._attend, "control-client", (connection,))
+        """Gives a client its thread, for which the one that has been silent longest goes where there are too many."""
+        visit = Visit(connection)
+        thread = Thread(self._attend, "control-client", (visit,))
         with self._change:
-            room = len(self._clients) < MAX_CLIENTS and not self._ending.is_set()
+            room = not self._ending.is_set() and (
+                len(self._clients) < MAX_CLIENTS or self._send_one_away()
+            )
             if room:
-                self._clients[thread] = connection
+                self._clients[thread] = visit
         try:
             if room:
                 thread.start()
@@ -91,12 +102,25 @@ class Server:
         except RuntimeError:  # the host gives no more threads
             with self._change:
                 self._clients.pop(thread, None)
-        connection.close()
+        refuse(connection)
 
-    def _attend(self, connection: socket.socket) -> None:
+    def _send_one_away(self) -> bool:
+        """With the lock held: of those without a request under way; False if all have one."""
+        silent = [
+            (visit.since, thread) for thread, visit in self._clients.items() if not visit.busy
+        ]
+        if not silent:
+            return False
+        _, thread = min(silent, key=lambda one: one[0])
+        visit = self._clients.pop(thread)
+        visit.over = True
+        _shut(visit.connection, socket.SHUT_RDWR)
+        return True
+
+    def _attend(self, visit: Visit) -> None:
         """On the client's thread: answers until it leaves."""
         try:
-            client = Client(connection, self._operations_now())
+            client = Client(visit, self._operations_now(), self._change, self._large)
             if client.check():
                 client.serve()
         except OSError:
@@ -104,7 +128,7 @@ class Server:
         finally:
             with self._change:
                 self._clients.pop(threading.current_thread(), None)
-            connection.close()
+            visit.connection.close()
 
     def _operations_now(self) -> Operations:
         """The operations; with them JSON is loaded, which a VM that nobody talks to never needs."""
@@ -121,7 +145,7 @@ class Server:
             if self._ending.is_set():
                 return
             self._ending.set()
-            connections = list(self._clients.values())
+            connections = [visit.connection for visit in self._clients.values()]
         # Nobody listens from here on, so whatever still listens there under the name is a successor's.
         for part in (self._listener, *connections):
             _shut(part, socket.SHUT_RD)
@@ -141,7 +165,7 @@ class Server:
         self._listener.close()
         if not self._clients_left(LAST_WORDS):
             with self._change:
-                connections = list(self._clients.values())
+                connections = [visit.connection for visit in self._clients.values()]
             for connection in connections:
                 _shut(connection, socket.SHUT_RDWR)
             if not self._clients_left(STUCK_SECONDS):
@@ -169,14 +193,53 @@ def _shut(connection: socket.socket, how: int) -> None:
         pass  # gone already
 
 
+def refuse(connection: socket.socket) -> None:
+    """Says that there are too many clients, to one that reads it."""
+    from pyvmm.control import protocol
+
+    error = HostError(errno.EBUSY, f"{MAX_CLIENTS} clients are asking already; try again")
+    answer = {"id": None, "ok": False, "error": protocol.error_record(error)}
+    try:
+        connection.setblocking(False)
+        connection.send(protocol.encode(answer))
+    except OSError:
+        pass  # it does not
+    connection.close()
+
+
+def is_large(request: dict[str, Any]) -> bool:
+    """Whether the guest says how much the answer to a request is."""
+    what = request.get("call") if request.get("op") == "symcall" else request.get("op")
+    return isinstance(what, str) and what in LARGE_CALLS
+
+
+class Visit:
+    """A client's connection: whether a request is under way, since when that is so, and whether it was sent away."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.busy = False
+        self.over = False
+        self.since = time.monotonic()
+
+
 class Client:
     """One connection, seen from the VM."""
 
-    def __init__(self, connection: socket.socket, operations: Operations) -> None:
+    def __init__(
+        self,
+        visit: Visit,
+        operations: Operations,
+        change: threading.Lock,
+        large: threading.BoundedSemaphore,
+    ) -> None:
         from pyvmm.control import protocol
 
-        self._connection = connection
+        self._visit = visit
+        self._connection = visit.connection
         self._operations = operations
+        self._change = change
+        self._large = large
         self._protocol = protocol
 
     def check(self) -> bool:
@@ -223,14 +286,34 @@ class Client:
         return self._connection.recv(_CHUNK)
 
     def _answer(self, line: bytes) -> None:
+        with self._change:
+            if self._visit.over:
+                raise ConnectionAbortedError  # another has its place
+            self._visit.busy = True
+        try:
+            self._answer_now(line)
+        finally:
+            with self._change:
+                self._visit.busy = False
+                self._visit.since = time.monotonic()
+
+    def _answer_now(self, line: bytes) -> None:
         number: Any = None
         fds: tuple[int, ...] = ()
+        held = False
+        question = Question(ANSWER_SECONDS, self._has_gone)
         try:
             request = self._protocol.decode_request(line)
             number = self._identifier(request)
-            reply = self._operations.run(request)
+            if is_large(request):
+                held = self._large.acquire(timeout=question.left)
+                if not held:
+                    raise LimitError(f"{LARGE_ANSWERS} such requests are under way; try again")
+            reply = self._operations.run(request, question)
             fds = reply.fds
             answer = {"id": number, "ok": True, "result": reply.result}
+            if reply.cut is not None:
+                answer["cut"] = reply.cut
         except Exception as error:
             # Whatever goes wrong, in a symcall's function of the user's too, is the client's to hear.
             answer = self._failure(number, error)
@@ -239,6 +322,14 @@ class Client:
         finally:
             for fd in fds:
                 os.close(fd)
+            if held:
+                self._large.release()
+
+    def _has_gone(self) -> bool:
+        """Whether the client closed its end; one that only has nothing more to say still reads."""
+        poll = select.poll()
+        poll.register(self._connection, 0)
+        return any(events & select.POLLHUP for _, events in poll.poll(0))
 
     def _identifier(self, request: dict[str, Any]) -> Any:
         number = request.get("id")
@@ -251,6 +342,11 @@ class Client:
 
     def _send(self, answer: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         line = self._protocol.encode(answer)
+        if len(line) > self._protocol.MAX_ANSWER:
+            error = LimitError(
+                f"the answer has {len(line)} bytes, and {self._protocol.MAX_ANSWER} are the most"
+            )
+            line = self._protocol.encode(self._failure(answer["id"], error))
         self._connection.settimeout(SEND_SECONDS)
         if fds:
             sent = socket.send_fds(self._connection, [line], list(fds))

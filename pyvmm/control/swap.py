@@ -9,6 +9,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pyvmm.machine.question import Question
+
 #: For a policy that is a function of the program.
 FUNCTION = "function"
 
@@ -40,14 +42,14 @@ def brief(swap: Any) -> dict[str, Any] | None:
     }
 
 
-def stats(swap: Any) -> dict[str, Any]:
-    """All counters, those of the guest too, and what is set."""
+def stats(swap: Any, question: Question | None = None) -> dict[str, Any]:
+    """All counters, those of the guest too, and what is set; with a question in the time of that."""
     return {
         "serial": swap.serial,
         "backing": None if swap.backing is None else str(swap.backing),
         "policy": policy_name(swap),
         "quota": swap.quota,
-        **swap.stats._asdict(),
+        **(swap.stats if question is None else swap.look(question))._asdict(),
     }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from pyvmm import kvm
 from pyvmm._core import ffi, lib
-from pyvmm.errors import ConfigError, HostError, StateError
+from pyvmm.errors import ConfigError, HostError, LimitError, StateError
 from pyvmm.machine import cpuid, symbiosis
 from pyvmm.machine import result as results
 from pyvmm.machine.duration import check_seconds
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from pyvmm.machine.cpustate import CpuState
     from pyvmm.machine.hook import Handler, HypercallHandler
+    from pyvmm.machine.question import Question
     from pyvmm.machine.symcall import Raw, Results
 
     class Device(Protocol):
@@ -60,6 +61,8 @@ DESCRIPTORS = 256
 LEAST_DESCRIPTORS = 24
 #: How long a vCPU thread may take to notice a stop before the machine calls it stuck.
 STOP_SECONDS = 30.0
+#: How often who waits for a pause looks whether to go on waiting, seconds.
+LOOK_SECONDS = 0.2
 
 
 class Machine:
@@ -419,10 +422,11 @@ class Machine:
                 raise self._error
             return self._result
 
-    def pause(self) -> None:
+    def pause(self, question: Question | None = None) -> None:
         """Stops all vCPUs between two instructions and waits until they stand.
 
-        From within a hook it only asks: the machine stands once the hook is over.
+        From within a hook it only asks: the machine stands once the hook is over. With a `question` it waits as long as
+        that has time: LimitError then, and the machine goes on.
         """
         with self._change:
             if self.state == "paused":
@@ -433,12 +437,18 @@ class Machine:
             self._request_all(lib.VCPU_REQUEST_PAUSE)
             if self._on_vcpu_thread():
                 return
-            self._change.wait_for(
-                lambda: (
-                    self.state != "paused"
-                    or sum(vcpu.parked for vcpu in self.vcpus) == self._running
-                )
-            )
+            try:
+                while not self._change.wait_for(self._stands, LOOK_SECONDS):
+                    if question is not None:
+                        question.check()
+            except LimitError:
+                if self.state == "paused":
+                    self.resume()
+                raise
+
+    def _stands(self) -> bool:
+        """With the lock held: whether all vCPUs do, or the machine is not to be paused any more."""
+        return self.state != "paused" or sum(v.parked for v in self.vcpus) == self._running
 
     def resume(self) -> None:
         """Lets a paused machine go on."""
@@ -491,20 +501,26 @@ class Machine:
     # Symcalls.
 
     def symcall(
-        self, cpu: int, call: int | str, *args: Any, data: bytes = b"", want: int = 0
+        self,
+        cpu: int,
+        call: int | str,
+        *args: Any,
+        data: bytes = b"",
+        want: int = 0,
+        question: Question | None = None,
     ) -> Any:
         """Calls into the guest kernel on a vCPU, from any thread, also while the machine is paused.
 
         Raises what `Vcpu.symcall` does, StateError if the machine neither runs nor is paused, ConfigError for a vCPU
-        that does not exist.
+        that does not exist, LimitError once the `question` has no time left.
         """
-        raw = self.raw(cpu)
+        raw = self.raw(cpu, question)
         if isinstance(call, str):
             return call_typed(call, raw, args)
         return raw(call, *args, data=data, want=want)
 
-    def raw(self, cpu: int) -> Raw:
-        """The function that makes calls by number on a vCPU, for those who make several."""
+    def raw(self, cpu: int, question: Question | None = None) -> Raw:
+        """The function that makes calls by number on a vCPU, for those who make several, in a question's time."""
         if not 0 <= cpu < len(self.vcpus):
             raise ConfigError(f"vCPU {cpu}: there are 0 to {len(self.vcpus) - 1}")
         vcpu = self.vcpus[cpu]
@@ -512,14 +528,22 @@ class Machine:
             return vcpu.raw
 
         def raw(number: int, *args: int, data: bytes = b"", want: int = 0) -> Results:
-            return self._call(vcpu, number, args, data, want)
+            return self._call(vcpu, number, args, data, want, question)
 
         raw.patient = not self._on_vcpu_thread()  # type: ignore[attr-defined]
         return raw
 
     def _call(
-        self, vcpu: Vcpu, number: int, args: tuple[int, ...], data: bytes, want: int
+        self,
+        vcpu: Vcpu,
+        number: int,
+        args: tuple[int, ...],
+        data: bytes,
+        want: int,
+        question: Question | None,
     ) -> Results:
+        if question is not None:
+            question.check()
         with self._change:
             self._check_open()
             if self.state not in ("running", "paused"):
@@ -527,7 +551,7 @@ class Machine:
         # Two hooks that call each other's vCPU would wait for ever.
         patience = self.symcall_deadline if self._on_vcpu_thread() else None
         with vcpu._handle as c, vcpu.calls or vcpu._handle:
-            return make(c, number, args, data, want, self._notify, patience)
+            return make(c, number, args, data, want, self._notify, patience, question)
 
     def _notify(self) -> None:
         """A vCPU that is parked looks whether it is called."""

@@ -14,6 +14,8 @@ from pyvmm.machine.handle import Closed
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NamedTuple
+
+    from pyvmm.machine.question import Question
 else:
     from pyvmm.record import NamedTuple
 
@@ -203,10 +205,12 @@ def make(
     want: int,
     notify: Callable[[], None],
     patience: float | None,
+    question: Question | None = None,
 ) -> Results:
     """A call on a vCPU (a `struct vcpu *`) that another thread runs; `notify` is called when it was asked for.
 
-    With `patience` a vCPU that does not begin it within so many seconds is not waited for. An interrupt (ctrl-c) gives
+    With `patience` a vCPU that does not begin it within so many seconds is not waited for, with a `question` not longer
+    than that has time. An interrupt (ctrl-c) gives
     the call up: see `Call.disown`.
     """
     call = Call()
@@ -216,16 +220,20 @@ def make(
         message.regs = call.pack(args, data, want)
         lib.symcall_post(vcpu, call._c)
         notify()
-        await_end(vcpu, call, patience)
+        await_end(vcpu, call, patience, question)
         return call.results()
     finally:
         call.disown(vcpu)
 
 
-def await_end(vcpu: Any, call: Call, patience: float | None) -> None:
-    """Waits until the call is over. Raises SymcallError if it did not begin in time."""
+def await_end(
+    vcpu: Any, call: Call, patience: float | None, question: Question | None = None
+) -> None:
+    """Waits until the call is over. Raises SymcallError if it did not begin in time, LimitError as `question`."""
     left = WAIT_MS if patience is None else int(patience * 1000)
     while not lib.symcall_wait(vcpu, call._c, min(left, WAIT_MS)):
+        if question is not None:
+            question.check()
         if patience is not None:
             left = max(left - WAIT_MS, 0)
         if not left and lib.symcall_withdraw(vcpu, call._c):

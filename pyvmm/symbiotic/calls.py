@@ -14,7 +14,7 @@ from pyvmm.symbiotic.answer import ask
 from pyvmm.symbiotic.facts import Facts
 from pyvmm.symbiotic.memory import Lookup, Memory
 from pyvmm.symbiotic.swapstats import GuestSwap, swap_evict, swap_stats
-from pyvmm.symbiotic.task import Current, Task, tasks
+from pyvmm.symbiotic.task import Current, Task, TaskList, task_list, tasks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = [
     "Lookup",
     "Memory",
     "Task",
+    "TaskList",
     "read_current",
     "read_facts",
     "read_memory",
@@ -62,11 +63,6 @@ def read_facts(raw: Raw) -> Facts:
 def read_current(raw: Raw) -> Current:
     """The task that the vCPU is running. Raises SymcallError; any answer is one."""
     return task.parse_current(ask(raw, abi.SYMCALL_CURRENT))
-
-
-def task_list(raw: Raw, threads: bool = False) -> list[Task]:
-    """All of `tasks` at once. Raises SymcallError, GuestDataError for pages that cannot be."""
-    return list(tasks(raw, threads))
 
 
 def read_memory(raw: Raw) -> Memory:

@@ -7,6 +7,7 @@ import errno
 import struct
 
 from pyvmm.errors import ConfigError, GuestDataError, SymcallError
+from pyvmm.machine.question import Question
 from pyvmm.symbiotic import abi
 from pyvmm.symbiotic.answer import ask, known, unpack
 
@@ -111,7 +112,8 @@ def read(raw: Raw, vaddr: int, length: int) -> bytes:
     At most `MAX_READ` bytes. The result is shorter where the next page is not mapped or not present: the guest may not
     wait for it in this context. If not even the first byte can be read, SymcallError with code EFAULT. Between the
     calls of a long read the guest runs on, unless a hook reads. Raises ConfigError for a range that cannot be,
-    GuestDataError for an answer that is longer than what was asked for, or empty.
+    GuestDataError for an answer that is longer than what was asked for, or empty, LimitError for one that takes more
+    than 10 s in total.
     """
     if not 0 <= length <= MAX_READ:
         raise ConfigError(f"a read of {length} bytes: at most {MAX_READ} at a time")
@@ -119,7 +121,9 @@ def read(raw: Raw, vaddr: int, length: int) -> bytes:
         raise ConfigError(f"{length} bytes at {vaddr:#x} are not in a 64-bit address space")
     pieces: list[bytes] = []
     done = 0
+    question = Question()
     while done < length:
+        question.check()
         piece = min(length - done, abi.PAGE_DATA_SIZE)
         data = _read_piece(raw, vaddr + done, piece, first=not done)
         pieces.append(data)

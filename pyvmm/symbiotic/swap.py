@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from pyvmm.errors import ConfigError, GuestDataError, StateError, SymcallError
+from pyvmm.errors import ConfigError, GuestDataError, LimitError, StateError, SymcallError
+from pyvmm.machine.question import Question
 from pyvmm.machine.swapbypass import ANSWERS, SwapBypass, SwapFault, mode_number
 from pyvmm.machine.swapgovernor import HostMemory, SwapGovernor, policy_number
 from pyvmm.machine.swapstore import SwapStore
@@ -181,17 +182,22 @@ class Swap:
             self._governor.set("always", None)
         self._policy = policy
 
-    def evict(self, pages: int | None = None) -> int:
+    def evict(self, pages: int | None = None, question: Question | None = None) -> int:
         """Asks the guest to take pages back into its RAM, by default all: it goes on after the call, as memory allows.
 
         Returns the number of pages that it uses where they lie now. Raises SymcallError, with code EBUSY while it is at
-        that already, and as `VM.symcall`.
+        that already, and as `VM.symcall`; LimitError if it does not answer in 10 s.
         """
-        return swap_evict(self._machine.raw(0), self.slots if pages is None else pages)
+        raw = self._machine.raw(0, question or Question())
+        return swap_evict(raw, self.slots if pages is None else pages)
 
     @property
     def stats(self) -> SwapStats:
         """What happened so far. Raises StateError once the machine is closed."""
+        return self.look(Question())
+
+    def look(self, question: Question) -> SwapStats:
+        """The same, where the guest has as long as the question to say its part."""
         disk = self.disk.stats()
         counters: dict[str, int] = {}
         allowed, host, attached = False, None, False
@@ -215,13 +221,13 @@ class Swap:
             mapped=counters.get("mapped", 0),
             refused={name: counters.get(name, 0) for name in ANSWERS[1:]},
             evictions=self._evictor.asked if self._bypass is not None else 0,
-            guest=self._ask_guest(),
+            guest=self._ask_guest(question),
         )
 
-    def _ask_guest(self) -> GuestSwap | None:
+    def _ask_guest(self, question: Question) -> GuestSwap | None:
         if self._bypass is None or not self._bypass.attached:
             return None
         try:
-            return swap_stats(self._machine.raw(0))
-        except (SymcallError, StateError, GuestDataError):
+            return swap_stats(self._machine.raw(0, question))
+        except (SymcallError, StateError, GuestDataError, LimitError):
             return None

@@ -6,7 +6,8 @@ from __future__ import annotations
 import threading
 import time
 
-from pyvmm.errors import GuestDataError, StateError, SymcallError
+from pyvmm.errors import GuestDataError, LimitError, StateError, SymcallError
+from pyvmm.machine.question import Question
 from pyvmm.machine.thread import Thread
 from pyvmm.symbiotic import abi
 from pyvmm.symbiotic import memory as guest_memory
@@ -50,8 +51,8 @@ class Evictor:
         while (found := self._governor.wait(TURN)) >= 0:
             if found:
                 try:
-                    self._ask(self._machine.raw(0))
-                except (SymcallError, StateError, GuestDataError):
+                    self._ask(self._machine.raw(0, Question()))
+                except (SymcallError, StateError, GuestDataError, LimitError):
                     continue  # it is no guest that can be asked, or not now
 
     def _ask(self, raw: Raw) -> None:

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import struct
+import time
 
-from pyvmm.errors import GuestDataError
+from pyvmm.errors import GuestDataError, LimitError
+from pyvmm.machine.question import SECONDS
 from pyvmm.symbiotic import abi
 from pyvmm.symbiotic.answer import ask, known, text
 
@@ -29,7 +31,9 @@ _LOW = 0xFFFF_FFFF
 
 #: A pid is below this on every 64-bit Linux (PID_MAX_LIMIT), so a cursor is at most this.
 PID_LIMIT = 1 << 22
-#: Full pages of half a million tasks. A guest that sends more, or as many that are nearly empty, is given up on.
+#: In an answer: a guest may have more, or say so. These take 5 s of Python, 100 MiB and 25 MiB of JSON.
+MAX_TASKS = 1 << 16
+#: Full pages of them are an eighth of this. A guest that sends as many that are nearly empty is given up on.
 MAX_PAGES = 1 << 14
 
 
@@ -100,25 +104,50 @@ def parse_task(record: bytes) -> Task:
 def tasks(raw: Raw, threads: bool = False) -> Iterator[Task]:
     """Every process of the guest by pid, with `threads` every thread; a page is asked for when it is needed.
 
-    Tasks come and go meanwhile: each that was there all along is seen, and none twice. Raises SymcallError, and
-    GuestDataError for pages that cannot be, and when there is no end to them.
+    Tasks come and go meanwhile: each that was there all along is seen, and none twice. Raises SymcallError,
+    GuestDataError for pages that cannot be, and when there is no end to them, and LimitError after `MAX_TASKS` of them
+    or 10 s of calls.
     """
-    cursor = last = 0
+    cursor = last = seen = 0
+    spent = 0.0
     for _ in range(MAX_PAGES):
+        began = time.monotonic()
         results = ask(raw, abi.SYMCALL_TASKS, cursor, int(threads), want=abi.PAGE_DATA_SIZE)
-        for record in _records(results):
-            task = parse_task(record)
+        page = [parse_task(record) for record in _records(results)]
+        spent += time.monotonic() - began
+        for task in page:
             # A thread that execs takes over the pid of its process, and may so be met again.
             if task.pid > last:
+                if seen == MAX_TASKS:
+                    raise LimitError(f"the guest has more than {MAX_TASKS} tasks, or says so")
                 last = task.pid
+                seen += 1
                 yield task
         after = results.rcx
         if after == 0:
             return
         if not cursor < after <= PID_LIMIT:
             raise GuestDataError(f"tasks: after pid {cursor} the guest wants to go on at {after}")
+        if spent > SECONDS:
+            raise LimitError(f"the guest took longer than {SECONDS:g} s to name them")
         cursor = after
     raise GuestDataError(f"tasks: no end after {MAX_PAGES} pages; the last began at pid {cursor}")
+
+
+class TaskList(list[Task]):
+    """Tasks by pid. `cut` says why there are no more of them, None if these are all."""
+
+    cut: str | None = None
+
+
+def task_list(raw: Raw, threads: bool = False) -> TaskList:
+    """All of `tasks` at once, or what there was of them at its limits. Raises what that does otherwise."""
+    found = TaskList()
+    try:
+        found.extend(tasks(raw, threads))
+    except LimitError as error:
+        found.cut = f"cut after {len(found)} tasks: {error}"
+    return found
 
 
 def _records(results: Results) -> Iterator[bytes]:

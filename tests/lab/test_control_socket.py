@@ -49,7 +49,7 @@ def answer(*words: str) -> Any:
 
 def ps(*words: str) -> dict[int, dict[str, Any]]:
     """What `pyvmm ps` shows, by pid."""
-    return {task["pid"]: task for task in answer("ps", *words, NAME)}
+    return {task["pid"]: task for task in answer("ps", *words, NAME)["tasks"]}
 
 
 def pids(text: str) -> dict[str, int]:
@@ -214,7 +214,7 @@ def test_a_run_by_name() -> None:
         (vm,) = answer("list")
         assert (vm["name"], vm["pid"], vm["state"]) == (NAME, run.process.pid, "running")
         assert (vm["cpus"], vm["memory"]) == (2, 300 << 20)
-        assert "sh" in {task["comm"] for task in answer("ps")}
+        assert "sh" in {task["comm"] for task in answer("ps")["tasks"]}
         assert pyvmm("stop", "--power-button").status == vms.REFUSED
         assert pyvmm("pause").status == status.OK
         assert pyvmm("resume").status == status.OK
@@ -281,7 +281,7 @@ def test_detached_guests_run_on_and_are_called(tmp_path: Path) -> None:
     assert [info["name"] for info in running()] == ["one", "two"]
     for name in ("one", "two"):
         until(partial(contains, tmp_path / f"{name}.log", f"here is {name}\n"))
-        comms = [task["comm"] for task in answer("ps", name)]
+        comms = [task["comm"] for task in answer("ps", name)["tasks"]]
         assert "sh" in comms or "sleep" in comms
     assert pyvmm("stop", "one").status == status.OK
     assert [info["name"] for info in running()] == ["two"]

@@ -46,7 +46,7 @@ def test_tasks_by_drgn_by_ps_and_by_proc(tmp_path: Path) -> None:
         assert guest.finish().ok
 
     stable = before.keys() & after.keys()
-    ps = {task["pid"]: (task["comm"], task["ppid"]) for task in json.loads(by_ps.stdout)}
+    ps = {task["pid"]: (task["comm"], task["ppid"]) for task in json.loads(by_ps.stdout)["tasks"]}
     assert stable <= ps.keys()
     for done in (by_code, by_script, by_input):
         assert done.status == 0, done

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from pyvmm.errors import ConfigError, StateError
+from pyvmm.errors import ConfigError, LimitError, StateError
 from pyvmm.machine.hook import Exit, GuestFault
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.question import Question
 from pyvmm.machine.result import Result
 from pyvmm.machine.swapstore import SwapStore
 from tests import bare
@@ -304,6 +305,35 @@ def test_pause_stands_still_and_resume_goes_on() -> None:
         machine.pause()
         machine.stop()
         assert machine.wait(60).reason == "stopped"
+
+
+def test_a_pause_that_a_hook_holds_up_is_taken_back() -> None:
+    """And so is a symcall, which the vCPU does not come to."""
+    arrived, over = threading.Event(), threading.Event()
+
+    def hook(exit: Exit) -> None:
+        arrived.set()
+        assert over.wait(60)
+
+    with bare.machine("1: out 0xe0, al; jmp 1b") as machine:
+        machine.on_port(0xE0, hook)
+        machine.start()
+        assert arrived.wait(60)
+        try:
+            with pytest.raises(LimitError, match=r"longer than 0\.3 s"):
+                machine.pause(Question(0.3))
+            assert machine.state == "running"
+            with pytest.raises(LimitError, match="has gone"):
+                machine.pause(Question(60, lambda: True))
+            if machine.symbiosis is not None:
+                with pytest.raises(LimitError, match=r"longer than 0\.3 s"):
+                    machine.symcall(0, 1, question=Question(0.3))
+        finally:
+            over.set()
+        machine.pause(Question(60))
+        assert machine.state == "paused"
+        machine.resume()
+        machine.stop()
 
 
 def test_registers_of_a_paused_vcpu_are_after_the_pending_instruction() -> None:

@@ -83,7 +83,10 @@ class FakeSwap:
             *(160 << 10, 3 << 20, True, 0, self.offered, 375, refused, 1, self.guest),
         )
 
-    def evict(self, pages: int | None) -> int:
+    def look(self, question: Any) -> SwapStats:
+        return self.stats
+
+    def evict(self, pages: int | None, question: Any = None) -> int:
         if self.guest is None:
             raise SymcallError("symcall 0x106: No such device", "error", 19)
         self.evicted.append(pages)
@@ -106,6 +109,7 @@ class FakeVM:
         self.symcalls = {"calls": 3}
         self.listens = True
         self.made: list[tuple[Any, ...]] = []
+        self.questions: list[Any] = []
         self.hung = threading.Event()
         self.answers: dict[int | str, Callable[..., Any]] = {
             1: lambda cpu, *args, **options: Results(
@@ -123,7 +127,7 @@ class FakeVM:
     def exits(self) -> dict[str, int]:
         return {"io": 5}
 
-    def pause(self) -> None:
+    def pause(self, question: Any = None) -> None:
         self.state = "paused"
 
     def resume(self) -> None:
@@ -138,6 +142,7 @@ class FakeVM:
         return self.listens
 
     def symcall(self, cpu: int, call: int | str, *args: Any, **options: Any) -> Any:
+        self.questions.append(options.pop("question"))
         self.made.append((cpu, call, *args))
         if call not in self.answers:
             raise SymcallError(f"symcall {call}: the guest answered", "error", 38)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pyvmm.cli import ps, run, status, symcall, vms
 from pyvmm.cli.main import main
 from pyvmm.errors import ConfigError, HostError, SymcallError
+from pyvmm.symbiotic.task import TaskList
 from tests.unit.control_support import FakeSwap, FakeVM, served, task
 
 
@@ -171,7 +172,24 @@ def test_ps_threads(guest: FakeVM, capsys: Said) -> None:
 def test_ps_json(guest: FakeVM, capsys: Said) -> None:
     with served(guest):
         found = answer(capsys, "ps", "--threads")
-    assert found == [one._asdict() for one in TASKS]
+    assert found == {"tasks": [one._asdict() for one in TASKS], "cut": None}
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_ps_of_a_guest_that_has_more(words: list[str], guest: FakeVM, capsys: Said) -> None:
+    """What there is of the answer is printed, it says that it was cut, and so does the status."""
+    some = TaskList(TASKS)
+    some.cut = "cut after 4 tasks: the guest is slow\x1b"
+    guest.answers["tasks"] = lambda cpu, threads: some
+    with served(guest):
+        assert main(["ps", *words]) == vms.REFUSED
+    said = capsys.readouterr()
+    assert said.err == "pyvmm: web: cut after 4 tasks: the guest is slow?\n"
+    if words:
+        assert json.loads(said.out)["cut"] == some.cut
+        assert len(json.loads(said.out)["tasks"]) == 4
+    else:
+        assert len(said.out.splitlines()) == 5
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from pyvmm.control.client import Client, connect
 from pyvmm.control.protocol import MAX_REQUEST, ProtocolError
 from pyvmm.control.runtime_dir import RuntimeDir
 from pyvmm.errors import ConfigError, HostError, StateError, SymcallError
+from pyvmm.symbiotic.task import TaskList
 from tests import waiting
 from tests.unit.control_support import (
     SECONDS,
@@ -483,21 +484,134 @@ def test_a_hundred_clients_at_once() -> None:
         until(lambda: not control._clients)
 
 
-def test_more_clients_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_client_that_was_silent_longest_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "MAX_CLIENTS", 3)
     with served() as control:
         clients = [Raw() for _ in range(3)]
-        assert all(raw.ask(op="ping")["ok"] for raw in clients)
-        with Raw() as turned_away, pytest.raises((EOFError, ConnectionError)):
-            turned_away.ask(op="ping")
-        with connect("web") as talk, pytest.raises(StateError, match="ended before it answered"):
-            talk.call("ping")
-        clients.pop().socket.close()
-        until(lambda: len(control._clients) == 2)
-        with Raw() as raw:
+        for raw in (*clients, clients[0]):
             assert raw.ask(op="ping")["ok"]
+            until(lambda: not any(visit.busy for visit in control._clients.values()))
+        with connect("web") as talk:
+            assert talk.call("ping")
+        with pytest.raises((EOFError, ConnectionError)):
+            clients[1].ask(op="ping")
+        assert clients[0].ask(op="ping")["ok"]
+        assert clients[2].ask(op="ping")["ok"]
         for raw in clients:
             raw.socket.close()
+        until(lambda: not control._clients)
+
+
+def test_nobody_is_sent_away_in_the_middle_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that begins a line and does not end it is not in the middle of one."""
+    monkeypatch.setattr(server, "MAX_CLIENTS", 2)
+    vm = FakeVM()
+    with served(vm), Raw() as one, Raw() as two:
+        for number, raw in enumerate((one, two), 1):
+            raw.send(b'{"id":7,"op":"symcall","call":2}\n')
+            until(lambda number=number: len(vm.made) == number)  # type: ignore[misc]
+        with connect("web") as talk, pytest.raises(HostError, match="2 clients are asking") as no:
+            talk.call("ping")
+        assert no.value.errno == errno.EBUSY
+        vm.hung.set()
+        assert one.line()["id"] == two.line()["id"] == 7
+        one.send(b'{"op":')
+        with connect("web") as talk:
+            assert talk.call("ping")
+
+
+def patient(vm: FakeVM) -> Any:
+    """A guest that takes for ever, for an operation in the time of its question."""
+
+    def answer(cpu: int, *args: Any) -> Any:
+        question = vm.questions[-1]
+        while True:
+            question.check()
+            threading.Event().wait(0.01)
+
+    return answer
+
+
+def test_an_answer_has_a_time_in_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where one vCPU after the other is tried."""
+    monkeypatch.setattr(server, "ANSWER_SECONDS", 0.3)
+    vm = FakeVM()
+    vm.vcpus *= 500
+
+    def late(cpu: int) -> Any:
+        vm.questions[-1].check()
+        threading.Event().wait(0.01)
+        raise SymcallError("not in time", "deadline")
+
+    vm.answers |= {"facts": late, "memory": patient(vm)}
+    with served(vm), connect("web") as talk:
+        for op in ("facts", "memory-stats"):
+            with pytest.raises(errors.LimitError, match=r"would take longer than 0\.3 s"):
+                talk.call(op)
+        assert talk.call("ping")
+    assert len(vm.made) < 1000
+
+
+def test_a_client_that_leaves_ends_the_work_for_it() -> None:
+    vm = FakeVM()
+    vm.answers["facts"] = patient(vm)
+    with served(vm) as control:
+        with Raw() as raw:
+            raw.send(b'{"op":"facts"}\n')
+            until(lambda: vm.questions)
+        until(lambda: not control._clients)
+
+
+def test_a_client_that_only_says_no_more_gets_its_answer() -> None:
+    """As one that is fed by a pipe."""
+    vm = FakeVM()
+    with served(vm), Raw() as raw:
+        raw.send(b'{"op":"symcall","call":2}\n')
+        raw.socket.shutdown(socket.SHUT_WR)
+        until(lambda: vm.made)
+        vm.questions[-1].check()
+        vm.hung.set()
+        assert raw.line()["ok"]
+
+
+def test_answers_of_the_guests_size_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "LARGE_ANSWERS", 1)
+    monkeypatch.setattr(server, "ANSWER_SECONDS", 0.5)
+    vm = FakeVM()
+    vm.answers["tasks"] = vm.hang
+    with served(vm), Raw() as one, Raw() as two:
+        one.send(b'{"id":1,"op":"tasks"}\n')
+        until(lambda: vm.made)
+        said = two.ask(op="symcall", call="tasks")
+        assert said["error"]["kind"] == "LimitError"
+        assert two.ask(op="ping")["ok"]
+        vm.hung.set()
+        assert one.line()["id"] == 1
+
+
+def test_an_answer_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_ANSWER", 1000)
+    monkeypatch.setattr(protocol, "MAX_PARTS", 100)
+    vm = FakeVM()
+    vm.answers["text"] = lambda cpu: "x" * 1000
+    vm.answers["parts"] = lambda cpu: iter(int, 1)
+    with served(vm), connect("web") as talk:
+        for call, complaint in (("text", "1031 bytes, and 1000"), ("parts", "more than 100 parts")):
+            with pytest.raises(errors.LimitError, match=complaint):
+                talk.call("symcall", call=call)
+        assert talk.call("ping")
+
+
+def test_an_answer_that_was_cut_says_so() -> None:
+    vm = FakeVM()
+    some = TaskList([task(1, "init")])
+    some.cut = "cut after 1 task"
+    with served(vm), connect("web") as talk:
+        vm.answers["tasks"] = lambda cpu, threads: some
+        assert len(talk.call("tasks")) == 1
+        assert talk.cut == "cut after 1 task"
+        talk.call("ping")
+        assert talk.cut is None
 
 
 def test_who_waits_for_the_guest_makes_nobody_wait() -> None:

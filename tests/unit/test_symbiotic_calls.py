@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.errors import ConfigError, Error, GuestDataError, SymcallError
+from pyvmm.errors import ConfigError, Error, GuestDataError, LimitError, SymcallError
 from pyvmm.machine import symcall
+from pyvmm.machine.question import Question
 from pyvmm.machine.symcall import TYPED, Results
 from pyvmm.symbiotic import abi, answer, calls, facts, memory, task
 
@@ -480,3 +481,76 @@ def test_noise_gives_a_value_or_an_error_of_ours(name, registers, data):
         TYPED[name](raw, *arguments)
     except Error:
         pass
+
+
+# What an answer may cost in total.
+
+
+def endless(number: int, cursor: int, threads: int) -> Results:
+    """A guest with as many tasks as its pids can name."""
+    page = b"".join(packed(pid) for pid in range(cursor + 1, cursor + 33))
+    return results(32, cursor + 32, task.RECORD.size, data=page)
+
+
+def packed(pid: int) -> bytes:
+    """The record of a task that says nothing else."""
+    return task.RECORD.pack(pid, pid, 1, 0, b"R", 0, 0, 1, *(1 << 60,) * 6, b"\x1b" * 16)
+
+
+def test_a_guest_that_claims_millions_of_tasks(monkeypatch):
+    monkeypatch.setattr(task, "MAX_TASKS", 1000)
+    raw = Raw(endless)
+    found = calls.task_list(raw)
+    assert len(found) == 1000
+    assert found.cut == "cut after 1000 tasks: the guest has more than 1000 tasks, or says so"
+    walked = calls.tasks(Raw(endless))
+    with pytest.raises(LimitError):
+        list(walked)
+
+
+def test_as_many_as_there_may_be_are_all_of_them(monkeypatch):
+    monkeypatch.setattr(task, "MAX_TASKS", 100)
+    found = calls.task_list(Raw(Guest(list(range(1, 101)))))
+    assert (len(found), found.cut) == (100, None)
+
+
+def test_a_guest_that_takes_its_time(monkeypatch):
+    """Each call within its own, and thousands of them."""
+    now = iter(range(10**6))
+    monkeypatch.setattr(task.time, "monotonic", lambda: float(next(now)))
+    found = calls.task_list(Raw(endless))
+    assert "longer than 10 s" in found.cut
+    assert 0 < len(found) <= 32 * 12
+
+
+def test_a_long_read_of_a_slow_guest(monkeypatch):
+    now = iter(range(10**6))
+    monkeypatch.setattr("pyvmm.machine.question.time.monotonic", lambda: float(next(now)))
+    raw = Raw(lambda number, at, length: results(length, data=b"x" * length))
+    with pytest.raises(LimitError, match="longer than 10 s"):
+        memory.read(raw, 0x1000, memory.MAX_READ)
+
+
+def test_a_question_that_is_given_up():
+    left = Question(60)
+    left.check()
+    assert 0 < left.left <= 60
+    with pytest.raises(LimitError, match="has gone"):
+        Question(60, lambda: True).check()
+    with pytest.raises(LimitError, match="longer than 0 s"):
+        Question(0).check()
+
+
+def test_arguments_that_a_call_does_not_take():
+    with pytest.raises(ConfigError, match=r"symcall .facts.: .*positional"):
+        symcall.call_typed("facts", Raw(endless), (1, 2, 3))
+
+    def broken(raw):
+        return None + 1
+
+    symcall.register("broken", broken)
+    try:
+        with pytest.raises(TypeError):
+            symcall.call_typed("broken", Raw(endless), ())
+    finally:
+        del TYPED["broken"]
