@@ -95,7 +95,8 @@ class SwapStore:
 
     @property
     def mapped(self) -> Mapping | File:
-        """What the guest sees of it, for `GuestMemory.add_window`."""
+        """What the guest sees of it, for `GuestMemory.add_window`. Raises StateError once it is closed."""
+        self.handle.check()
         if self.file is not None:
             return self.file.file
         assert self.memory is not None

@@ -39,8 +39,11 @@ APART = {
     "pyvmm.machine.cpustate.CpuState": "numbers",
     "pyvmm.machine.crash.State": "registers that were read",
     "pyvmm.machine.handle.Closed": "what stands for a pointer",
+    "pyvmm.machine.question.Question": "a time",
     "pyvmm.machine.result.Result": "what a run left",
+    "pyvmm.machine.swapfile.SwapFile": "a descriptor, which is -1 once it is closed",
     "pyvmm.machine.thread.Thread": "Python's own",
+    "pyvmm.symbiotic.task.TaskList": "what a guest answered",
     "pyvmm.symbiotic.swapevict.Evictor": "counts, and its thread has ended",
 }
 #: Members that may be called once more, or only remember what they were given.
