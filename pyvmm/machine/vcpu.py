@@ -209,18 +209,19 @@ class Vcpu:
             if event != lib.VCPU_SYMCALL:
                 self._see_through(call, event)
             return call.results()
+        except BaseException:
+            # A hook that failed gives up this call and no other; one that is over stays as it is. Not in
+            # _see_through(), where nothing may be left of Python's stack.
+            lib.symcall_abandon(self._c, call._c, lib.SYMCALL_STOPPED)
+            raise
         finally:
             self._keep(call)
 
     def _see_through(self, call: Call, event: int) -> None:
-        """Serves the events of a call until it is over. If a hook fails the call, and no other, is given up."""
-        try:
-            while event != lib.VCPU_SYMCALL:
-                self._serve_in_symcall(event)
-                event = lib.symcall_continue(self._c, call._c)
-        except BaseException:
-            lib.symcall_abandon(self._c, call._c, lib.SYMCALL_STOPPED)
-            raise
+        """Serves the events of a call until it is over."""
+        while event != lib.VCPU_SYMCALL:
+            self._serve_in_symcall(event)
+            event = lib.symcall_continue(self._c, call._c)
 
     def _keep(self, call: Call) -> None:
         """Saves a call for the next one."""

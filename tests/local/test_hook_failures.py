@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -124,3 +125,39 @@ def test_a_deadline_in_a_long_string_of_a_handler() -> None:
         assert bare.run(machine).reason == "halt"  # type: ignore[attr-defined]
         assert _state(machine) == [3333, 1111, 2222]
     assert len(seen) < 1000
+
+
+#: Levels of Python's stack that are left when a hook makes its call, one number each time.
+SPARES = range(1, 40)
+READ_ONCE = f"mov esi, {MMIO:#x}\nmov eax, [rsi]"
+
+
+def test_a_call_with_little_of_python_s_stack_left() -> None:
+    """Wherever it runs out: the call is given up, or never was, and the next one works."""
+    ends = {"over": 0, "out of stack": 0}
+
+    def descend(exit: Exit, levels: int) -> None:
+        if levels:
+            descend(exit, levels - 1)
+        else:
+            assert exit.vcpu.symcall(1, 41).rbx == 42
+
+    def ask(exit: Exit) -> None:
+        depth, frame = 0, sys._getframe()
+        while frame := frame.f_back:  # type: ignore[assignment]
+            depth += 1
+        try:
+            descend(exit, sys.getrecursionlimit() - depth - exit.value)
+            ends["over"] += 1
+        except RecursionError:
+            ends["out of stack"] += 1
+        assert not exit.vcpu._c.in_symcall
+        assert exit.vcpu.symcall(1, 41).rbx == 42
+
+    code = f"mov edx, {PORT:#x}\n" + "".join(f"mov al, {n}\nout dx, al\n" for n in SPARES)
+    with callee.machine(code, handler=READ_ONCE) as machine:
+        machine.on_mmio(MMIO, 8, lambda _: 0x77)
+        machine.on_port(PORT, ask)
+        assert bare.run(machine).reason == "halt"  # type: ignore[attr-defined]
+    assert ends["over"] > 3
+    assert ends["out of stack"] > 3
