@@ -22,6 +22,7 @@ OWN = "csrc/build.py"
 # Later headers use the types of earlier ones.
 CORE_HEADERS = [
     "thread.h",
+    "layout.h",
     "memory.h",
     "guard.h",
     "bus.h",

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: The server's socket lies among those of the VMs. None of these can have a name that begins with a dot.
 PREFIX = ".forkserver-"
+#: In place of a name: nobody else is to find it.
+ALONE = "--alone"
 #: A server that ends takes a connection with it now and then; the next one is another's.
 TRIES = 5
 #: Of a message, bytes: the kernel takes no larger environment (execve(2)) than a part of this.
@@ -48,7 +50,8 @@ def start(args: Any) -> int:
     # What would be on the terminal.
     with OutFile("--log", args.log or os.devnull) as log:
         log.lock()
-        answer = hand_over(request(args, empty=not log.shared), log.fd)
+        take = hand_over_alone if args.no_fork else hand_over
+        answer = take(request(args, empty=not log.shared), log.fd)
         if "error" not in answer:
             log.begin(emptied=True)  # by the one who runs it, when it did
     if "error" in answer:
@@ -164,6 +167,24 @@ def hand_over(message: bytes, log: int) -> dict[str, Any]:
     )
 
 
+def hand_over_alone(message: bytes, log: int) -> dict[str, Any]:
+    """The answer of a process of its own, which nobody forked: no other VM has its addresses."""
+    ours, theirs = socket.socketpair()
+    here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with ours, theirs:
+            spawn(theirs, ALONE)
+            theirs.close()
+            answer = exchange(ours, message, (log, here))
+    finally:
+        os.close(here)
+    if answer is None:
+        raise HostError(
+            errno.ECHILD, "the VM's process did not start; without --detach there is more to see"
+        )
+    return answer
+
+
 def connection(directory: RuntimeDir, name: str) -> socket.socket:
     """To the server, which is started if nobody listens."""
     for _ in range(TRIES):
@@ -180,12 +201,13 @@ def connection(directory: RuntimeDir, name: str) -> socket.socket:
 
 
 def spawn(listener: socket.socket, name: str) -> None:
-    """A server of its own session, which outlives us."""
+    """A server of its own session, which outlives us; by the name of `ALONE` a run, which has one visitor."""
     import subprocess
 
     fd = listener.fileno()
+    words = [ALONE, str(fd)] if name == ALONE else [str(fd), name]
     subprocess.Popen(
-        [sys.executable, "-m", "pyvmm.cli.forkserver", str(fd), name],
+        [sys.executable, "-m", "pyvmm.cli.forkserver", *words],
         pass_fds=[fd],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 IDLE = 30.0
 #: How long a client may take to say what it wants, seconds.
 PATIENCE = 30.0
+#: Bytes by which a child shifts its heap, and its mappings: these by as much as the kernel does for a new program (28
+#: bits of pages, vm.mmap_rnd_bits), the heap less, as it is accounted for where memory is not overcommitted.
+PAGE = 4096
+HEAP = 64 << 20
+MAPPINGS = 1 << 40
 #: What a run loads, and the first question over its control socket.
 MODULES = (
     "json", "threading", "signal",
@@ -105,12 +110,24 @@ def held_back(number: signal.Signals) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
 
 
-def become(visitor: socket.socket) -> NoReturn:
+def shift_layout() -> None:
+    """What a child adds to its memory lies elsewhere than what another one does: RAM, devices, stacks."""
+    from pyvmm._core import lib
+
+    heap, mappings = (
+        int.from_bytes(os.urandom(8), "little") % (most // PAGE) * PAGE for most in (HEAP, MAPPINGS)
+    )
+    lib.layout_shift(heap, mappings)
+
+
+def become(visitor: socket.socket, *, forked: bool = True) -> NoReturn:
     """The run that the visitor wants, and the end of this process: nothing of the server's is to be unwound."""
     code = status.VMM
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.setsid()
+        if forked:
+            os.setsid()
+            shift_layout()
         code = Child(visitor).run()
     except BaseException:
         traceback.print_exc()
@@ -163,7 +180,8 @@ class Child:
         os.environ.clear()
         os.environb.update(message["environment"])
         return {
-            **message["options"], "log": None, "detach": False, "log_to_empty": message["empty"],
+            **message["options"], "log": None, "detach": False, "no_fork": False,
+            "log_to_empty": message["empty"],
         }  # fmt: skip
 
     def started(self, name: str) -> None:
@@ -182,7 +200,9 @@ class Child:
 
 
 def main(argv: Sequence[str]) -> None:
-    """With the number of a listening socket, and its name in the runtime directory."""
+    """With the number of a listening socket and its name in the runtime directory, or `ALONE` and that of a visitor."""
+    if argv[0] == detach.ALONE:
+        become(socket.socket(fileno=int(argv[1])), forked=False)
     listener = socket.socket(fileno=int(argv[0]))
     for name in MODULES:
         importlib.import_module(name)

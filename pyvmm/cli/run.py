@@ -90,6 +90,13 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
             "help": "come back once the guest runs, and print its name; --log gets what would be on the terminal",
         },
     ),
+    (
+        ("--no-fork",),
+        {
+            "action": "store_true",
+            "help": "with --detach: a process of its own, whose addresses no other VM has",
+        },
+    ),
     (("--net",), {"metavar": "TAP", "action": "append", "help": "virtio network card on a tap"}),
     (("--no-rng",), {"action": "store_true", "help": "no virtio entropy source"}),
     (
@@ -244,6 +251,8 @@ def quick_parse(arguments: Sequence[str]) -> Options | None:
 
 def main(args: Any) -> int:
     """Runs it; the exit status is one of `pyvmm.cli.status`."""
+    if args.no_fork and not args.detach:
+        raise ConfigError("--no-fork says how to detach; add --detach")
     if args.detach and not args.dry_run:
         from pyvmm.cli import detach
 

@@ -21,6 +21,7 @@ from pyvmm.cli import detach, forkserver, status
 from pyvmm.cli.run import Options
 from pyvmm.control.client import connect, running
 from pyvmm.control.runtime_dir import RuntimeDir
+from pyvmm.machine.thread import STACK_SIZE
 from tests import bare
 from tests.waiting import SECONDS, until
 
@@ -351,3 +352,61 @@ def test_a_server_that_is_told_to_end_leaves_its_vms() -> None:
     until(lambda: server.pid not in processes())
     assert names() == ["first"]
     stop("first")
+
+
+# Where things lie.
+
+
+def places(name: str) -> dict[str, int]:
+    """Of a VM's process: where its guest's RAM, its heap's end, its newest stack and the code of pyvmm lie."""
+    with connect(name) as vm:
+        pid = vm.call("info")["pid"]
+        fd, slots = vm.memory()
+        os.close(fd)
+    found = {"RAM": slots[0][2]}
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        start, end = (int(part, 16) for part in line.split()[0].split("-"))
+        if line.endswith("[heap]"):
+            found["heap"] = end
+        elif "_core" in line:
+            found.setdefault("code", start)
+        elif end - start == STACK_SIZE:
+            found["stack"] = start
+    return found
+
+
+def test_what_a_vm_adds_lies_where_no_other_one_has_it() -> None:
+    names = ("one", "two", "three")
+    for name in names:
+        assert run("--name", name).returncode == status.OK
+    found = [places(name) for name in names]
+    assert len({place["code"] for place in found}) == 1, "they are forked"
+    for what in ("RAM", "heap", "stack"):
+        assert len({place[what] for place in found}) == len(names), what
+    for name in names:
+        stop(name)
+
+
+def test_a_vm_that_is_not_forked() -> None:
+    """Has code of its own, everything else of a run in the background, and no server."""
+    for name in ("one", "two"):
+        done = run("--name", name, "--no-fork", "--log", f"{name}.log")
+        assert (done.returncode, done.stdout, done.stderr) == (status.OK, f"{name}\n", "")
+    one, two = places("one"), places("two")
+    for what in one:
+        assert one[what] != two[what], what
+    until(lambda: Path("one.log").read_bytes() == b"h\n")
+    assert len(processes()) == 2
+    for name in ("one", "two"):
+        stop(name)
+    until(lambda: not processes())
+
+
+def test_a_vm_that_is_not_forked_and_cannot_run() -> None:
+    done = run("--no-fork", "-c", "9999999")
+    assert (done.returncode, done.stdout) == (status.USAGE, "")
+    assert "9999999 vCPUs" in done.stderr
+    words = [sys.executable, "-m", "pyvmm", "run", "-k", "say", "--flat", "long", "--no-fork"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == status.USAGE
+    assert "--no-fork says how to detach" in done.stderr
