@@ -12,8 +12,9 @@ from pyvmm.errors import ConfigError, HostError
 
 #: As many links as the kernel follows (path_resolution(7)).
 LINKS = 40
+STREAMS = ("standard input", "standard output", "standard error")
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class OutFile:
@@ -139,6 +140,14 @@ class OutFile:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def refuse_streams(file: OutFile) -> None:
+    """Raises ConfigError if the file is also one of the program's standard streams: two would write over each other."""
+    for fd, name in enumerate(STREAMS):
+        found = identity(os.fstat(fd))
+        if found is not None and found == file.identity and not file.shared:
+            raise file.refusal(f"it is {name} as well; nothing was changed in it")
 
 
 def check(option: str, path: str) -> None:

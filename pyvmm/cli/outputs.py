@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from pyvmm.errors import ConfigError
-from pyvmm.outfile import OutFile, empty, identity
+from pyvmm.outfile import STREAMS, OutFile, empty, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm.cli.plan import Plan
-
-STREAMS = ("standard input", "standard output", "standard error")
 
 
 class Outputs:

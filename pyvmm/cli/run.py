@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from pyvmm.machine.result import Result
     from pyvmm.vm import VM
 
+#: How long a guest may take to end after ctrl-c, before there is no record of it.
+STOP_SECONDS = 10.0
+
 #: The options, in argparse's words; `quick_parse` reads the same table.
 OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (
@@ -316,12 +319,24 @@ def _run(
             _serve(vm, args.name)
             if started:
                 started(args.name)
-            result = vm.run(args.timeout)
+            result, interrupted = _until_its_end(vm, args.timeout)
         finally:
             os.eventfd_write(quit_fd, 1)
             watcher.join()
-    code = streams.see(result, status.of_result(result.reason, result.status))
-    return _report(vm, plan, outputs, result, code)
+    code = status.INTERRUPTED if interrupted else status.of_result(result.reason, result.status)
+    return _report(vm, plan, outputs, result, streams.see(result, code))
+
+
+def _until_its_end(vm: VM, timeout: float | None) -> tuple[Result, bool]:
+    """How the guest ended, and whether ctrl-c did it: then there is a record, too."""
+    try:
+        return vm.run(timeout), False
+    except KeyboardInterrupt:
+        result = vm.wait(STOP_SECONDS)
+        if result is None:
+            raise
+        result.detail = result.detail or "ctrl-c"
+        return result, True
 
 
 class _Plain:

@@ -81,6 +81,7 @@ def forecast(
 
     Raises what `build` would raise before it begins.
     """
+    cache.refuse_for_make()
     version = linux or default_version(source_path)
     number = cache.base_version(version)
     kconfig.fragment(version, config)

@@ -14,7 +14,7 @@ from pyvmm.errors import ConfigError, StateError
 from pyvmm.lab import image, protocol, qemu, streams, surroundings, terminal, vmx
 from pyvmm.lab.errors import LabError, LabTimeout
 from pyvmm.lab.outer import Outer, Spawned
-from pyvmm.outfile import OutFile
+from pyvmm.outfile import OutFile, refuse_streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -134,6 +134,7 @@ class Lab:
         if self._log_path is None:
             return None
         log = self._stack.enter_context(OutFile("--log", self._log_path))
+        refuse_streams(log)
         log.lock()
         return log
 

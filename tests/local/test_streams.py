@@ -162,6 +162,9 @@ def test_signals_end_the_guest_in_order(number: signal.Signals) -> None:
         process.stdout.read()
         ended = status.INTERRUPTED if number == signal.SIGINT else status.STOPPED
         assert process.wait(SECONDS) == ended
+    record = json.loads(Path("record").read_text())
+    assert record["reason"] == "stopped"
+    assert (record["detail"] == "ctrl-c") == (number == signal.SIGINT)
 
 
 def test_a_run_that_is_stopped_and_continued_goes_on() -> None:

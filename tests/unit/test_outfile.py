@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.errors import ConfigError, HostError
-from pyvmm.outfile import OutFile, check, identity
+from pyvmm.outfile import STREAMS, OutFile, check, identity, refuse_streams
 
 SOMEBODY = 4242
 #: A folder that anybody may write to and where links of others may lie.
@@ -190,6 +190,19 @@ def test_one_that_is_in_use_is_refused() -> None:
     with opened("/dev/null") as null, opened("/dev/null") as again:
         null.lock()
         again.lock()
+
+
+def test_a_standard_stream_is_not_written_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.fstat
+    with opened("old") as file, open("old") as same:
+        refuse_streams(file)
+        for number, name in enumerate(STREAMS):
+            monkeypatch.setattr(
+                os, "fstat", lambda fd, it=number: real(same.fileno() if fd == it else fd)
+            )
+            with pytest.raises(ConfigError, match=f"--log old: it is {name} as well"):
+                refuse_streams(file)
+    assert Path("old").read_text() == "kept"
 
 
 def test_a_full_disk_is_an_error_that_names_the_file() -> None:
