@@ -9,6 +9,8 @@ import subprocess
 import sys
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
+from pyvmm.lab.errors import LabError
+
 if TYPE_CHECKING:
     from typing import TypeAlias
 
@@ -77,13 +79,19 @@ class Sink:
     def drain(self) -> None:
         """Writes once, after poll(2) said that it will not block.
 
-        Raises BrokenPipeError when nobody reads any more.
+        Raises BrokenPipeError when nobody reads any more, LabError when it cannot be written for another reason.
         """
         assert self.fd is not None
         try:
             written = os.write(self.fd, self.pending[:PIPE_ROOM])
         except BlockingIOError:
             return
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise LabError(
+                error.errno, f"what the command wrote is lost: {error.strerror}"
+            ) from error
         del self.pending[:written]
 
 

@@ -199,6 +199,18 @@ def test_a_folder_that_cannot_be_mounted_is_refused(
 # -- streams
 
 
+@pytest.mark.parametrize(
+    ("flags", "reason"), [(os.O_WRONLY, "No space"), (os.O_RDONLY, "Bad file")]
+)
+def test_sink_that_takes_no_more_is_told(flags: int, reason: str) -> None:
+    fd = os.open("/dev/full", flags)
+    sink = streams.Sink(fd, 1)
+    sink.take(b"word")
+    with pytest.raises(LabError, match=f"what the command wrote is lost: {reason}"):
+        sink.drain()
+    os.close(fd)
+
+
 def test_sink_of_a_descriptor(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as file:
         sink = streams.Sink(file, 1)
