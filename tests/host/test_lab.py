@@ -17,8 +17,10 @@ import signal
 import struct
 import subprocess
 import sys
+import sysconfig
 import termios
 import time
+import venv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -258,6 +260,28 @@ def test_same_folder_and_chosen_environment(lab: Lab, monkeypatch: pytest.Monkey
     monkeypatch.setenv("LANG", "C.UTF-8")
     done = shell(lab, 'echo "$PWD|$PYVMM_PROBE|$UNRELATED|$LANG|$GIVEN"', env={"GIVEN": "a b"})
     assert done.out.decode() == f"{os.getcwd()}|passed||C.UTF-8|a b\n"
+
+
+def test_a_python_below_tmp_is_there(tmp_path: Path) -> None:
+    """The lab has a /tmp of its own, in which a virtual environment of this machine's is shown."""
+    assert tmp_path.is_relative_to("/tmp")
+    home = tmp_path / "env"
+    venv.create(home, symlinks=True)
+    [packages] = home.glob("lib/python*/site-packages")
+    (packages / "here.pth").write_text(f"{ROOT}\n{sysconfig.get_path('purelib')}\n")
+    program = home / "bin" / "pyvmm"
+    program.write_text(f"#!{home}/bin/python\nfrom pyvmm.cli.main import entry\nentry()\n")
+    program.chmod(0o755)
+    done = subprocess.run(
+        [program, "lab", "--", "pyvmm", "--version"],
+        env=os.environ | {"PATH": f"{home}/bin:{os.environ['PATH']}"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.split()[:1]) == (0, ["pyvmm"]), done.stderr
 
 
 def test_variables_on_the_command_line() -> None:
