@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ASSIGNMENT = re.compile(r"(CONFIG_[A-Za-z0-9_]+)=(.+)")
 UNSET = re.compile(r"# (CONFIG_[A-Za-z0-9_]+) is not set")
 # What decompresses fastest comes first; the compressor has to be on the build machine.
+#: Of a configuration, letters; a whole one of Debian's has a fourth of them.
+LARGEST = 1 << 20
 COMPRESSION = (
     ("lz4", "CONFIG_KERNEL_LZ4"),
     ("zstd", "CONFIG_KERNEL_ZSTD"),
@@ -45,9 +47,12 @@ def fragment(linux: str, extra: str | os.PathLike[str] | None = None) -> str:
 def read_fragment(path: Path) -> str:
     """One file of options, checked."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LARGEST + 1)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the kernel configuration {path}: {error}") from error
+    if len(text) > LARGEST:
+        raise ConfigError(f"{path} is no kernel configuration: it has more than {LARGEST} letters")
     parse(text, str(path))
     return text
 

@@ -346,6 +346,8 @@ def test_only_who_asked_for_a_name_needs_one(capsys: Said) -> None:
         run._serve(vm, "web")
     with pytest.raises(ConfigError):
         symcall.read_data("/nonexistent/file")
+    with pytest.raises(ConfigError, match="more than the 3072 bytes"):
+        symcall.read_data("/dev/zero")
 
 
 # swap.

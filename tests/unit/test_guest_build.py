@@ -30,6 +30,11 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guest_cache: Path) -> 
     return kernel_tree(tmp_path / "linux")
 
 
+def test_a_configuration_without_end_is_refused(tree: Path) -> None:
+    with pytest.raises(ConfigError, match="is no kernel configuration"):
+        build(source_path=tree, config="/dev/zero")
+
+
 @pytest.mark.parametrize("name", ["two words", "a:b", "a#b", "tab\tbed", "it's"])
 def test_a_cache_that_make_cannot_work_in_is_refused_at_once(
     name: str, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
