@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 
@@ -55,6 +54,8 @@ class OutFile:
         return ConfigError(f"{self.option} {self.path}: {reason}")
 
     def _open(self) -> None:
+        import fcntl  # most launches write no file
+
         folder, name, magic = _resolve(self.path)
         try:
             if magic and name.isdigit() and _is_own(folder):
@@ -97,6 +98,8 @@ class OutFile:
 
     def lock(self) -> None:
         """Keeps others that lock (flock(2)) from writing to it until it is closed. ConfigError if one does already."""
+        import fcntl
+
         if self.shared or not stat.S_ISREG(os.fstat(self.fd).st_mode):
             return
         try:

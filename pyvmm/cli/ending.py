@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 
 from pyvmm.cli.kvmcheck import advice_on, is_linux
@@ -20,8 +19,8 @@ LOG_LINES = 60
 #: The status of a guest whose init failed (guest-linux-patch/init/end.h); a command may have it as well.
 INIT_FAILED = 125
 #: What init says then, and the kernel before it, of an initramfs that it could not read.
-INIT_SAYS = re.compile(r"pyvmm init: failed: (.*)")
-UNPACKING = re.compile(r"Initramfs unpacking failed: (.*)")
+INIT_SAYS = "pyvmm init: failed: "
+UNPACKING = "Initramfs unpacking failed: "
 #: Of an initrd that was cut off the kernel itself says nothing.
 NOT_WHOLE = "not unpacked whole"
 #: Ends that need no explanation.
@@ -45,17 +44,22 @@ def explain(vm: VM, plan: Plan, result: Result) -> None:
 
 def init_failure(log: str, plan: Plan) -> str:
     """Why the guest's init gave up, or "" if it did not."""
-    said = INIT_SAYS.findall(log)
+    said = after(INIT_SAYS, log)
     if not said:
         return ""
-    parts = [f"the guest's init failed: {said[-1].strip()}"]
-    unpacking = UNPACKING.findall(log)
+    parts = [f"the guest's init failed: {said[-1]}"]
+    unpacking = after(UNPACKING, log)
     if unpacking or NOT_WHOLE in said[-1]:
         named = ", ".join(plan.args.initrd or ["the guest's own"])
         parts.append(
             f"the kernel could not unpack the initrd ({named}), or a part of it is cut off"
         )
-    return ": ".join(["; ".join(parts), *(text.strip() for text in unpacking[-1:])])
+    return ": ".join(["; ".join(parts), *unpacking[-1:]])
+
+
+def after(beginning: str, log: str) -> list[str]:
+    """What follows these words, of each line that has them."""
+    return [line.partition(beginning)[2].strip() for line in log.splitlines() if beginning in line]
 
 
 def _show(plan: Plan, result: Result, log: str) -> None:

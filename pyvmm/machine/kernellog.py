@@ -7,15 +7,13 @@ The kernel prints both on its console, at the highest level (kernel/panic.c, ker
 
 from __future__ import annotations
 
-import re
-
 from pyvmm.machine import result as results
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.machine.result import Result
 
-PANIC = re.compile(rb"^(?:\[ *\d+\.\d+\](?:\[ *\w+\])? )?(Kernel panic - not syncing.*?)\r?$", re.M)
+PANIC = rb"(?m)^(?:\[ *\d+\.\d+\](?:\[ *\w+\])? )?(Kernel panic - not syncing.*?)\r?$"
 RESTART = b"reboot: Restarting system"
 #: Ends that a panicked kernel may come to.
 AFTER_PANIC = (results.PANIC, results.REBOOT, results.TRIPLE_FAULT)
@@ -25,7 +23,9 @@ LONGEST = 300
 
 def panic_of(log: bytes) -> str:
     """The kernel's sentence about its panic, or "" if it had none since it last was told to restart."""
-    found = PANIC.search(log, log.rfind(RESTART) + 1)
+    import re  # most launches end without
+
+    found = re.compile(PANIC).search(log, log.rfind(RESTART) + 1)
     if found is None:
         return ""
     said = found[1][:LONGEST].decode("utf-8", "replace")

@@ -323,7 +323,7 @@ def test_a_name_that_runs_is_refused_before_anything_starts(capsys: Said) -> Non
 
 
 def test_a_launch_loads_what_the_socket_needs_only_when_the_guest_runs() -> None:
-    names = "socket json selectors base64 fcntl pyvmm.control.server pyvmm.control.protocol"
+    names = "socket json selectors base64 fcntl re enum pyvmm.control.server pyvmm.control.protocol"
     code = (
         "import sys; before = set(sys.modules); import pyvmm.cli.run, pyvmm.vm; "
         f"print(set({names.split()}) & set(sys.modules) - before)"
