@@ -8,7 +8,6 @@ the administrator set shmem_enabled. A memfd (`shared=True`, or any hugetlb pool
 from __future__ import annotations
 
 import errno
-import fcntl
 import mmap
 import os
 
@@ -33,7 +32,6 @@ HOLE_END = 4 * GIB
 #: Huge page sizes that `hugepages=` takes, as the log2 that memfd_create(2) encodes.
 HUGE_SHIFTS = {"2M": 21, "1G": 30}
 _MFD_HUGE_SHIFT = 26
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _MAP_NORESERVE = 0x4000  # <asm-generic/mman.h>; the mmap module names it since 3.12
 HUGE_PAGE = 2 * MIB
 
@@ -209,8 +207,7 @@ class GuestMemory:
             ) from error
         try:
             os.ftruncate(fd, size)
-            # Whoever has it as well may not cut it off under us, which would be a SIGBUS.
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+            _seal(fd)
         except OSError as error:
             os.close(fd)
             raise HostError(
@@ -410,6 +407,13 @@ def _shared(file: File, size: int) -> Mapping:
             error.errno or errno.ENOMEM,
             f"mapping {size >> 20} MiB of guest memory: {error.strerror}; ask for less",
         ) from error
+
+
+def _seal(fd: int) -> None:
+    """Whoever has a memfd as well may not cut it off under us, which would be a SIGBUS."""
+    import fcntl  # most guests' memory is none
+
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
 
 
 def _view(mapping: mmap.mmap, at: int, length: int) -> memoryview:
