@@ -311,7 +311,8 @@ def _run(
         vm.load()
         asked = _stop_on_signals(vm)
         watcher = _watch_quit(vm, quit_fd)
-        try:
+
+        def begin() -> None:
             outputs.begin()
             vm.start()
             if asked:
@@ -319,7 +320,9 @@ def _run(
             _serve(vm, args.name)
             if started:
                 started(args.name)
-            result, interrupted = _until_its_end(vm, args.timeout)
+
+        try:
+            result, interrupted = _until_its_end(vm, begin, args.timeout)
         finally:
             os.eventfd_write(quit_fd, 1)
             watcher.join()
@@ -327,12 +330,14 @@ def _run(
     return _report(vm, plan, outputs, result, streams.see(result, code))
 
 
-def _until_its_end(vm: VM, timeout: float | None) -> tuple[Result, bool]:
+def _until_its_end(vm: VM, begin: Callable[[], None], timeout: float | None) -> tuple[Result, bool]:
     """How the guest ended, and whether ctrl-c did it: then there is a record, too."""
     try:
+        begin()
         return vm.run(timeout), False
     except KeyboardInterrupt:
-        result = vm.wait(STOP_SECONDS)
+        vm.stop()
+        result = vm.wait(STOP_SECONDS) if vm.state != "built" else None
         if result is None:
             raise
         result.detail = result.detail or "ctrl-c"
