@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 PREFIX = ".forkserver-"
 #: In place of a name: nobody else is to find it.
 ALONE = "--alone"
+#: How long a process may take to begin with the run, seconds.
+PATIENCE = 60.0
 #: A server that ends takes a connection with it now and then; the next one is another's.
 TRIES = 5
 #: Of a message, bytes: the kernel takes no larger environment (execve(2)) than a part of this.
@@ -218,13 +220,19 @@ def spawn(listener: socket.socket, name: str) -> None:
 
 def exchange(server: socket.socket, message: bytes, fds: tuple[int, int]) -> dict[str, Any] | None:
     """What the server's child says; None if there never was one, so that nothing was begun."""
-    server.settimeout(None)
+    server.settimeout(PATIENCE)
     try:
         sent = socket.send_fds(server, [message], list(fds))
         server.sendall(message[sent:])
         if unpacked(server) is None:
             return None
+        server.settimeout(None)  # a start takes as long as its images and disks
         answer: dict[str, Any] | None = unpacked(server)
     except (BrokenPipeError, ConnectionResetError):
         return None
+    except TimeoutError as error:
+        raise HostError(
+            errno.ETIMEDOUT,
+            f"no process took the run in {PATIENCE:g} s; is the fork server stopped? Without --detach there is none",
+        ) from error
     return answer or {"error": "the VM's process ended before its guest ran", "status": status.VMM}

@@ -29,9 +29,8 @@ PLAIN = {*results.CLEAN, results.STOPPED}
 
 def explain(vm: VM, plan: Plan, result: Result) -> None:
     """Says on stderr why the run ended badly; adds to the result what only the log knows."""
-    log = vm.console_log().decode("utf-8", "replace")
     if result.reason in results.CLEAN and result.status == INIT_FAILED and plan.own_guest:
-        result.detail = result.detail or init_failure(log, plan)
+        result.detail = result.detail or init_failure(log_of(vm), plan)
         if result.detail:
             print(f"pyvmm: {result.detail}", file=sys.stderr)
     elif result.reason in results.VMM_FAULTS and is_linux(plan) and (advice := advice_on(plan)):
@@ -39,7 +38,15 @@ def explain(vm: VM, plan: Plan, result: Result) -> None:
         print(f"pyvmm: the guest ended by {result.reason}. {result.detail}", file=sys.stderr)
         print(f"pyvmm: {advice}", file=sys.stderr)
     elif not result.ok and result.reason not in PLAIN:
-        _show(plan, result, log)
+        _show(plan, result, log_of(vm))
+
+
+def log_of(vm: VM) -> str:
+    """The end of the serial port's output, without what a terminal would obey."""
+    from pyvmm.cli.vms import printable
+
+    said = vm.console_log().decode("utf-8", "replace")
+    return "\n".join(printable(line.expandtabs()) for line in said.splitlines())
 
 
 def init_failure(log: str, plan: Plan) -> str:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 TIMEOUT = 60.0
 #: The same when all VMs are asked who they are.
 LIST_TIMEOUT = 5.0
+#: All together, as long as each that is left gets at least so much.
+LIST_TOTAL = 20.0
+LIST_LEAST = 0.5
 #: How long a VM that was stopped may take to be gone, seconds.
 GONE_SECONDS = 60.0
 
@@ -209,9 +212,12 @@ def running(timeout: float = LIST_TIMEOUT) -> list[dict[str, Any]]:
     if not os.path.isdir(place()):
         return []
     found = []
+    deadline = time.monotonic() + LIST_TOTAL
     with RuntimeDir() as directory:
         for name in directory.names():
-            record = _info(directory, name, timeout)
+            # Those that answer do it at once, whatever others have taken.
+            left = max(min(timeout, deadline - time.monotonic()), LIST_LEAST)
+            record = _info(directory, name, left)
             if record is not None:
                 found.append(record)
     return found

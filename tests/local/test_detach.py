@@ -21,6 +21,7 @@ from pyvmm.cli import detach, forkserver, status
 from pyvmm.cli.run import Options
 from pyvmm.control.client import connect, running
 from pyvmm.control.runtime_dir import RuntimeDir
+from pyvmm.errors import HostError
 from pyvmm.machine.thread import STACK_SIZE
 from tests import bare
 from tests.waiting import SECONDS, until
@@ -410,3 +411,12 @@ def test_a_vm_that_is_not_forked_and_cannot_run() -> None:
     done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == status.USAGE
     assert "--no-fork says how to detach" in done.stderr
+
+
+def test_a_server_that_is_stopped_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(detach, "PATIENCE", 0.2)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(HostError, match="is the fork server stopped"):
+        detach.exchange(ours, b"run", (1, 1))

@@ -445,6 +445,15 @@ def ended(reason: str, code: int | None, log: str = LOG) -> tuple[Any, Any]:
     return SimpleNamespace(console_log=log.encode), result
 
 
+def test_the_log_of_a_guest_is_shown_without_what_a_terminal_obeys(
+    guest: cache.Guest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vm, result = ended(results.PANIC, None, "one\ttwo\r\n\x1b]0;title\x07\x9b2J\nthree")
+    ending.explain(vm, Plan(arguments("--", "true")), result)
+    said = capsys.readouterr().err
+    assert said.endswith("  one     two\n  ?]0;title??2J\n  three\n")
+
+
 def test_why_init_gave_up_is_told(guest: cache.Guest, capsys: pytest.CaptureFixture[str]) -> None:
     Path("part").write_bytes(PARTS["gzip"])
     plan = Plan(arguments("-i", guest.initramfs, "-i", "part", "--", "true"))
