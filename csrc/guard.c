@@ -14,6 +14,7 @@ static __thread bool prepared;
 
 static pthread_mutex_t setup_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct sigaction before;
+static bool armed; /* atomic */
 
 /* As the kernel would have done without us: the access is made again, or the signal comes again. */
 static void pass_on(int number, siginfo_t *info, void *context)
@@ -57,6 +58,8 @@ int guard_setup(void)
 		before = found;
 		ret = sigaction(SIGBUS, &action, NULL) ? -errno : 0;
 	}
+	if (!ret)
+		__atomic_store_n(&armed, true, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&setup_lock);
 	return ret;
 }
@@ -72,7 +75,7 @@ static void prepare(void)
 	prepared = true;
 }
 
-/* NULL for `from` clears. Not to be inlined: what is in registers is lost with a fault. */
+/* Not to be inlined: what is in registers is lost with a fault. */
 static __attribute__((noinline)) bool guarded(void *to, const void *from, size_t bytes)
 {
 	sigjmp_buf here;
@@ -84,20 +87,16 @@ static __attribute__((noinline)) bool guarded(void *to, const void *from, size_t
 		return false;
 	}
 	way_out = &here;
-	if (from)
-		memmove(to, from, bytes);
-	else
-		memset(to, 0, bytes);
+	memmove(to, from, bytes);
 	way_out = NULL;
 	return true;
 }
 
 bool guard_copy(void *to, const void *from, size_t bytes)
 {
-	return !bytes || guarded(to, from, bytes);
-}
-
-bool guard_clear(void *to, size_t bytes)
-{
-	return !bytes || guarded(to, NULL, bytes);
+	if (__atomic_load_n(&armed, __ATOMIC_RELAXED))
+		return !bytes || guarded(to, from, bytes);
+	if (bytes)
+		memmove(to, from, bytes);
+	return true;
 }

@@ -14,16 +14,14 @@
 #include <stddef.h>
 
 /* cffi: begin */
-/* Installs the handler of SIGBUS for the process: 0 or -errno. Once is enough. A SIGBUS that comes
- * from elsewhere goes to the handler that was there before. */
+/* Installs the handler of SIGBUS for the process: 0 or -errno. For those who map a file, each time;
+ * until then a guard costs nothing. A SIGBUS that comes from elsewhere goes to the handler that was
+ * there before. */
 int guard_setup(void);
 
 /* Copies, as memmove(3): false if some of either was gone. How much was copied then is not known.
  */
 bool guard_copy(void *to, const void *from, size_t bytes);
 /* cffi: end */
-
-/* Sets all bytes to zero; false as above. */
-bool guard_clear(void *to, size_t bytes);
 
 #endif

@@ -168,8 +168,6 @@ class GuestMemory:
             raise ConfigError(
                 f"memory of {size} bytes: it must be at least 1 MiB and a multiple of {page} bytes"
             )
-        if (error := lib.guard_setup()) < 0:
-            raise HostError(-error, f"sigaction for SIGBUS: {os.strerror(-error)}")
         self.size = size
         self.ram = ram_layout(size)
         self._offsets = self._file_offsets()
@@ -217,6 +215,8 @@ class GuestMemory:
 
     @staticmethod
     def _map_file(fd: int, size: int, hugepages: str | None) -> mmap.mmap:
+        if fd >= 0:
+            _guard()
         flags = mmap.MAP_SHARED if fd >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         # hugetlb pages are reserved here, so that a short pool is an error now and not a SIGBUS later.
         flags |= 0 if hugepages else _MAP_NORESERVE
@@ -397,7 +397,14 @@ def _copy(to: memoryview | bytearray, data: bytes | bytearray | memoryview, file
             raise GuestMemoryError(file.trouble)
 
 
+def _guard() -> None:
+    """Prepares the process for memory that may be gone."""
+    if (error := lib.guard_setup()) < 0:
+        raise HostError(-error, f"sigaction for SIGBUS: {os.strerror(-error)}")
+
+
 def _shared(file: File, size: int) -> Mapping:
+    _guard()
     try:
         return Mapping(mmap.mmap(file.fd, size, mmap.MAP_SHARED | _MAP_NORESERVE), 0)
     except ValueError as error:

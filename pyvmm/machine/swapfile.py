@@ -64,7 +64,7 @@ class SwapFile:
         self._take_over()
         host = os.fstatvfs(self.fd)
         room = host.f_bavail * host.f_frsize
-        if room < self.size + MARK_BYTES:
+        if room < self.size:
             raise HostError(
                 errno.ENOSPC,
                 f"swap file {self.path}: {self.size} bytes, and its file system has {room}",
