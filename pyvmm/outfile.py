@@ -44,7 +44,7 @@ class OutFile:
             self.identity = identity(os.fstat(self.fd))
         except OSError as error:
             self.close()
-            raise self.refusal(_reason(error)) from error
+            raise self.refusal(_reason(error, self.path)) from error
         except BaseException:
             self.close()
             raise
@@ -172,10 +172,12 @@ def identity(info: os.stat_result) -> tuple[int, ...] | None:
     return (info.st_rdev,) if stat.S_ISBLK(info.st_mode) else None
 
 
-def _reason(error: OSError) -> str:
-    if error.errno == errno.ENXIO:
+def _reason(error: OSError, path: str) -> str:
+    if error.errno != errno.ENXIO:
+        return error.strerror or str(error)
+    if stat.S_ISFIFO(os.stat(path).st_mode):
         return "nobody reads from that pipe; start its reader first"
-    return error.strerror or str(error)
+    return "it is a socket, or a device that is not there; name a file"
 
 
 def _is_open_to_all(folder: os.stat_result) -> bool:

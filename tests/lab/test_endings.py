@@ -9,7 +9,9 @@ import json
 import lzma
 import os
 import random
+import shlex
 import signal
+import subprocess
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +23,7 @@ from pyvmm.cli.plan import find_guest
 from pyvmm.guest.overlay import overlay
 from tests import kernels
 from tests.lab.linux import Guest, pyvmm
-from tests.lab.stream import Process
+from tests.lab.stream import PYVMM, SECONDS, Process
 
 if TYPE_CHECKING:
     from tests.lab.conftest import Run
@@ -114,6 +116,23 @@ def test_a_command_is_run_or_the_initrd_is_named(tmp_path: Path) -> None:
         else:
             assert done.status in (status.USAGE, 125, 42), done
             assert done.status == 42 or str(part) in done.stderr, done
+
+
+@pytest.mark.parametrize("console", ["virtio", "serial"])
+def test_the_end_of_the_reader_ends_the_guest(console: str) -> None:
+    words = [*PYVMM, "run", "--console", console, "--", "yes"]
+    script = f"set -o pipefail; {shlex.join(words)} | head -1"
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (status.BROKEN_PIPE, "y", "")
+
+
+def test_input_on_the_serial_port_keeps_its_first_byte() -> None:
+    done = pyvmm("run", "--console", "serial", "--", "head", "-n1", stdin=b"abcdef\n")
+    assert done.status == 0, done
+    # Once by the terminal's echo, once by the command.
+    assert done.stdout.split().count("abcdef") == 2, done
 
 
 def test_timeout(run: Run) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -164,6 +165,21 @@ def test_a_pipe_needs_a_reader() -> None:
         assert os.read(reader, 100) == b"word"
         assert os.get_blocking(file.fd)
     os.close(reader)
+
+
+def test_a_socket_is_no_file() -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket")
+        refuses("socket", "it is a socket")
+
+
+def test_a_file_that_is_emptied_meanwhile_has_no_hole() -> None:
+    with opened("new") as file:
+        file.begin()
+        file.write(b"before")
+        os.truncate("new", 0)
+        file.write(b"after")
+    assert Path("new").read_bytes() == b"after"
 
 
 def test_a_descriptor_is_written_behind_what_is_there() -> None:
