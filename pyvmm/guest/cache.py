@@ -94,9 +94,11 @@ def _folder_of(what: str, path: str) -> str:
     """An absolute path. Raises HostError where it begins with a home folder and there is none."""
     found = os.path.expanduser(path)
     if found.startswith("~"):
+        whose = f"user {os.geteuid()} has no home (neither HOME nor an entry in passwd)"
+        if not path.startswith("~/"):
+            whose = "there is no user of that name"
         raise HostError(
-            f"{what}, {path}: there is no such home folder; user {os.geteuid()} has neither HOME nor an entry in "
-            "passwd, maybe. Set PYVMM_CACHE to a folder for what pyvmm fetches and builds"
+            f"{what} is {path}, and {whose}; set PYVMM_CACHE to a folder for what pyvmm fetches and builds"
         )
     return os.path.abspath(found)
 

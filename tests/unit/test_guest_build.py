@@ -57,7 +57,8 @@ def test_without_a_home_there_is_no_folder_named_like_one(
     monkeypatch.setattr("pwd.getpwuid", nobody)
     for words in (["guest", "build"], ["guest", "list"], ["run", "--", "true"]):
         assert main(words) == status.HOST
-        assert "Set PYVMM_CACHE to a folder" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "has no home (neither HOME nor an entry in passwd); set PYVMM_CACHE to" in said
     monkeypatch.setenv("PYVMM_CACHE", "~nobody-of-that-name/cache")
     assert main(["guest", "list"]) == status.HOST
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
