@@ -61,7 +61,8 @@ def run(folder: Path, script: str, *options: str, stdin: bytes | None = None) ->
 
 def with_record(done: Outcome, where: Path) -> Outcome:
     """The same with what --json wrote there, if it did."""
-    return done._replace(record=json.loads(where.read_text())) if where.exists() else done
+    text = where.read_text() if where.exists() else ""
+    return done._replace(record=json.loads(text)) if text else done
 
 
 def program(name: str) -> Path:
