@@ -40,8 +40,9 @@ class Terminal:
     """Context manager: raw mode for the time within, when `fd_in` is a terminal; else nothing happens.
 
     The settings come back at every kind of end that a process can see: leaving the block, an exception, the end of
-    the interpreter, SIGINT, SIGTERM, SIGHUP and SIGQUIT. A signal handler that was there before runs after that; if it
-    returns, the terminal becomes raw again. After SIGKILL type ``reset`` or ``stty sane``.
+    the interpreter, SIGINT, SIGTERM, SIGHUP and SIGQUIT; and for as long as SIGTSTP stops us. A signal handler that
+    was there before runs after that; if it returns, the terminal becomes raw again. After SIGKILL type ``reset`` or
+    ``stty sane``.
 
     Signals are looked after only when the block is entered on the main thread, for Python allows it nowhere else.
     A process in the background leaves the terminal alone until it is brought to the foreground.
@@ -176,6 +177,10 @@ class Terminal:
             for end in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
                 if signal.getsignal(end) != signal.SIG_IGN:  # as under nohup
                     wanted[end] = self._on_end
+            if (
+                signal.getsignal(signal.SIGTSTP) != signal.SIG_IGN
+            ):  # as where there is no job control
+                wanted[signal.SIGTSTP] = self._on_stop
             wanted[signal.SIGCONT] = self._on_continue
         if self.active or os.isatty(self._out):
             wanted[signal.SIGWINCH] = self._on_winch
@@ -188,7 +193,7 @@ class Terminal:
     def _release_signals(self) -> None:
         import signal
 
-        ours = (self._on_end, self._on_continue, self._on_winch)
+        ours = (self._on_end, self._on_stop, self._on_continue, self._on_winch)
         for number, previous in self._previous.items():
             # A handler that somebody put in place of ours stays.
             if signal.getsignal(number) in ours:
@@ -203,6 +208,17 @@ class Terminal:
     def _on_continue(self, number: int, frame: FrameType | None) -> None:
         self._make_raw()
         self._chain(number, frame)
+
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        import signal
+
+        self._chain(number, frame)
+        self._restore()
+        # Stop of the signal itself, as a shell expects; it is ours again once we go on.
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        signal.signal(number, self._on_stop)
+        self._make_raw()
 
     def _on_end(self, number: int, frame: FrameType | None) -> None:
         import signal

@@ -222,6 +222,36 @@ def test_settings_come_back_after_a_signal(child, number):
     assert it.attributes() == it.before
 
 
+def test_a_stopped_job_gives_the_terminal_back_and_takes_it_again(child):
+    # Its parent is the shell: the job of a session's leader would not be stopped.
+    it = child(
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n"
+        "pid = os.fork()\n"
+        "if not pid:\n"
+        "    os.setpgid(0, 0)\n"
+        "    signal.signal(signal.SIGTTOU, signal.SIG_IGN)\n"
+        "    os.tcsetpgrp(0, os.getpid())\n"
+        "    with Terminal():\n"
+        "        os.kill(os.getpid(), signal.SIGTSTP)\n"
+        "        ready()\n"
+        "        os.read(0, 1)\n"
+        "    os._exit(0)\n"
+        "assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])\n"
+        "os.write(1, b'stopped')\n"
+        "signal.sigwait([signal.SIGUSR1])\n"
+        "os.kill(pid, signal.SIGCONT)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
+    )
+    it.expect(b"stopped")
+    assert it.attributes() == it.before
+    os.kill(it.pid, signal.SIGUSR1)
+    it.expect(b"raw")
+    assert is_raw(it.attributes())
+    it.type(b"x")
+    assert it.wait() == 0
+    assert it.attributes() == it.before
+
+
 def test_interrupt_is_python_s_own(child):
     it = child(
         "try:\n    with Terminal():\n        ready()\n        time.sleep(60)\n"
