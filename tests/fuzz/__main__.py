@@ -170,7 +170,6 @@ def arguments() -> argparse.Namespace:
         description=lines[0],
         epilog="\n".join(f"{each.name:9} {each.what}" for each in TARGETS.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="all of them by default")
     parser.add_argument("--seconds", type=int, default=60, help="of each target (60)")
