@@ -5,6 +5,12 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_mmio.h>
 #include <string.h>
+#include <time.h>
+
+#include "thread.h"
+#include "vcpu.h"
+
+enum { LOCK_PATIENCE_MS = 10 }; /* between two looks at whether a vCPU is to leave */
 
 static struct virtio_queue *selected(struct virtio_device *device)
 {
@@ -184,6 +190,20 @@ static uint64_t read_page(struct virtio_device *device, uint32_t offset, uint32_
 	return value;
 }
 
+/* False where the vCPU is to leave: another one has the lock, and waits for the device's thread. */
+static bool lock_for(struct virtio_device *device, const struct vcpu *vcpu)
+{
+	while (pthread_mutex_trylock(&device->lock)) {
+		struct timespec until = thread_deadline(LOCK_PATIENCE_MS);
+
+		if (vcpu && vcpu_must_leave(vcpu))
+			return false;
+		if (!pthread_mutex_clocklock(&device->lock, CLOCK_MONOTONIC, &until))
+			return true;
+	}
+	return true;
+}
+
 int virtio_mmio_access(void *opaque, struct bus_access *access)
 {
 	struct virtio_device *device = opaque;
@@ -193,7 +213,8 @@ int virtio_mmio_access(void *opaque, struct bus_access *access)
 		access->value = 0;
 	if (access->offset >= VIRTIO_MMIO_SIZE || access->length > sizeof(access->value))
 		return BUS_DONE;
-	pthread_mutex_lock(&device->lock);
+	if (!lock_for(device, access->vcpu))
+		return BUS_DONE;
 	if (access->is_write && offset >= VIRTIO_MMIO_CONFIG)
 		virtio_write_config(device, offset - VIRTIO_MMIO_CONFIG, &access->value,
 		                    access->length);

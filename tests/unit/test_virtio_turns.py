@@ -21,6 +21,7 @@ from pyvmm.devices.virtio_rng import VirtioRng
 from pyvmm.errors import HostError
 from tests.unit.virtio_driver import (
     INDIRECT,
+    MAGIC,
     MIB,
     NEXT,
     STATUS,
@@ -249,6 +250,32 @@ def test_a_vcpu_that_is_to_stop_does_not_wait(machine: FakeMachine, disk_fd: int
     driver.access.vcpu = ffi.NULL
     assert driver.status & 4
     writes.go_on.set()
+
+
+@pytest.mark.parametrize("offset", [STATUS, MAGIC])
+def test_a_vcpu_that_is_to_leave_does_not_wait_for_another(
+    machine: FakeMachine, disk_fd: int, offset: int
+) -> None:
+    """For the one that has the registers, and waits for a thread that the host holds up."""
+    driver, queue = disk_of(machine, disk_fd)
+    writes = Writes(driver.device, held=True)
+    queue.chain(0, request(machine, OUT, [Descriptor(DATA, 512)]))
+    queue.offer(0)
+    queue.kick()
+    until(lambda: writes.seen)
+    other = Driver(machine, driver.device)
+    resetting = threading.Thread(target=other.write, args=(STATUS, 0))
+    resetting.start()
+    vcpu = ffi.new("struct vcpu *")
+    driver.access.vcpu = vcpu
+    vcpu.in_symcall, vcpu.requests = 1, 0
+    threading.Timer(0.2, lambda: setattr(vcpu, "requests", lib.VCPU_REQUEST_LATE)).start()
+    driver.write(offset, 0)  # comes back
+    assert resetting.is_alive()
+    writes.go_on.set()
+    resetting.join(60)
+    driver.access.vcpu = ffi.NULL
+    assert driver.status == 0
 
 
 def test_a_close_that_failed_can_be_repeated(
