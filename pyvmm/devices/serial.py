@@ -11,6 +11,7 @@ from pyvmm.devices.drain import drain
 from pyvmm.devices.virtio import STOP_SECONDS, stopped
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.machine.handle import Handle
+from pyvmm.machine.part import check_stands
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,10 +123,8 @@ class Serial:
         return SerialStats(*(int(getattr(stats, name)) for name in SerialStats._fields))
 
     def close(self) -> None:
-        """Writes what is left, for at most a second, and frees the port. No vCPU may be running.
-
-        Raises HostError (ETIMEDOUT) as `VirtioDevice.close`.
-        """
+        """Writes what is left, for at most a second, and frees the port. Raises what `VirtioDevice.close` does."""
+        check_stands(self._machine)
         if not self._handle.released:
             self.drain(CLOSE_SECONDS)
             lib.bus_remove(self._machine.pio, self._port)

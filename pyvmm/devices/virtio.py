@@ -10,6 +10,7 @@ from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.kvm import KvmError
 from pyvmm.machine.handle import Handle
+from pyvmm.machine.part import check_stands
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,11 +113,12 @@ class VirtioDevice:
         return result
 
     def close(self) -> None:
-        """Stops the device's thread and frees it. No vCPU may be running. May be called twice.
+        """Stops the device's thread and frees it. May be called twice. Raises StateError while the machine runs.
 
         Raises HostError (ETIMEDOUT) where the host does not come to an end with what the thread asked it for, as with a
         disk on a server that is gone. Nothing is freed then, and it may be called again.
         """
+        check_stands(self._machine)
         if self._attached:
             lib.bus_remove(self._machine.mmio, self.base)
             self._attached = False

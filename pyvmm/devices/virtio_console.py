@@ -9,6 +9,7 @@ from pyvmm._core import ffi, lib
 from pyvmm.devices.drain import drain
 from pyvmm.devices.virtio import VirtioDevice
 from pyvmm.errors import ConfigError, HostError
+from pyvmm.machine.part import check_stands
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ class VirtioConsole(VirtioDevice):
         return drain(self.handle, lib.virtio_console_drain, timeout)
 
     def close(self) -> None:
-        """Writes what is left, for at most a second, and frees the device. No vCPU may be running."""
+        """Writes what is left, for at most a second, and frees the device. Raises what `VirtioDevice.close` does."""
+        check_stands(self._machine)
         if self._device is not None and not self._device.released:
             self.drain(CLOSE_SECONDS)
         super().close()

@@ -74,7 +74,7 @@ class Descriptor:
     def __del__(self) -> None:
         try:
             self.close()
-        except OSError:  # closed behind our back: nobody is left to tell
+        except (OSError, StateError):  # closed behind our back, or in use: nobody is left to tell
             pass
 
     def check_extension(self, capability: int) -> int:

@@ -24,6 +24,7 @@ from pyvmm.machine.memory import (
     Mapping,
     ram_layout,
 )
+from pyvmm.machine.part import Part
 from pyvmm.machine.result import Result
 from pyvmm.machine.symbiosis import Symbiosis
 from pyvmm.machine.symcall import call_typed, make
@@ -145,7 +146,11 @@ class Machine:
         self._create_controllers(irqchip)
 
     def _keep(self, thing: Any) -> Any:
-        self._undo.append(thing.close)
+        if isinstance(thing, Part):
+            thing.keep()
+            self._undo.append(thing.give_back)
+        else:
+            self._undo.append(thing.close)
         return thing
 
     def _own(self, pointer: Any, destroy: Callable[[Any], object], what: str) -> Handle:

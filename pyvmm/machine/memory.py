@@ -14,6 +14,7 @@ import os
 from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError, GuestMemoryError, HostError, StateError
 from pyvmm.machine.handle import Handle
+from pyvmm.machine.part import Part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def _advise(mapping: mmap.mmap, advice: int) -> None:
         pass  # a kernel without transparent huge pages: small ones do
 
 
-class GuestMemory:
+class GuestMemory(Part):
     """The RAM of one guest, and what else it has of memory (`add_window`).
 
     `size` is in bytes, a multiple of 4096 (or of the huge page size). `shared=True` puts it in a memfd, `fd`, which is
@@ -376,7 +377,11 @@ class GuestMemory:
             self.fd = -1
 
     def close(self) -> None:
-        """Gives the memory back. A view still held keeps the mapping until it is released."""
+        """Gives the memory back. A view still held keeps the mapping until it is released.
+
+        Raises StateError while a machine has it.
+        """
+        super().close()
         if self._handle.released:
             return
         self._handle.release()

@@ -8,6 +8,7 @@ import os
 from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError
 from pyvmm.machine.handle import Handle
+from pyvmm.machine.part import Part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def policy_number(policy: str, quota: int | None) -> int:
     return POLICIES.index(policy)
 
 
-class SwapGovernor:
+class SwapGovernor(Part):
     """A thread that looks at the host once a second and lets the guest use the store, or not. Closed with the machine.
 
     "pressure" finds memory short, on the host or in the control group, when more than 10 % of the last ten seconds
@@ -113,12 +114,15 @@ class SwapGovernor:
             return int(lib.swapgovernor_wait(governor, milliseconds))
 
     def end(self) -> None:
-        """Whoever waits comes back."""
+        """Whoever waits comes back; nobody does any more once it is closed."""
+        if self._handle.released:
+            return
         with self._handle as governor:
             lib.swapgovernor_end(governor)
 
     def close(self) -> None:
-        """Ends the thread, and whoever waits comes back. May be called twice."""
+        """Ends the thread, and whoever waits comes back. May be called twice. StateError while a machine has it."""
+        super().close()
         if not self._handle.released:
             self.end()
             self._handle.release()

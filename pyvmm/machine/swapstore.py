@@ -10,6 +10,7 @@ from pyvmm.errors import ConfigError
 from pyvmm.machine.aperture import ALIGNMENT, LARGEST
 from pyvmm.machine.handle import Handle
 from pyvmm.machine.memory import File, Mapping, anonymous
+from pyvmm.machine.part import Part
 from pyvmm.machine.swapfile import SwapFile
 
 TYPE_CHECKING = False
@@ -20,7 +21,7 @@ SLOT: int = lib.SWAPSTORE_SLOT
 _OBSERVERS = ("swapstore_on_write", "swapstore_on_discard")
 
 
-class SwapStore:
+class SwapStore(Part):
     """`size` bytes for a guest's swapped pages, all zero at first; the host gives them only as they are written.
 
     They are private anonymous memory, `memory`, for the same reason as RAM: the host gives that huge pages.
@@ -116,7 +117,11 @@ class SwapStore:
             disk.keep_blocks()
 
     def close(self) -> None:
-        """Gives all of it back; a guest that has it mapped keeps that. May be called twice."""
+        """Gives all of it back; a guest that has it mapped keeps that. May be called twice.
+
+        Raises StateError while a machine has it.
+        """
+        super().close()
         if self._handle is not None:
             self._handle.release()
         self.memory = None

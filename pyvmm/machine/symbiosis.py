@@ -9,6 +9,7 @@ from pyvmm import kvm
 from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError
 from pyvmm.machine.handle import Handle
+from pyvmm.machine.part import Part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def check_deadline(deadline: float) -> float:
     return deadline
 
 
-class Symbiosis:
+class Symbiosis(Part):
     """What all vCPUs of a machine share of it. Made after the vCPUs, closed before them."""
 
     def __init__(self, machine: Machine, deadline: float, nested: bool) -> None:
@@ -133,7 +134,8 @@ class Symbiosis:
         return total
 
     def close(self) -> None:
-        """Frees everything; the vCPUs' threads have ended. May be called twice."""
+        """Frees everything; the vCPUs' threads have ended. May be called twice. StateError while a machine has it."""
+        super().close()
         for handle in reversed(self._owned):
             handle.release()
 

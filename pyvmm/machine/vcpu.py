@@ -15,6 +15,7 @@ from pyvmm.machine import result as results
 from pyvmm.machine.cpustate import BOOT_CS, BOOT_DS
 from pyvmm.machine.handle import Closed, Handle
 from pyvmm.machine.hook import Exit, GuestFault, Hypercall
+from pyvmm.machine.part import Part
 from pyvmm.machine.symcall import Call, Results, call_typed, check_number
 from pyvmm.machine.thread import Thread
 
@@ -75,8 +76,14 @@ class Registers(kvm.Vcpu):
                 raise HostError(-error, f"KVM_RUN of vCPU {self.id}: {os.strerror(-error)}")
         return super().fd
 
+    def close(self) -> None:
+        """As `kvm.Vcpu.close`. Raises StateError while the loop has it: another descriptor may get its number."""
+        if self.loop is not None and not self.loop.released:
+            raise StateError(f"vCPU {self.id} is part of a machine, which closes it: close that")
+        super().close()
 
-class Vcpu:
+
+class Vcpu(Part):
     """A vCPU of a machine. `index` is its APIC id; `kvm` the `pyvmm.kvm.Vcpu` for its registers.
 
     Registers may be read and set from a hook on this vCPU, or while the machine is paused or not started. A symcall
@@ -378,7 +385,8 @@ class Vcpu:
             return int(c.unclaimed)
 
     def close(self) -> None:
-        """Frees the vCPU; may be called twice. Raises StateError while its thread runs."""
+        """Frees the vCPU; may be called twice. Raises StateError while a machine has it, or its thread runs."""
+        super().close()
         if self._ident:
             raise StateError(f"vCPU {self.index} runs; stop the machine first")
         if self.thread is not None:

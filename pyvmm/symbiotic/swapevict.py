@@ -7,6 +7,7 @@ import threading
 import time
 
 from pyvmm.errors import GuestDataError, LimitError, StateError, SymcallError
+from pyvmm.machine.part import Part
 from pyvmm.machine.question import Question
 from pyvmm.machine.thread import Thread
 from pyvmm.symbiotic import abi
@@ -31,7 +32,7 @@ REST = 19
 TURN = 60_000
 
 
-class Evictor:
+class Evictor(Part):
     """A thread that sleeps until the governor finds too little memory on the host, or too much in the store.
 
     Then the guest is asked for no more than `BATCH` pages, and half of what it has free beyond its `RESERVE`, so that
@@ -75,7 +76,8 @@ class Evictor:
         return missing
 
     def close(self) -> None:
-        """Ends the thread. May be called twice."""
+        """Ends the thread. May be called twice. Raises StateError while a machine has it."""
+        super().close()
         self._closing.set()
         self._governor.end()
         self._thread.join()

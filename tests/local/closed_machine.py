@@ -39,6 +39,7 @@ APART = {
     "pyvmm.machine.cpustate.CpuState": "numbers",
     "pyvmm.machine.crash.State": "registers that were read",
     "pyvmm.machine.handle.Closed": "what stands for a pointer",
+    "pyvmm.machine.part.Part": "remembers whose it is",
     "pyvmm.machine.question.Question": "a time",
     "pyvmm.machine.result.Result": "what a run left",
     "pyvmm.machine.swapfile.SwapFile": "a descriptor, which is -1 once it is closed",
@@ -47,7 +48,7 @@ APART = {
     "pyvmm.symbiotic.swapevict.Evictor": "counts, and its thread has ended",
 }
 #: Members that may be called once more, or only remember what they were given.
-HARMLESS = {"close", "stop", "released", "closed"}
+HARMLESS = {"close", "give_back", "keep", "stop", "released", "closed"}
 #: Values of these are what was given, counted or left, and hold nothing of C; a closed map raises ValueError.
 PLAIN = (int, float, str, bytes, type(None), tuple, list, dict, mmap.mmap)
 #: Arguments where `value_for` finds none that would do in a machine that is open.
@@ -84,10 +85,13 @@ class C:
         return guarded
 
 
-def built() -> pyvmm.VM:
+POWER_OFF = "mov dx, 0x604; mov ax, 0x3400; out dx, ax; hlt"
+
+
+def built(code: str = POWER_OFF) -> pyvmm.VM:
     """One of everything."""
     vm = pyvmm.VM("2M", cpus=2)
-    vm.memory.write(bare.CODE, bare.assemble("mov dx, 0x604; mov ax, 0x3400; out dx, ax; hlt"))
+    vm.memory.write(bare.CODE, bare.assemble(code))
     vm.load_state(CpuState("protected", rip=bare.CODE, rsp=bare.STACK))
     vm.add_console(-1, -1)
     vm.add_rng()

@@ -74,3 +74,44 @@ def test_threads_that_use_it_during_the_close() -> None:
     command = [sys.executable, "-c", DURING, "4"]
     ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=SECONDS)
     assert (ran.returncode, ran.stdout) == (0, "[]\n"), ran.stdout + ran.stderr
+
+
+#: A part that is closed under its machine is refused; the machine goes on and ends as ever.
+PARTS = """
+import faulthandler
+from pyvmm.errors import StateError
+from tests.local import closed_machine
+
+faulthandler.enable()
+vm = closed_machine.built("1: in al, 0xe0; cmp al, 0; je 1b; mov dx, 0x604; mov ax, 0x3400; out dx, ax; hlt")
+vm.add_serial()
+go_on = False
+vm.on_port(0xe0)(lambda exit: int(go_on))
+swap, machine = vm.swap, vm.machine
+vm.start()
+parts = [vm.memory, *vm.vcpus, *(vcpu.kvm for vcpu in vm.vcpus), *machine.devices, swap._store]
+parts += [machine.symbiosis, swap._governor, swap._evictor] if machine.symbiosis else []
+for part in parts:
+    try:
+        part.close()
+    except StateError:
+        continue
+    print("closed", part)
+go_on = True
+print(vm.run(60).reason, len(parts) > 8)
+for part in (vm.memory, *vm.vcpus, swap._store):
+    try:
+        part.close()
+    except StateError:
+        continue
+    print("closed", part)
+vm.close()
+for part in parts:
+    part.close()
+"""
+
+
+def test_parts_are_closed_by_their_machine() -> None:
+    command = [sys.executable, "-c", PARTS]
+    ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=SECONDS)
+    assert (ran.returncode, ran.stdout) == (0, "poweroff True\n"), ran.stdout + ran.stderr
