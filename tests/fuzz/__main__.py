@@ -44,7 +44,8 @@ PROGRESS = re.compile(r"#\d+\s+(NEW|REDUCE|pulse|RELOAD|INITED)|INFO: |\s*NEW_FU
 
 
 class Outcome(NamedTuple):
-    """Of a search. `edges` of `all_edges` in the code under test were taken; `finding` is a file, or ""."""
+    """Of a search. `edges` of the code under test were taken, of `all_edges`, most of which are the
+    sanitizers' own; `finding` is a file, or ""."""
 
     target: str
     seconds: float
@@ -57,11 +58,6 @@ class Outcome(NamedTuple):
 
     def __str__(self) -> str:
         rate = self.executions / max(self.seconds, 1)
-        part = (
-            f" of {self.all_edges} ({100 * self.edges / self.all_edges:.0f} %)"
-            if self.all_edges
-            else ""
-        )
         said = (
             "no finding"
             if self.status == 0
@@ -69,7 +65,7 @@ class Outcome(NamedTuple):
         )
         return (
             f"{self.target:9} {self.executions:>13,} executions {rate:>9,.0f}/s"
-            f"  {self.edges:>5} edges{part:18}  {self.inputs:>5} inputs  {said}"
+            f"  {self.edges:>5} edges  {self.inputs:>5} inputs  {said}"
         )
 
 
@@ -80,11 +76,16 @@ def command(target: Target) -> list[str]:
     return [sys.executable, "-m", f"tests.fuzz.{target.name}_target"]
 
 
+def folders_of(target: Target) -> list[Path]:
+    """Where its inputs are; a search adds to the first."""
+    return [corpus.gathered(target.name), corpus.seeds(target.name), corpus.found(target.name)]
+
+
 def search(target: Target, seconds: int) -> Outcome:
     """Searches for so long, or to the first finding. The output goes to a file beside the target's program."""
     out = compiling.OUT / target.name
     out.mkdir(parents=True, exist_ok=True)
-    folders = [corpus.gathered(target.name), corpus.seeds(target.name), corpus.found(target.name)]
+    folders = folders_of(target)
     options = [
         f"-max_total_time={seconds}", f"-max_len={target.max_length}", f"-timeout={HANG}",
         f"-rss_limit_mb={MEMORY}", f"-artifact_prefix={out}/", "-print_final_stats=1",
@@ -178,6 +179,7 @@ def arguments() -> argparse.Namespace:
         "--input", metavar="FILE", help="run this input, or those of a folder, once"
     )
     parser.add_argument("--pack", action="store_true", help="renew the repository's seeds")
+    parser.add_argument("--lines", action="store_true", help="which lines all inputs reach, of C")
     parser.add_argument("--json", metavar="FILE", help="the outcomes, as a list")
     options = parser.parse_args()
     unknown = set(options.targets) - set(TARGETS)
@@ -193,6 +195,10 @@ def main() -> int:
     chosen = [TARGETS[name] for name in options.targets] or list(TARGETS.values())
     if options.input:
         return run_input(chosen[0], options.input)
+    if options.lines:
+        for target in filter(lambda each: each.is_c, chosen):
+            print(f"{target.name}:\n{compiling.lines_reached(target, folders_of(target))}")
+        return 0
     if options.pack:
         for target in chosen:
             pack(target)

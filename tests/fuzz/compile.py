@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tests.process import ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from tests.fuzz.targets import Target
@@ -26,10 +28,32 @@ FLAGS = (
     f"-I{CSRC}",
     f"-I{HERE}",
 )
-#: The engine tells what it covers. The harness does not: the search is for ways through the engine.
-ENGINE = ("-fsanitize=fuzzer-no-link,address,undefined", "-include", str(HERE / "host.h"))
-HARNESS = ("-fsanitize=address,undefined",)
-LINK = ("-fsanitize=fuzzer,address,undefined",)
+HOST = ("-include", str(HERE / "host.h"))
+
+
+class Build(NamedTuple):
+    """How a target is compiled: the program's name, and flags of the engine, of the harness and of the linker."""
+
+    name: str
+    engine: tuple[str, ...]
+    harness: tuple[str, ...]
+    link: tuple[str, ...]
+
+
+#: To search with. The engine tells what it covers, the harness does not: the search is for ways through the engine.
+SEARCH = Build(
+    "fuzz",
+    ("-fsanitize=fuzzer-no-link,address,undefined", *HOST),
+    ("-fsanitize=address,undefined",),
+    ("-fsanitize=fuzzer,address,undefined",),
+)
+#: To see which lines of the engine the inputs reach.
+COVER = Build(
+    "cover",
+    ("-fprofile-instr-generate", "-fcoverage-mapping", *HOST),
+    (),
+    ("-fsanitize=fuzzer", "-fprofile-instr-generate"),
+)
 
 
 def compiler() -> str:
@@ -40,25 +64,37 @@ def compiler() -> str:
     return found
 
 
-def program(target: Target) -> Path:
+def program(target: Target, build: Build = SEARCH) -> Path:
     """The target's program, compiled where it is not or is older than a source."""
-    built = OUT / target.name / "fuzz"
+    folder = OUT / target.name
+    built = folder / build.name
     sources = [*CSRC.glob("*.[ch]"), *HERE.glob("*.[ch]"), HERE / "compile.py", HERE / "targets.py"]
     if built.exists() and built.stat().st_mtime > max(each.stat().st_mtime for each in sources):
         return built
-    (OUT / target.name).mkdir(parents=True, exist_ok=True)
-    engine = _engine(target)
+    folder.mkdir(parents=True, exist_ok=True)
     if target.smaller:
         _copy(target)
-    jobs = [(engine / f"{part}.c", ENGINE) for part in target.parts]
-    jobs += [(HERE / f"{part}.c", HARNESS) for part in target.harness]
+    jobs = [(_engine(target) / f"{part}.c", build.engine) for part in target.parts]
+    jobs += [(HERE / f"{part}.c", build.harness) for part in target.harness]
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(lambda job: _object(target, *job), jobs))
+        objects = list(pool.map(lambda job: _object(target, build, *job), jobs))
     wraps = [f"-Wl,--wrap={function}" for function in target.wrap]
     new = built.with_suffix(".new")
-    _run([compiler(), *LINK, "-pthread", *wraps, "-o", str(new), *map(str, objects)])
+    _run([compiler(), *build.link, "-pthread", *wraps, "-o", str(new), *map(str, objects)])
     new.replace(built)
     return built
+
+
+def lines_reached(target: Target, folders: Sequence[Path]) -> str:
+    """A table of the engine's files: which part of their lines the inputs in these folders reach."""
+    cover = program(target, COVER)
+    raw, merged = cover.with_suffix(".profraw"), cover.with_suffix(".profdata")
+    inputs = [str(folder) for folder in folders if folder.exists()]
+    options = ["-runs=0", f"-max_len={target.max_length}"]
+    _run([str(cover), *options, *inputs], {"LLVM_PROFILE_FILE": str(raw)})
+    _run(["llvm-profdata", "merge", "-sparse", str(raw), "-o", str(merged)])
+    report = ["llvm-cov", "report", str(cover), f"-instr-profile={merged}"]
+    return _run([*report, "-show-region-summary=false", "-show-branch-summary=false"])
 
 
 def _engine(target: Target) -> Path:
@@ -78,14 +114,19 @@ def _copy(target: Target) -> None:
         (folder / source.name).write_text(text)
 
 
-def _object(target: Target, source: Path, flags: tuple[str, ...]) -> Path:
-    made = OUT / target.name / f"{source.stem}.o"
+def _object(target: Target, build: Build, source: Path, flags: tuple[str, ...]) -> Path:
+    made = OUT / target.name / f"{source.stem}-{build.name}.o"
     include = f"-I{_engine(target)}"
     _run([compiler(), include, *FLAGS, *flags, "-c", "-o", str(made), str(source)])
     return made
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def _run(command: list[str], settings: Mapping[str, str] | None = None) -> str:
+    """What it prints; ends the program with what it said where it fails."""
+    environment = os.environ | dict(settings or {})
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         sys.exit(f"fuzz: {' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout
