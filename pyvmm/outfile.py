@@ -186,7 +186,7 @@ def _is_open_to_all(folder: os.stat_result) -> bool:
 
 
 def _is_own(folder: int) -> bool:
-    """Whether it holds the descriptors of this process."""
+    """Says whether a folder holds the descriptors of this process."""
     return os.readlink(f"/proc/self/fd/{folder}") == f"/proc/{os.getpid()}/fd"
 
 

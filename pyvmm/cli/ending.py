@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LOG_LINES = 60
 #: The status of a guest whose init failed (guest-linux-patch/init/end.h); a command may have it as well.
 INIT_FAILED = 125
-#: What init says then, and the kernel before it, of an initramfs that it could not read.
+#: Init begins its reason so, and the kernel, before it, that of an initramfs it could not read.
 INIT_SAYS = "pyvmm init: failed: "
 UNPACKING = "Initramfs unpacking failed: "
 #: Of an initrd that was cut off the kernel itself says nothing.
@@ -65,7 +65,7 @@ def init_failure(log: str, plan: Plan) -> str:
 
 
 def after(beginning: str, log: str) -> list[str]:
-    """What follows these words, of each line that has them."""
+    """Collects the rest of each line that has these words."""
     return [line.partition(beginning)[2].strip() for line in log.splitlines() if beginning in line]
 
 

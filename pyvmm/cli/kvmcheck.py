@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether this machine's KVM can boot what is to run, and what to do where it cannot."""
+"""Advice for machines whose KVM cannot boot Linux, before a run and after one that failed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def advice_on(plan: Plan) -> str:
 
 
 def is_linux(plan: Plan) -> bool:
-    """Whether the kernel surely is one: the project's, or a file with Linux's setup header (boot.rst)."""
+    """Says whether the kernel surely is one: the project's, or a file with Linux's setup header (boot.rst)."""
     if plan.own_guest:
         return True
     try:

@@ -84,7 +84,7 @@ def refuse_same(plan: Plan, outputs: Outputs) -> None:
 
 
 def uses(plan: Plan, outputs: Outputs) -> Iterator[tuple[str, tuple[int, ...] | None, bool]]:
-    """What the run calls each file, which one it is, and whether the run writes to it."""
+    """Yields how the run names each file, the identity of that file, and whether the run writes to it."""
     args = plan.args
     yield f"--kernel {plan.kernel}", _at(plan.kernel), False
     for part in plan.initrd:

@@ -82,7 +82,7 @@ def before_stray(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
 
 
 def _wants_next(takes_value: dict[str, bool], word: str) -> bool:
-    """Whether the value of an option is the word after it: -m 1G, -vm 1G, not -m1G, --memory=1G."""
+    """Says whether the value of an option is the word after it: -m 1G, -vm 1G, not -m1G, --memory=1G."""
     if word.startswith("--"):
         return takes_value.get(word, False)
     for place, letter in enumerate(word[1:], 2):

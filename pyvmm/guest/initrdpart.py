@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a part of an initrd is, by its first bytes, and whether a guest's kernel can unpack it. On the launch path."""
+"""The first bytes of a part of an initrd tell its kind; the guest's kernel must know that. On the launch path."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = (
     (b"\x02\x21\x4c\x18", "lz4", "CONFIG_RD_LZ4"),
     (b"\x28\xb5\x2f\xfd", "zstd", "CONFIG_RD_ZSTD"),
 )
-#: What lz4 writes without -l.
+#: Without -l, lz4 writes this.
 LZ4_FRAME = b"\x04\x22\x4d\x18"
 HEAD = 16
 

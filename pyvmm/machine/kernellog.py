@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the end of a Linux guest's log says about the end of the guest.
+"""A Linux guest's log tells how the guest came to its end.
 
 A panic of a kernel without a driver for pvpanic ends in a restart, because of ``panic=-1``, and a restart is no fault.
 The kernel prints both on its console, at the highest level (kernel/panic.c, kernel/reboot.c).

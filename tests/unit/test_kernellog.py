@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a guest's kernel panicked, by its log."""
+"""The panic of a guest's kernel is found in its log."""
 
 from __future__ import annotations
 
