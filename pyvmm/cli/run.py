@@ -7,7 +7,6 @@ import os
 import sys
 
 from pyvmm.cli import status
-from pyvmm.cli.ending import explain
 from pyvmm.cli.kvmcheck import refuse_slow
 from pyvmm.cli.number import Duration, Whole
 from pyvmm.cli.outputs import Outputs
@@ -419,7 +418,10 @@ def _watch_quit(vm: VM, quit_fd: int) -> Any:
 
 def _report(vm: VM, plan: Plan, outputs: Outputs, result: Result, code: int) -> int:
     """Says how it went, on stderr and in the record; the status that is left of `code` by that."""
-    explain(vm, plan, result)
+    if not result.ok:
+        from pyvmm.cli.ending import explain
+
+        explain(vm, plan, result)
     if plan.args.summary:
         from pyvmm.cli.summary import show
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import pyvmm
 from pyvmm import errors, probe
-from pyvmm.cli import doctor, ending, lab, run, status
+from pyvmm.cli import doctor, ending, kvmcheck, lab, run, status
 from pyvmm.cli.main import COMMANDS, main, overview
 from pyvmm.cli.parser import CommandParser, Parser, parse
 from pyvmm.cli.plan import SWAP_SERIAL, Plan, parse_disk, parse_env, terminal_name
@@ -823,7 +823,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(path)
         return finding(backend="kvm_soft", instructions_per_second=1e6)
 
-    monkeypatch.setattr(probe, "backend", lambda: ("kvm_soft", "unknown"))
+    monkeypatch.setattr(kvmcheck, "FAST", ())
     monkeypatch.setattr(probe, "probe", probed)
     return asked
 
@@ -841,9 +841,8 @@ def test_a_kvm_that_is_too_slow_is_told_before_the_start(
 def test_a_fast_kvm_is_not_probed(
     guest: cache.Guest, slow: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("kvm_amd", "kvm_intel"):
-        monkeypatch.setattr(probe, "backend", lambda name=name: (name, "npt"))
-        assert main(["run", "--kvm", "/nowhere", "--", "true"]) == status.HOST
+    monkeypatch.setattr(kvmcheck, "FAST", ("/nowhere", "/sys"))
+    assert main(["run", "--kvm", "/nowhere", "--", "true"]) == status.HOST
     assert slow == []
 
 
