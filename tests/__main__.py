@@ -3,7 +3,7 @@
 
 unit    parsers, tables, queues
 local   bare-metal guests on this machine's /dev/kvm, whatever kind that is
-fuzz    the fuzz targets, a minute each (tests/fuzz)
+fuzz    the fuzz targets, half a minute each (tests/fuzz)
 host    the lab itself, seen from outside, and kernels under QEMU alone
 vmx     some of local and lab on VT-x: here if this KVM is kvm_intel, else inside the lab that emulates it
 lab     Linux guests: here if this KVM boots Linux, else inside the lab
@@ -38,7 +38,7 @@ STAGES_OF_REST = ("local", "host", "vmx", "lab")
 #: Those that boot no kernel.
 WITHOUT_GUESTS = ("unit", "local", "fuzz")
 #: Of each fuzz target.
-FUZZ_SECONDS = int(os.environ.get("PYVMM_FUZZ_SECONDS", "60"))
+FUZZ_SECONDS = int(os.environ.get("PYVMM_FUZZ_SECONDS", "30"))
 LAB_SECONDS = 40 * 60
 NO_TESTS = 5  # pytest's status where the options leave none of a file
 LAB_CPUS = 2
