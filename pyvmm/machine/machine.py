@@ -62,6 +62,8 @@ DESCRIPTORS = 256
 LEAST_DESCRIPTORS = 24
 #: How long a vCPU thread may take to notice a stop before the machine calls it stuck.
 STOP_SECONDS = 30.0
+#: How long a thread waits for a vCPU to begin its symcall: it may be in a hook, or the host may hold up its device.
+SYMCALL_PATIENCE = 30.0
 #: How often who waits for a pause looks whether to go on waiting, seconds.
 LOOK_SECONDS = 0.2
 
@@ -554,7 +556,7 @@ class Machine:
             if self.state not in ("running", "paused"):
                 raise StateError(f"the machine is {self.state}; a running one takes symcalls")
         # Two hooks that call each other's vCPU would wait for ever.
-        patience = self.symcall_deadline if self._on_vcpu_thread() else None
+        patience = self.symcall_deadline if self._on_vcpu_thread() else SYMCALL_PATIENCE
         with vcpu._handle as c, vcpu.calls or vcpu._handle:
             return make(c, number, args, data, want, self._notify, patience, question)
 

@@ -204,14 +204,13 @@ def make(
     data: bytes,
     want: int,
     notify: Callable[[], None],
-    patience: float | None,
+    patience: float,
     question: Question | None = None,
 ) -> Results:
     """A call on a vCPU (a `struct vcpu *`) that another thread runs; `notify` is called when it was asked for.
 
-    With `patience` a vCPU that does not begin it within so many seconds is not waited for, with a `question` not longer
-    than that has time. An interrupt (ctrl-c) gives
-    the call up: see `Call.disown`.
+    A vCPU that does not begin it within `patience` seconds is not waited for; nor is one longer than the `question` has
+    time. An interrupt (ctrl-c) gives the call up: see `Call.disown`.
     """
     call = Call()
     try:
@@ -226,19 +225,17 @@ def make(
         call.disown(vcpu)
 
 
-def await_end(
-    vcpu: Any, call: Call, patience: float | None, question: Question | None = None
-) -> None:
+def await_end(vcpu: Any, call: Call, patience: float, question: Question | None = None) -> None:
     """Waits until the call is over. Raises SymcallError if it did not begin in time, LimitError as `question`."""
-    left = WAIT_MS if patience is None else int(patience * 1000)
-    while not lib.symcall_wait(vcpu, call._c, min(left, WAIT_MS)):
+    left = int(patience * 1000)
+    while not lib.symcall_wait(vcpu, call._c, min(left, WAIT_MS) or WAIT_MS):
         if question is not None:
             question.check()
-        if patience is not None:
-            left = max(left - WAIT_MS, 0)
+        left = max(left - WAIT_MS, 0)
+        # One that cannot be taken back is under way.
         if not left and lib.symcall_withdraw(vcpu, call._c):
             raise SymcallError(
-                f"symcall {call.message.number:#x}: its vCPU did not come to it; is it in a hook that calls back?",
+                f"symcall {call.message.number:#x}: its vCPU did not come to it in {patience:g} s: "
+                "it is in a hook, or waits for the host",
                 "deadline",
             )
-        left = left or WAIT_MS  # it is under way
