@@ -11,6 +11,7 @@ from pyvmm.cli.kvmcheck import refuse_slow
 from pyvmm.cli.number import Duration, Whole
 from pyvmm.cli.outputs import Outputs
 from pyvmm.cli.plan import Plan
+from pyvmm.cli.signals import Signals
 from pyvmm.cli.streams import Streams
 from pyvmm.errors import ConfigError, HostError
 
@@ -270,15 +271,27 @@ def launch(args: Any, started: Callable[[str], None] | None = None) -> int:
         return status.OK
     plan.check_files()
     refuse_slow(plan)
-    with Outputs(plan) as outputs:
-        return _launch(plan, outputs, started)
+    with Signals() as signals, Outputs(plan) as outputs:
+        return _launch(plan, outputs, signals, started)
 
 
-def _launch(plan: Plan, outputs: Outputs, started: Callable[[str], None] | None) -> int:
+def _launch(
+    plan: Plan, outputs: Outputs, signals: Signals, started: Callable[[str], None] | None
+) -> int:
     from pyvmm.vm import VM
 
     args = plan.args
     quit_fd = os.eventfd(0, os.EFD_CLOEXEC)  # the devices signal it until they are gone
+
+    def begin(vm: VM) -> None:
+        signals.stop(vm)
+        outputs.begin()
+        vm.start()
+        signals.started(vm)
+        _serve(vm, args.name)
+        if started:
+            started(args.name)
+
     try:
         with VM(
             args.memory,
@@ -293,35 +306,21 @@ def _launch(plan: Plan, outputs: Outputs, started: Callable[[str], None] | None)
             symbiotic=False if args.no_symbiotic else None,
             kvm_path=args.kvm,
         ) as vm:
-            return _run(vm, plan, outputs, quit_fd, started)
+            return _run(vm, plan, outputs, quit_fd, begin)
     finally:
         os.close(quit_fd)
 
 
-def _run(
-    vm: VM, plan: Plan, outputs: Outputs, quit_fd: int, started: Callable[[str], None] | None
-) -> int:
+def _run(vm: VM, plan: Plan, outputs: Outputs, quit_fd: int, begin: Callable[[VM], None]) -> int:
     from pyvmm.devices.terminal import Terminal
 
-    args = plan.args
     with Terminal(0, 1) if plan.interactive else _Plain() as terminal:
         streams = Streams(vm, plan, outputs, tty=terminal.active, quit_fd=quit_fd)
         _add_devices(vm, plan)
         vm.load()
-        asked = _stop_on_signals(vm)
         watcher = _watch_quit(vm, quit_fd)
-
-        def begin() -> None:
-            outputs.begin()
-            vm.start()
-            if asked:
-                vm.stop()
-            _serve(vm, args.name)
-            if started:
-                started(args.name)
-
         try:
-            result, interrupted = _until_its_end(vm, begin, args.timeout)
+            result, interrupted = _until_its_end(vm, begin, plan.args.timeout)
         finally:
             os.eventfd_write(quit_fd, 1)
             watcher.join()
@@ -329,10 +328,12 @@ def _run(
     return _report(vm, plan, outputs, result, streams.see(result, code))
 
 
-def _until_its_end(vm: VM, begin: Callable[[], None], timeout: float | None) -> tuple[Result, bool]:
+def _until_its_end(
+    vm: VM, begin: Callable[[VM], None], timeout: float | None
+) -> tuple[Result, bool]:
     """How the guest ended, and whether ctrl-c did it: then there is a record, too."""
     try:
-        begin()
+        begin(vm)
         return vm.run(timeout), False
     except KeyboardInterrupt:
         vm.stop()
@@ -384,23 +385,6 @@ def _serve(vm: VM, name: str | None) -> None:
         if name is not None:
             raise
         print(f"pyvmm: no control socket: {error}", file=sys.stderr)
-
-
-def _stop_on_signals(vm: VM) -> list[int]:
-    """SIGTERM and SIGHUP end the guest in order, so that everything is given back. The list gets those that came."""
-    import signal
-
-    asked: list[int] = []
-
-    def stop(number: int, frame: object) -> None:
-        asked.append(number)  # before the start there is nothing to stop yet
-        vm.stop()
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # nohup(1) asks for a hang-up to be ignored.
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, stop)
-    return asked
 
 
 def _watch_quit(vm: VM, quit_fd: int) -> Any:

@@ -167,6 +167,21 @@ def test_signals_end_the_guest_in_order(number: signal.Signals) -> None:
     assert (record["detail"] == "ctrl-c") == (number == signal.SIGINT)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_the_start_leaves_no_file(number: signal.Signals) -> None:
+    """It comes while the kernel is loaded, when the log is open already."""
+    code = (
+        "import os, signal, sys; from pyvmm.vm import VM; from pyvmm.cli import main\n"
+        "VM.load = lambda vm: (os.path.exists('new') and os.kill(os.getpid(), int(sys.argv[1])), 1 / 0)\n"
+        "sys.argv[1:] = ['run', '-k', 'say', '--flat', 'protected', '-m', '2M', '--log', 'new']\n"
+        "main.entry()"
+    )
+    code = code.replace("int(sys.argv[1])", str(int(number)))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status.STOPPED, "")
+    assert not Path("new").exists()
+
+
 def test_a_run_that_is_stopped_and_continued_goes_on() -> None:
     with subprocess.Popen(words("yes"), stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
