@@ -276,6 +276,7 @@ def failures(record: dict[str, Any]) -> list[str]:
 
 def main(argv: Sequence[str]) -> int:
     from bench.record import revision
+    from pyvmm import outfile
     from pyvmm.cli.parser import Parser
 
     parser = Parser(prog="python -m tests.matrix", description=__doc__)
@@ -293,6 +294,9 @@ def main(argv: Sequence[str]) -> int:
     if args.cells:
         all_cells()
         return 0
+    for option, name in (("--json", args.json), ("--table", args.table)):
+        if name:
+            outfile.check(option, name)  # hours before it is written
     prepare()
     record, now = kept(args.json), {}
     for host, cells in all_measured(hosts(args.host)):

@@ -88,6 +88,8 @@ def main(args: argparse.Namespace) -> int:
     out = Path(args.out).absolute() if args.out else None
     if old and out and old.resolve() == out.resolve():
         raise ConfigError(f"--out {args.out}: --compare reads the same folder; nothing was changed")
+    if again and args.suites:
+        raise ConfigError("--report measures nothing; leave SUITE away, or --report")
     enter_source_tree()
     if again:
         return report(again, old)

@@ -350,6 +350,8 @@ def test_the_folder_of_a_comparison_is_not_measured_into(
     folder = str(tmp_path)
     assert pyvmm(["bench", "exits", "--out", folder, "--compare", folder]) == status.USAGE
     assert "--compare reads the same folder" in capsys.readouterr().err
+    assert pyvmm(["bench", "exits", "--report", folder]) == status.USAGE
+    assert "--report measures nothing" in capsys.readouterr().err
     assert (tmp_path / "exits.json").read_text() == "{}"
 
 
