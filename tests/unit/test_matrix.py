@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pyvmm.errors import ConfigError
 from pyvmm.guest import inventory
 from pyvmm.lab import emulator
 from tests import __main__ as stages
@@ -21,6 +22,15 @@ from tests.matrix import CANNOT, FINE, Host
 HOST = Host("svm", "6.12", "shadow", 2)
 VMX = Host("vmx", "6.12", "shadow", 1)
 GOOD = {"boots": FINE, "symcalls": CANNOT, "bypass": CANNOT}
+
+
+@pytest.mark.parametrize("option", ["--json", "--table"])
+def test_a_file_that_cannot_be_written_is_found_out_before_anything_is_measured(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matrix, "prepare", lambda: pytest.fail("it went on"))
+    with pytest.raises(ConfigError, match=f"{option} .*: Is a directory"):
+        matrix.main([option, str(tmp_path)])
 
 
 def test_a_host_is_a_lab_of_its_own() -> None:
