@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from typing import Any
 
 from tests.fuzz import python
@@ -66,6 +67,9 @@ VALUES: tuple[Any, ...] = (
 )
 
 
+NOBODY = os.pipe()[0]
+
+
 class Connection:
     """A socket that has been given all that will come, in pieces of the input's choice."""
 
@@ -74,6 +78,9 @@ class Connection:
         self.line = line
         self.sent = bytearray()
 
+    def fileno(self) -> int:
+        return NOBODY  # whose other end is open
+
     def settimeout(self, seconds: float | None) -> None:
         pass
 
@@ -81,7 +88,10 @@ class Connection:
         return 1.0
 
     def recv(self, size: int) -> bytes:
-        size = min(size, max(1, self.provider.ConsumeIntInRange(0, 300)))
+        # Small pieces are for small lines: a piece is looked through again with each that comes.
+        size = min(
+            size, 1 << self.provider.ConsumeIntInRange(0 if len(self.line) < 500 else 14, 16)
+        )
         piece, self.line = self.line[:size], self.line[size:]
         return piece
 
@@ -102,8 +112,13 @@ class Connection:
 
 def some_request(provider: Any) -> bytes:
     """A line: JSON of a request, or anything."""
-    if provider.ConsumeIntInRange(0, 3) == 3:
+    kind = provider.ConsumeIntInRange(0, 15)
+    if kind < 4:
         return bytes(provider.ConsumeBytes(200)) + b"\n"
+    if kind == 4:  # nested deeper than a parser may go
+        return (b"[", b'{"a":')[provider.ConsumeIntInRange(0, 1)] * provider.ConsumeIntInRange(
+            0, 60000
+        ) + b"\n"
     request: dict[str, Any] = {"id": VALUES[provider.ConsumeIntInRange(0, len(VALUES) - 1)]}
     request["op"] = OPERATIONS[provider.ConsumeIntInRange(0, len(OPERATIONS) - 1)]
     for _ in range(provider.ConsumeIntInRange(0, 4)):
@@ -123,7 +138,9 @@ def serve(provider: Any) -> None:
     vm.answers.pop(2)  # it would wait for another thread
     lines = b"".join(some_request(provider) for _ in range(provider.ConsumeIntInRange(1, 3)))
     connection = Connection(provider, lines)
-    server.Client(connection, operations.Operations(vm, "web")).serve()  # type: ignore[arg-type]
+    visit = server.Visit(connection)  # type: ignore[arg-type]
+    locks = threading.Lock(), threading.BoundedSemaphore(2)
+    server.Client(visit, operations.Operations(vm, "web"), *locks).serve()  # type: ignore[arg-type]
     answers = bytes(connection.sent).split(b"\n")
     assert answers.pop() == b""
     asked = [line for line in lines.split(b"\n")[:-1] if line.strip()]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 try:
     import atheris
 except ImportError:
-    sys.exit("fuzz: no atheris for this Python; `make setup` installs it for 3.11 to 3.13")
+    sys.exit("fuzz: no atheris for this Python; `make setup` installs it for 3.11 to 3.14")
 
 if TYPE_CHECKING:
     from collections.abc import Callable
