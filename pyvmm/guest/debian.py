@@ -37,7 +37,9 @@ def candidate_version(package: str, options: Sequence[str] = ()) -> str | None:
     """The version that apt would install, or None if apt does not know the package."""
     command = ["apt-cache", *options, "policy", package]
     said = tools.run(command, what=f"looking up package {package}")
-    match = re.search(r"^\s*Candidate:\s*(\S+)", said, re.MULTILINE)
+    # A name with a dot that apt does not know is an expression to it: 6.1 would be found in linux-source-6.12.
+    own = re.search(rf"^{re.escape(package)}:$((?:\n .*)*)", said, re.MULTILINE)
+    match = re.search(r"^\s*Candidate:\s*(\S+)", own[1], re.MULTILINE) if own else None
     return None if match is None or match[1] == "(none)" else match[1]
 
 

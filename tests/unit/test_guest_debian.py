@@ -159,6 +159,15 @@ def test_a_kernel_of_the_release_before(apt: FakeApt) -> None:
     assert source.read_text().endswith(" http://mirror/debian/ bookworm main\n")
 
 
+def test_a_name_is_no_expression(apt: FakeApt) -> None:
+    """apt answers for linux-source-6.12 where it is asked for linux-source-6.1, and does not know that."""
+    apt.meta("linux-source-6.12", "nothing")
+    (apt.state / "linux-source-6.12.policy").rename(apt.state / "linux-source-6.1.policy")
+    assert debian.candidate_version("linux-source-6.1") is None
+    apt.meta("linux-source-6.1", "nothing")
+    assert debian.candidate_version("linux-source-6.1") == "1:2.0-1"
+
+
 def test_neither_release_has_it(apt: FakeApt) -> None:
     newer_release(apt)
     with pytest.raises(HostError, match="neither apt nor Debian bookworm has a package 'thing'"):
