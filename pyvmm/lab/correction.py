@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QEMU without a fault of its SVM: a copy of the program with one instruction less.
+"""QEMU without two faults of its SVM: copies of the program with an instruction less, or another one.
 
 VMRUN with an interrupt to inject (``helper_vmrun`` in target/i386/tcg) stores the vector in ``exception_index`` and
 delivers it. The index stays. If the CPU is told to leave its loop before the guest's next exit, what is left there
 counts as an exception that was not delivered yet: the guest gets its interrupt twice, the second time at the first
 instruction of the handler, where interrupts are off. Nothing reads the index on the right way, so the store can go.
+
+Since 9.1 a read of CR3 counts as one of CR0: ``decode_op`` adds the number of the register to the code of the exit only
+where that is not 0, which the code of reading CR0 is. With shadow paging KVM does not ask for exits where CR0 is read,
+and the guest reads the host's CR3. ``cpu_svm_has_intercept`` looks whether an exit is asked for: it is made to say yes
+to a read of any control register if exits of one kind are asked for. KVM then emulates the instruction as it is.
+
 docs/lab.md has figures.
 """
 
@@ -20,6 +26,12 @@ NMI = 2
 REACH = 64  # bytes from the store to the call
 #: mov %esi, DISPLACEMENT(REGISTER): the vector, second argument of the call, to a place below env: in CPUState.
 STORE = re.compile(rb"\x89([\xb0-\xb3\xb5-\xb7])(..\xff\xff)", re.DOTALL)
+
+
+#: movzwl INTERCEPTED(%rdi), %eax; bt %esi, %eax; setb %al: whether exits are asked for where that register is read. For
+#: other registers their first number is taken off %esi before.
+ASKED = re.compile(rb"\x0f\xb7\x87.{4}(\x0f\xa3\xf0\x0f\x92\xc0)", re.DOTALL)
+ANY = bytes.fromhex("85c090 0f95c0")  # test %eax, %eax; nop; setne %al
 
 
 class Function(NamedTuple):
@@ -51,6 +63,25 @@ def corrected(program: bytes) -> bytes | None:
         return None
     at = vmrun.offset + stores[0].start()
     return program[:at] + NOP + program[at + len(NOP) :]
+
+
+def with_intercepted_reads(program: bytes) -> bytes | None:
+    """The program in which a read of any control register exits if that of one is to.
+
+    None where the code is not found beyond doubt.
+    """
+    try:
+        found = functions(program, ("cpu_svm_has_intercept",))
+    except (struct.error, ValueError, IndexError):
+        return None
+    if len(found) != 1:
+        return None
+    (asks,) = found.values()
+    places = list(ASKED.finditer(program, asks.offset, asks.offset + asks.size))
+    if len(places) != 1:
+        return None
+    start, end = places[0].span(1)
+    return program[:start] + ANY + program[end:]
 
 
 def calls_to(code: bytes, at: int, target: int) -> bool:

@@ -21,6 +21,12 @@ NAME = "qemu-system-x86_64"
 #: Before it TCG with a thread for each CPU read code without the lock of its page, and missed more of what another CPU
 #: wrote there meanwhile.
 MINIMUM = (8, 1)
+#: Since then reads of control registers are mistaken for each other (correction.py).
+BAD_READS = (9, 1)
+NO_READS = (
+    "{} cannot be corrected for shadow paging, with which Linux guests stand still in it: "
+    "set PYVMM_QEMU to one before 9.1, or see docs/lab.md"
+)
 PACKAGES = ("qemu-system-x86", "qemu-system-data", "seabios")
 KEPT = (f"usr/bin/{NAME}", "usr/share/qemu", "usr/share/seabios")
 FORM = 1  # raise it when a corrected copy is made in another way
@@ -35,8 +41,8 @@ class Emulator(NamedTuple):
     one_thread: bool
 
 
-def find() -> Emulator:
-    """The QEMU to use.
+def find(*, shadow: bool = False) -> Emulator:
+    """The QEMU to use; with ``shadow`` for a KVM that shadows its guests' page tables.
 
     That is ``$PYVMM_QEMU``, as it is; else the path's, if it is new enough; else one from Debian's backports, in the
     cache; else the path's all the same, with a warning. Of a new one a corrected copy is made, where that is possible,
@@ -55,31 +61,39 @@ def find() -> Emulator:
         path = found if is_good(found) else from_backports()
         if os.environ.get("PYVMM_LAB_THREADS") == "multi":
             return Emulator(path, one_thread=False)
-        return corrected(path)
+        return corrected(path, shadow=shadow)
     except HostError as error:
         reason = str(error).splitlines()[0]
     print(f"pyvmm lab: {warning(found, reason)}", file=sys.stderr, flush=True)
     return Emulator(found, one_thread=False)
 
 
-def corrected(path: str) -> Emulator:
-    """The copy of a QEMU without the fault that correction.py tells of; itself where it has no such code."""
+def corrected(path: str, *, shadow: bool = False) -> Emulator:
+    """The copy of a QEMU without the faults that correction.py tells of; itself where it has no such code."""
     real = os.path.realpath(path)
     status = os.stat(real)
-    key = f"{FORM} {real} {status.st_size} {status.st_mtime_ns}"
+    key = f"{FORM} {real} {status.st_size} {status.st_mtime_ns}" + " shadow" * shadow
     name = f"lab/corrected-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     folder = Path(cache.cache_root()) / name
     if not folder.is_dir():
         with tools.lock("lab/corrected"):
             if not folder.is_dir():
-                tools.publish(folder, lambda fresh: correct(Path(real), fresh))
+                tools.publish(folder, lambda fresh: correct(Path(real), fresh, shadow))
     copy = folder / KEPT[0]
-    return Emulator(str(copy), True) if copy.exists() else Emulator(path, one_thread=False)
+    if copy.exists():
+        return Emulator(str(copy), one_thread=True)
+    if not shadow:
+        return Emulator(path, one_thread=False)
+    if version(path) >= BAD_READS:
+        print(f"pyvmm lab: {NO_READS.format(path)}", file=sys.stderr, flush=True)
+    return corrected(path)
 
 
-def correct(real: Path, folder: Path) -> None:
+def correct(real: Path, folder: Path, shadow: bool) -> None:
     """Puts the copy into ``folder``, with what QEMU looks for beside it; nothing where it cannot be corrected."""
     program = correction.corrected(real.read_bytes())
+    if program is not None and shadow:
+        program = correction.with_intercepted_reads(program)
     if program is None:
         return
     copy = folder / KEPT[0]

@@ -61,7 +61,9 @@ def tied() -> list[str]:
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
 
 
-def spawn(image: Image, *, cpus: int, memory: int, icount: bool, shares: Sequence[str]) -> Spawned:
+def spawn(
+    image: Image, *, cpus: int, memory: int, icount: bool, npt: bool, shares: Sequence[str]
+) -> Spawned:
     """Starts QEMU, which inherits a socket for the port and one for the console; it says its own messages there."""
     with contextlib.ExitStack() as undo:
         pairs = [socket.socketpair() for _ in range(2)]
@@ -75,6 +77,7 @@ def spawn(image: Image, *, cpus: int, memory: int, icount: bool, shares: Sequenc
                 cpus=cpus,
                 memory=memory,
                 icount=icount,
+                npt=npt,
                 shares=shares,
                 port_fd=ends[0],
                 console_fd=ends[1],
@@ -109,12 +112,15 @@ def command(
     port_fd: int,
     console_fd: int,
     icount: bool = False,
+    npt: bool = True,
 ) -> list[str]:
     """The argument vector. ``memory`` is in MiB; the two descriptors are sockets that QEMU inherits.
 
+    Without ``npt`` KVM is to shadow page tables, for which another QEMU may be taken.
+
     With ``icount`` time is what the CPUs have executed, and goes on as the host's only while they all sleep.
     """
-    chosen = emulator.find()
+    chosen = emulator.find(shadow=not npt)
     thread = "single" if chosen.one_thread or icount else "multi"
     argv = [*tied(), chosen.path, "-nodefaults", "-no-user-config", "-no-reboot"]
     argv += ["-display", "none", "-machine", MACHINE]

@@ -125,7 +125,12 @@ class Lab:
             return spawned, []
         files = image.image()
         spawned = qemu.spawn(
-            files, cpus=self.cpus, memory=self.memory, icount=self.icount, shares=self.shares
+            files,
+            cpus=self.cpus,
+            memory=self.memory,
+            icount=self.icount,
+            npt=self.npt,
+            shares=self.shares,
         )
         return spawned, self._setup_verbs(files)
 

@@ -9,7 +9,6 @@ import sys
 import pytest
 
 from pyvmm import lab
-from pyvmm.lab import emulator
 
 pytestmark = pytest.mark.rest
 
@@ -17,9 +16,8 @@ SCRIPT = "nproc; dmesg | grep -c -E 'BUG|WARNING|Call Trace'; cat /dev/zero | he
 MD5_OF_32_MIB_OF_ZEROES = "58f06dd588d8ffb3beb46ada6309436b"
 
 
-def test_linux_on_shadow_paging(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the path's QEMU: 10.0 of Debian's backports stands still with shadow paging (docs/lab.md)."""
-    monkeypatch.setenv("PYVMM_QEMU", emulator.NAME)
+def test_linux_on_shadow_paging() -> None:
+    """By the QEMU that every lab has, which is corrected for it (docs/lab.md)."""
     output, errors = io.BytesIO(), io.BytesIO()
     command = [sys.executable, "-m", "pyvmm", "run", "--", "sh", "-c", SCRIPT]
     code = lab.run(command, npt=False, timeout=300, stdout=output, stderr=errors)
@@ -37,9 +35,8 @@ def run_there(*words: str) -> None:
     assert "skipped" not in text, text
 
 
-def test_symcalls_into_linux_on_shadow_paging(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_symcalls_into_linux_on_shadow_paging() -> None:
     """At an exit that a hook sees."""
-    monkeypatch.setenv("PYVMM_QEMU", emulator.NAME)
     run_there("tests/lab/test_symcall_linux.py", "-k", "which_task_made_the_exit and 6.12")
 
 

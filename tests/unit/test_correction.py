@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,9 +86,74 @@ def test_in_doubt_nothing_is_changed(why: str, tmp_path: Path) -> None:
     assert correction.corrected(program(tmp_path, WRONG[why]).read_bytes()) is None
 
 
+# -- reads of control registers
+
+#: As in QEMU 10.0 of Debian 13, with the masks of registers at 0x3470 and so on.
+ASKS = """
+    .globl cpu_svm_has_intercept
+    .type cpu_svm_has_intercept, @function
+cpu_svm_has_intercept:
+    cmp $0x1f, %esi
+    ja 1f
+    cmp $8, %esi
+    ja 2f
+    movzwl 0x3470(%rdi), %eax
+    bt %esi, %eax
+    setb %al
+    ret
+2:  lea -0x10(%rsi), %eax
+    movzwl 0x3472(%rdi), %edx
+    bt %eax, %edx
+    setb %al
+    ret
+1:  movzwl 0x3474(%rdi), %eax
+    sub $0x20, %esi
+    bt %esi, %eax
+    setb %al
+    ret
+    .size cpu_svm_has_intercept, . - cpu_svm_has_intercept
+"""
+WRONG_ASKS = {
+    "not that code": ASKS.replace("bt %esi", "bt %edi"),
+    "twice": ASKS.replace("sub $0x20, %esi", ""),
+    "another name": ASKS.replace("cpu_svm_has_intercept", "cpu_svm_other"),
+}
+
+
+def test_a_read_of_any_control_register_exits(tmp_path: Path) -> None:
+    path = program(tmp_path, ASKS)
+    after = correction.with_intercepted_reads(path.read_bytes())
+    assert after is not None
+    corrected = tmp_path / "corrected.so"
+    corrected.write_bytes(after)
+    reads, writes, debug = 0x3470, 0x3472, 0x3474
+    state = (ctypes.c_uint8 * 0x4000)()
+    before, now = (
+        ctypes.CDLL(str(file)).cpu_svm_has_intercept for file in (path, corrected)
+    )  # fmt: skip
+
+    def asks(function: Any, code: int) -> int:
+        return int(function(ctypes.byref(state), code)) & 1
+
+    assert [asks(now, code) for code in (0, 3, 0x10, 0x20)] == [0, 0, 0, 0]
+    state[reads] = 1 << 3  # CR3, as KVM has it with shadow paging
+    assert [asks(before, code) for code in (0, 3, 4)] == [0, 1, 0]
+    assert [asks(now, code) for code in (0, 3, 4, 0x10, 0x13)] == [1, 1, 1, 0, 0]
+    state[writes], state[debug] = 1 << 4, 1 << 1
+    assert [asks(now, code) for code in (0x13, 0x14, 0x20, 0x21)] == [0, 1, 0, 1]
+    assert correction.with_intercepted_reads(after) is None
+
+
+@pytest.mark.parametrize("why", WRONG_ASKS)
+def test_in_doubt_no_read_is_changed(why: str, tmp_path: Path) -> None:
+    path = program(tmp_path, WRONG_ASKS[why])
+    assert correction.with_intercepted_reads(path.read_bytes()) is None
+
+
 def test_what_is_no_program_or_half_of_one(tmp_path: Path) -> None:
     whole = program(tmp_path, VMRUN).read_bytes()
     assert correction.corrected(b"") is None
+    assert correction.with_intercepted_reads(b"") is None
     assert correction.corrected(b"\x7fELF\x01\x01" + bytes(100)) is None
     for length in range(0, len(whole), 97):
         assert correction.corrected(whole[:length]) is None

@@ -14,7 +14,7 @@ from pyvmm.guest import debian as packages
 from pyvmm.guest import suites
 from pyvmm.lab import LabError, emulator
 from tests.unit.guest_support import FakeApt
-from tests.unit.test_correction import VMRUN, program
+from tests.unit.test_correction import ASKS, VMRUN, program
 
 DEBIAN = 'PRETTY_NAME="Debian"\nID=debian\nVERSION_CODENAME=bookworm\n'
 TARGET = "Packages Debian Debian bookworm {uri}\n"
@@ -83,7 +83,9 @@ def test_a_new_one_of_the_path(debian: FakeApt, version: str) -> None:
 
 def test_a_thread_for_each_cpu(debian: FakeApt, monkeypatch: pytest.MonkeyPatch) -> None:
     path = fake_qemu(debian.bin / emulator.NAME, "10.0.2")
-    monkeypatch.setattr(emulator, "corrected", lambda path: emulator.Emulator("corrected", True))
+    monkeypatch.setattr(
+        emulator, "corrected", lambda path, shadow: emulator.Emulator("corrected", True)
+    )
     assert emulator.find() == emulator.Emulator("corrected", True)
     monkeypatch.setenv("PYVMM_LAB_THREADS", "multi")
     assert emulator.find() == emulator.Emulator(str(path), False)
@@ -167,6 +169,27 @@ def test_no_copy_of_one_without_such_code(tmp_path: Path, guest_cache: Path) -> 
     path = fake_qemu(tmp_path / "qemu", "10.0.2")
     for _ in range(2):
         assert emulator.corrected(str(path)) == (str(path), False)
+
+
+def test_shadow_paging_has_a_copy_of_its_own(tmp_path: Path, guest_cache: Path) -> None:
+    original = program(tmp_path, VMRUN + ASKS)
+    usual, shadow = (emulator.corrected(str(original), shadow=choice) for choice in (False, True))
+    assert usual.one_thread
+    assert shadow.one_thread
+    assert usual.path != shadow.path
+    assert Path(usual.path).read_bytes() != Path(shadow.path).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("number", "warned"), [("9.0.4", False), ("9.1.0", True), ("10.0.2", True)]
+)
+def test_no_copy_for_shadow_paging(
+    number: str, warned: bool, tmp_path: Path, guest_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What cannot be corrected for it is said of those that need it, and used as it is."""
+    path = fake_qemu(tmp_path / "qemu", number)
+    assert emulator.corrected(str(path), shadow=True) == (str(path), False)
+    assert ("cannot be corrected for shadow paging" in capsys.readouterr().err) == warned
 
 
 # -- backports

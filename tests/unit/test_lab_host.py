@@ -91,10 +91,11 @@ def test_command_line_of_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_cpus_on_one_thread_where_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(emulator, "find", lambda: emulator.Emulator("/q", one_thread=True))
-    words = qemu.command(IMAGE, cpus=3, memory=512, shares=[], port_fd=7, console_fd=8)
-    assert "/q" in words
-    assert "tcg,thread=single" in words
+    monkeypatch.setattr(emulator, "find", lambda shadow: emulator.Emulator(f"/q-{shadow}", True))
+    for npt in (True, False):
+        words = qemu.command(IMAGE, cpus=3, memory=512, shares=[], port_fd=7, console_fd=8, npt=npt)
+        assert f"/q-{not npt}" in words
+        assert "tcg,thread=single" in words
 
 
 def test_time_is_what_was_executed(monkeypatch: pytest.MonkeyPatch) -> None:
