@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import stat
 
-from pyvmm.errors import HostError, ImageError
+from pyvmm.errors import HostError, ImageError, StateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ class Image:
         file.
         """
         self._fd = -1
-        self._data = memoryview(b"")
+        self._data: memoryview | None = memoryview(b"")
         if isinstance(source, (bytes, bytearray, memoryview)):
             self.name, self.path = f"the {what} given as bytes", ""
-            self._data = memoryview(source).cast("B")
-            self.size = len(self._data)
+            data = memoryview(source).cast("B")
+            self._data, self.size = data, len(data)
             return
         self.path = path = os.fspath(source)
         self.name = f"{what} {path!r}"
@@ -58,7 +58,8 @@ class Image:
         self.close()
 
     def close(self) -> None:
-        """Close the file; a second time does nothing."""
+        """Close the file, or let go of the bytes; a second time does nothing."""
+        self._data = None
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -81,8 +82,10 @@ class Image:
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fill ``view`` from ``offset``; `ImageError` when the image ends before that.
 
-        Raises `HostError` when the file cannot be read.
+        Raises `HostError` when the file cannot be read, `StateError` after `close`.
         """
+        if self._data is None:
+            raise StateError(f"{self.name} is closed")
         self._check(offset, len(view))
         if self._fd < 0:
             view[:] = self._data[offset : offset + len(view)]

@@ -53,7 +53,7 @@ class Client:
         """The result of an operation (docs/control.md).
 
         Raises what it raised in the VM: `SymcallError`, `StateError`, ...; StateError too if the VM ends meanwhile,
-        HostError if it does not answer, ProtocolError for an answer that is none.
+        HostError if it does not answer, ProtocolError for an answer that is none. StateError after `close`.
         """
         try:
             return self._call(op, params)
@@ -76,6 +76,8 @@ class Client:
 
     def wait_gone(self, timeout: float = GONE_SECONDS) -> None:
         """Waits until the VM has given up its socket: its name is free then. HostError if it takes longer."""
+        self._check_open()
+        check_seconds(timeout, "a timeout")
         self._connection.settimeout(timeout)
         try:
             while self._connection.recv(_CHUNK):
@@ -88,6 +90,7 @@ class Client:
             pass
 
     def _call(self, op: str, params: dict[str, Any]) -> Any:
+        self._check_open()
         self._number += 1
         given = {name: value for name, value in params.items() if value is not None}
         line = protocol.encode({"id": self._number, "op": op} | given)
@@ -117,6 +120,10 @@ class Client:
             if error.errno in (errno.ECONNRESET, errno.EPIPE):
                 raise self._ended() from error
             raise HostError(error.errno, f"{self.name}: {error.strerror}") from error
+
+    def _check_open(self) -> None:
+        if self._connection.fileno() < 0:
+            raise StateError(f"this connection to {self.name} is closed")
 
     def _ended(self) -> StateError:
         return StateError(f"{self.name} ended before it answered")

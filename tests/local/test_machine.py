@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pyvmm.errors import ConfigError, LimitError, StateError
+from pyvmm.machine.cpustate import CpuState
 from pyvmm.machine.hook import Exit, GuestFault
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.question import Question
@@ -503,3 +504,54 @@ def test_memory_that_is_gone_ends_the_run_and_says_which(tmp_path: Path, access:
     store.close()
     assert other.state == "running"
     other.close()
+
+
+@pytest.mark.parametrize(
+    ("memory", "cpus", "complaint"),
+    [
+        (1 << 62, 1, "bits of physical addresses"),
+        (-(1 << 62), 1, "at least 1 MiB"),
+        (1 << 20, 10**30, "this KVM takes 1 to"),
+        (1 << 20, 1.5, "this KVM takes 1 to"),
+        (1e6, 1, "a whole number"),
+        (float("nan"), 1, "a whole number"),
+    ],
+)
+def test_machines_that_cannot_be(memory: Any, cpus: Any, complaint: str) -> None:
+    before = open_descriptors()
+    with pytest.raises(ConfigError, match=complaint):
+        Machine(memory, cpus)
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("deadline", [float("nan"), float("inf"), -1, 0])
+def test_symcall_deadlines_that_cannot_be(deadline: float) -> None:
+    with pytest.raises(ConfigError, match="a symcall deadline"):
+        Machine(1 << 20, symbiotic=False, symcall_deadline=deadline)
+
+
+def test_arguments_that_cannot_be() -> None:
+    """A sentence each, and not what cffi says; nothing has been begun."""
+    with bare.machine("1: jmp 1b") as machine:
+        for address, length in ((-1, 4), (1 << 64, 1), ((1 << 64) - 1, 2), (0xD8000000, 0)):
+            with pytest.raises(ConfigError, match="addresses have 64 bits"):
+                machine.on_mmio(address, length, print)  # type: ignore[arg-type]
+        for port, count in ((-1, 1), (1 << 70, 1), (0, 1 << 70)):
+            with pytest.raises(ConfigError, match="ports are 0 to"):
+                machine.on_port(port, print, count)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="the start state"):
+            machine.set_state(CpuState("protected", rip=1 << 64, rsp=0))
+        machine.start()
+        for timeout in (float("nan"), float("inf"), 1e10):
+            with pytest.raises(ConfigError, match="a timeout"):
+                machine.wait(timeout)
+        assert machine.wait(-1) is None
+        with pytest.raises(ConfigError, match="vCPU -1"):
+            machine.symcall(-1, 1)
+        if machine.symbiosis is not None:
+            with pytest.raises(ConfigError, match="numbers of calls have 64 bits"):
+                machine.symcall(0, 1 << 64)
+            for want in (-1, 1 << 70):
+                with pytest.raises(ConfigError, match="bytes of data each way"):
+                    machine.symcall(0, 1, want=want)
+        machine.stop()

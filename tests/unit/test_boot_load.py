@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from pyvmm.boot import bzimage, initrd, pvh
 from pyvmm.boot.image import Image
 from pyvmm.boot.load import load_kernel
-from pyvmm.errors import ConfigError, HostError, ImageError
+from pyvmm.errors import ConfigError, HostError, ImageError, StateError
 from tests.unit import boot_support as support
 from tests.unit.boot_support import MIB, FakeMemory
 
@@ -259,3 +260,15 @@ def test_launch_path_imports_nothing_heavy() -> None:
     heavy = "dataclasses inspect asyncio subprocess tempfile pathlib json argparse logging ctypes"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not set(heavy.split()) & set(run.stdout.split())
+
+
+@pytest.mark.parametrize("as_bytes", [True, False])
+def test_an_image_that_is_closed(as_bytes: bool, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(b"content")
+    image = Image(b"content" if as_bytes else path, "kernel")
+    assert image.read(0, 7) == b"content"
+    image.close()
+    image.close()
+    with pytest.raises(StateError, match="is closed"):
+        image.read(0, 1)

@@ -860,3 +860,19 @@ def test_a_list_skips_what_ends_meanwhile(monkeypatch: pytest.MonkeyPatch) -> No
     with served():
         monkeypatch.setattr(Client, "call", ends)
         assert client.running() == []
+
+
+def test_a_connection_that_is_closed() -> None:
+    with served():
+        talk = connect("web")
+        talk.close()
+        talk.close()
+        for ask in (lambda: talk.call("ping"), talk.memory, talk.wait_gone):
+            with pytest.raises(StateError, match="this connection to web is closed"):
+                ask()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), float("inf"), 1e10])
+def test_a_timeout_that_cannot_be(timeout: float) -> None:
+    with served(), pytest.raises(ConfigError, match="a timeout"):
+        connect("web", timeout)
