@@ -12,17 +12,14 @@ from collections.abc import Callable, Iterable
 from pyvmm import kvm
 from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError, HostError, LimitError, StateError
-from pyvmm.machine import cpuid, symbiosis
+from pyvmm.machine import capacity, cpuid, symbiosis
 from pyvmm.machine import result as results
 from pyvmm.machine.duration import check_seconds
 from pyvmm.machine.handle import Handle
 from pyvmm.machine.memory import (
-    HOLE_END,
-    HOLE_START,
     File,
     GuestMemory,
     Mapping,
-    ram_layout,
 )
 from pyvmm.machine.part import Part
 from pyvmm.machine.result import Result
@@ -57,9 +54,6 @@ VIRTIO_GSIS = (*range(16, 24), 5, 6, 7, 10, 11, 12, 13, 14, 15)
 
 PORTS = 0x10000
 MSR_RANGES = 16
-#: Open files that a process has beside its vCPUs': fewer than the first are counted, the second are needed at least.
-DESCRIPTORS = 256
-LEAST_DESCRIPTORS = 24
 #: How long a vCPU thread may take to notice a stop before the machine calls it stuck.
 STOP_SECONDS = 30.0
 #: How long a thread waits for a vCPU to begin its symcall: it may be in a hook, or the host may hold up its device.
@@ -129,9 +123,9 @@ class Machine:
 
         check(lib.vcpu_setup_kick(), "sigaction for the kick signal")
         self.kvm = self._keep(kvm.Kvm(kvm_path))
-        self._check_cpus(cpus)
+        capacity.check_cpus(cpus, self.kvm.check_extension(kvm.KVM_CAP_MAX_VCPUS) or 4)
         self._supported = self.kvm.supported_cpuid()
-        self._check_memory(memory)
+        capacity.check_memory(memory, cpuid.address_bits(self._supported))
         self.vm = self._keep(self.kvm.create_vm())
         self.memory = self._keep(GuestMemory(memory, shared=shared, hugepages=hugepages))
         for gpa, size, address in self.memory.slots():
@@ -181,32 +175,6 @@ class Machine:
     def platform(self) -> Any:
         """The chipset, as far as there is one."""
         return self._platform.pointer
-
-    def _check_cpus(self, cpus: int) -> None:
-        most = self.kvm.check_extension(kvm.KVM_CAP_MAX_VCPUS) or 4
-        if not isinstance(cpus, int) or not 1 <= cpus <= most:
-            raise ConfigError(f"{cpus} vCPUs: this KVM takes 1 to {most}")
-        limit = os.sysconf("SC_OPEN_MAX")
-        if 0 < limit < cpus + DESCRIPTORS:
-            needed = len(os.listdir("/proc/self/fd")) + cpus + LEAST_DESCRIPTORS
-            if limit < needed:
-                raise HostError(
-                    errno.EMFILE,
-                    f"{cpus} vCPUs take some {needed} open files, and this process may have {limit}; raise ulimit -n",
-                )
-
-    def _check_memory(self, memory: int) -> None:
-        """Before it is mapped: where RAM ends, a guest of this KVM must be able to go."""
-        if not isinstance(memory, int):
-            raise ConfigError(f"memory of {memory!r} bytes: it is to be a whole number")
-        bits = cpuid.address_bits(self._supported)
-        last = ram_layout(memory)[-1]
-        if last.gpa + last.size > 1 << bits:
-            most = (1 << bits) - (HOLE_END - HOLE_START) >> 20
-            raise ConfigError(
-                f"memory of {memory >> 20} MiB: guests of this KVM have {bits} bits of physical addresses, which is "
-                f"at most {most} MiB"
-            )
 
     def next_slot(self) -> int:
         """The number of a KVM memory slot that nobody uses yet."""
