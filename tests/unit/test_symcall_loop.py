@@ -403,3 +403,26 @@ def test_a_vcpu_that_sleeps_is_not_woken_for_a_call_that_cannot_begin(called: Ma
     assert it.lib.symcall_wait(it.vcpu, it.call, 0)
     assert it.status == it.lib.SYMCALL_HOST
     assert it.lib.fake_sleeps()
+
+
+@pytest.mark.parametrize("elements", [1, 2])
+def test_a_call_that_never_began_is_abandoned(called: Maker, elements: int) -> None:
+    """A hook's call brought a second exit of its instruction, and that one's hook failed.
+
+    Nobody answers the second. The first, if it had more elements, has no place to go on from.
+    """
+    it = called((0, kvm.KVM_EXIT_IO, PORT, 77), (*READ, 1), HALT)
+    it.lib.fake_port(2, elements, 8192)
+    assert it.lib.bus_add_hook(it.buses[0], PORT, 1, 1) == 0
+    assert it.lib.bus_add_hook(it.buses[1], MMIO, 4, 2) == 0
+    assert it.step() == it.lib.VCPU_HOOK
+    assert it.make() == it.lib.VCPU_HOOK
+    assert it.vcpu.hook == 2
+    it.lib.symcall_abandon(it.vcpu, it.call, it.lib.SYMCALL_STOPPED)
+    event = it.step()
+    if elements > 1:
+        assert event == it.lib.VCPU_UNFINISHED
+        assert it.vcpu.error == errno.EIO
+    else:
+        assert results.BY_EVENT[event] == results.HALT
+    assert it.counters.calls == 0
