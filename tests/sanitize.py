@@ -57,10 +57,10 @@ KINDS = {
     ),
 }
 #: What says nothing here: how modules are built otherwise, what memory a process takes, programs that have sanitizers
-#: of their own, what needs capstone, and what runs compilers, QEMU and the like for most of its time.
+#: of their own or an environment, what needs capstone, and what runs compilers, QEMU and the like most of its time.
 LEFT_OUT = (
     *("test_hardening", "test_footprint", "test_packaging", "test_fuzz", "test_virtio_fuzz"),
-    *("test_install", "test_crash"),
+    *("test_install", "test_crash", "test_bench"),
     *("test_symcall_threads", "test_device_threads", "test_small_scope", "test_ci", "test_docs"),
     *("test_guest_build", "test_guest_module", "test_guest_patches", "test_imports", "test_stages"),
 )
