@@ -137,12 +137,39 @@ static void note_written(struct serial_line *line, size_t length)
 	line->changed(line->opaque);
 }
 
-static void output_failed(struct serial_line *line, int error)
+/* The log, if there is one, is the output from now on: it has had all that was written so far. */
+static bool go_on_with_log(struct serial_line *line)
 {
+	if (line->log_fd < 0)
+		return false;
+	if (line->output_watched)
+		iothread_del(line->thread, &line->output);
+	line->output_watched = false;
+	close(line->output.fd);
+	line->filter.help_fd = -1;
+	line->output.fd = line->log_fd;
+	line->log_fd = -1;
+	line->output_is_log = true;
+	line->output_socket = false;
+	line->output_blocks = !(fcntl(line->output.fd, F_GETFL) & O_NONBLOCK);
+	return true;
+}
+
+/* With the lock held; `length` bytes of the ring were tried. */
+static void output_failed(struct serial_line *line, int error, size_t length)
+{
+	if (line->output_is_log) {
+		line->log_error = error;
+	} else {
+		line->output_error = error;
+		if (line->failed_fd >= 0)
+			eventfd_signal(line->failed_fd);
+		if (go_on_with_log(line)) {
+			note_written(line, length);
+			return;
+		}
+	}
 	line->open = false;
-	line->output_error = error;
-	if (line->failed_fd >= 0)
-		eventfd_signal(line->failed_fd);
 	line->lost += line->sent - line->written;
 	note_written(line, (size_t)(line->sent - line->written));
 }
@@ -229,7 +256,7 @@ static void pump_output(struct serial_line *line)
 		log_bytes(line, bytes, (size_t)(ret < 0 ? (ssize_t)length : ret));
 		pthread_mutex_lock(line->lock);
 		if (ret < 0)
-			output_failed(line, error);
+			output_failed(line, error, (size_t)length);
 		else
 			note_written(line, (size_t)ret);
 		pthread_mutex_unlock(line->lock);

@@ -596,6 +596,49 @@ def test_the_log_gets_what_the_output_gets(port, pipe, tmp_path):
     assert (tmp_path / "log").read_bytes() == data
 
 
+def test_the_log_goes_on_without_the_output(port, pipe, tmp_path):
+    data = random.Random(5).randbytes(100000)
+    with open(tmp_path / "log", "wb") as log:
+        guest = port(pipe[1], log_fd=log.fileno())
+    guest.send(data[:10])
+    assert guest.serial.drain(30)
+    os.close(pipe[0])
+    pipe[0] = -1
+    guest.send(data[10:])
+    assert guest.serial.drain(30)
+    assert (tmp_path / "log").read_bytes() == data
+    stats = guest.serial.stats()
+    assert (stats.output_error, stats.log_error) == (errno.EPIPE, 0)
+
+
+def test_the_log_goes_on_where_the_output_stood_still(port, pipe, tmp_path):
+    data = random.Random(6).randbytes(100000)
+    with open(tmp_path / "log", "wb") as log:
+        guest = port(pipe[1], log_fd=log.fileno())
+    guest.send(data)
+    assert not guest.serial.drain(0.1)
+    os.close(pipe[0])
+    pipe[0] = -1
+    assert guest.serial.drain(30)
+    assert (tmp_path / "log").read_bytes() == data
+
+
+def test_a_log_that_fails_after_the_output_is_told(port, pipe):
+    ends = os.pipe()
+    guest = port(pipe[1], log_fd=ends[1])
+    os.close(pipe[0])
+    pipe[0] = -1
+    guest.send(b"word")
+    assert guest.serial.drain(30)
+    assert os.read(ends[0], 10) == b"word"
+    os.close(ends[0])
+    guest.send(b"more")
+    assert guest.serial.drain(30)
+    stats = guest.serial.stats()
+    assert (stats.output_error, stats.log_error) == (errno.EPIPE, errno.EPIPE)
+    os.close(ends[1])
+
+
 def test_a_log_that_takes_no_more_stops_nothing(port, pipe):
     ends = os.pipe()
     guest = port(pipe[1], log_fd=ends[1])
