@@ -146,7 +146,7 @@ static void fifo_push(struct serial *serial, uint8_t byte, bool looped)
 /* Input stays: the driver resets the FIFO as it starts, after it has said that it takes input. */
 static void fifo_reset(struct serial *serial)
 {
-	uint8_t kept[FIFO_SIZE];
+	uint8_t kept[FIFO_SIZE] = {0};
 	uint64_t count = 0;
 
 	for (uint32_t i = 0; i < serial->fifo_count; i++) {

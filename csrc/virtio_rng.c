@@ -6,11 +6,14 @@
 #include <stdlib.h>
 #include <sys/random.h>
 
+#include "guard.h"
+
 enum {
 	QUEUE_SIZE = 64,
 	/* Bytes given for one request; the rest of a larger buffer stays as it is, which the
 	 * specification allows. Keeps a guest from holding the thread with gigabytes. */
 	REQUEST_LIMIT = 64 << 10,
+	PIECE = 1024,
 };
 
 static int serve(struct virtio_queue *queue, uint32_t *written)
@@ -20,13 +23,17 @@ static int serve(struct virtio_queue *queue, uint32_t *written)
 	size_t left = to->bytes < REQUEST_LIMIT ? to->bytes : REQUEST_LIMIT;
 
 	while (left) {
-		size_t piece = left < to->iov->iov_len ? left : to->iov->iov_len;
-		/* Straight into guest memory. Entropy that could block is of no use here. */
-		ssize_t got = piece ? getrandom(to->iov->iov_base, piece, GRND_NONBLOCK) : 0;
+		uint8_t bytes[PIECE];
+		size_t room = left < to->iov->iov_len ? left : to->iov->iov_len;
+		size_t piece = room < PIECE ? room : PIECE;
+		/* Entropy that could block is of no use here. Not straight into guest memory: the
+		 * function of glibc 2.41 writes there itself, and memory that is gone would end the
+		 * process. */
+		ssize_t got = piece ? getrandom(bytes, piece, GRND_NONBLOCK) : 0;
 
 		if (got < 0 && errno == EINTR)
 			continue;
-		if (got < 0) {
+		if (got < 0 || !guard_copy(to->iov->iov_base, bytes, (size_t)got)) {
 			virtio_count(&stats->errors, 1);
 			break;
 		}

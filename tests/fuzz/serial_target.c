@@ -75,8 +75,9 @@ static void do_room(struct world *world)
 static void do_outcomes(struct world *world)
 {
 	uint8_t bytes[16];
+	size_t count = input_copy(&world->input, bytes, input_below(&world->input, 16));
 
-	host_outcomes(bytes, input_copy(&world->input, bytes, input_below(&world->input, 16)));
+	host_outcomes(bytes, count);
 }
 
 static void do_look(struct world *world)
