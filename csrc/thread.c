@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "thread.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
@@ -70,4 +71,25 @@ struct timespec thread_deadline(uint32_t milliseconds)
 		until.tv_sec++;
 	}
 	return until;
+}
+
+int thread_lock_until(pthread_mutex_t *mutex, const struct timespec *until)
+{
+#ifdef __SANITIZE_THREAD__
+	/* That of gcc 12 does not know the function below, and takes what it locked for free. */
+	const struct timespec nap = {.tv_nsec = 100000};
+	struct timespec now;
+	int ret;
+
+	while ((ret = pthread_mutex_trylock(mutex)) == EBUSY) {
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		if (now.tv_sec > until->tv_sec ||
+		    (now.tv_sec == until->tv_sec && now.tv_nsec >= until->tv_nsec))
+			return ETIMEDOUT;
+		nanosleep(&nap, NULL);
+	}
+	return ret;
+#else
+	return pthread_mutex_clocklock(mutex, CLOCK_MONOTONIC, until);
+#endif
 }

@@ -9,6 +9,8 @@
 
 /* A time from now on, for what waits by CLOCK_MONOTONIC. */
 struct timespec thread_deadline(uint32_t milliseconds);
+/* Takes a mutex, by such a time: 0, ETIMEDOUT or another errno. */
+int thread_lock_until(pthread_mutex_t *mutex, const struct timespec *until);
 
 /* cffi: begin */
 /*

@@ -198,7 +198,7 @@ static bool lock_for(struct virtio_device *device, const struct vcpu *vcpu)
 
 		if (vcpu && vcpu_must_leave(vcpu))
 			return false;
-		if (!pthread_mutex_clocklock(&device->lock, CLOCK_MONOTONIC, &until))
+		if (!thread_lock_until(&device->lock, &until))
 			return true;
 	}
 	return true;
