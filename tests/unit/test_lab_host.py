@@ -16,9 +16,11 @@ import pytest
 
 from pyvmm.cli import lab as command_line
 from pyvmm.errors import ConfigError, StateError
+from pyvmm.guest import suites
 from pyvmm.lab import Lab, LabError, emulator, image, qemu, streams, surroundings
 from pyvmm.lab.session import mebibytes
 from pyvmm.lab.terminal import RawTerminal
+from tests.unit.guest_support import FakeApt
 
 IMAGE = image.Image("/c/vmlinux", "/c/initramfs", ("/modules/kvm_amd.ko",), "/c/modules", "6.1")
 
@@ -106,6 +108,22 @@ def test_time_is_what_was_executed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert words[words.index("-append") + 1].endswith(" tsc_early_khz=1000000")
     made = surroundings.environment({}, None, npt=True, icount=True)
     assert made["PYVMM_LAB"] == "svm-icount"
+
+
+# -- the outer kernel
+
+
+def test_a_kernel_that_is_there_is_used(apt: FakeApt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """6.12 where 6.1 could not be had at first: the network is not asked again for each lab."""
+    monkeypatch.delenv("PYVMM_LAB_LINUX", raising=False)
+    apt.kernel("linux-image-6.12.5-amd64", "6.12.5-amd64")
+    apt.meta("linux-image-amd64", "linux-image-6.12.5-amd64")
+    apt.targets("Packages Debian Debian trixie http://mirror/debian/\n")
+    Path(suites.OS_RELEASE).write_text("ID=debian\nVERSION_CODENAME=trixie\n")
+    apt.fail_updates()
+    for _ in range(2):
+        assert image.outer_kernel().release == "6.12.5-amd64"
+    assert len(apt.updates()) == 1
 
 
 # -- surroundings
