@@ -2,10 +2,11 @@
 """Memory used in every way at once, two to four times the RAM, while it is swapped and bypassed; for minutes or hours.
 
 A guest after the other, each with another seed, another share of memory and another mode, until the time is over; in
-half of them the mode is switched every second. With --squeeze the host is short of memory every few seconds. Ends at
-the first guest that is not well, with what it and its kernel said; with --all at the end of the time, so that a rate
-can be told. --mode takes the mode from the lot, and the rest of a guest's lot stays: `--mode stock`, an ordinary disk,
-is the control that says whether Linux does by itself what was seen under the bypass.
+half of them the mode is switched every second, in half pages are asked back every second. With --squeeze the host is
+short of memory every few seconds. Ends at the first guest that is not well, with what it and its kernel said; with
+--all at the end of the time, so that a rate can be told. --mode takes the mode from the lot, and the rest of a guest's
+lot stays: `--mode stock`, an ordinary disk, is the control that says whether Linux does by itself what was seen under
+the bypass. --only takes the scenarios from the lot.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ import random
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.record import environment, revision
 from bench.squeeze import Squeeze
+from pyvmm.errors import SymcallError
 from tests.kernel_log import faults
 from tests.lab.swapguest import STOCK, SwapGuest
 
-SCHEMA = 2
+if TYPE_CHECKING:
+    from pyvmm.symbiotic.swap import Swap
+
+SCHEMA = 3
 MODES = ("direct", "symcall", "off")
 #: Takes the swap disk from the others, so that they swap elsewhere: not in every guest.
 RARE = "swapoff"
@@ -36,7 +41,8 @@ read go; swapoff $swap; echo OFF=$?; echo CLEAN; read go
 """
 SCENARIOS = (
     "random", "race", "drop", "fork", "advise", "remap", "protect", "lock", "map", "peek", "direct", "uring", "splice",
-    "faultfd", "merge", "huge", "group", "oom", "exec", "exit", "swapoff", "shmem", "dump", "stir",
+    "pipe", "zerocopy", "faultfd", "merge", "huge", "collapse", "move", "group", "oom", "exec", "exit", "swapoff",
+    "shmem", "dump", "stir",
 )  # fmt: skip
 
 
@@ -48,6 +54,7 @@ class Round(NamedTuple):
     work: int
     seconds: int
     switching: bool
+    evicting: bool
     mode: str
     scenarios: tuple[str, ...]
 
@@ -66,6 +73,7 @@ def draw(chance: random.Random, args: argparse.Namespace) -> Round:
     work = round(args.ram * chance.uniform(1, 2)) * 2  # in MiB; a swap disk is a multiple of 2
     eligible = [name for name in SCENARIOS if name != RARE or chance.random() < 0.25]
     eligible = [name for name in eligible if name not in args.without]
+    eligible = args.only or eligible
     count = min(len(eligible), work // LEAST_OF_A_WORKER)
     one = Round(
         seed=chance.randrange(1, 1 << 32),
@@ -73,6 +81,7 @@ def draw(chance: random.Random, args: argparse.Namespace) -> Round:
         work=work,
         seconds=args.seconds,
         switching=chance.random() < 0.5,
+        evicting=chance.random() < 0.5,
         mode=chance.choice(MODES[:2]),
         scenarios=tuple(chance.sample(eligible, count)),
     )
@@ -97,6 +106,16 @@ def work(guest: SwapGuest, one: Round, squeeze: Squeeze | None, patience: float)
             squeeze.step()
         if one.switching and guest.vm.swap is not None:
             guest.vm.swap.mode = chance.choice(MODES)
+        if one.evicting and guest.vm.swap is not None:
+            ask_back(guest.vm.swap)
+
+
+def ask_back(swap: Swap) -> None:
+    """Asks for all pages, as a host does that is short of memory."""
+    try:
+        swap.evict()
+    except SymcallError:
+        pass  # it is at that already, or cannot be asked now
 
 
 def counts(guest: SwapGuest) -> dict[str, Any]:
@@ -136,6 +155,7 @@ def run(args: argparse.Namespace, one: Round, squeeze: Squeeze | None) -> Outcom
         linux=args.linux,
         cpus=args.cpus,
         memory=f"{one.ram + 32}M",
+        card="zerocopy" in one.scenarios,
     )
     patience = one.seconds * 20 + 600
     counted: dict[str, Any] = {}
@@ -173,6 +193,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--without", action="append", default=[], choices=SCENARIOS, help="this scenario; repeat"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], choices=SCENARIOS, help="this scenario; repeat"
     )
     parser.add_argument("--all", action="store_true", help="go on after a guest that is not well")
     parser.add_argument(

@@ -36,6 +36,7 @@ def prepare(emulated_vtx: bool, rest: bool) -> None:
     from pyvmm.guest.stock import stock
     from pyvmm.lab import bochs, emulator, image
     from tests import example, guest64
+    from tests.lab import selftests
     from tests.lab.linux import PROGRAMS, program
     from tests.lab.swapguest import torture
 
@@ -51,6 +52,8 @@ def prepare(emulated_vtx: bool, rest: bool) -> None:
     for source in PROGRAMS.glob("*.c"):
         program(source.stem)
     packaged("swapload")
+    for linux in (kernels.DEFAULT, kernels.OLD) if rest else (kernels.DEFAULT,):
+        selftests.swap_bypass(linux)
     if rest:
         workloads.prepare()
     if emulated_vtx:

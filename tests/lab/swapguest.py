@@ -41,7 +41,8 @@ class SwapGuest(linux.Guest):
     """A guest whose script finds a swap disk on, `torture` in its path, and a disk to overwrite.
 
     `mode` is that of the bypass, or STOCK. `disk_mib` is the other disk's size, `refuge_mib` that of a second swap
-    disk, an ordinary one, which is off until the script says `start_refuge`.
+    disk, an ordinary one, which is off until the script says `start_refuge`. With `card` there is a network card,
+    whose other end hears what is sent and says nothing.
     """
 
     def __init__(
@@ -52,16 +53,22 @@ class SwapGuest(linux.Guest):
         swap_mib: int = 256,
         disk_mib: int = 0,
         refuge_mib: int = 0,
+        card: bool = False,
         swap: dict[str, Any] | None = None,
+        files: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
         options = {"cpus": 2, "memory": "128M", "params": linux.PATIENT, **options}
-        super().__init__(PREPARE + script, files={"/bin/torture": torture()}, **options)
+        super().__init__(
+            PREPARE + script, files={"/bin/torture": torture(), **(files or {})}, **options
+        )
         self.memfds: list[int] = []
         if mode == STOCK:
             self.add_memory_disk(SERIAL, swap_mib)
         else:
             self.vm.add_swap(swap_mib * MIB, mode, serial=SERIAL, **(swap or {}))
+        if card:
+            self.vm.add_net(f"torture{os.getpid() % 100000}")
         if disk_mib:
             self.add_memory_disk("other", disk_mib)
         if refuge_mib:

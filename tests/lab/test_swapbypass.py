@@ -30,9 +30,14 @@ BUNDLES = {
     "others": "peek direct uring splice shmem dump",
     "kernel": "faultfd merge huge exec exit stir",
     "groups": "group oom",
+    "places": "collapse move pipe zerocopy",
 }
 #: What only the rest has: each change sees a fault that is a symcall in one bundle, one that is none in two.
-LONG = {*itertools.product(BYPASS, ("others", "groups")), ("symcall", "kernel")}
+LONG = {
+    *itertools.product(BYPASS, ("others", "groups")),
+    ("symcall", "kernel"),
+    ("symcall", "places"),
+}
 MEMORY_MIB, WORK_MIB, DISK_MIB = 96, 144, 160
 #: Pages of the shell and of the first process, which are there to the end; and of a cache that nobody needed to empty.
 ADOPTED_BY_OTHERS, USED_BY_OTHERS = 512, 4096
@@ -61,6 +66,7 @@ class Guest(SwapGuest):
             swap_mib=swap_mib,
             disk_mib=DISK_MIB,
             refuge_mib=refuge_mib,
+            card="zerocopy" in text,
             swap={"policy": "always"},
         )
 

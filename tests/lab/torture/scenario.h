@@ -20,9 +20,13 @@
 	X(direct, "O_DIRECT from and into them")                                                   \
 	X(uring, "io_uring, registered (pinned for long) and not")                                 \
 	X(splice, "vmsplice into a pipe")                                                          \
+	X(pipe, "held in pipes")                                                                   \
+	X(zerocopy, "sent by UDP without a copy; needs a network card")                            \
 	X(faultfd, "userfaultfd: missing and write-protected")                                     \
 	X(merge, "merged by KSM")                                                                  \
 	X(huge, "in huge pages, split, and collapsed again")                                       \
+	X(collapse, "MADV_COLLAPSE over swapped pages, anonymous and in mappings of files")        \
+	X(move, "userfaultfd: moved by UFFDIO_MOVE")                                               \
 	X(group, "in a memory cgroup that swaps by its own limit")                                 \
 	X(oom, "beside processes that the OOM killer ends")                                        \
 	X(exec, "let go by exec")                                                                  \

@@ -13,6 +13,7 @@
 #include "scenario.h"
 
 #include <fcntl.h>
+#include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,6 +96,14 @@ static struct worker *add(struct worker *list, size_t *count, const struct scena
 	return list;
 }
 
+/* Whether the machine has what "all" may then include. */
+static bool possible(const struct scenario *scenario, bool alone, const struct options *options)
+{
+	if (scenario->run == scenario_zerocopy)
+		return if_nametoindex("eth0");
+	return options->swap || !alone;
+}
+
 /* Scenarios that change the whole machine have one worker. */
 static void choose(struct worker *list, size_t *count, const char *name,
                    const struct options *options)
@@ -108,7 +117,7 @@ static void choose(struct worker *list, size_t *count, const char *name,
 		        scenarios[i].run == scenario_swapoff || scenarios[i].run == scenario_stir;
 
 		if (!strcmp(name, scenarios[i].name) ||
-		    (!strcmp(name, "all") && (options->swap || !alone)))
+		    (!strcmp(name, "all") && possible(&scenarios[i], alone, options)))
 			add(list, count, &scenarios[i], alone ? &single : options);
 	}
 	if (*count == before) {
