@@ -99,7 +99,7 @@ class Server:
             if room:
                 thread.start()
                 return
-        except RuntimeError:  # the host gives no more threads
+        except HostError:  # the host gives no more threads
             with self._change:
                 self._clients.pop(thread, None)
         refuse(connection)

@@ -370,7 +370,10 @@ class Machine:
         self.vcpus[0].set_state(state)
 
     def start(self) -> None:
-        """Starts all vCPUs, each on a thread of its own."""
+        """Starts all vCPUs, each on a thread of its own.
+
+        Raises HostError if the host gives no more threads; the machine has ended then.
+        """
         with self._change:
             self._check_open()
             if self.state != "built":
@@ -378,8 +381,14 @@ class Machine:
             self.state = "running"
             self._running = len(self.vcpus)
             self._started_at = time.monotonic()
-        for vcpu in self.vcpus:
-            vcpu.start()
+        try:
+            for vcpu in self.vcpus:
+                vcpu.start()
+        except BaseException as error:
+            with self._change:
+                self._finish(Result(results.STOPPED, detail=f"the start failed: {error}"))
+                self._leave(sum(vcpu.call_off() for vcpu in self.vcpus))
+            raise
 
     def wait(self, timeout: float | None = None) -> Result | None:
         """Waits for the end of the run; None if `timeout` seconds pass first.
@@ -565,11 +574,15 @@ class Machine:
     def _left(self, vcpu: Vcpu) -> None:
         """On the vCPU's thread, last of all."""
         with self._change:
-            self._running -= 1
-            if not self._running:
-                self._complete_result()
-                self.state = "ended"
-            self._change.notify_all()
+            self._leave(1)
+
+    def _leave(self, vcpus: int) -> None:
+        """With the lock held: so many fewer run."""
+        self._running -= vcpus
+        if not self._running:
+            self._complete_result()
+            self.state = "ended"
+        self._change.notify_all()
 
     def _complete_result(self) -> None:
         result = self._result

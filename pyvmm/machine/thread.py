@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 
 from pyvmm._core import lib
+from pyvmm.errors import HostError
 
 #: Bytes. C code of Python (json, repr, sorted, the parser) may recurse until an 8 MiB stack is nearly full before it
 #: raises RecursionError, since 3.13 more deeply than 1 or 2 MiB hold; what is not used costs addresses only.
@@ -24,11 +26,17 @@ class Thread(threading.Thread):
         super().__init__(target=target, name=name, args=args, daemon=True)  # type: ignore[arg-type]
 
     def start(self) -> None:
-        """Starts it, once. Raises RuntimeError if the host gives no more threads."""
+        """Starts it, once. Raises HostError (EAGAIN) if the host gives no more threads."""
         with _starting:
             before = threading.stack_size(STACK_SIZE)
             try:
                 super().start()
+            except RuntimeError as error:
+                raise HostError(
+                    errno.EAGAIN,
+                    f"the host gives this process no more threads, here for {self.name}; "
+                    "raise ulimit -u, or pids.max of its control group",
+                ) from error
             finally:
                 threading.stack_size(before)
 

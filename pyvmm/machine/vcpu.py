@@ -167,13 +167,23 @@ class Vcpu(Part):
             sregs.efer = EFER_LME | EFER_LMA
 
     def start(self) -> None:
-        """Starts the vCPU's thread, once."""
+        """Starts the vCPU's thread, once: for `Machine.start`. Raises HostError if the host gives no more threads."""
         self._handle.check()
         if self.thread is not None:
             raise StateError(f"vCPU {self.index} was started already")
+        if self.machine.state == "built":
+            raise StateError(f"vCPU {self.index} is started by its machine: start that")
         self.thread = Thread(self._main, f"vcpu{self.index}")
         self._ident = STARTING
         self.thread.start()
+
+    def call_off(self) -> bool:
+        """With the machine's lock held: a thread that has not begun is not to. False for one that has."""
+        if self.thread is not None and self._ident != STARTING:
+            return False
+        self.thread = None
+        self._ident = 0
+        return True
 
     def request(self, bits: int) -> None:
         """Gets the vCPU out of the guest, from any thread, to look at a VCPU_REQUEST_* bit."""
@@ -246,8 +256,11 @@ class Vcpu(Part):
             raise SymcallError(f"symcall {number:#x}: the guest ended in it", "fault")
 
     def _main(self) -> None:
+        with self.machine._change:
+            if self._ident != STARTING:
+                return  # called off
+            self._ident = get_ident()
         lib.vcpu_attach(self._c)
-        self._ident = get_ident()
         try:
             self._loop()
         except BaseException as error:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pyvmm.errors import ConfigError, LimitError, StateError
+from pyvmm.errors import ConfigError, HostError, LimitError, StateError
 from pyvmm.machine.cpustate import CpuState
 from pyvmm.machine.hook import Exit, GuestFault
 from pyvmm.machine.machine import Machine
@@ -388,6 +389,36 @@ def test_wrong_state_is_an_error() -> None:
     machine.close()
     with pytest.raises(StateError, match="closed"):
         machine.start()
+
+
+@pytest.mark.parametrize("given", [0, 2])
+def test_a_start_that_the_host_has_no_threads_for_ends(
+    given: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, left = threading.Thread.start, [given]
+
+    def scarce(thread: threading.Thread) -> None:
+        if not left[0]:
+            raise RuntimeError("can't start new thread")
+        left[0] -= 1
+        start(thread)
+
+    before = open_descriptors()
+    monkeypatch.setattr(threading.Thread, "start", scarce)
+    with bare.machine("again: jmp again", irqchip=True, cpus=4) as machine:
+        with pytest.raises(HostError, match="no more threads, here for vcpu") as caught:
+            machine.start()
+        assert caught.value.errno == errno.EAGAIN
+        result = machine.wait(10)
+        assert result is not None and "no more threads" in result.detail
+    assert open_descriptors() == before
+
+
+def test_a_vcpu_is_started_by_its_machine() -> None:
+    with bare.machine("hlt") as machine:
+        with pytest.raises(StateError, match="by its machine"):
+            machine.vcpus[0].start()
+        assert bare.run(machine).reason == "halt"
 
 
 def test_nothing_leaks() -> None:
