@@ -393,10 +393,13 @@ class Machine:
     def wait(self, timeout: float | None = None) -> Result | None:
         """Waits for the end of the run; None if `timeout` seconds pass first.
 
-        An exception raised by a hook ends the run and is raised here. Raises ConfigError for a time that cannot be.
+        An exception raised by a hook ends the run and is raised here. Raises ConfigError for a time that cannot be,
+        StateError in a hook, without which the run does not end.
         """
         if timeout is not None:
             timeout = check_seconds(timeout, "a timeout")
+        if self._on_vcpu_thread():
+            raise StateError("a hook cannot wait for the machine it runs in; call stop()")
         with self._change:
             if not self._change.wait_for(lambda: self.state in ("ended", "built"), timeout):
                 return None

@@ -230,6 +230,14 @@ def test_a_hook_cannot_close_its_machine() -> None:
             machine.wait(60)
 
 
+@pytest.mark.parametrize("timeout", [None, 0.1])
+def test_a_hook_cannot_wait_for_its_machine(timeout: float | None) -> None:
+    with bare.machine("in al, 0x50\nhlt") as machine:
+        machine.on_port(0x50, lambda exit: machine.wait(timeout))
+        with pytest.raises(StateError, match=r"hook cannot wait .* stop\(\)"):
+            bare.run(machine)
+
+
 def test_a_hook_can_stop_its_machine() -> None:
     with bare.machine("1: out 0xe0, al; jmp 1b") as machine:
         machine.on_port(0xE0, lambda exit: machine.stop())
@@ -410,7 +418,8 @@ def test_a_start_that_the_host_has_no_threads_for_ends(
             machine.start()
         assert caught.value.errno == errno.EAGAIN
         result = machine.wait(10)
-        assert result is not None and "no more threads" in result.detail
+        assert result is not None
+        assert "no more threads" in result.detail
     assert open_descriptors() == before
 
 
