@@ -11,6 +11,10 @@ class Error(Exception):
 class HostError(Error, OSError):
     """The host refused: a missing device node, a permission, an ioctl's errno, a resource that ran out."""
 
+    def __str__(self) -> str:
+        """The sentence alone; the number is in `errno`."""
+        return self.strerror or super().__str__()
+
 
 class ConfigError(Error, ValueError):
     """An option or a combination of options that cannot work."""

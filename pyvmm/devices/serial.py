@@ -138,7 +138,7 @@ class Serial:
 
 
 def _create(config: Any) -> Handle:
-    for name in ("output_fd", "input_fd", "log_fd"):
+    for name in ("output_fd", "input_fd", "log_fd", "quit_fd", "failed_fd"):
         fd = getattr(config, name)
         if fd >= 0:
             try:

@@ -53,8 +53,10 @@ class VirtioConsole(VirtioDevice):
         plug = ffi.new("struct virtio_console_plug *")
         plug.input_fd = _checked("input_fd", input_fd)
         plug.output_fd = _checked("output_fd", output_fd)
-        plug.escape, plug.quit_fd, plug.framed = escape, quit_fd, framed
-        plug.gate_fd, plug.failed_fd = gate_fd, failed_fd
+        plug.escape, plug.framed = escape, framed
+        plug.quit_fd = _checked("quit_fd", quit_fd)
+        plug.failed_fd = _checked("failed_fd", failed_fd)
+        plug.gate_fd = _checked("gate_fd", gate_fd)
         columns, rows = size or _terminal_size(plug.output_fd)
         _check_size(columns, rows)
         try:

@@ -354,7 +354,12 @@ class Machine:
             )
 
     def _claim(self, handle: Handle, hooks: list[Any], base: int, length: int, hook: Any) -> int:
-        """Gives the hook a range of the bus, which knows it by its place in the list: 0 or -errno. From any thread."""
+        """Gives the hook a range of the bus, which knows it by its place in the list: 0 or -errno. From any thread.
+
+        Raises ConfigError for what cannot be called.
+        """
+        if not callable(hook):
+            raise ConfigError(f"{hook!r} is no hook: it cannot be called")
         with self._change:
             hooks.append(hook)
             with handle as bus:

@@ -109,8 +109,9 @@ class SwapBypass:
         self.handle.check()
         self._decide = decide
         if decide is not None and self._hook < 0:
-            self._machine.hypercall_hooks.append(self._on_fault)
-            self._hook = len(self._machine.hypercall_hooks) - 1
+            with self._machine._change:  # other threads may add hooks
+                self._machine.hypercall_hooks.append(self._on_fault)
+                self._hook = len(self._machine.hypercall_hooks) - 1
         with self.handle as bypass:
             lib.swapbypass_ask(bypass, self._hook if decide is not None else lib.SWAPBYPASS_NO_HOOK)
 

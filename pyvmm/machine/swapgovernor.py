@@ -62,7 +62,7 @@ def own_group() -> str:
 
 def policy_number(policy: str, quota: int | None) -> int:
     """Raises ConfigError for what is no policy, and for a quota with another or none with this one."""
-    if policy not in POLICIES:
+    if not isinstance(policy, str) or policy not in POLICIES:
         raise ConfigError(
             f"swap policy {policy!r}: choose from {', '.join(POLICIES)}, or give a function"
         )

@@ -83,7 +83,7 @@ class Swap:
         self._bypass: SwapBypass | None = None
         self._policy: Policy = policy
         self._quota = quota
-        if isinstance(policy, str):
+        if not callable(policy):
             policy_number(policy, quota)
         if mode_number(mode) and machine.symbiosis is None:
             raise ConfigError(f"swap bypass {mode!r} needs a symbiotic machine")
@@ -174,7 +174,7 @@ class Swap:
 
     def _set_policy(self, policy: Policy) -> None:
         bypass = self._symbiotic()
-        if isinstance(policy, str):
+        if not callable(policy):
             self._governor.set(policy, self._quota)
             bypass.ask(None)
         else:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from pyvmm.devices.serial import Serial
+from pyvmm.devices.virtio_console import VirtioConsole
 from pyvmm.errors import ConfigError, HostError, LimitError, StateError
 from pyvmm.machine.cpustate import CpuState
 from pyvmm.machine.hook import Exit, GuestFault
@@ -22,6 +24,7 @@ from pyvmm.machine.swapstore import SwapStore
 from tests import bare
 
 MMIO = 0xD0100000
+NO_DESCRIPTOR = 1 << 30
 
 
 def open_descriptors() -> int:
@@ -579,6 +582,14 @@ def test_arguments_that_cannot_be() -> None:
         for port, count in ((-1, 1), (1 << 70, 1), (0, 1 << 70)):
             with pytest.raises(ConfigError, match="ports are 0 to"):
                 machine.on_port(port, print, count)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="None is no hook"):
+            machine.on_port(0x50, None)  # type: ignore[arg-type]
+        for name in ("output_fd", "input_fd", "log_fd", "quit_fd", "failed_fd"):
+            with pytest.raises(HostError, match="is not an open descriptor"):
+                Serial(machine, **{name: NO_DESCRIPTOR})
+        for name in ("output_fd", "input_fd", "quit_fd", "failed_fd", "gate_fd"):
+            with pytest.raises(HostError, match=f"{name}={NO_DESCRIPTOR} is not an open"):
+                VirtioConsole(machine, **{name: NO_DESCRIPTOR})
         with pytest.raises(ConfigError, match="the start state"):
             machine.set_state(CpuState("protected", rip=1 << 64, rsp=0))
         machine.start()

@@ -250,11 +250,16 @@ def test_what_the_guest_says(guest: Pressed) -> None:
 
 def test_policies_that_cannot_be(host: Host) -> None:
     with pyvmm.VM("64M") as vm:
-        for options in ({"policy": "sometimes"}, {"policy": "quota"}, {"quota": "x"}):
+        for options in (
+            {"policy": "sometimes"}, {"policy": "quota"}, {"quota": "x"}, {"policy": None}, {"policy": 5},
+        ):  # fmt: skip
             with pytest.raises(ConfigError):
                 vm.add_swap("64M", "direct", **options)  # type: ignore[arg-type]
         swap = vm.add_swap("64M", "direct", policy="quota", quota="32M")
         assert (swap.policy, swap.quota, swap.effective) == ("quota", 32 * MIB, "direct")
+        for policy in (None, 5):
+            with pytest.raises(ConfigError, match="choose from"):
+                swap.policy = policy  # type: ignore[assignment]
         swap.policy = lambda fault: True
         assert swap.effective == "symcall"
         assert swap.stats.guest is None

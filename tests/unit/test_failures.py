@@ -109,6 +109,13 @@ def test_an_exception_that_nobody_expected(
     assert "in fail\n    raise ZeroDivisionError" in capsys.readouterr().err
 
 
+def test_what_the_host_refused_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    error = HostError(errno.EBUSY, "swap file f is in use")
+    assert failure.told(error) == status.HOST
+    assert capsys.readouterr().err == "pyvmm: swap file f is in use\n"
+    assert error.errno == errno.EBUSY
+
+
 def test_memory_that_ran_out() -> None:
     text, code = failure.judge(MemoryError())
     assert ("no more memory" in text, code) == (True, status.HOST)
