@@ -122,10 +122,13 @@ class Vcpu(State):
         self.run.immediate_exit = on
 
     def io_data(self) -> memoryview:
-        """The data of a KVM_EXIT_IO, writable for an input: `size` times `count` bytes of the shared area."""
+        """The data of a KVM_EXIT_IO, writable for an input: `size` times `count` bytes of the shared area.
+
+        Raises StateError after any other exit.
+        """
         run = self.run
         offset, length = run.io.data_offset, run.io.size * run.io.count
-        if offset + length > self.run_size:
+        if run.exit_reason != lib.KVM_EXIT_IO or offset + length > self.run_size:
             raise StateError(f"vCPU {self.id}: the last exit was not a port access")
         return memoryview(ffi.buffer(run, self.run_size))[offset : offset + length]
 

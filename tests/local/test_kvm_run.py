@@ -532,6 +532,9 @@ def test_hardware_breakpoint() -> None:
 def test_io_data_of_another_exit() -> None:
     with Guest(HLT) as guest:
         assert guest.run() == kvm.KVM_EXIT_HLT
+        with pytest.raises(RuntimeError, match="not a port access"):
+            guest.vcpu.io_data()  # whatever of an earlier exit stands there
+        guest.vcpu.run.exit_reason = kvm.KVM_EXIT_IO
         guest.vcpu.run.io.size, guest.vcpu.run.io.count = 8, 0xFFFFFFFF
         with pytest.raises(RuntimeError, match="not a port access"):
             guest.vcpu.io_data()
