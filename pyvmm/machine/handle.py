@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from _thread import get_ident
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+#: What to do where the host gives no more threads.
+MORE_THREADS = "raise ulimit -u, or pids.max of the control group"
 #: How long `Handle.release` waits for other threads that use the object, seconds.
 RELEASE_SECONDS = 30.0
 #: How long it sleeps until it looks again, seconds.
@@ -55,7 +58,10 @@ class Handle:
 
     def __init__(self, pointer: Any, destroy: Callable[[Any], object], what: str) -> None:
         if pointer == ffi.NULL:
-            raise HostError(ffi.errno or errno.ENOMEM, f"{what} cannot be made")
+            error = ffi.errno or errno.ENOMEM
+            # Of all that C asks the host for only threads are refused so (pthread_create(3)).
+            remedy = f"; {MORE_THREADS}" if error == errno.EAGAIN else ""
+            raise HostError(error, f"{what} cannot be made: {os.strerror(error)}{remedy}")
         self._pointer = pointer
         self._doomed: Any = None
         self._destroy = destroy

@@ -8,6 +8,7 @@ import threading
 
 from pyvmm._core import lib
 from pyvmm.errors import HostError
+from pyvmm.machine.handle import MORE_THREADS
 
 #: Bytes. C code of Python (json, repr, sorted, the parser) may recurse until an 8 MiB stack is nearly full before it
 #: raises RecursionError, since 3.13 more deeply than 1 or 2 MiB hold; what is not used costs addresses only.
@@ -34,8 +35,7 @@ class Thread(threading.Thread):
             except RuntimeError as error:
                 raise HostError(
                     errno.EAGAIN,
-                    f"the host gives this process no more threads, here for {self.name}; "
-                    "raise ulimit -u, or pids.max of its control group",
+                    f"the host gives this process no more threads, here for {self.name}; {MORE_THREADS}",
                 ) from error
             finally:
                 threading.stack_size(before)

@@ -42,11 +42,18 @@ def test_it_is_there_until_it_is_released_once() -> None:
             use()
 
 
-def test_what_c_could_not_make() -> None:
-    ffi.errno = errno.ENOSPC
-    with pytest.raises(HostError, match="the thing cannot be made") as caught:
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ENOSPC, "No space left on device"),
+        (errno.EAGAIN, ".* unavailable; raise ulimit -u.*"),
+    ],
+)
+def test_what_c_could_not_make(number: int, reason: str) -> None:
+    ffi.errno = number
+    with pytest.raises(HostError, match=f"^the thing cannot be made: {reason}$") as caught:
         Handle(ffi.NULL, print, "the thing")
-    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.errno == number
 
 
 def test_a_release_waits_for_those_who_use_it_and_lets_nobody_in() -> None:
