@@ -13,7 +13,8 @@ from pyvmm.errors import ConfigError, HostError
 LINKS = 40
 STREAMS = ("standard input", "standard output", "standard error")
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+#: Without O_APPEND, which comes later: one that may only be appended to (chattr(1)) cannot be emptied.
+_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class OutFile:
@@ -71,7 +72,8 @@ class OutFile:
             if self._made is None:
                 os.close(folder)
         # Only the opening must not wait.
-        fcntl.fcntl(self.fd, fcntl.F_SETFL, fcntl.fcntl(self.fd, fcntl.F_GETFL) & ~os.O_NONBLOCK)
+        flags = fcntl.fcntl(self.fd, fcntl.F_GETFL) & ~os.O_NONBLOCK
+        fcntl.fcntl(self.fd, fcntl.F_SETFL, flags | os.O_APPEND)
 
     def _open_in(self, folder: int, name: str, flags: int) -> int:
         try:
@@ -173,6 +175,8 @@ def identity(info: os.stat_result) -> tuple[int, ...] | None:
 
 
 def _reason(error: OSError, path: str) -> str:
+    if error.errno == errno.EPERM:
+        return "it may not be changed, or only be appended to (lsattr); name another file"
     if error.errno != errno.ENXIO:
         return error.strerror or str(error)
     if stat.S_ISFIFO(os.stat(path).st_mode):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -152,6 +153,23 @@ def test_a_file_with_two_names_is_not_taken_in_tmp() -> None:
         pass
     os.chmod(".", 0o1777)
     refuses("second", "another name elsewhere")
+
+
+def test_one_that_can_only_be_appended_to_cannot_be_emptied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("log").write_text("old")
+    real = os.open
+
+    def append_only(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if path == "log" and not flags & os.O_APPEND:  # as the kernel's may_open()
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return real(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", append_only)
+    with pytest.raises(ConfigError, match=r"--log log: .*only be appended to"):
+        OutFile("--log", "log")
+    assert Path("log").read_text() == "old"
 
 
 def test_a_pipe_needs_a_reader() -> None:
