@@ -26,6 +26,9 @@
 #define ADDRESS "10.77.77.2"
 #define GROUP   "239.77.77.77"
 
+/* Why the last page was not sent. */
+static int refusal;
+
 enum { PAGES = 64, BYTES = 1400, STEPS = 64, PORT_DISCARD = 9 };
 
 static struct sockaddr_in address_of(const char *text)
@@ -81,6 +84,8 @@ static bool send_page(struct region *region, int fd, size_t i)
 	ssize_t sent = sendto(fd, region_page(region, i), BYTES, MSG_ZEROCOPY | MSG_DONTWAIT,
 	                      (struct sockaddr *)&to, sizeof(to));
 
+	if (sent < 0)
+		refusal = errno;
 	if (sent < 0 && errno != EAGAIN && errno != ENOBUFS)
 		bad(region->job, "sendto: %m");
 	return sent == BYTES;
@@ -121,7 +126,7 @@ void scenario_zerocopy(struct job *job)
 			region_step(region, &state);
 	}
 	if (!sent)
-		bad(job, "not one page was sent");
+		bad(job, "not one page was sent: %s", strerror(refusal));
 	region_verify(region);
 	region_unmake(region);
 	close(fd);
