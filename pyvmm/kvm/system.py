@@ -93,11 +93,14 @@ class Kvm(Descriptor):
         """The values of feature MSRs. Raises KvmMsrRefused, naming the first that this host lacks."""
         return read_msrs(self.fd, indices)
 
-    def create_vm(self, type: int = 0) -> Vm:
-        """A new, empty VM (KVM_CREATE_VM). Raises KvmBusy when another hypervisor holds the processor."""
+    def create_vm(self, type: int = 0, kind: Callable[[int, int], Vm] = Vm) -> Vm:
+        """A new, empty VM (KVM_CREATE_VM); `kind` is a class of the caller's for it.
+
+        Raises KvmBusy when another hypervisor holds the processor.
+        """
         run_size = self.vcpu_mmap_size
         for _ in range(CREATE_ATTEMPTS):
             fd = lib.kvm_create_vm(self.fd, type)
             if fd != -EINTR:
                 break
-        return Vm(checked(fd, "KVM_CREATE_VM"), run_size)
+        return kind(checked(fd, "KVM_CREATE_VM"), run_size)

@@ -21,7 +21,7 @@ from pyvmm.machine.memory import (
     GuestMemory,
     Mapping,
 )
-from pyvmm.machine.part import Part
+from pyvmm.machine.part import Part, System, Vm
 from pyvmm.machine.result import Result
 from pyvmm.machine.symbiosis import Symbiosis
 from pyvmm.machine.symcall import call_typed, make
@@ -122,11 +122,11 @@ class Machine:
         self._ended_at = 0.0
 
         check(lib.vcpu_setup_kick(), "sigaction for the kick signal")
-        self.kvm = self._keep(kvm.Kvm(kvm_path))
+        self.kvm = self._keep(System(kvm_path))
         capacity.check_cpus(cpus, self.kvm.check_extension(kvm.KVM_CAP_MAX_VCPUS) or 4)
         self._supported = self.kvm.supported_cpuid()
         capacity.check_memory(memory, cpuid.address_bits(self._supported))
-        self.vm = self._keep(self.kvm.create_vm())
+        self.vm = self._keep(self.kvm.create_vm(kind=Vm))
         self.memory = self._keep(GuestMemory(memory, shared=shared, hugepages=hugepages))
         for gpa, size, address in self.memory.slots():
             self.vm.set_memory_region(self.next_slot(), gpa, size, address)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from pyvmm import kvm
 from pyvmm.errors import StateError
+from pyvmm.kvm.descriptor import Descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +34,27 @@ class Part:
             raise StateError(
                 f"the {type(self).__name__} is part of a machine, which closes it: close that"
             )
+
+
+class _Descriptor(Part, Descriptor):
+    """A descriptor of KVM's whose number C code keeps: another one may get it once it is closed."""
+
+    def close(self) -> None:
+        """As `Part.close`; frees the descriptor."""
+        super().close()
+        Descriptor.close(self)
+
+    def __del__(self) -> None:
+        self._kept = False
+        super().__del__()
+
+
+class System(_Descriptor, kvm.Kvm):
+    """The `pyvmm.kvm.Kvm` of a machine."""
+
+
+class Vm(_Descriptor, kvm.Vm):
+    """The `pyvmm.kvm.Vm` of a machine."""
 
 
 def check_stands(machine: Any) -> None:

@@ -76,6 +76,12 @@ class Registers(kvm.Vcpu):
                 raise HostError(-error, f"KVM_RUN of vCPU {self.id}: {os.strerror(-error)}")
         return super().fd
 
+    def enter(self) -> int:
+        """As `kvm.Vcpu.enter`. Raises StateError while the loop has it, which would lose the exit."""
+        if self.loop is not None and not self.loop.released:
+            raise StateError(f"vCPU {self.id} is part of a machine, which runs it: start that")
+        return super().enter()
+
     def close(self) -> None:
         """As `kvm.Vcpu.close`. Raises StateError while the loop has it: another descriptor may get its number."""
         if self.loop is not None and not self.loop.released:
@@ -337,9 +343,11 @@ class Vcpu(Part):
 
     def serve_symcalls(self) -> bool:
         """On the vCPU's thread, while the machine is paused: makes the calls of other threads; the guest stays where it
-        is. False when the vCPU shall leave its loop.
+        is. False when the vCPU shall leave its loop. Raises StateError in a hook, whose access it would complete.
         """
         self._check_thread()
+        if self._c.hook_pending:
+            raise StateError(f"vCPU {self.index} is in a hook: its access is not over")
         self._c.held = 1
         try:
             while lib.symcall_pending(self._c) or self._c.in_symcall:

@@ -89,7 +89,7 @@ go_on = False
 vm.on_port(0xe0)(lambda exit: int(go_on))
 swap, machine = vm.swap, vm.machine
 vm.start()
-parts = [vm.memory, *vm.vcpus, *(vcpu.kvm for vcpu in vm.vcpus), *machine.devices, swap._store]
+parts = [vm.memory, *vm.vcpus, *(vcpu.kvm for vcpu in vm.vcpus), *machine.devices, swap._store, machine.vm, machine.kvm]
 parts += [machine.symbiosis, swap._governor, swap._evictor] if machine.symbiosis else []
 for part in parts:
     try:
@@ -97,9 +97,14 @@ for part in parts:
     except StateError:
         continue
     print("closed", part)
+for forbidden in (vm.vcpus[0].kvm.enter,):
+    try:
+        print("went on", forbidden())
+    except StateError:
+        continue
 go_on = True
 print(vm.run(60).reason, len(parts) > 8)
-for part in (vm.memory, *vm.vcpus, swap._store):
+for part in (vm.memory, *vm.vcpus, swap._store, machine.vm, machine.kvm):
     try:
         part.close()
     except StateError:
