@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Symcalls that other threads ask for. */
 #include <errno.h>
-#include <time.h>
 
 #include "symcall.h"
+#include "thread.h"
 #include "vcpu.h"
 
 static void request_more(struct symcall *symcall)
@@ -63,24 +63,10 @@ void symcall_post(struct vcpu *vcpu, struct symcall_call *call)
 		vcpu_request(vcpu, VCPU_REQUEST_SYMCALL);
 }
 
-static struct timespec later(uint32_t milliseconds)
-{
-	struct timespec until;
-
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += milliseconds / 1000;
-	until.tv_nsec += (long)(milliseconds % 1000) * 1000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_nsec -= 1000000000;
-		until.tv_sec++;
-	}
-	return until;
-}
-
 int symcall_wait(struct vcpu *vcpu, struct symcall_call *call, uint32_t milliseconds)
 {
 	struct symcall *symcall = vcpu->symcall;
-	struct timespec until = later(milliseconds);
+	struct timespec until = thread_deadline(milliseconds);
 	int over;
 
 	if (!symcall)
