@@ -87,7 +87,10 @@ static __attribute__((noinline)) bool guarded(void *to, const void *from, size_t
 		return false;
 	}
 	way_out = &here;
+	/* The compiler, too, is to copy between the two. */
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	memmove(to, from, bytes);
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	way_out = NULL;
 	return true;
 }
