@@ -12,8 +12,10 @@ class HostError(Error, OSError):
     """The host refused: a missing device node, a permission, an ioctl's errno, a resource that ran out."""
 
     def __str__(self) -> str:
-        """The sentence alone; the number is in `errno`."""
-        return self.strerror or super().__str__()
+        """The sentence, and the file if one is named; the number is in `errno`."""
+        if not self.strerror:
+            return super().__str__()
+        return f"{self.strerror}: {self.filename}" if self.filename else self.strerror
 
 
 class ConfigError(Error, ValueError):

@@ -206,7 +206,8 @@ def test_shell_has_job_control_and_keys(guest: Guest, tmp_path: Path) -> None:
         timer = threading.Timer(SECONDS, qemu.kill)
         timer.start()
         try:
-            seen = talk(qemu, b"# ", b"echo sleep''ing; sleep 1000\n")
+            # By the job itself, which has the terminal by then.
+            seen = talk(qemu, b"# ", b"sh -c \"echo sleep''ing; exec sleep 1000\"\n")
             seen += talk(qemu, b"sleeping", b"\x03")
             seen += talk(qemu, b"# ", b"echo sta''tus=$?; exit 9\n")
             seen += talk(qemu, b"status=130", b"")
