@@ -74,7 +74,10 @@ def test_a_full_disk_ends_the_guest_and_is_told() -> None:
         assert done.returncode == status.HOST
         assert "standard output: No space left on device" in done.stderr
         assert run("say", stdout=full).returncode == status.HOST
-        assert run("fail", stdout=full).returncode == 7
+        # The lost output may be noticed before the guest comes to its end.
+        ends = [run("fail", stdout=full).returncode for _ in range(10)]
+        assert 7 in ends
+        assert set(ends) <= {7, status.HOST}
 
 
 def test_standard_output_that_is_closed() -> None:
