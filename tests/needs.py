@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import sys
+from pathlib import Path
 
 from tests import kernels
-from tests.process import Process
+from tests.process import ROOT, Process
 
 
 def builds(stages: set[str], *, rest: bool = False) -> list[Process]:
@@ -40,6 +42,8 @@ def prepare(emulated_vtx: bool, rest: bool) -> None:
     from tests.lab.linux import PROGRAMS, program
     from tests.lab.swapguest import torture
 
+    for folder in ("pyvmm", "bench", "tests"):
+        compile_sources(Path(ROOT, folder))
     for linux in cache.VERSIONS:
         stock(linux)
         if rest or linux == kernels.DEFAULT:
@@ -60,3 +64,12 @@ def prepare(emulated_vtx: bool, rest: bool) -> None:
         bochs.find()
         for sources in guest64.GUESTS:  # the lab with VT-x has no compiler
             guest64.build(*sources)
+
+
+def compile_sources(folder: Path) -> None:
+    """Compiles the Python of a folder that labs share.
+
+    Each lab would do it, and one could import what another has written in part: 9p has no atomic replacement.
+    """
+    if not compileall.compile_dir(folder, quiet=1):
+        raise SystemExit(f"tests: {folder} does not compile")

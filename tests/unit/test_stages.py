@@ -271,3 +271,12 @@ at_a_time(2, [Process(name, ["sh", "-c", script, name]) for name in ("one", "two
     assert runner.wait(60) == 128 + signal.SIGTERM
     assert not any(psutil.pid_exists(int(file.read_text())) for file in files)
     assert not (tmp_path / "three").exists()
+
+
+def test_sources_are_compiled_before_labs_share_them(tmp_path):
+    (tmp_path / "module.py").write_text("number = 1\n")
+    needs.compile_sources(tmp_path)
+    assert list((tmp_path / "__pycache__").glob("module.*.pyc"))
+    (tmp_path / "wrong.py").write_text("number =\n")
+    with pytest.raises(SystemExit, match="does not compile"):
+        needs.compile_sources(tmp_path)
