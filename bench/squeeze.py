@@ -8,7 +8,7 @@ import random
 import time
 from pathlib import Path
 
-from pyvmm.machine.swapgovernor import GROUPS, own_group
+from pyvmm.swap.governor import GROUPS, own_group
 
 #: Of what the group uses: it is throttled, and loses what can be taken from it, above that much.
 SHARES = (0.7, 0.95)

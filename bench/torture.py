@@ -26,7 +26,7 @@ from tests.kernel_log import faults
 from tests.lab.swapguest import STOCK, SwapGuest
 
 if TYPE_CHECKING:
-    from pyvmm.symbiotic.swap import Swap
+    from pyvmm.swap.disk import Swap
 
 SCHEMA = 3
 MODES = ("direct", "symcall", "off")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm.machine.cpustate import CpuState
-    from pyvmm.machine.hook import Exit, GuestFault, Hypercall
+    from pyvmm.machine.hooks import Exit, GuestFault, Hypercall
     from pyvmm.machine.result import Result
     from pyvmm.vm import VM
 
@@ -33,9 +33,9 @@ __version__ = "0.1.0"
 _LAZY = {
     "VM": "pyvmm.vm",
     "CpuState": "pyvmm.machine.cpustate",
-    "Exit": "pyvmm.machine.hook",
-    "GuestFault": "pyvmm.machine.hook",
-    "Hypercall": "pyvmm.machine.hook",
+    "Exit": "pyvmm.machine.hooks",
+    "GuestFault": "pyvmm.machine.hooks",
+    "Hypercall": "pyvmm.machine.hooks",
     "Result": "pyvmm.machine.result",
 }
 

@@ -23,7 +23,7 @@ from pyvmm.errors import GuestMemoryError, HostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.machine.hook import Exit
+    from pyvmm.machine.hooks import Exit
     from pyvmm.vm import VM
 
 #: The test device, at the places where QEMU's pc-testdev has it.

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from pyvmm.machine.cpustate import CpuState
     from pyvmm.machine.question import Question
     from pyvmm.machine.vcpu import Vcpu
+    from pyvmm.swap.disk import Policy, Swap
     from pyvmm.symbiotic.calls import Facts, Task
-    from pyvmm.symbiotic.swap import Policy, Swap
 
     F = TypeVar("F", bound=Callable[..., Any])
 
@@ -165,8 +165,8 @@ class VM:
         what cannot be, HostError if the host refuses.
         """
         from pyvmm.devices.virtio_blk import VirtioBlk, encode_serial
-        from pyvmm.machine.swapstore import SwapStore
-        from pyvmm.symbiotic.swap import Swap
+        from pyvmm.swap.disk import Swap
+        from pyvmm.swap.store import SwapStore
 
         self._before_start("a swap disk")
         if self.swap is not None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from _pytest.mark import ParameterSet
 
-    from pyvmm.machine.hook import Exit, Handler
+    from pyvmm.machine.hooks import Exit, Handler
     from pyvmm.machine.symcall import Results
     from tests.local.steady_caller import SteadyCaller
 

@@ -17,7 +17,7 @@ from pyvmm.symbiotic import abi
 from tests import guest64
 
 if TYPE_CHECKING:
-    from pyvmm.machine.hook import Exit
+    from pyvmm.machine.hooks import Exit
 
 WRMSR, RDMSR, DOORBELL, OUT8, OUT16, IN32, CPUID, USER, USER_DOORBELL, HALT, REGISTER = range(1, 12)
 LOAD, STORE = 12, 13

@@ -9,9 +9,9 @@ from typing import Any
 
 from pyvmm.devices.virtio_blk import VirtioBlk
 from pyvmm.machine.memory import MIB
-from pyvmm.machine.swapstore import SLOT, SwapStore
+from pyvmm.swap.disk import Swap
+from pyvmm.swap.store import SLOT, SwapStore
 from pyvmm.symbiotic import abi
-from pyvmm.symbiotic.swap import Swap
 from tests import guest64
 from tests.remote import Remote
 from tests.unit.virtio_driver import WRITE, Descriptor, Driver

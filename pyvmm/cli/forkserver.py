@@ -42,8 +42,8 @@ MODULES = (
     "pyvmm.cli.run", "pyvmm.cli.plan", "pyvmm.vm", "pyvmm.boot.pvh", "pyvmm.boot.bzimage", "pyvmm.boot.flat",
     "pyvmm.boot.load", "pyvmm.boot.acpi", "pyvmm.control.operations", "pyvmm.devices.terminal",
     "pyvmm.devices.virtio_blk", "pyvmm.devices.virtio_console", "pyvmm.devices.virtio_net", "pyvmm.devices.virtio_rng",
-    "pyvmm.guest.cache", "pyvmm.guest.overlay", "pyvmm.machine.swapbypass", "pyvmm.machine.swapgovernor",
-    "pyvmm.symbiotic.calls", "pyvmm.symbiotic.swapevict",
+    "pyvmm.guest.cache", "pyvmm.guest.overlay", "pyvmm.swap.bypass", "pyvmm.swap.governor",
+    "pyvmm.symbiotic.calls", "pyvmm.swap.evictor",
 )  # fmt: skip
 
 

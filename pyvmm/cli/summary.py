@@ -10,7 +10,7 @@ from pyvmm.cli import vms
 
 if TYPE_CHECKING:
     from pyvmm.machine.result import Result
-    from pyvmm.symbiotic.swap import SwapStats
+    from pyvmm.swap.disk import SwapStats
     from pyvmm.vm import VM
 
 

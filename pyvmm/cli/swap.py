@@ -23,8 +23,8 @@ ALL = 0
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
     """Adds the subcommand's options."""
     # The launch path has these names too; importing them there would load the machine.
-    from pyvmm.machine.swapbypass import MODES
-    from pyvmm.machine.swapgovernor import POLICIES
+    from pyvmm.swap.bypass import MODES
+    from pyvmm.swap.governor import POLICIES
 
     parser = vms.add_parser(
         sub,

@@ -16,7 +16,7 @@ FUNCTION = "function"
 
 
 def swap_of(vm: Any) -> Any:
-    """The VM's swap disk, a `pyvmm.symbiotic.swap.Swap`. Raises StateError if it has none."""
+    """The VM's swap disk, a `pyvmm.swap.disk.Swap`. Raises StateError if it has none."""
     if vm.swap is None:
         raise StateError(
             "this VM has no swap disk; pyvmm run --swap SIZE gives one, or VM.add_swap() before the start"

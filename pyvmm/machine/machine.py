@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from pyvmm.machine.cpustate import CpuState
-    from pyvmm.machine.hook import Handler, HypercallHandler
+    from pyvmm.machine.hooks import Handler, HypercallHandler
     from pyvmm.machine.question import Question
     from pyvmm.machine.symcall import Raw, Results
 

@@ -14,7 +14,7 @@ from pyvmm.errors import ConfigError, HostError, StateError, SymcallError
 from pyvmm.machine import result as results
 from pyvmm.machine.cpustate import BOOT_CS, BOOT_DS
 from pyvmm.machine.handle import Closed, Handle
-from pyvmm.machine.hook import Exit, GuestFault, Hypercall
+from pyvmm.machine.hooks import Exit, GuestFault, Hypercall
 from pyvmm.machine.part import Part
 from pyvmm.machine.symcall import Call, Results, call_typed, check_number
 from pyvmm.machine.thread import Thread

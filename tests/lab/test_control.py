@@ -15,7 +15,7 @@ from tests.lab.linux import Guest
 from tests.lab.stream import SECONDS
 
 if TYPE_CHECKING:
-    from pyvmm.machine.hook import Exit
+    from pyvmm.machine.hooks import Exit
 
 PORT = 0x510
 PORTS = f"""

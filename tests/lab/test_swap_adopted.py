@@ -17,7 +17,7 @@ from tests.lab import linux, selftests
 from tests.lab.swapguest import SwapGuest
 
 if TYPE_CHECKING:
-    from pyvmm.symbiotic.swap import GuestSwap
+    from pyvmm.swap.disk import GuestSwap
 
 PATIENCE = 300
 #: More than a guest has out, in pages: a request for all of them.

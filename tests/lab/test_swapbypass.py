@@ -17,7 +17,7 @@ from tests.lab.swapguest import SwapGuest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm.symbiotic.swap import GuestSwap, SwapStats
+    from pyvmm.swap.disk import GuestSwap, SwapStats
 
 #: Of the work in each guest; the checks at its end come on top.
 SECONDS = int(os.environ.get("PYVMM_TORTURE_SECONDS", "6"))

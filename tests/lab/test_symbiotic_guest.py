@@ -11,7 +11,7 @@ import pytest
 
 from pyvmm.errors import SymcallError
 from pyvmm.machine import cpuid, symbiosis
-from pyvmm.machine.hook import GuestFault
+from pyvmm.machine.hooks import GuestFault
 from pyvmm.symbiotic import abi
 from tests import example, kernels
 from tests.kernel_log import faults
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pyvmm.machine.hook import Exit, Hypercall
+    from pyvmm.machine.hooks import Exit, Hypercall
     from pyvmm.symbiotic.memory import Lookup
     from pyvmm.symbiotic.task import Current
     from pyvmm.vm import VM

@@ -23,7 +23,7 @@ from tests.lab import linux
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pyvmm.machine.hook import Exit
+    from pyvmm.machine.hooks import Exit
     from pyvmm.machine.vcpu import Vcpu
     from pyvmm.vm import VM
 

@@ -17,7 +17,7 @@ from tests.lab.linux import Guest
 from tests.lab.swapguest import STOCK, SwapGuest
 
 if TYPE_CHECKING:
-    from pyvmm.machine.hook import Exit
+    from pyvmm.machine.hooks import Exit
 
 PORT = 0x510
 by_kernel = pytest.mark.parametrize("kernel", kernels.BOTH)

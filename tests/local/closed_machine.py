@@ -24,9 +24,9 @@ import pyvmm
 from pyvmm import kvm
 from pyvmm.errors import StateError
 from pyvmm.machine.cpustate import CpuState
-from pyvmm.machine.hook import Exit, Hypercall
+from pyvmm.machine.hooks import Exit, Hypercall
 from pyvmm.machine.symcall import Call
-from pyvmm.symbiotic import swap
+from pyvmm.swap import disk
 from tests import bare
 
 PACKAGES = ("pyvmm.machine", "pyvmm.devices", "pyvmm.symbiotic", "pyvmm.kvm")
@@ -42,10 +42,10 @@ APART = {
     "pyvmm.machine.part.Part": "remembers whose it is",
     "pyvmm.machine.question.Question": "a time",
     "pyvmm.machine.result.Result": "what a run left",
-    "pyvmm.machine.swapfile.SwapFile": "a descriptor, which is -1 once it is closed",
+    "pyvmm.swap.file.SwapFile": "a descriptor, which is -1 once it is closed",
     "pyvmm.machine.thread.Thread": "Python's own",
     "pyvmm.symbiotic.task.TaskList": "what a guest answered",
-    "pyvmm.symbiotic.swapevict.Evictor": "counts, and its thread has ended",
+    "pyvmm.swap.evictor.Evictor": "counts, and its thread has ended",
 }
 #: Members that may be called once more, or only remember what they were given.
 HARMLESS = {"close", "give_back", "keep", "stop", "released", "closed"}
@@ -130,7 +130,7 @@ def objects(vm: pyvmm.VM) -> dict[str, Any]:
         vm,
         Exit(vcpu, 0x510, 0, 1, False, 0),
         Hypercall(vcpu, (0x6000, 1, 2, 3, 4, 5)),
-        swap.SwapFault(0, 4096, 1, vm.swap._store),  # type: ignore[union-attr]
+        disk.SwapFault(0, 4096, 1, vm.swap._store),  # type: ignore[union-attr]
     ]
     while left:
         thing = left.pop()

@@ -22,7 +22,7 @@ from pyvmm.cli.main import main
 from pyvmm.control.client import connect, running
 from pyvmm.errors import ConfigError, StateError, SymcallError
 from pyvmm.machine.cpustate import CpuState
-from pyvmm.machine.hook import Exit
+from pyvmm.machine.hooks import Exit
 from pyvmm.vm import VM
 from tests import bare
 from tests.waiting import SECONDS, until

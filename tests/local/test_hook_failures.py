@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pyvmm.errors import SymcallError
-from pyvmm.machine.hook import GuestFault
+from pyvmm.machine.hooks import GuestFault
 from tests import bare, callee
 from tests.callee import MMIO, TARGET
 
 if TYPE_CHECKING:
-    from pyvmm.machine.hook import Exit
+    from pyvmm.machine.hooks import Exit
 
 MSR = 0x4B564D10
 PORT = 0x510

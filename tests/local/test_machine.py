@@ -16,11 +16,11 @@ from pyvmm.devices.serial import Serial
 from pyvmm.devices.virtio_console import VirtioConsole
 from pyvmm.errors import ConfigError, HostError, LimitError, StateError
 from pyvmm.machine.cpustate import CpuState
-from pyvmm.machine.hook import Exit, GuestFault
+from pyvmm.machine.hooks import Exit, GuestFault
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.question import Question
 from pyvmm.machine.result import Result
-from pyvmm.machine.swapstore import SwapStore
+from pyvmm.swap.store import SwapStore
 from tests import bare
 
 MMIO = 0xD0100000

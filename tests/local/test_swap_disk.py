@@ -12,7 +12,7 @@ import pytest
 import pyvmm
 from pyvmm.errors import ConfigError, HostError, StateError
 from pyvmm.machine.memory import GIB, MIB, PAGE
-from pyvmm.machine.swapstore import SLOT
+from pyvmm.swap.store import SLOT
 from pyvmm.symbiotic import abi
 from tests import remote, swap_guest
 from tests.remote import Remote

@@ -12,8 +12,8 @@ import pytest
 
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.memory import GIB, MIB, PAGE
-from pyvmm.machine.swapbypass import SwapFault
-from pyvmm.machine.swapstore import SLOT
+from pyvmm.swap.bypass import SwapFault
+from pyvmm.swap.store import SLOT
 from pyvmm.symbiotic import abi
 from tests import guest64, remote
 from tests.swap_guest import SwapGuest

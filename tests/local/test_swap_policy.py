@@ -15,11 +15,11 @@ import pytest
 
 import pyvmm
 from pyvmm.errors import ConfigError, GuestDataError, StateError, SymcallError
-from pyvmm.machine import swapgovernor
 from pyvmm.machine.memory import MIB
-from pyvmm.machine.swapbypass import MODES
-from pyvmm.machine.swapstore import SLOT
-from pyvmm.symbiotic import abi, swapevict, swapstats
+from pyvmm.swap import evictor, governor
+from pyvmm.swap.bypass import MODES
+from pyvmm.swap.store import SLOT
+from pyvmm.symbiotic import abi, swapstats
 from tests import remote, waiting
 from tests.local.test_swap_map import MAPPED, POLICY, Faulting
 from tests.swap_guest import SwapGuest
@@ -40,10 +40,10 @@ class Host:
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self._pressure = folder / "pressure"
-        patch.setattr(swapgovernor, "PRESSURE", str(self._pressure))
-        patch.setattr(swapgovernor, "MEMINFO", str(folder / "meminfo"))
-        patch.setattr(swapgovernor, "OWN_GROUPS", str(folder / "cgroup"))
-        patch.setattr(swapgovernor, "PERIOD", 5)
+        patch.setattr(governor, "PRESSURE", str(self._pressure))
+        patch.setattr(governor, "MEMINFO", str(folder / "meminfo"))
+        patch.setattr(governor, "OWN_GROUPS", str(folder / "cgroup"))
+        patch.setattr(governor, "PERIOD", 5)
         (folder / "meminfo").write_text("MemTotal: 1000 kB\nMemAvailable: 500 kB\n")
         self.stall("0.00")
 
@@ -162,9 +162,9 @@ def test_under_pressure_the_guest_is_asked_for_pages(guest: Pressed, host: Host)
     host.stall("42.50")
     until(lambda: guest.swap.stats.evictions > 1)
     asked = abi.SYMCALL_SWAP_EVICT - 0x100
-    assert guest.value("canned_asked", asked) == min(ADOPTED, swapevict.BATCH)
+    assert guest.value("canned_asked", asked) == min(ADOPTED, evictor.BATCH)
     # Half of what it has free beyond what it keeps.
-    kept = 256 * MIB // swapevict.RESERVE
+    kept = 256 * MIB // evictor.RESERVE
     little = struct.pack("<II14Q", 120, 4096, 256 * MIB, kept + 100 * SLOT, *[0] * 12)
     guest.can(abi.SYMCALL_MEMORY, len(little), little)
     until(lambda: guest.value("canned_asked", asked) == 50)

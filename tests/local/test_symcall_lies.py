@@ -19,7 +19,7 @@ from tests.remote import Remote
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from pyvmm.machine.hook import Exit, Hypercall
+    from pyvmm.machine.hooks import Exit, Hypercall
 
 NOT_CANONICAL = 0x8000_0000_0000_0000
 

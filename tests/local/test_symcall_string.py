@@ -14,7 +14,7 @@ from tests.callee import ABSENT, MMIO, SOURCE, TARGET
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm.machine.hook import Exit
+    from pyvmm.machine.hooks import Exit
 
 PORT = 0x510
 #: Bytes of the device, and where in it the instructions write.

@@ -21,7 +21,7 @@ from tests import bare, callee
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from pyvmm.machine.hook import Exit
+    from pyvmm.machine.hooks import Exit
 
 REGS = 0xD0000000
 DESC, AVAIL, USED, BUFFER = 0x20000, 0x21000, 0x22000, 0x23000

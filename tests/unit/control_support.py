@@ -17,7 +17,7 @@ from pyvmm.control.runtime_dir import RuntimeDir
 from pyvmm.control.server import Server
 from pyvmm.errors import ConfigError, StateError, SymcallError
 from pyvmm.machine.symcall import Results
-from pyvmm.symbiotic.swap import GuestSwap, HostMemory, SwapStats
+from pyvmm.swap.disk import GuestSwap, HostMemory, SwapStats
 from pyvmm.symbiotic.task import Task
 
 SECONDS = 30.0

@@ -28,8 +28,8 @@ from pyvmm.cli.summary import swap_rows
 from pyvmm.errors import ConfigError
 from pyvmm.guest import cache
 from pyvmm.machine import result as results
-from pyvmm.machine.swapbypass import MODES
-from pyvmm.machine.swapgovernor import POLICIES
+from pyvmm.swap.bypass import MODES
+from pyvmm.swap.governor import POLICIES
 from tests.unit import boot_support as support
 from tests.unit.control_support import FakeSwap, FakeVM
 

@@ -20,7 +20,7 @@ from pyvmm.errors import ConfigError, HostError
 from pyvmm.machine import symbiosis
 from pyvmm.machine.duration import LONGEST, check_seconds
 from pyvmm.machine.memory import parse_size
-from pyvmm.machine.swapgovernor import policy_number
+from pyvmm.swap.governor import policy_number
 
 ABSURD = ("inf", "-inf", "nan", "1e10", "-1", "", "x", "9" * 5000)
 

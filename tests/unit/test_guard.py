@@ -21,7 +21,7 @@ from pyvmm.devices.virtio_console import VirtioConsole
 from pyvmm.devices.virtio_rng import VirtioRng
 from pyvmm.errors import ConfigError, GuestMemoryError
 from pyvmm.machine.memory import PAGE, GuestMemory
-from pyvmm.machine.swapstore import SwapStore
+from pyvmm.swap.store import SwapStore
 from tests.unit.virtio_driver import MIB, WRITE, Descriptor, Driver, FakeMachine, Queue
 
 WINDOW = 1 << 32

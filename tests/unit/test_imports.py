@@ -23,14 +23,14 @@ LAYERS = {
     "devices": 3,
     "symbiotic": 3,
     "control": 3,
-    "vm": 4,
-    "guest": 4,
-    "probe": 4,
-    "lab": 5,
-    "bench": 5,
-    "drgn": 5,
-    "testdev": 5,
-    "cli": 6,
+    "swap": 4,
+    "vm": 5,
+    "guest": 5,
+    "probe": 5,
+    "lab": 6,
+    "drgn": 6,
+    "testdev": 6,
+    "cli": 7,
 }
 # What a part may use of its own layer or without one.
 ALSO: dict[str, set[str]] = {}

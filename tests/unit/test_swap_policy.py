@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError
-from pyvmm.machine import swapgovernor
 from pyvmm.machine.memory import GIB, MIB
-from pyvmm.machine.swapgovernor import POLICIES
+from pyvmm.swap import governor
+from pyvmm.swap.governor import POLICIES
 from tests import waiting
 
 PSI = "some avg10={} avg60=0.11 avg300=0.00 total=99\nfull avg10=77.00 avg60=0.00 avg300=0.00 total=9\n"
@@ -287,23 +287,23 @@ def test_a_hook_has_no_faults_to_decide_on_in_direct_mode(governed: Governed) ->
 
 def test_names_of_policies() -> None:
     with pytest.raises(ConfigError, match="choose from always, never, pressure, quota"):
-        swapgovernor.policy_number("sometimes", None)
+        governor.policy_number("sometimes", None)
     with pytest.raises(ConfigError, match="needs one"):
-        swapgovernor.policy_number("quota", None)
+        governor.policy_number("quota", None)
     with pytest.raises(ConfigError, match="a swap quota of -1 bytes"):
-        swapgovernor.policy_number("quota", -1)
-    assert swapgovernor.policy_number("quota", 0) == POLICIES.index("quota")
+        governor.policy_number("quota", -1)
+    assert governor.policy_number("quota", 0) == POLICIES.index("quota")
 
 
 def test_the_own_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     groups = tmp_path / "groups"
     (groups / "a/b").mkdir(parents=True)
-    monkeypatch.setattr(swapgovernor, "OWN_GROUPS", str(tmp_path / "own"))
-    monkeypatch.setattr(swapgovernor, "GROUPS", str(groups))
-    assert swapgovernor.own_group() == ""
+    monkeypatch.setattr(governor, "OWN_GROUPS", str(tmp_path / "own"))
+    monkeypatch.setattr(governor, "GROUPS", str(groups))
+    assert governor.own_group() == ""
     (tmp_path / "own").write_text("4:memory:/x\n0::/a/b\n")
-    assert swapgovernor.own_group() == "", "no memory controller"
+    assert governor.own_group() == "", "no memory controller"
     (groups / "a/b/memory.current").write_text("1\n")
-    assert swapgovernor.own_group() == str(groups / "a/b")
+    assert governor.own_group() == str(groups / "a/b")
     (tmp_path / "own").write_text("4:memory:/x\n")
-    assert swapgovernor.own_group() == ""
+    assert governor.own_group() == ""

@@ -20,10 +20,10 @@ from pyvmm._core import lib
 from pyvmm.boot import e820
 from pyvmm.devices.virtio_blk import VirtioBlk
 from pyvmm.errors import ConfigError, HostError, StateError
-from pyvmm.machine import aperture
 from pyvmm.machine.memory import GIB, MIB, PAGE, Region, ram_layout
-from pyvmm.machine.swapfile import MARK, MARK_BYTES
-from pyvmm.machine.swapstore import SLOT, SwapStore
+from pyvmm.swap import aperture
+from pyvmm.swap.file import MARK, MARK_BYTES
+from pyvmm.swap.store import SLOT, SwapStore
 from tests import waiting
 from tests.unit.virtio_driver import WRITE, Descriptor, Driver, FakeMachine
 
@@ -243,7 +243,7 @@ def test_sizes_that_cannot_be(size: int) -> None:
 
 
 def test_more_than_there_are_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyvmm.machine.swapstore.LARGEST", 1 << 50)
+    monkeypatch.setattr("pyvmm.swap.store.LARGEST", 1 << 50)
     with pytest.raises(HostError, match=r"of a swap store: .*ask for less"):
         SwapStore(1 << 50)
 

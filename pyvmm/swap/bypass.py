@@ -7,9 +7,9 @@ import os
 
 from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError, HostError
-from pyvmm.machine import aperture
 from pyvmm.machine.cpuid import address_bits
 from pyvmm.machine.symbiosis import CPUID_LEAF, SWAP_BYPASS
+from pyvmm.swap import aperture
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from typing import NamedTuple
 
     from pyvmm.machine.handle import Handle
-    from pyvmm.machine.hook import Hypercall
+    from pyvmm.machine.hooks import Hypercall
     from pyvmm.machine.machine import Machine
-    from pyvmm.machine.swapstore import SwapStore
+    from pyvmm.swap.store import SwapStore
 else:
     from pyvmm.record import NamedTuple
 

@@ -7,11 +7,11 @@ import os
 
 from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError
-from pyvmm.machine.aperture import ALIGNMENT, LARGEST
 from pyvmm.machine.handle import Handle
 from pyvmm.machine.memory import File, Mapping, anonymous
 from pyvmm.machine.part import Part
-from pyvmm.machine.swapfile import SwapFile
+from pyvmm.swap.aperture import ALIGNMENT, LARGEST
+from pyvmm.swap.file import SwapFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

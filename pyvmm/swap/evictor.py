@@ -18,8 +18,8 @@ from pyvmm.symbiotic.swapstats import swap_evict, swap_stats
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.machine.machine import Machine
-    from pyvmm.machine.swapgovernor import SwapGovernor
     from pyvmm.machine.symcall import Raw
+    from pyvmm.swap.governor import SwapGovernor
 
 #: Pages of 4 KiB that the guest is asked for at a time; once a second, as often as the governor looks.
 BATCH = 16384

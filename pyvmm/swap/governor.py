@@ -14,8 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NamedTuple
 
-    from pyvmm.machine.swapbypass import SwapBypass
-    from pyvmm.machine.swapstore import SwapStore
+    from pyvmm.swap.bypass import SwapBypass
+    from pyvmm.swap.store import SwapStore
 else:
     from pyvmm.record import NamedTuple
 

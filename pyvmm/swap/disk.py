@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from pyvmm.errors import ConfigError, GuestDataError, LimitError, StateError, SymcallError
 from pyvmm.machine.question import Question
-from pyvmm.machine.swapbypass import ANSWERS, SwapBypass, SwapFault, mode_number
-from pyvmm.machine.swapgovernor import HostMemory, SwapGovernor, policy_number
-from pyvmm.machine.swapstore import SwapStore
-from pyvmm.symbiotic.swapevict import Evictor
+from pyvmm.swap.bypass import ANSWERS, SwapBypass, SwapFault, mode_number
+from pyvmm.swap.evictor import Evictor
+from pyvmm.swap.governor import HostMemory, SwapGovernor, policy_number
+from pyvmm.swap.store import SwapStore
 from pyvmm.symbiotic.swapstats import GuestSwap, swap_evict, swap_stats
 
 TYPE_CHECKING = False
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NamedTuple
 
-    from pyvmm.machine.aperture import Aperture
     from pyvmm.machine.machine import Machine
+    from pyvmm.swap.aperture import Aperture
 
     Policy = str | Callable[[SwapFault], bool]
 else:
