@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 C_FILES = $(wildcard csrc/*.[ch] csrc/kvm/*.h pyvmm/lab/init/*.[ch] pyvmm/guest/programs/*.c guest-linux-patch/init/*.[ch] \
-	bench/*.c tests/*/*.c tests/*/*/*.[ch])
+	bench/loads/*.c tests/*/*.c tests/*/*/*.[ch])
 
 # What cppcheck says since 2.17 that is no fault here: that it did not look at every branch, and memory that a test or a
 # benchmark takes for granted. Older ones do not know these names, and let them be.

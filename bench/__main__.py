@@ -19,6 +19,11 @@ OTHERS = {
 }
 
 
+def module(name: str) -> str:
+    """Where its code is."""
+    return f"bench.report.{name}" if name == "compare" else f"bench.suites.{name}"
+
+
 def main() -> int:
     parser = Parser(prog="python -m bench", description=__doc__)
     sub = parser.add_subparsers(dest="suite", required=True)
@@ -27,11 +32,11 @@ def main() -> int:
         suite = sub.add_parser(name, help=text)
         if name in SUITES:
             options.add(suite)
-        importlib.import_module(f"bench.{name}").add_options(suite)
+        importlib.import_module(module(name)).add_options(suite)
     args = parser.parse_args()
     try:
         options.check(args)
-        importlib.import_module(f"bench.{args.suite}").main(args)
+        importlib.import_module(module(args.suite)).main(args)
     except Error as error:
         print(f"bench: {error}", file=sys.stderr)
         return status.of_error(error)

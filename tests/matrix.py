@@ -275,7 +275,7 @@ def failures(record: dict[str, Any]) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> int:
-    from bench.record import revision
+    from bench.report.record import revision
     from pyvmm import outfile
     from pyvmm.cli.parser import Parser
 

@@ -32,7 +32,7 @@ def emulates_vtx(stages: set[str]) -> bool:
 
 def prepare(emulated_vtx: bool, rest: bool) -> None:
     """Everything that Linux guests and labs need beside these kernels, from the cache, or fetched or built now."""
-    from bench import workloads
+    from bench.suites import workloads
     from pyvmm.guest import cache
     from pyvmm.guest.program import program as packaged
     from pyvmm.guest.stock import stock

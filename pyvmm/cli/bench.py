@@ -111,7 +111,9 @@ def main(args: argparse.Namespace) -> int:
 
 def sweep(args: argparse.Namespace, names: Sequence[str], folder: Path, old: Path | None) -> int:
     """Measures each cell of a sweep, here or on a cluster, and reports those that ended well."""
-    matrix, sweeps = (importlib.import_module(f"bench.{name}") for name in ("matrix", "sweep"))
+    matrix, sweeps = (
+        importlib.import_module(f"bench.sweep.{name}") for name in ("matrix", "sweep")
+    )
     cells = matrix.cells(names, matrix.axes(args.sweep), args.repeat)
     common = {name: getattr(args, name) for name in COMMON}
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +131,7 @@ def enter_source_tree() -> None:
     import pyvmm
 
     root = Path(pyvmm.__file__).resolve().parents[1]
-    if not (root / "bench" / "suites.py").exists():
+    if not (root / "bench" / "suites").exists():
         raise ConfigError(
             "the benchmarks are in pyvmm's source tree: get it, and run `make bench` in it"
         )
@@ -162,7 +164,7 @@ def measure(args: argparse.Namespace, linux: dict[str, bool], folder: Path) -> l
     if any(linux.values()):
         ensure_guest(args.linux)  # outside the lab, where what it builds stays
     for name in linux:
-        suite = importlib.import_module(f"bench.{name}")
+        suite = importlib.import_module(f"bench.suites.{name}")
         getattr(suite, "prepare", lambda: None)()
     failed = [name for name in linux if not inside[name] and not here(args, name, folder)]
     if any(inside.values()):
@@ -238,7 +240,7 @@ def in_the_lab(args: argparse.Namespace, names: Sequence[str], folder: Path) -> 
 
 def report(folder: Path, old: Path | None) -> int:
     """Makes the page, compares with an earlier run; 1 if a figure got worse."""
-    page = importlib.import_module("bench.report").write(folder)
+    page = importlib.import_module("bench.report.page").write(folder)
     print(f"\n{page}")
     if old is None:
         return 0
@@ -247,7 +249,9 @@ def report(folder: Path, old: Path | None) -> int:
 
 def got_worse(folder: Path, old: Path) -> bool:
     """Compares each record that both folders have. Raises ConfigError if there is none."""
-    compare, record = (importlib.import_module(f"bench.{name}") for name in ("compare", "record"))
+    compare, record = (
+        importlib.import_module(f"bench.report.{name}") for name in ("compare", "record")
+    )
     pairs = [
         (path, folder / path.name)
         for path in sorted(old.glob("*.json"))

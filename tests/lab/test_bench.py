@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from bench import footprint, net, record, swap
+from bench.report import record
+from bench.suites import footprint, net, swap
 
 pytestmark = pytest.mark.rest
 

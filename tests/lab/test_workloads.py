@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench import programs, swap
+from bench.loads import programs
+from bench.suites import swap
 from tests.lab.test_bench import measured
 
 if TYPE_CHECKING:

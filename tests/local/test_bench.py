@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import naive, ours, steps, symguest
-from bench.symcall import (
+from bench.loads import naive, ours, steps, symguest
+from bench.suites.symcall import (
     AIMS,
     BARE_IOCTLS,
     BARE_SYNC,
@@ -51,7 +51,7 @@ def test_suite_yields_every_row(tmp_path: Path) -> None:
 def test_a_call_from_the_doorbell_is_two_entries_and_nothing_else(tmp_path: Path) -> None:
     library = steps.build_clock(str(tmp_path))
     for kind in ("call", "python-call"):
-        command = [sys.executable, "-m", "bench.ours", kind, "0", "200"]
+        command = [sys.executable, "-m", "bench.loads.ours", kind, "0", "200"]
         cut = steps.rounds_of(steps.trace(library, command, 300), 200)
         found = {share.step: share.times for share in steps.shares(cut)}
         assert {steps.EXIT: 1, steps.HANDLER: 1}.items() <= found.items()

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench import exits, record
+from bench.report import record
+from bench.suites import exits
 
 
 def test_a_suite_is_measured_and_reported(tmp_path: Path) -> None:

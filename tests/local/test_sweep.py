@@ -117,7 +117,7 @@ def test_a_worker_with_other_code_gets_nothing(cluster: Cluster, tmp_path: Path)
     tree, out = tmp_path / "tree", tmp_path / "out"
     for folder in ("pyvmm", "bench"):
         shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("out", "build"))
-    with (tree / "bench" / "exits.py").open("a") as file:
+    with (tree / "bench" / "suites" / "exits.py").open("a") as file:
         file.write("# another one\n")
     other = WORKERS[0].replace(":9001", ":9000")  # it would come first
     cluster.worker(other, 0, tree)

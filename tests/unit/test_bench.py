@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
-from bench import chart, compare, stats, steps, symcall, symguest
-from bench import record as records
 from bench.__main__ import main
-from bench.aims import Aim, Verdict, verdicts
-from bench.symcall import AIMS
+from bench.loads import steps, symguest
+from bench.report import chart, compare, stats
+from bench.report import record as records
+from bench.report.aims import Aim, Verdict, verdicts
+from bench.suites import symcall
+from bench.suites.symcall import AIMS
 from pyvmm.cli import status
 from pyvmm.cli.main import main as pyvmm
 
@@ -323,7 +325,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 def test_a_file_that_cannot_be_written_is_found_out_before_measuring(
     option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("bench.exits.main", lambda args: pytest.fail("it measured"))
+    monkeypatch.setattr("bench.suites.exits.main", lambda args: pytest.fail("it measured"))
     monkeypatch.setattr("pyvmm.cli.logbars.available", lambda: True)
     assert bench(monkeypatch, "exits", option, str(tmp_path)) == status.USAGE
     assert f"{option} {tmp_path}: Is a directory" in capsys.readouterr().err

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 import pyvmm
-from bench import footprint, net, peers, record, report, results
-from bench.aims import Aim, verdicts
-from bench.suites import SUITES
+from bench import peers
+from bench.report import page, record, results
+from bench.report.aims import Aim, verdicts
+from bench.suites import SUITES, footprint, net
 from pyvmm.cli import bench as command
 from pyvmm.cli import main as cli
 from pyvmm.errors import ConfigError
@@ -75,14 +76,14 @@ def test_the_page_needs_no_other_file(tmp_path: Path) -> None:
     written(tmp_path, "net")
     (tmp_path / "other.json").write_text('{"suite": "torture"}')
     (tmp_path / "broken.json").write_text("{")
-    page = report.write(tmp_path).read_text()
-    assert page.count("<h2>") == 2
-    assert "&lt;ours&gt;" in page
-    assert "<ours>" not in page
-    assert "less is better &amp; so on" in page
-    assert page.count("data:image/png;base64,") == 2
-    assert "http" not in page
-    assert '<td class="met">met</td>' in page
+    text = page.write(tmp_path).read_text()
+    assert text.count("<h2>") == 2
+    assert "&lt;ours&gt;" in text
+    assert "<ours>" not in text
+    assert "less is better &amp; so on" in text
+    assert text.count("data:image/png;base64,") == 2
+    assert "http" not in text
+    assert '<td class="met">met</td>' in text
     text = (tmp_path / "summary.md").read_text()
     assert "| read, a MiB: <ours> / QEMU | 0.6 | 0.500 |" in text
     assert "| trip | QEMU | 5.00 |" in text
@@ -90,13 +91,13 @@ def test_the_page_needs_no_other_file(tmp_path: Path) -> None:
 
 def test_a_curve_is_drawn(tmp_path: Path) -> None:
     written(tmp_path, "curve", x={"read, a MiB": 1.0, "trip": 2.0}, x_label="memory")
-    report.write(tmp_path)
+    page.write(tmp_path)
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no record"):
-        report.write(tmp_path)
+        page.write(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_what_the_machine_can_tell_is_said(machine: dict[str, Any], words: list[str]) -> None:
-    text = report.caution(machine)
+    text = page.caution(machine)
     assert all(word in text for word in words)
     assert bool(text) == bool(words)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench import hotplug, qmp
+from bench.peers import hotplug, qmp
 
 GREETING = {"QMP": {"version": {}, "capabilities": []}}
 

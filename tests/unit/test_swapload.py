@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench import aims, chart, stats, swap
+from bench.report import aims, chart, stats
+from bench.suites import swap
 from pyvmm.cli import logbars, swapdemo, swapload
 from pyvmm.cli.logbars import Bar
 from pyvmm.cli.swapload import DISK, Arm, Load

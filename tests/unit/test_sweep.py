@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from bench import cell, dispatch, matrix, points, record, report, stats, sweep
-from bench.cell import TIMED_OUT, Outcome, Spec, kept
-from bench.dispatch import TRIES, Dispatch, Ended, Lost, Worker
-from bench.matrix import Cell
+from bench.report import page, points, record, stats
+from bench.sweep import cell, dispatch, matrix, sweep
+from bench.sweep.cell import TIMED_OUT, Outcome, Spec, kept
+from bench.sweep.dispatch import TRIES, Dispatch, Ended, Lost, Worker
+from bench.sweep.matrix import Cell
 from pyvmm.cli import bench as command
 from pyvmm.cli import main as cli
 from pyvmm.errors import ConfigError, HostError
@@ -347,9 +348,9 @@ def test_a_failed_cell_leaves_no_row_of_an_older_run(
         "exits-exits=1": "lost its worker 3 times"
     }
     assert not (tmp_path / "exits-exits=1.json").exists()
-    page = report.write(tmp_path).read_text()
-    assert page.count("<h2>exits-exits=") == 2
-    assert "lost its worker 3 times" in page
+    text = page.write(tmp_path).read_text()
+    assert text.count("<h2>exits-exits=") == 2
+    assert "lost its worker 3 times" in text
     assert "| exits-exits=1 | lost its worker 3 times |" in (tmp_path / "summary.md").read_text()
 
 
@@ -451,9 +452,9 @@ def test_lines_of_a_picture_are_subjects_and_other_options() -> None:
 def test_the_page_names_the_machine_of_each_cell(tmp_path: Path) -> None:
     for one in cells_of([1, 2], ["h1", "<h2>"]):
         (tmp_path / f"{one['cell']['name'].strip('<>')}.json").write_text(json.dumps(one))
-    page = report.write(tmp_path).read_text()
-    assert page.count("<td>&lt;h2&gt;</td>") == 4  # machine and worker of two cells
-    assert page.count("data:image/png;base64,") == 5
+    text = page.write(tmp_path).read_text()
+    assert text.count("<td>&lt;h2&gt;</td>") == 4  # machine and worker of two cells
+    assert text.count("data:image/png;base64,") == 5
     text = (tmp_path / "summary.md").read_text()
     assert "| exits-n=1-h1 | h1 | h1 | 1 |" in text
     assert "| x | mine | n=1 | 0.500 (" in text

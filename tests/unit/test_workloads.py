@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench import programs, suites, swap, workloads
-from bench.programs import PROGRAMS, Size
+from bench import suites
+from bench.loads import programs
+from bench.loads.programs import PROGRAMS, Size
+from bench.suites import swap, workloads
 from pyvmm.cli import swapload
 from pyvmm.cli.swapload import Job
 from pyvmm.errors import HostError
 from pyvmm.guest import distro
-from pyvmm.guest.program import program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -167,7 +168,7 @@ def test_the_bystander_s_figure() -> None:
 @pytest.mark.parametrize("processes", [1, 3])
 def test_our_own_programs_run_here(name: str, processes: int) -> None:
     size = SIZE._replace(processes=processes)
-    words = [str(program("membench")), *PROGRAMS[name].words(size)]
+    words = [str(programs.membench_path()), *PROGRAMS[name].words(size)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert all(value > 0 for value in PROGRAMS[name].figures(done.stdout, size).values())
     found = json.loads(done.stdout.removeprefix("@@"))
@@ -180,7 +181,7 @@ def test_our_own_programs_run_here(name: str, processes: int) -> None:
     "words", [["walk"], [], ["-p", "0", "gups"], ["-m", "4", "-p", "2", "sort"]]
 )
 def test_our_own_programs_refuse_what_makes_no_sense(words: list[str]) -> None:
-    command = [str(program("membench")), *words]
+    command = [str(programs.membench_path()), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("membench: ")
@@ -251,7 +252,7 @@ def test_a_guest_that_ran_out_of_memory_has_no_figures(
 
 def test_what_guests_run_is_made_before_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
-    monkeypatch.setattr(workloads, "program", made.append)
+    monkeypatch.setattr(programs, "membench_path", lambda: made.append("membench"))
     monkeypatch.setattr(distro, "disk", made.append)
     workloads.prepare()
     assert made == ["membench", programs.PACKAGES]

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory used in every way at once, two to four times the RAM, while it is swapped and bypassed; for minutes or hours.
+
+A guest after the other, each with another seed, another share of memory and another mode, until the time is over; in
+half of them the mode is switched every second, in half pages are asked back every second. With --squeeze the host is
+short of memory every few seconds. Ends at the first guest that is not well, with what it and its kernel said; with
+--all at the end of the time, so that a rate can be told. --mode takes the mode from the lot, and the rest of a guest's
+lot stays: `--mode stock`, an ordinary disk, is the control that says whether Linux does by itself what was seen under
+the bypass. --only takes the scenarios from the lot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench.loads.squeeze import Squeeze
+from bench.report.record import environment, revision
+from pyvmm.errors import SymcallError
+from tests.kernel_log import faults
+from tests.lab.swapguest import STOCK, SwapGuest
+
+if TYPE_CHECKING:
+    from pyvmm.swap.disk import Swap
+
+SCHEMA = 3
+MODES = ("direct", "symcall", "off")
+#: Takes the swap disk from the others, so that they swap elsewhere: not in every guest.
+RARE = "swapoff"
+#: Pages of a worker must be enough for the scenario that needs most, in MiB.
+LEAST_OF_A_WORKER = 5
+SCRIPT = """
+start_refuge
+torture -r {seed} -m {work} -t {seconds} -d $other -s $swap {scenarios}; echo STATUS=$?; used; echo WORKED
+read go; swapoff $swap; echo OFF=$?; echo CLEAN; read go
+"""
+SCENARIOS = (
+    "random", "race", "drop", "fork", "advise", "remap", "protect", "lock", "map", "peek", "direct", "uring", "splice",
+    "pipe", "zerocopy", "faultfd", "merge", "huge", "collapse", "move", "group", "oom", "exec", "exit", "swapoff",
+    "shmem", "dump", "stir",
+)  # fmt: skip
+
+
+class Round(NamedTuple):
+    """One guest's lot."""
+
+    seed: int
+    ram: int
+    work: int
+    seconds: int
+    switching: bool
+    evicting: bool
+    mode: str
+    scenarios: tuple[str, ...]
+
+
+class Outcome(NamedTuple):
+    """What became of it: nothing in `wrong` is well."""
+
+    round: Round
+    wrong: list[str]
+    text: str
+    counted: dict[str, Any]
+
+
+def draw(chance: random.Random, args: argparse.Namespace) -> Round:
+    """A round by lot: as many scenarios as the memory has room for."""
+    work = round(args.ram * chance.uniform(1, 2)) * 2  # in MiB; a swap disk is a multiple of 2
+    eligible = [name for name in SCENARIOS if name != RARE or chance.random() < 0.25]
+    eligible = [name for name in eligible if name not in args.without]
+    eligible = args.only or eligible
+    count = min(len(eligible), work // LEAST_OF_A_WORKER)
+    one = Round(
+        seed=chance.randrange(1, 1 << 32),
+        ram=args.ram,
+        work=work,
+        seconds=args.seconds,
+        switching=chance.random() < 0.5,
+        evicting=chance.random() < 0.5,
+        mode=chance.choice(MODES[:2]),
+        scenarios=tuple(chance.sample(eligible, count)),
+    )
+    return one._replace(switching=False, mode=args.mode) if args.mode else one
+
+
+def script(one: Round) -> str:
+    return SCRIPT.format(
+        seed=one.seed, work=one.work, seconds=one.seconds, scenarios=" ".join(one.scenarios)
+    )
+
+
+def work(guest: SwapGuest, one: Round, squeeze: Squeeze | None, patience: float) -> None:
+    """Until the program's end, with the mode changed every second if the lot says so."""
+    chance = random.Random(one.seed)
+    deadline = time.monotonic() + patience
+    while b"WORKED" not in guest.data and guest.vm.wait(0) is None:
+        if time.monotonic() > deadline:
+            raise AssertionError(f"the guest did not end within {patience:.0f} s")
+        guest.pump(1)
+        if squeeze:
+            squeeze.step()
+        if one.switching and guest.vm.swap is not None:
+            guest.vm.swap.mode = chance.choice(MODES)
+        if one.evicting and guest.vm.swap is not None:
+            ask_back(guest.vm.swap)
+
+
+def ask_back(swap: Swap) -> None:
+    """Asks for all pages, as a host does that is short of memory."""
+    try:
+        swap.evict()
+    except SymcallError:
+        pass  # it is at that already, or cannot be asked now
+
+
+def counts(guest: SwapGuest) -> dict[str, Any]:
+    """The counters of both sides."""
+    if guest.vm.swap is None:
+        return {}
+    found: dict[str, Any] = guest.vm.swap.stats._asdict()
+    for key in ("guest", "host"):
+        found[key] = found[key]._asdict() if found[key] is not None else None
+    return found
+
+
+def wrong_with(text: str, log: bytes, mode: str, counted: dict[str, Any]) -> list[str]:
+    """All that is not as it has to be."""
+    found = [line for line in text.splitlines() if line.startswith(("BAD", "CANNOT", "FAILED"))]
+    found += [f"{what} is missing" for what in ("STATUS=0", "OFF=0", "CLEAN") if what not in text]
+    found += faults(log, killed=True)
+    said = counted.get("guest")
+    if mode == STOCK:
+        return found
+    if said is None:
+        found.append("the guest's kernel was not asked")
+    elif said["adopted"] or said["used"]:
+        found.append(f"{said['adopted']} pages are adopted, {said['used']} slots used at the end")
+    return found
+
+
+def run(args: argparse.Namespace, one: Round, squeeze: Squeeze | None) -> Outcome:
+    """One guest."""
+    guest = SwapGuest(
+        script(one),
+        one.mode,
+        swap_mib=one.work + 128,
+        disk_mib=one.work,
+        refuge_mib=one.work + 128,
+        swap={"policy": "pressure" if squeeze else "always"},
+        linux=args.linux,
+        cpus=args.cpus,
+        memory=f"{one.ram + 32}M",
+        card="zerocopy" in one.scenarios,
+    )
+    patience = one.seconds * 20 + 600
+    counted: dict[str, Any] = {}
+    wrong = []
+    with guest:
+        guest.start()
+        try:
+            work(guest, one, squeeze, patience)
+            guest.expect("WORKED", patience)
+            guest.say("go")
+            guest.expect("CLEAN", patience)
+            counted = counts(guest)
+            guest.say("go")
+            guest.finish()
+        except AssertionError as error:
+            wrong.append(str(error))
+        finally:
+            if squeeze:
+                squeeze.loosen()
+        log = guest.vm.console_log()
+    wrong += wrong_with(guest.text, log, one.mode, counted)
+    return Outcome(one, wrong, guest.text + log.decode("utf-8", "replace") * bool(wrong), counted)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", metavar="FILE", help="the record (bench/out/torture.json)")
+    parser.add_argument("--minutes", type=float, default=10, help="of all guests together (10)")
+    parser.add_argument("--seconds", type=int, default=60, help="of work in one guest (60)")
+    parser.add_argument("--linux", default="6.12")
+    parser.add_argument("--cpus", type=int, default=2)
+    parser.add_argument("--ram", type=int, default=96, metavar="MIB", help="that it can use (96)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--mode", choices=[*MODES, STOCK], help="of all guests, all the time (by lot)"
+    )
+    parser.add_argument(
+        "--without", action="append", default=[], choices=SCENARIOS, help="this scenario; repeat"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], choices=SCENARIOS, help="this scenario; repeat"
+    )
+    parser.add_argument("--all", action="store_true", help="go on after a guest that is not well")
+    parser.add_argument(
+        "--squeeze", action="store_true", help="the host's memory is short every few seconds"
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    with Squeeze(random.Random(args.seed)) if args.squeeze else nullcontext() as squeeze:
+        torture(args, squeeze)
+
+
+def torture(args: argparse.Namespace, squeeze: Squeeze | None) -> None:
+    """Guest after guest."""
+    chance = random.Random(args.seed)
+    end = time.monotonic() + args.minutes * 60
+    done: list[Outcome] = []
+    while not done or (time.monotonic() < end and (args.all or not done[-1].wrong)):
+        one = draw(chance, args)
+        print(f"guest {len(done) + 1}: {one}", flush=True)
+        done.append(run(args, one, squeeze))
+        print(summary(done[-1]), flush=True)
+    write(args, done, squeeze.spells if squeeze else 0)
+    conclude([one for one in done if one.wrong], len(done))
+
+
+def conclude(unwell: list[Outcome], count: int) -> None:
+    """Ends with what was wrong, the last guest's in full."""
+    if unwell:
+        print(unwell[-1].text)
+        said = [f"torture: {what}" for one in unwell for what in one.wrong]
+        raise SystemExit(
+            "\n".join([*said, f"torture: {len(unwell)} of {count} guests were not well"])
+        )
+
+
+def summary(outcome: Outcome) -> str:
+    """A line for a guest that is over."""
+    said = outcome.counted.get("guest") or {}
+    names = ("adopted_total", "mapped_by_vmm", "refused_shared", "lost_races", "evicted")
+    counted = ", ".join(f"{name} {said.get(name, '?')}" for name in names)
+    counted += f", asked for pages {outcome.counted.get('evictions', '?')} times"
+    return f"  {'; '.join(['WRONG', *outcome.wrong]) if outcome.wrong else 'all pages right'}; {counted}"
+
+
+def write(args: argparse.Namespace, done: list[Outcome], spells: int) -> None:
+    target = Path(args.json or "bench/out/torture.json")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    record = {
+        "suite": "torture", "schema": SCHEMA, "machine": environment(), "revision": revision(),
+        "linux": args.linux, "cpus": args.cpus, "seed": args.seed, "spells": spells,
+        "guests": [
+            {"round": one.round._asdict(), "wrong": one.wrong, "counted": one.counted} for one in done
+        ],
+    }  # fmt: skip
+    target.write_text(json.dumps(record, indent=1) + "\n")

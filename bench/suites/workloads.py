@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs that people know, in guests that are short of memory: GUPS, STREAM, a sort, Redis, SQLite, stress-ng.
+
+Each round starts a guest for every arm and every program. What is reported are times, so that less is better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench import options, peers
+from bench.loads import programs
+from bench.loads.programs import MEMBENCH, PACKAGES, PROGRAMS, UPDATE, Program, Size, ran_out
+from bench.report import page, record, stats
+from bench.report.aims import Aim, verdicts
+from bench.report.stats import Samples
+from bench.suites import swap
+from pyvmm.cli import swapload
+from pyvmm.cli.swapload import DISK, ZRAM, Arm, Job
+from pyvmm.errors import HostError
+from pyvmm.guest import distro
+
+MIB = 1 << 20
+RAM_MIB, FACTOR = 128, 1.6
+QUICK_RAM_MIB, QUICK_FACTOR = 96, 1.2
+#: The swap disk has so many times the RAM beyond what is worked on: programs take some for themselves.
+SPARE = 0.5
+AIMS = (Aim(swap.DIRECT, UPDATE, swap.STOCK, 1 / 10),)
+
+
+class Setting(NamedTuple):
+    """What the arms have in common. `disk` has Debian's programs."""
+
+    guest: Any
+    ram_mib: int
+    swap_mib: int
+    cpus: int
+    size: Size
+    programs: Mapping[str, Program]
+    disk: str
+    timeout: float
+
+    def job(self, arm: Arm, chosen: Program) -> Job:
+        """What a guest of the arm is to run."""
+        files: dict[str, bytes | str | os.PathLike[str]] = {**chosen.files}
+        if not chosen.debian:
+            files[MEMBENCH] = programs.membench_path()
+        argv = chosen.command(arm.swap, self.swap_mib * MIB, self.size)
+        disk = self.disk if chosen.debian else ""
+        return Job(argv, files, self.size.mib, self.cpus, disk, distro.SERIAL)
+
+
+def prepare() -> None:
+    """Fetches and compiles what guests run, into the cache. In the lab there is no network for it."""
+    programs.membench_path()
+    distro.disk(PACKAGES)
+
+
+def by_pyvmm(setting: Setting, arm: Arm, chosen: Program) -> str:
+    """What the program says in a guest of pyvmm."""
+    job = setting.job(arm, chosen)
+    return swapload.run(setting.guest, arm, setting.swap_mib * MIB, job, setting.timeout)
+
+
+def by_qemu(setting: Setting, arm: Arm, chosen: Program) -> str:
+    """The same under QEMU, with an ordinary swap disk in memory."""
+    job = setting.job(arm, chosen)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        swap_file = Path(folder) / "swap"
+        peers.empty(swap_file, setting.swap_mib * MIB)
+        devices = peers.swap_disk(swap_file, swapload.SERIAL)
+        if job.disk:
+            devices += [
+                "-drive", f"file={job.disk},if=none,id=programs,format=raw,readonly=on",
+                "-device", f"virtio-blk-device,drive=programs,serial={job.serial}",
+            ]  # fmt: skip
+        initrd = peers.initrd(setting.guest, folder, job.argv, job.files)
+        command = peers.qemu(setting.guest, initrd, *devices, mib=arm.memory, cpus=job.cpus)
+        return peers.output(command, setting.timeout)
+
+
+def one(setting: Setting, arm: Arm) -> dict[str, float]:
+    """A guest for each program; no figures of one that ran out of memory, as zram does if nothing can be compressed.
+
+    Raises HostError, naming the program, where one fails or finds something wrong.
+    """
+    run = by_qemu if arm.name == swap.QEMU else by_pyvmm
+    found: dict[str, float] = {}
+    for name, chosen in setting.programs.items():
+        stats.progress(f"{arm.name}: {name}")
+        try:
+            said = run(setting, arm, chosen)
+            if ran_out(said):
+                print(f"{name}, {arm.name}: the guest ran out of memory", file=sys.stderr)
+                continue
+            found |= chosen.figures(said, setting.size)
+        except HostError as error:
+            raise HostError(f"{name}, {arm.name}: {error}") from error
+    return found
+
+
+def arms(ram_mib: int, swap_mib: int) -> list[Arm]:
+    """All of them, by the names that are shown."""
+    swaps = {
+        swap.STOCK: DISK,
+        swap.QEMU: DISK,
+        ZRAM: ZRAM,
+        swap.OFF: "off",
+        swap.SYMCALL: "symcall",
+        swap.DIRECT: "direct",
+    }
+    made = [Arm(swap.RAM, ram_mib + swap_mib, "none")]
+    return made + [Arm(name, ram_mib, how) for name, how in swaps.items()]
+
+
+def notes(setting: Setting) -> str:
+    """What the figures are of."""
+    size = setting.size
+    return f"""\
+{setting.cpus} vCPU and {setting.ram_mib} MiB, in "{swap.RAM}" all that is wanted; {size.mib} MiB are worked on.
+Processes: {size.processes}, whose rates add up. Each program has a guest of its own, and checks what it worked on.
+stock: an ordinary virtio-blk disk in the host's memory. bypass off: the disk that can be bypassed, with that
+switched off. zram: compressed in the guest's own RAM. Nothing where a guest ran out of memory."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--linux", default="6.12")
+    add("--ram", type=int, metavar="MIB", help="of the guest: 128, with --quick 96")
+    add("--factor", type=float, help="worked on, times the RAM: 1.6, with --quick 1.2")
+    add("--cpus", type=int, default=1, help="vCPUs (1)")
+    add("--processes", type=int, default=1, help="at once, each with its share (1)")
+    add("--seconds", type=float, help="of GUPS, at most: 5, with --quick 1")
+    add("--requests", type=int, help="of Redis and SQLite, a process: 10000, with --quick 1000")
+    add("--program", action="append", default=[], metavar="NAME", help="only this one; repeat")
+    add("--arm", action="append", default=[], metavar="NAME", help="only this one; repeat")
+    add("--timeout", type=float, default=900, help="seconds of one guest (900)")
+
+
+def chosen_programs(names: list[str]) -> dict[str, Program]:
+    """Those asked for; all if none is."""
+    unknown = set(names) - set(PROGRAMS)
+    if unknown:
+        raise SystemExit(f"bench: no program {', '.join(unknown)}; there are {', '.join(PROGRAMS)}")
+    return {name: made for name, made in PROGRAMS.items() if name in names or not names}
+
+
+def setting_of(args: argparse.Namespace) -> Setting:
+    """What the options say."""
+    from pyvmm.cli.plan import find_guest
+
+    if min(args.processes, args.cpus) < 1:
+        raise SystemExit("bench: --processes and --cpus are at least 1")
+    ram = args.ram or (QUICK_RAM_MIB if args.quick else RAM_MIB)
+    factor = args.factor or (QUICK_FACTOR if args.quick else FACTOR)
+    size = Size(
+        mib=int(ram * factor),
+        processes=args.processes,
+        seconds=args.seconds or (1 if args.quick else 5),
+        passes=1 if args.quick else 2,
+        requests=args.requests or (1000 if args.quick else 10000),
+    )
+    programs = chosen_programs(args.program)
+    disk = str(distro.disk(PACKAGES)) if any(each.debian for each in programs.values()) else ""
+    swap_mib = -(-int(ram * (factor + SPARE)) // 2) * 2
+    guest = find_guest(args.linux)
+    return Setting(guest, ram, swap_mib, args.cpus, size, programs, disk, args.timeout)
+
+
+def main(args: argparse.Namespace) -> None:
+    setting = setting_of(args)
+    every = arms(setting.ram_mib, setting.swap_mib)
+    made = swap.chosen({arm.name: partial(one, setting, arm) for arm in every}, args.arm)
+    about: dict[str, Any] = {
+        "base": swap.base_of(made), "scale": 1e9, "unit": "ns", "notes": notes(setting), "linux": args.linux,
+        "ram_mib": setting.ram_mib, "swap_mib": setting.swap_mib, "cpus": args.cpus, "size": setting.size._asdict(),
+    }  # fmt: skip
+
+    def keep(samples: Samples) -> None:
+        record.write(args.json, "workloads", samples, judged=verdicts(AIMS, samples), **about)
+
+    plan = options.plan(args, about["base"], rounds=3, quick=1)
+    page.conclude(args, "workloads", stats.interleave(made, plan, keep), AIMS, **about)

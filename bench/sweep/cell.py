@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One cell of a sweep, run to its end in a scratch folder; `python -m bench.sweep.cell` is the process that does it.
+
+There are two processes. A keeper holds the lock of the machine, so that no two cells disturb each other, has an eye on
+the time, and on its standard input: whoever wants the cell has the other end of it, and with its end, by intent or by
+kill -9, the cell's own processes end too. The keeper starts a runner, which measures as `pyvmm bench` does without a
+sweep: on this machine's KVM or in the lab, where QEMU has a session of its own: processes are found by their parents.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import fcntl
+import importlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+from bench.report import record
+from bench.sweep.matrix import Cell
+
+#: What the keeper ends with when the time is over, as timeout(1) does.
+TIMED_OUT = 124
+#: Nobody wanted it any more.
+UNWANTED = 125
+#: The sources are not those of the sweep, any more.
+CHANGED = 126
+#: What a Dask worker sets for what it runs. A cell is to be the same with and without.
+OF_DASK = ("MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+#: Seconds between looks, and those that a cell has to give back what it took, before it is killed.
+LOOK = 0.1
+GRACE = 20.0
+#: Of what a cell printed, what comes back at most.
+SAID = 1 << 20
+SPEC = "cell.spec"
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+
+class Spec(NamedTuple):
+    """What a worker is told: plain values, that go over a network. `common` are the options of `pyvmm bench` for all
+    cells, `timeout` is in seconds, from when the machine is free.
+    """
+
+    cell: Cell
+    common: dict[str, Any]
+    timeout: float
+    revision: str
+    sources: str
+
+
+class Outcome(NamedTuple):
+    """What came of it: the keeper's status (0 if all is well), the record if there is one, and what was printed."""
+
+    status: int
+    record: dict[str, Any] | None
+    said: str
+    host: str
+
+
+def lock_path() -> Path:
+    """One file for each machine, whoever measures there."""
+    return Path(tempfile.gettempdir()) / "pyvmm-bench.lock"
+
+
+def perform(spec: Spec, wanted: Callable[[], bool] = lambda: True) -> Outcome:
+    """Runs a cell on this machine, when no other one runs. `wanted` is asked several times a second."""
+    with tempfile.TemporaryDirectory(prefix="pyvmm-cell-") as folder:
+        (Path(folder) / SPEC).write_text(json.dumps(spec), encoding="utf-8")
+        said = Path(folder) / "said"
+        with said.open("wb") as output:
+            status = kept(
+                [sys.executable, "-m", "bench.sweep.cell", "keep", folder], output, wanted
+            )
+        found = None
+        if status == UNWANTED:
+            return Outcome(status, None, "", os.uname().nodename)
+        if status == 0:
+            with suppress(SystemExit):
+                found = record.load(Path(folder) / f"{spec.cell.suite}.json")
+        text = said.read_bytes()[-SAID:].decode(errors="replace")
+    return Outcome(status, found, text, os.uname().nodename)
+
+
+def kept(command: list[str], output: Any, wanted: Callable[[], bool]) -> int:
+    """Runs the keeper to its end; its standard input ends when we do, or nobody wants it."""
+    keeper = subprocess.Popen(
+        command,
+        cwd=record.ROOT,
+        env={name: value for name, value in os.environ.items() if name not in OF_DASK},
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # the terminal's Ctrl-C is for us
+    )
+    assert keeper.stdin is not None
+    try:
+        while wanted():
+            with suppress(subprocess.TimeoutExpired):
+                return keeper.wait(LOOK)
+    finally:
+        keeper.stdin.close()
+        keeper.wait()
+    return keeper.returncode
+
+
+# The keeper
+
+
+def keep(folder: str) -> int:
+    """Runs the cell and leaves no process of it behind, nor the folder if nobody is there to look at it."""
+    status = guarded(spec_of(folder), folder)
+    if status == UNWANTED:
+        shutil.rmtree(folder, ignore_errors=True)
+    return status
+
+
+def guarded(spec: Spec, folder: str) -> int:
+    """Waits for the machine, and runs the cell until it ends, its time is over, or it is unwanted."""
+    adopt_orphans()
+    with machine_lock() as lock:
+        while not taken(lock):
+            if unwanted(LOOK):
+                return UNWANTED
+        if record.sources() != spec.sources:  # a worker began with others, or a sweep
+            return CHANGED
+        end = time.monotonic() + spec.timeout
+        command = [sys.executable, "-m", "bench.sweep.cell", "run", folder]
+        runner = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        try:
+            while runner.poll() is None:
+                if unwanted(LOOK):
+                    return UNWANTED
+                if time.monotonic() > end:
+                    print(f"bench: {spec.cell.name} did not end within {spec.timeout:g} s")
+                    return TIMED_OUT
+            return runner.returncode
+        finally:
+            end_all()
+
+
+def machine_lock() -> Any:
+    """The open file. One that another user made cannot be opened for writing, and need not be."""
+    path = lock_path()
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0o444))
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")
+
+
+def taken(lock: Any) -> bool:
+    """Whether the lock is ours now; it goes with this process."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def unwanted(seconds: float) -> bool:
+    """Whether standard input ends within so long. Nobody writes to it."""
+    return bool(select.select([0], [], [], seconds)[0])
+
+
+def adopt_orphans() -> None:
+    """What descends from this process stays below it when its parent dies (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def end_all() -> None:
+    """Ends what descends from this process: as Ctrl-C does, so that it can give back what it took, then for good."""
+    end = time.monotonic() + GRACE
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGINT)
+    while left := psutil.Process().children(recursive=True):
+        psutil.wait_procs(left, timeout=LOOK)
+        if time.monotonic() > end:
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+
+# The runner
+
+
+def run(folder: str) -> int:
+    """Measures as `pyvmm bench SUITE` does, without the report."""
+    from pyvmm.cli import bench as command
+    from pyvmm.errors import Error
+
+    suites = importlib.import_module("bench.suites").SUITES
+    cell, common = spec_of(folder)[:2]
+    linux = cell.options.get("linux", common["linux"])
+    args = argparse.Namespace(**{**common, "linux": linux}, words=cell.words)
+    try:
+        failed = command.measure(args, {cell.suite: suites[cell.suite].linux}, Path(folder))
+    except Error as error:
+        print(f"bench: {error}", flush=True)
+        return 1
+    return int(bool(failed))
+
+
+def spec_of(folder: str) -> Spec:
+    """What `perform` wrote there."""
+    cell, *rest = json.loads((Path(folder) / SPEC).read_text(encoding="utf-8"))
+    return Spec(Cell(*cell), *rest)
+
+
+def main() -> int:
+    """Either of the two processes."""
+    part, folder = sys.argv[1:]
+    if part == "run":
+        try:
+            return run(folder)
+        except KeyboardInterrupt:
+            return UNWANTED
+    return keep(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
