@@ -2,11 +2,12 @@
 """The whole test suite, in its stages: `python -m tests [--rest] [STAGE...] [-- pytest options]`.
 
 unit    parsers, tables, queues
-local   bare-metal guests on this machine's /dev/kvm, whatever kind that is
+bare    bare-metal guests on this machine's /dev/kvm, whatever kind that is
 fuzz    the fuzz targets, half a minute each (tests/fuzz)
-host    the lab itself, seen from outside, and kernels under QEMU alone
-vmx     some of local and lab on VT-x: here if this KVM is kvm_intel, else inside the lab that emulates it
-lab     Linux guests: here if this KVM boots Linux, else inside the lab
+qemu    the guest's kernels, patches and init without pyvmm: QEMU alone boots them
+lab     the lab itself, seen from outside
+vmx     some of bare and linux on VT-x: here if this KVM is kvm_intel, else inside the lab that emulates it
+linux   Linux guests: here if this KVM boots Linux, else inside the lab
 
 Without --rest: what each change must pass, chosen to take 40 minutes on two CPUs with every kernel still to be built.
 With it: the rest, on another machine: the tests of other guest kernels, of VT-x without EPT, and what is marked so.
@@ -26,17 +27,17 @@ from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests import needs
 from tests.fuzz.targets import TARGETS
-from tests.process import ROOT, End, Process, at_a_time, end_all, streamed
+from tests.runner import needs
+from tests.runner.process import ROOT, End, Process, at_a_time, end_all, streamed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-STAGES = ("unit", "local", "fuzz", "host", "vmx", "lab")
-STAGES_OF_REST = ("local", "host", "vmx", "lab")
+STAGES = ("unit", "bare", "fuzz", "qemu", "lab", "vmx", "linux")
+STAGES_OF_REST = ("bare", "qemu", "lab", "vmx", "linux")
 #: Those that boot no kernel.
-WITHOUT_GUESTS = ("unit", "local", "fuzz")
+WITHOUT_GUESTS = ("unit", "bare", "fuzz")
 #: Of each fuzz target.
 FUZZ_SECONDS = int(os.environ.get("PYVMM_FUZZ_SECONDS", "30"))
 LAB_SECONDS = 40 * 60
@@ -122,7 +123,7 @@ def part_of(stage: str, choice: Choice) -> Part:
     """What a stage comes to on this machine."""
     if stage == "fuzz":
         return Part(stage, number_of(1), searches())
-    if stage == "lab":
+    if stage == "linux":
         here = linux_boots()
     elif stage == "vmx":
         here = os.path.exists("/sys/module/kvm_intel")
@@ -170,8 +171,16 @@ def file_names(stage: str, words: tuple[str, ...]) -> list[str]:
     """
     command = pytest_command([f"tests/{stage}"], ("--collect-only", "-q", *words))
     listed = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
-    names = set(re.findall(rf"^(?:ERROR )?tests/{stage}/(\w+)\.py\b", listed.stdout, re.MULTILINE))
-    return sorted(names, key=lambda name: (LONG.index(name) if name in LONG else len(LONG), name))
+    names = set(
+        re.findall(rf"^(?:ERROR )?tests/{stage}/([\w/]+)\.py\b", listed.stdout, re.MULTILINE)
+    )
+    return sorted(names, key=lambda name: (rank(name), name))
+
+
+def rank(name: str) -> int:
+    """The place of a file among those that take long."""
+    base = name.rpartition("/")[2]
+    return LONG.index(base) if base in LONG else len(LONG)
 
 
 def run(parts: Sequence[Part]) -> list[tuple[Part, list[End]]]:
@@ -196,7 +205,7 @@ def jobs(stage: str, choice: Choice) -> list[Job]:
     """What runs in a lab each. What is about VT-x without EPT is of the rest."""
     shadow = (*choice.words, "-m", SHADOW)
     names = file_names(stage, choice.words)
-    if stage == "lab":
+    if stage == "linux":
         return [
             Job(stage, pile, choice.words) for pile in in_piles(names, PILES * labs_at_a_time())
         ]

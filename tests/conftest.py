@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 # What tests share: a failure there shows its values too.
-pytest.register_assert_rewrite("tests.integrity", "tests.remote")
+pytest.register_assert_rewrite("tests.support.integrity", "tests.support.remote")
 
 
 def pytest_configure() -> None:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bench.loads.squeeze import Squeeze
 from bench.report.record import environment, revision
 from pyvmm.errors import SymcallError
-from tests.kernel_log import faults
-from tests.lab.swapguest import STOCK, SwapGuest
+from tests.support.kernel_log import faults
+from tests.support.swapguest import STOCK, SwapGuest
 
 if TYPE_CHECKING:
     from pyvmm.swap.disk import Swap

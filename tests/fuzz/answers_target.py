@@ -15,9 +15,9 @@ with python.instrumented(include=["pyvmm"]):
     from pyvmm.machine.symcall import Results
     from pyvmm.symbiotic import calls, memory, swapstats, task
 
-from tests.unit import boot_support
+from tests.support import images
 
-RAM = boot_support.FakeMemory(64 << 10)
+RAM = images.FakeMemory(64 << 10)
 #: Pages of a list before the guest falls silent: an endless one is another test's.
 MAX_CALLS = 40
 

@@ -14,9 +14,9 @@ with python.instrumented(include=["pyvmm"]):
     from pyvmm.boot.load import load_kernel
     from pyvmm.errors import Error
 
-from tests.unit import boot_support
+from tests.support import images
 
-MEMORY = boot_support.FakeMemory(24 << 20, high=1 << 20)
+MEMORY = images.FakeMemory(24 << 20, high=1 << 20)
 COMMAND_LINES = ("", "console=ttyS0", "a" * 300, "x" * 5000, "\0", "\udc80", "é")
 INITRDS: tuple[tuple[bytes, ...], ...] = (
     (),
@@ -30,7 +30,7 @@ def some_elf(provider: Any) -> bytes:
     """An ELF kernel, whose program headers are a little or wholly wrong."""
     bits = 64 if provider.ConsumeBool() else 32
     loads = tuple(
-        boot_support.Load(
+        images.Load(
             0x100000 * (1 + each) if provider.ConsumeBool() else python.number(provider, bits),
             provider.ConsumeBytes(16),
             python.number(provider, bits) if provider.ConsumeBool() else 4096,
@@ -38,7 +38,7 @@ def some_elf(provider: Any) -> bytes:
         for each in range(provider.ConsumeIntInRange(0, 3))
     )
     extra = tuple(
-        boot_support.program_header(
+        images.program_header(
             bits,
             provider.ConsumeIntInRange(0, 7),
             *(python.number(provider, bits) for _ in range(6)),
@@ -48,12 +48,12 @@ def some_elf(provider: Any) -> bytes:
     notes = provider.ConsumeBytes(40) if provider.ConsumeBool() else None
     if not loads and notes is None:
         notes = b""
-    return boot_support.vmlinux(loads, notes, bits=bits, extra=extra)
+    return images.vmlinux(loads, notes, bits=bits, extra=extra)
 
 
 def some_bzimage(provider: Any) -> bytes:
     """A bzImage with fields that may be anything."""
-    return boot_support.bzimage(
+    return images.bzimage(
         provider.ConsumeBytes(provider.ConsumeIntInRange(0, 64)).ljust(512, b"\xf4"),
         setup_sects=provider.ConsumeIntInRange(0, 8),
         version=python.number(provider, 16) if provider.ConsumeBool() else 0x20F,
@@ -72,7 +72,7 @@ def some_multiboot(provider: Any) -> bytes:
     """A Multiboot 1 kernel, by its address fields or by ELF."""
     flags = provider.ConsumeIntInRange(0, 7) | provider.ConsumeIntInRange(0, 1) << 16
     fields = [0x100000 if provider.ConsumeBool() else python.number(provider, 32) for _ in range(5)]
-    head = boot_support.multiboot_header(flags) + struct.pack("<5I", *fields)
+    head = images.multiboot_header(flags) + struct.pack("<5I", *fields)
     before = bytes(4 * provider.ConsumeIntInRange(0, 8))
     return before + head + provider.ConsumeBytes(64) + bytes(256)
 

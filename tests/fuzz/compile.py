@@ -10,7 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.process import ROOT
+from tests.runner.process import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

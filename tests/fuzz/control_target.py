@@ -14,7 +14,7 @@ with python.instrumented(include=["pyvmm"]):
     from pyvmm.control import client, operations, protocol, server
     from pyvmm.errors import Error
 
-from tests.unit import control_support
+from tests.support import fake_vm
 
 #: What a request may have, and values that fit or do not.
 OPERATIONS = (
@@ -132,9 +132,9 @@ def some_request(provider: Any) -> bytes:
 
 def serve(provider: Any) -> None:
     """Requests, one after another: each that is a line of something has one answer, which is a line of JSON."""
-    vm = control_support.FakeVM()
+    vm = fake_vm.FakeVM()
     if provider.ConsumeBool():
-        vm.swap = control_support.FakeSwap()
+        vm.swap = fake_vm.FakeSwap()
     vm.answers.pop(2)  # it would wait for another thread
     lines = b"".join(some_request(provider) for _ in range(provider.ConsumeIntInRange(1, 3)))
     connection = Connection(provider, lines)

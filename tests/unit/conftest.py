@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from pyvmm.guest import suites
-from tests.unit.guest_support import FakeApt
+from tests.support.fake_apt import FakeApt
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("pyvmm", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.local.test_kvm_run import (  # noqa: F401
+from tests.bare.test_kvm_run import (  # noqa: F401
     test_a_signal_interrupts,
     test_immediate_exit,
     test_sync_regs,
 )
-from tests.local.test_symcall_integrity import test_state_survives_in_short  # noqa: F401
-from tests.local.test_symspy import *  # noqa: F403
+from tests.bare.test_symcall_integrity import test_state_survives_in_short  # noqa: F401
+from tests.bare.test_symspy import *  # noqa: F403
 
 pytestmark = pytest.mark.shadow

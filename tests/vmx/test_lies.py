@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.local.test_hook_failures import *  # noqa: F403
-from tests.local.test_symcall_lies import *  # noqa: F403
-from tests.local.test_symcall_string import (  # noqa: F401
+from tests.bare.test_hook_failures import *  # noqa: F403
+from tests.bare.test_symcall_lies import *  # noqa: F403
+from tests.bare.test_symcall_string import (  # noqa: F401
     string,
     test_a_page_fault_behind_a_read,
     test_a_part_of_an_access,

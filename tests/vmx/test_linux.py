@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kernel_log import faults
-from tests.lab import linux, test_boot, test_swapbypass
-from tests.lab.test_symcall_linux import Caller
+from tests.linux import test_boot, test_swapbypass
+from tests.linux.test_symcall_linux import Caller
+from tests.support import linux
+from tests.support.kernel_log import faults
 
 if TYPE_CHECKING:
     from pathlib import Path

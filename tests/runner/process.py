@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs that run beside each other, each shown when it has ended, and ended when it falls silent."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROOT = Path(__file__).resolve().parents[2]
+#: The longest test is silent for about 200 s on an emulated machine.
+SILENT_SECONDS = 420
+SILENT = 1000  # no status of a program: one of 124 is a lab that was not silent, but at work for too long
+SHOWING = Lock()
+#: What is running, to be ended with this program.
+RUNNING: set[subprocess.Popen[bytes]] = set()
+
+
+class Process(NamedTuple):
+    """What is run, and what to call it."""
+
+    what: str
+    command: list[str]
+
+
+class End(NamedTuple):
+    """Of a process."""
+
+    code: int
+    seconds: float
+
+
+def streamed(process: Process) -> End:
+    """Runs it, with its output as it comes."""
+    start = time.monotonic()
+    code = subprocess.run(process.command, cwd=ROOT, check=False).returncode
+    return End(code, time.monotonic() - start)
+
+
+def at_a_time(count: int, processes: Sequence[Process]) -> list[End]:
+    """Runs all, so many at a time."""
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(shown, processes))
+
+
+def shown(process: Process) -> End:
+    """Runs it, and shows its output at the end. Once: one that fell silent hung, and a second try would hide it."""
+    start = time.monotonic()
+    code, output = watch(process.command)
+    end = End(code, time.monotonic() - start)
+    with SHOWING:
+        print(f"\n-- {process.what}: status {code}, {end.seconds:.0f} s", flush=True)
+        sys.stdout.buffer.write(output)
+        sys.stdout.buffer.flush()
+    return end
+
+
+def watch(command: list[str]) -> tuple[int, bytes]:
+    """Runs it to its end, or ends it when it has said nothing for too long; its status and output."""
+    output = b""
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        assert process.stdout is not None
+        RUNNING.add(process)
+        try:
+            fd = process.stdout.fileno()
+            while True:
+                if not select.select([fd], [], [], SILENT_SECONDS)[0]:
+                    process.terminate()
+                    said = f"\nnothing was said for {SILENT_SECONDS} s: ended\n"
+                    return SILENT, output + said.encode()
+                piece = os.read(fd, 65536)
+                if not piece:
+                    return process.wait(), output
+                output += piece
+        finally:
+            RUNNING.discard(process)
+
+
+def end_all(number: int, frame: object) -> None:
+    """The handler of a signal: labs would go on by themselves. What still waits for its turn does not begin."""
+    for process in tuple(RUNNING):
+        process.terminate()
+    sys.exit(128 + number)

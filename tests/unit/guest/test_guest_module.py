@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver as a module: out of the patches, against headers packages, into the initramfs; with made-up packages."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pyvmm.cli.plan import find_guest
+from pyvmm.errors import ConfigError, HostError
+from pyvmm.guest import cache, debian, headers, inventory, module
+from pyvmm.guest.stock import stock
+from tests.support.fake_apt import FakeApt, add_patch, patch_tree
+from tests.unit.guest.test_guest_cpio import walk
+
+REAL = Path(__file__).resolve().parents[3] / "guest-linux-patch" / "module"
+REAL_COMPILER = headers.compiler
+RELEASE = "6.12.5-amd64"
+IMAGE = f"linux-image-{RELEASE}"
+FIRST = """\
+From 1234 Mon Sep 17 00:00:00 2001
+Subject: [PATCH 1/2] a driver
+
+---
+diff --git a/drivers/virt/Makefile b/drivers/virt/Makefile
+index 1..2 100644
+--- a/drivers/virt/Makefile
++++ b/drivers/virt/Makefile
+@@ -1 +1,2 @@
+ obj-y += other/
++obj-y += symbiotic/
+diff --git a/drivers/virt/symbiotic/core.c b/drivers/virt/symbiotic/core.c
+new file mode 100644
+index 0..3
+--- /dev/null
++++ b/drivers/virt/symbiotic/core.c
+@@ -0,0 +1,2 @@
++int one;
++int two;
+--\x20
+2.39
+"""
+SECOND = """\
+From 5678 Mon Sep 17 00:00:00 2001
+Subject: [PATCH 2/2] more of it
+
+---
+diff --git a/MAINTAINERS b/MAINTAINERS
+index 1..2 100644
+--- a/MAINTAINERS
++++ b/MAINTAINERS
+@@ -1 +1,2 @@
+ someone
++us
+diff --git a/drivers/virt/symbiotic/core.c b/drivers/virt/symbiotic/core.c
+index 3..4 100644
+--- a/drivers/virt/symbiotic/core.c
++++ b/drivers/virt/symbiotic/core.c
+@@ -1,2 +1,2 @@
+ int one;
+-int two;
++int three;
+diff --git a/include/linux/symbiotic.h b/include/linux/symbiotic.h
+new file mode 100644
+index 0..5
+--- /dev/null
++++ b/include/linux/symbiotic.h
+@@ -0,0 +1 @@
++extern int one;
+"""
+#: What the makefiles of the headers package do, as far as our own needs it.
+KBUILD = """\
+modules:
+\t@echo "for $(CONFIG_SYMBIOTIC) with $(KCFLAGS)" > said
+\t@cat said
+\t@grep -q "made of what the kernel exports" $(M)/reach.h
+\t@test ! -e broken || { echo "core.c:1: error: this is broken"; exit 2; }
+\tgcc -c -o $(M)/symbiotic.ko $(M)/core.c
+"""
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guest_cache: Path) -> Path:
+    folder = patch_tree(tmp_path / "patches")
+    shutil.copytree(REAL, folder / "module", ignore=shutil.ignore_patterns("build"))
+    add_patch(folder, "first.patch", FIRST)
+    add_patch(folder, "second.patch", SECOND)
+    monkeypatch.setenv("PYVMM_GUEST_PATCH", str(folder))
+    return folder
+
+
+@pytest.fixture
+def kernel(apt: FakeApt, tmp_path: Path) -> debian.KernelFiles:
+    """A kernel, and the three packages of its headers."""
+    apt.kernel(IMAGE, RELEASE, ["virtio_mmio"])
+    apt.meta("linux-image-amd64", IMAGE)
+    own = tmp_path / "own" / "usr" / "src" / f"linux-headers-{RELEASE}"
+    (own / "include" / "generated").mkdir(parents=True)
+    (own / "include" / "generated" / "utsrelease.h").write_text(
+        f'#define UTS_RELEASE "{RELEASE}"\n'
+    )
+    (own / "Makefile").write_text("include /usr/src/linux-headers-6.12.5-common/Makefile\n")
+    (own / ".kernelvariables").write_text("CC = $(CROSS_COMPILE)gcc-12\n")
+    (own / "scripts").symlink_to("../../lib/linux-kbuild-6.12.5/scripts")
+    apt.package(f"linux-headers-{RELEASE}", tmp_path / "own")
+    common = tmp_path / "common" / "usr" / "src" / "linux-headers-6.12.5-common"
+    common.mkdir(parents=True)
+    (common / "Makefile").write_text(KBUILD)
+    apt.package("linux-headers-6.12.5-common", tmp_path / "common")
+    programs = tmp_path / "programs" / "usr" / "lib" / "linux-kbuild-6.12.5" / "scripts"
+    programs.mkdir(parents=True)
+    (programs / "program").write_text("")
+    apt.package("linux-kbuild-6.12.5", tmp_path / "programs")
+    return debian.kernel_package("6.12")
+
+
+@pytest.fixture(autouse=True)
+def any_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever gcc this machine has is good enough for a package that does not exist."""
+    monkeypatch.setattr(headers, "compiler", lambda folder: "gcc")
+
+
+def extract(series: Path, target: Path) -> subprocess.CompletedProcess[str]:
+    command = ["sh", str(REAL / "extract.sh"), str(series), str(target)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def files_below(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_files_are_as_after_the_last_patch(tree: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    for _ in range(2):  # whatever is there already makes no difference
+        done = extract(tree / "series-6.12", target)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert files_below(target) == {
+            "drivers/virt/symbiotic/core.c": "int one;\nint three;\n",
+            "include/linux/symbiotic.h": "extern int one;\n",
+        }
+
+
+def test_series_without_a_driver(tree: Path, tmp_path: Path) -> None:
+    series = tree / "series-6.12"
+    (series / "series").write_text("# nothing\n")
+    done = extract(series, tmp_path / "out")
+    assert done.returncode == 1
+    assert "names no patch" in done.stderr
+    (series / "series").write_text("only.patch\n")
+    (series / "only.patch").write_text(FIRST.split("diff --git a/drivers/virt/symbiotic")[0])
+    done = extract(series, tmp_path / "out")
+    assert done.returncode == 1
+    assert "creates a file" in done.stderr
+
+
+def test_patch_that_does_not_fit_the_one_before(tree: Path, tmp_path: Path) -> None:
+    series = tree / "series-6.12"
+    (series / "first.patch").write_text(FIRST.replace("+int two;", "+int other;"))
+    assert extract(series, tmp_path / "out").returncode != 0
+
+
+def test_headers_are_put_together_once(kernel: debian.KernelFiles, apt: FakeApt) -> None:
+    folder = headers.headers(kernel)
+    assert (folder / "scripts" / "program").exists()
+    assert (folder / "Makefile").read_text() == "include ../linux-headers-6.12.5-common/Makefile\n"
+    package = Path(cache.cache_root(), "debian", f"linux-headers-{RELEASE}_1%3a2.0-1")
+    original = package / "usr" / "src" / f"linux-headers-{RELEASE}" / "Makefile"
+    assert original.read_text().startswith("include /usr/src/")
+    before = apt.downloads()
+    apt.forget()
+    assert headers.headers(kernel) == folder
+    assert apt.downloads() == before
+
+
+def test_headers_that_are_gone(kernel: debian.KernelFiles, apt: FakeApt) -> None:
+    apt.forget()
+    with pytest.raises(HostError, match=rf"'linux-headers-{RELEASE}'.*--force"):
+        headers.headers(kernel)
+
+
+def test_the_kernels_own_compiler(kernel: debian.KernelFiles, tmp_path: Path) -> None:
+    assert REAL_COMPILER(headers.headers(kernel)) == "gcc-12"
+    assert REAL_COMPILER(tmp_path / "nothing") == "gcc"
+
+
+def test_module_is_built_once(tree: Path, kernel: debian.KernelFiles) -> None:
+    path = Path(module.build(kernel, "6.12"))
+    assert path.read_bytes().startswith(b"\x7fELF")
+    assert {entry.name for entry in path.parent.iterdir()} == {"symbiotic.ko", "info.json"}
+    before = path.stat().st_ino
+    assert module.build(kernel, "6.12") == str(path)
+    assert path.stat().st_ino == before
+    module.build(kernel, "6.12", force=True)
+    assert path.stat().st_ino != before
+    said = (headers.headers(kernel) / "said").read_text()
+    assert said.startswith("for m with ")
+    assert "-DCONFIG_SYMBIOTIC=1" in said
+
+
+def test_what_the_key_depends_on(tree: Path, kernel: debian.KernelFiles) -> None:
+    keys = {module.make_key(kernel, "6.12")}
+    (tree / "config" / "base.config").write_text("# of the other guests\n")
+    assert module.make_key(kernel, "6.12") in keys
+    for path in (tree / "series-6.12" / "second.patch", tree / "module" / "reach.h"):
+        with path.open("a") as file:
+            file.write("\n")
+        keys.add(module.make_key(kernel, "6.12"))
+    newer = kernel._replace(vmlinuz=kernel.vmlinuz.replace("2.0-1", "2.0-2"))
+    keys.add(module.make_key(newer, "6.12"))
+    assert len(keys) == 4
+
+
+def test_failed_build_shows_the_log(tree: Path, kernel: debian.KernelFiles) -> None:
+    (headers.headers(kernel) / "broken").write_text("")
+    with pytest.raises(HostError, match="this is broken") as caught:
+        module.build(kernel, "6.12")
+    assert "module-6.12.log" in str(caught.value)
+    assert not list((Path(cache.cache_root()) / "guest").glob("module-*/"))
+
+
+def test_recipe_that_is_incomplete(tree: Path, kernel: debian.KernelFiles) -> None:
+    (tree / "module" / "reach.h").unlink()
+    with pytest.raises(HostError, match=r"part of the module's recipe: .*reach\.h"):
+        module.build(kernel, "6.12")
+    (tree / "series-6.12" / "first.patch").unlink()
+    with pytest.raises(ConfigError, match=r"first\.patch"):
+        module.build(kernel, "6.12")
+
+
+def test_stock_guest_with_the_module(tree: Path, kernel: debian.KernelFiles) -> None:
+    plain = stock("6.12")
+    guest = stock("6.12", symbiotic=True)
+    assert (guest.kernel, guest.initramfs == plain.initramfs) == (plain.kernel, False)
+    found = walk(Path(guest.initramfs).read_bytes())
+    listed = b"/lib/modules/symbiotic.ko\n/lib/modules/virtio_mmio.ko\n"
+    assert found[b"pyvmm/modules"][1] == listed
+    assert cache.find_stock("6.12") == plain
+    assert cache.find_stock("6.12", symbiotic=True) == guest
+    assert [entry.name for entry in inventory.entries()] == ["stock-6.12", "stock-6.12-symbiotic"]
+
+
+def test_stock_guest_is_found_by_name(
+    tree: Path, kernel: debian.KernelFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made where there is none; then found, with nothing but the files that it is started by."""
+    assert inventory.guest_files("stock-6.12-symbiotic") == []
+    guest = find_guest("stock-6.12-symbiotic")
+    assert guest == cache.find_stock("6.12", symbiotic=True)
+    monkeypatch.setattr(debian, "kernel_package", None)
+    assert find_guest("stock-6.12-symbiotic") == guest
+    note = str(Path(guest.initramfs).with_name("info.json"))
+    wanted = {cache.pointer_path("stock-6.12-symbiotic"), guest.kernel, guest.initramfs, note}
+    assert set(inventory.guest_files("stock-6.12-symbiotic")) == wanted
+    with (tree / "series-6.12" / "second.patch").open("a") as file:
+        file.write("\n")
+    assert inventory.guest_files("stock-6.12-symbiotic") == []
+
+
+def test_edited_driver_is_a_change_for_one_guest_only(
+    tree: Path, kernel: debian.KernelFiles
+) -> None:
+    stock("6.12")
+    stock("6.12", symbiotic=True)
+    with (tree / "series-6.12" / "second.patch").open("a") as file:
+        file.write("\n")
+    states = {entry.name: entry.state for entry in inventory.entries()}
+    assert states == {"stock-6.12": "current", "stock-6.12-symbiotic": "stale"}
+    assert cache.find_stock("6.12") is not None
+    assert cache.find_stock("6.12", symbiotic=True) is None
+
+
+def test_clean_keeps_the_module_in_use(tree: Path, kernel: debian.KernelFiles) -> None:
+    old = Path(module.build(kernel, "6.12"))
+    with (tree / "series-6.12" / "second.patch").open("a") as file:
+        file.write("\n")
+    stock("6.12", symbiotic=True)
+    new = Path(module.build(kernel, "6.12"))
+    inventory.clean()
+    assert (old.exists(), new.exists()) == (False, True)

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Imports point one way: a layer may use those below it, never its neighbours or those above."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+PACKAGE = ROOT / "pyvmm"
+
+# The lower the number the lower the layer; parts of the same layer do not import each other.
+LAYERS = {
+    "errors": 0,
+    "record": 0,
+    "_core": 0,
+    "kvm": 1,
+    "outfile": 1,
+    "machine": 2,
+    "boot": 3,
+    "devices": 3,
+    "symbiotic": 3,
+    "control": 3,
+    "swap": 4,
+    "vm": 5,
+    "guest": 5,
+    "probe": 5,
+    "lab": 6,
+    "drgn": 6,
+    "testdev": 6,
+    "cli": 7,
+}
+# What a part may use of its own layer or without one.
+ALSO: dict[str, set[str]] = {}
+
+
+def part_of(module: str) -> str:
+    """The part of the package a dotted name belongs to: pyvmm.boot.elf -> boot."""
+    names = module.split(".")
+    return names[1] if len(names) > 1 else "__init__"
+
+
+def part_of_file(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0].removesuffix(".py")
+
+
+def imported_modules(path: Path) -> list[tuple[int, str]]:
+    """(line, module) for each import of the package in a file, those for type checkers too."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            module = node.module or ""
+            names = [f"{module}.{alias.name}" for alias in node.names]
+            found += [(node.lineno, name) for name in (names if module == "pyvmm" else [module])]
+    return [(line, name) for line, name in found if name.split(".")[0] == "pyvmm"]
+
+
+def violations(path: Path) -> list[str]:
+    importer = part_of_file(path)
+    if importer == "__init__" or path.name == "__main__.py":  # a program may use all there is
+        return []
+    result = []
+    for line, module in imported_modules(path):
+        imported = part_of(module)
+        if imported in ("__init__", "__version__"):
+            continue
+        if imported == importer or imported in ALSO.get(importer, ()):
+            continue
+        if LAYERS[imported] >= LAYERS[importer]:
+            result.append(f"{path.relative_to(ROOT)}:{line}: {importer} imports {imported}")
+    return result
+
+
+def test_every_part_has_a_layer() -> None:
+    parts = {part_of_file(path) for path in PACKAGE.rglob("*.py")} - {"__init__", "__main__"}
+    assert parts <= set(LAYERS), f"give these a layer: {sorted(parts - set(LAYERS))}"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_imports_point_down(path: Path) -> None:
+    assert violations(path) == []
+
+
+def test_the_check_sees_an_upward_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "machine"
+    folder.mkdir()
+    bad = folder / "bad.py"
+    bad.write_text("def f():\n    from pyvmm.devices import serial\n")
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    assert violations(bad) == ["machine/bad.py:2: machine imports devices"]
+
+
+def test_bindings_import_nothing_of_the_machine() -> None:
+    """`pyvmm.kvm` is usable alone and quick to import."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, pyvmm.kvm; "
+        "print([m for m in sys.modules if m.startswith('pyvmm.') and not m.startswith('pyvmm.kvm')])"
+    )
+    output = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
+    assert output.strip() == "['pyvmm.errors']"

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C loop against a scripted KVM: what each exit makes of a run, those too that no guest can force."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyvmm import kvm
+from pyvmm.machine import result as results
+from tests.support import c_library
+
+HERE = Path(c_library.__file__).resolve().parent
+DECLARED = """
+struct fake_exit {
+	int error; unsigned int reason; unsigned int detail; unsigned long long value; unsigned int goes_on;
+};
+void fake_kvm(void *run, const struct fake_exit *list, unsigned int count);
+void fake_port(unsigned int size, unsigned int count, unsigned long long offset);
+"""
+RUN_SIZE = 12288
+PORT = 0x510
+
+SHUTDOWN, RESET, CRASH, WAKEUP = 1, 2, 3, 4  # <linux/kvm.h>: KVM_SYSTEM_EVENT_*
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    return c_library.load(
+        tmp_path_factory.mktemp("loop"),
+        c_library.LOOP,
+        DECLARED,
+        extra=(HERE / "fake_kvm.c",),
+        defines=("ioctl=fake_ioctl",),
+    )
+
+
+class Loop:
+    """A vCPU whose KVM_RUN returns the given (errno, exit reason, detail), one after the other."""
+
+    def __init__(self, built: tuple[Any, Any], *exits: tuple[int, ...]) -> None:
+        self.ffi, self.lib = built
+        self.run = self.ffi.new("uint8_t[]", RUN_SIZE)
+        self.exits = self.ffi.new("struct fake_exit[]", [tuple(each) for each in exits])
+        self.buses = [self.lib.bus_create() for _ in range(3)]
+        address = int(self.ffi.cast("uintptr_t", self.run))
+        self.vcpu = self.lib.vcpu_create(-1, 0, address, RUN_SIZE, *self.buses)
+        self.lib.fake_kvm(self.run, self.exits, len(exits))
+
+    def step(self) -> int:
+        return int(self.lib.vcpu_run(self.vcpu))
+
+    def close(self) -> None:
+        self.lib.vcpu_destroy(self.vcpu)
+        for bus in self.buses:
+            self.lib.bus_destroy(bus)
+
+
+ENDS = {
+    "fail entry": ((0, kvm.KVM_EXIT_FAIL_ENTRY, 0), results.ENTRY_FAILURE),
+    "internal error": ((0, kvm.KVM_EXIT_INTERNAL_ERROR, 0), results.INTERNAL_ERROR),
+    "shutdown": ((0, kvm.KVM_EXIT_SHUTDOWN, 0), results.TRIPLE_FAULT),
+    "halt": ((0, kvm.KVM_EXIT_HLT, 0), results.HALT),
+    "system shutdown": ((0, kvm.KVM_EXIT_SYSTEM_EVENT, SHUTDOWN), results.POWEROFF),
+    "system reset": ((0, kvm.KVM_EXIT_SYSTEM_EVENT, RESET), results.REBOOT),
+    "system crash": ((0, kvm.KVM_EXIT_SYSTEM_EVENT, CRASH), results.PANIC),
+    "another system event": ((0, kvm.KVM_EXIT_SYSTEM_EVENT, WAKEUP), results.UNKNOWN_EXIT),
+    "an exit nobody knows": ((0, 4711, 0), results.UNKNOWN_EXIT),
+    "an impossible MMIO length": ((0, kvm.KVM_EXIT_MMIO, 9), results.UNKNOWN_EXIT),
+    "KVM_RUN fails": ((errno.EFAULT, 0, 0), results.RUN_FAILED),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_ends(built: tuple[Any, Any], name: str) -> None:
+    script, reason = ENDS[name]
+    loop = Loop(built, script)
+    event = loop.step()
+    assert results.BY_EVENT[event] == reason
+    if script[0]:
+        assert loop.vcpu.error == script[0]
+    loop.close()
+
+
+#: Bytes of an element, elements, and where KVM says that they lie.
+PORTS = {
+    "all that a page holds": ((4, 1024, 8192), results.HALT),
+    "no elements": ((4, 0, 8192), results.HALT),
+    "an element of three bytes": ((3, 1, 8192), results.UNKNOWN_EXIT),
+    "an element of no bytes": ((0, 1, 8192), results.UNKNOWN_EXIT),
+    "an element of eight bytes": ((8, 1, 8192), results.UNKNOWN_EXIT),
+    "more than a page": ((4, 1025, 4096), results.UNKNOWN_EXIT),
+    "so many that the product wraps": ((4, 1 << 30, 8192), results.UNKNOWN_EXIT),
+    "data across the end": ((4, 1, RUN_SIZE - 3), results.UNKNOWN_EXIT),
+    "data behind the end": ((1, 1, RUN_SIZE), results.UNKNOWN_EXIT),
+    "data far away": ((4, 1, 1 << 63), results.UNKNOWN_EXIT),
+    "data before the beginning": ((4, 1, (1 << 64) - 4), results.UNKNOWN_EXIT),
+}
+
+
+@pytest.mark.parametrize("name", PORTS)
+def test_what_kvm_says_of_a_port_is_checked(built: tuple[Any, Any], name: str) -> None:
+    port, reason = PORTS[name]
+    loop = Loop(built, (0, kvm.KVM_EXIT_IO, PORT), (0, kvm.KVM_EXIT_HLT, 0))
+    loop.lib.fake_port(*port)
+    assert results.BY_EVENT[loop.step()] == reason
+    assert loop.vcpu.unclaimed == (port[1] if reason == results.HALT else 0)
+    loop.close()
+
+
+def test_elements_are_those_of_the_exit(built: tuple[Any, Any]) -> None:
+    """A handler in which KVM is entered: what it shares then says something else."""
+    loop = Loop(built, (0, kvm.KVM_EXIT_IO, PORT, 0x11223344), (0, kvm.KVM_EXIT_HLT, 0))
+    loop.lib.fake_port(2, 2, 8192)
+    seen: list[tuple[int, int, int]] = []
+
+    @loop.ffi.callback("bus_handler")  # type: ignore[untyped-decorator]
+    def access(_: Any, access: Any) -> int:
+        seen.append((access.address, access.length, access.value))
+        for i in range(32, 64):  # past the fields about the run, over those about the exit
+            loop.run[i] = 0xFF
+        return 0
+
+    assert loop.lib.bus_add(loop.buses[0], PORT, 1, access, loop.ffi.NULL) == 0
+    assert results.BY_EVENT[loop.step()] == results.HALT
+    assert seen == [(PORT, 2, 0x3344), (PORT, 2, 0x1122)]
+    loop.close()
+
+
+def test_interruptions_do_not_end_a_run(built: tuple[Any, Any]) -> None:
+    loop = Loop(
+        built,
+        (errno.EINTR, 0, 0),
+        (errno.EAGAIN, 0, 0),
+        (0, kvm.KVM_EXIT_INTR, 0),
+        (0, kvm.KVM_EXIT_MMIO, 4),
+        (0, kvm.KVM_EXIT_HLT, 0),
+    )
+    assert results.BY_EVENT[loop.step()] == results.HALT
+    assert loop.vcpu.exits[kvm.KVM_EXIT_INTR] == 3
+    assert loop.vcpu.exits[kvm.KVM_EXIT_MMIO] == 1
+    assert loop.vcpu.unclaimed == 1
+    loop.close()
+
+
+def test_a_request_is_seen_before_the_guest_is_entered(built: tuple[Any, Any]) -> None:
+    loop = Loop(built, (0, kvm.KVM_EXIT_HLT, 0))
+    loop.lib.vcpu_request(loop.vcpu, loop.lib.VCPU_REQUEST_PAUSE)
+    loop.lib.vcpu_request(loop.vcpu, loop.lib.VCPU_REQUEST_STOP)
+    assert loop.step() == loop.lib.VCPU_KICKED
+    both = loop.lib.VCPU_REQUEST_PAUSE | loop.lib.VCPU_REQUEST_STOP
+    assert loop.lib.vcpu_take_requests(loop.vcpu) == both
+    assert loop.lib.vcpu_take_requests(loop.vcpu) == 0
+    assert results.BY_EVENT[loop.step()] == results.HALT
+    loop.close()
+
+
+def test_a_request_for_a_symcall_is_not_taken(built: tuple[Any, Any]) -> None:
+    """Only the loop forgets it, when it serves the call: one that came just before would wait for ever."""
+    loop = Loop(built, (0, kvm.KVM_EXIT_HLT, 0))
+    posted = loop.lib.VCPU_REQUEST_SYMCALL | loop.lib.VCPU_REQUEST_LATE
+    loop.lib.vcpu_request(loop.vcpu, posted | loop.lib.VCPU_REQUEST_PAUSE)
+    assert loop.lib.vcpu_take_requests(loop.vcpu) == posted | loop.lib.VCPU_REQUEST_PAUSE
+    assert loop.lib.vcpu_take_requests(loop.vcpu) == posted
+    loop.close()
