@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-C_FILES = $(wildcard csrc/*.[ch] csrc/kvm/*.h pyvmm/lab/init/*.[ch] pyvmm/guest/programs/*.c guest-linux-patch/init/*.[ch] \
+C_FILES = $(wildcard csrc/*/*.[ch] pyvmm/lab/init/*.[ch] pyvmm/guest/programs/*.c guest-linux-patch/init/*.[ch] \
 	bench/loads/*.c tests/*/*.c tests/*/*/*.[ch])
 
 # What cppcheck says since 2.17 that is no fault here: that it did not look at every branch, and memory that a test or a
@@ -62,7 +62,7 @@ c-check: setup
 	clang-format --dry-run -Werror $(C_FILES)
 	gcc -fsyntax-only -std=gnu11 -D_GNU_SOURCE -Wall -Werror -Icsrc -Itests/fuzz tests/fuzz/*.c
 	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability \
-		--inline-suppr --suppress=missingIncludeSystem -D__x86_64__ $(CPPCHECK_217) $(filter %.c,$(C_FILES))
+		--inline-suppr --suppress=missingIncludeSystem -D__x86_64__ -Icsrc $(CPPCHECK_217) $(filter %.c,$(C_FILES))
 
 format: setup
 	ruff format .

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """cffi builders (API mode, compiled once at install).
 
-`kvm` is the bindings of /dev/kvm alone; `core` is every C file of this folder. The declarations that Python
-sees are the parts of the headers between the marks ``cffi: begin`` and ``cffi: end``, so that there is one copy
-of each.
+`kvm` is the bindings of /dev/kvm alone; `core` is every C file of the other folders here. The
+declarations that Python sees are the parts of the headers between the marks ``cffi: begin`` and
+``cffi: end``, so that there is one copy of each.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ OWN = "csrc/build.py"
 
 # Later headers use the types of earlier ones.
 CORE_HEADERS = [
-    "thread.h",
-    "layout.h",
-    "memory.h",
-    "guard.h",
-    "bus.h",
-    "iothread.h",
-    "vcpu.h",
-    "symspy.h",
-    "symcall.h",
-    "symcall_watch.h",
-    "doorbell.h",
-    "pagemap.h",
-    "swapstore.h",
-    "swapmap.h",
-    "swapbypass.h",
-    "hostmemory.h",
-    "swapgovernor.h",
-    "probe.h",
-    "platform.h",
-    "terminal.h",
-    "tsc.h",
-    "framing.h",
-    "serial.h",
-    "virtqueue.h",
-    "virtio.h",
-    "virtio_mmio.h",
-    "virtio_blk.h",
-    "virtio_console.h",
-    "virtio_rng.h",
-    "virtio_net.h",
+    "host/thread.h",
+    "host/layout.h",
+    "machine/memory.h",
+    "host/guard.h",
+    "machine/bus.h",
+    "host/iothread.h",
+    "machine/vcpu.h",
+    "symbiotic/symspy.h",
+    "symbiotic/symcall.h",
+    "symbiotic/watch.h",
+    "symbiotic/doorbell.h",
+    "host/pagemap.h",
+    "swap/store.h",
+    "swap/map.h",
+    "swap/bypass.h",
+    "host/memory.h",
+    "swap/governor.h",
+    "symbiotic/probe.h",
+    "machine/platform.h",
+    "host/terminal.h",
+    "host/tsc.h",
+    "host/framing.h",
+    "serial/serial.h",
+    "virtio/queue.h",
+    "virtio/device.h",
+    "virtio/mmio.h",
+    "virtio/blk.h",
+    "virtio/console.h",
+    "virtio/rng.h",
+    "virtio/net.h",
 ]
 CFLAGS = [
     "-std=gnu11",
@@ -101,9 +101,9 @@ def builder_of_core() -> FFI:
         ffi.cdef(declarations(header))
     ffi.set_source(
         "pyvmm._core",
-        "\n".join(f'#include "{header.name}"' for header in headers),
-        sources=sorted(str(path.relative_to(ROOT)) for path in HERE.glob("*.c")),
-        depends=[OWN, *sorted(str(path.relative_to(ROOT)) for path in HERE.glob("*.h"))],
+        "\n".join(f'#include "{name}"' for name in CORE_HEADERS),
+        sources=sorted(str(path.relative_to(ROOT)) for path in HERE.glob("*/*.c")),
+        depends=[OWN, *sorted(str(path.relative_to(ROOT)) for path in HERE.glob("*/*.h"))],
         include_dirs=["csrc"],
         extra_compile_args=CFLAGS,
         extra_link_args=LINKED,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The serial port COM1, a 16550A; its registers and its thread are in csrc/serial.c."""
+"""The serial port COM1, a 16550A; its registers and its thread are in csrc/serial/serial.c."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all virtio devices share on the Python side; the device itself is in csrc/virtio*.c."""
+"""What all virtio devices share on the Python side; the device itself is in csrc/virtio."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class VirtioConsole(VirtioDevice):
     that its reader does not take makes the guest wait; nothing is dropped until the output is closed at the other
     end, which signals the eventfd `failed_fd`. With `escape`, ctrl-a x in the input signals the eventfd `quit_fd`,
     ctrl-a h prints help.
-    With `framed` the input is framed (csrc/framing.h), so that a guest that knows it sees the end of the input.
+    With `framed` the input is framed (csrc/host/framing.h), so that a guest that knows it sees the end of the input.
     No input is read until the eventfd `gate_fd` is signalled, if there is one.
 
     `size` is (columns, rows); by default that of the terminal at `output_fd`, or (0, 0) for unknown.

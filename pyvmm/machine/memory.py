@@ -88,7 +88,7 @@ def ram_layout(size: int) -> tuple[Region, ...]:
 class File(NamedTuple):
     """A file whose first `size` bytes are memory of the guest; `name` is for messages.
 
-    Using what is mapped of it may fail: where its file system is full, or somebody has cut it off (csrc/guard.h).
+    Using what is mapped of it may fail: where its file system is full, or somebody has cut it off (csrc/host/guard.h).
     """
 
     fd: int

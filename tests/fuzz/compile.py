@@ -68,7 +68,12 @@ def program(target: Target, build: Build = SEARCH) -> Path:
     """The target's program, compiled where it is not or is older than a source."""
     folder = OUT / target.name
     built = folder / build.name
-    sources = [*CSRC.glob("*.[ch]"), *HERE.glob("*.[ch]"), HERE / "compile.py", HERE / "targets.py"]
+    sources = [
+        *CSRC.glob("*/*.[ch]"),
+        *HERE.glob("*.[ch]"),
+        HERE / "compile.py",
+        HERE / "targets.py",
+    ]
     if built.exists() and built.stat().st_mtime > max(each.stat().st_mtime for each in sources):
         return built
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,19 +108,19 @@ def _engine(target: Target) -> Path:
 
 
 def _copy(target: Target) -> None:
-    folder = _engine(target)
-    folder.mkdir(exist_ok=True)
-    for source in CSRC.glob("*.[ch]"):
-        text = source.read_text()
+    for source in CSRC.glob("*/*.[ch]"):
+        text, own = source.read_text(), str(source.relative_to(CSRC))
         for name, large, small in target.smaller:
-            if name == source.name:
+            if name == own:
                 assert large in text, f"{large!r} is not in {name}"
                 text = text.replace(large, small)
-        (folder / source.name).write_text(text)
+        copy = _engine(target) / own
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(text)
 
 
 def _object(target: Target, build: Build, source: Path, flags: tuple[str, ...]) -> Path:
-    made = OUT / target.name / f"{source.stem}-{build.name}.o"
+    made = OUT / target.name / f"{source.parent.name}-{source.stem}-{build.name}.o"
     include = f"-I{_engine(target)}"
     _run([compiler(), include, *FLAGS, *flags, "-c", "-o", str(made), str(source)])
     return made

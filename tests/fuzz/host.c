@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "guard.h"
-#include "iothread.h"
+#include "host/guard.h"
+#include "host/iothread.h"
 
 enum {
 	FIRST_FD = 1000, /* no number of the process's own */
@@ -158,7 +158,7 @@ void host_lose(uint8_t moment)
 	losses = moment;
 }
 
-/* guard.h: the copy itself is one that the sanitizers look at. */
+/* host/guard.h: the copy itself is one that the sanitizers look at. */
 bool guard_copy(void *to, const void *from, size_t bytes)
 {
 	host_moment();

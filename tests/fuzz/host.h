@@ -65,7 +65,7 @@ void host_race(uint32_t moment, uint8_t *where, const uint8_t *bytes, size_t len
 /* Such a moment. */
 void host_moment(void);
 
-/* Memory is gone (guard.h) for the nth copy from now on. */
+/* Memory is gone (host/guard.h) for the nth copy from now on. */
 void host_lose(uint8_t moment);
 
 /* Of the handlers that ask whether somebody is in a hurry, the nth from now on is told so. */
@@ -75,7 +75,7 @@ void host_hurry(uint8_t moment);
  * is odd, and never if not. */
 void host_give_up(uint8_t how);
 
-/* For iothread.h without a thread: the events that are up, and how often they came up. */
+/* For host/iothread.h without a thread: the events that are up, and how often they came up. */
 uint32_t host_ready(int fd);
 uint64_t host_edges(int fd);
 

@@ -9,9 +9,9 @@
 #include <string.h>
 
 #include "host.h"
-#include "symcall.h"
-#include "symspy.h"
-#include "vcpu.h"
+#include "machine/vcpu.h"
+#include "symbiotic/symcall.h"
+#include "symbiotic/symspy.h"
 
 enum {
 	PORT_DATA = 4096, /* where in the shared area the bytes of a port lie */

@@ -8,14 +8,14 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "doorbell.h"
 #include "kvm.h"
-#include "probe.h"
-#include "swapbypass.h"
-#include "symcall.h"
-#include "symcall_watch.h"
-#include "symspy.h"
-#include "vcpu.h"
+#include "machine/vcpu.h"
+#include "swap/bypass.h"
+#include "symbiotic/doorbell.h"
+#include "symbiotic/probe.h"
+#include "symbiotic/symcall.h"
+#include "symbiotic/symspy.h"
+#include "symbiotic/watch.h"
 
 enum {
 	RAM = 64 << 10,

@@ -7,9 +7,9 @@
 #include <string.h>
 
 #include "host.h"
+#include "host/iothread.h"
 #include "input.h"
-#include "iothread.h"
-#include "serial.h"
+#include "serial/serial.h"
 
 struct world {
 	struct input input;

@@ -9,10 +9,10 @@ from typing import NamedTuple
 class Target(NamedTuple):
     """A name and what is under it.
 
-    `parts` are files of csrc/ and `harness` files of this folder, both without their ending; `wrap` are functions of
-    the engine that the harness stands before; `smaller` are texts of its files, and what takes their place for a
-    target that would take too long to fill something. Without parts the target is the module
-    tests.fuzz.NAME_target.
+    `parts` are files of csrc/ with their wing, `harness` files of this folder, both without their
+    ending. `wrap` are functions of the engine that the harness stands before. `smaller` are texts
+    of the engine's files, and what takes their place for a target that would take too long to fill
+    something. Without parts the target is the module tests.fuzz.NAME_target.
     """
 
     name: str
@@ -32,9 +32,10 @@ VIRTIO = Target(
     "virtio",
     "every virtio device behind its registers, over a host that refuses and cuts short",
     parts=(
-        *("memory", "iovec", "stream", "terminal", "framing", "blockfile", "blockmemory"),
-        *("virtqueue", "virtio", "virtio_turn", "virtio_mmio", "virtio_blk", "virtio_rng"),
-        *("virtio_console", "virtio_net", "thread"),
+        *("machine/memory", "host/iovec", "host/stream", "host/terminal", "host/framing"),
+        *("host/thread", "virtio/blockfile", "virtio/blockmemory", "virtio/queue"),
+        *("virtio/device", "virtio/turn", "virtio/mmio", "virtio/blk", "virtio/rng"),
+        *("virtio/console", "virtio/net"),
     ),
     harness=("virtio_target", "host", "turn"),
     wrap=(
@@ -46,40 +47,23 @@ LOOP = Target(
     "loop",
     "the vCPU loop with symcalls, replay and the swap map, under a scripted KVM",
     parts=(
-        *(
-            "memory",
-            "bus",
-            "vcpu",
-            "symspy",
-            "symcall",
-            "symcall_begin",
-            "symcall_entry",
-            "symcall_queue",
-            "vcpu_exit",
-        ),
-        *(
-            "frame",
-            "context",
-            "replay",
-            "hold",
-            "doorbell",
-            "swapbypass",
-            "swapmap",
-            "probe",
-            "thread",
-        ),
+        *("machine/memory", "machine/bus", "machine/vcpu", "machine/vcpu_exit"),
+        *("symbiotic/symspy", "symbiotic/symcall", "symbiotic/begin", "symbiotic/entry"),
+        *("symbiotic/queue", "symbiotic/frame", "symbiotic/context", "symbiotic/replay"),
+        *("symbiotic/hold", "symbiotic/doorbell", "symbiotic/probe"),
+        *("swap/bypass", "swap/map", "host/thread"),
     ),
     harness=("loop_target", "kvm"),
 )
 SERIAL = Target(
     "serial",
     "the serial port, its input and its output",
-    parts=("serial", "serial_line", "terminal", "thread"),
+    parts=("serial/serial", "serial/line", "host/terminal", "host/thread"),
     harness=("serial_target", "host", "turn"),
     max_length=256,
     smaller=(
-        ("serial.h", "SERIAL_RING = 65536", "SERIAL_RING = 256"),
-        ("serial.h", "SERIAL_BACKLOG = 65536", "SERIAL_BACKLOG = 256"),
+        ("serial/serial.h", "SERIAL_RING = 65536", "SERIAL_RING = 256"),
+        ("serial/serial.h", "SERIAL_BACKLOG = 65536", "SERIAL_BACKLOG = 256"),
     ),
 )
 BOOT = Target("boot", "kernel images and initrds", max_length=4096)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * iothread.h without a thread: a call runs at once, and iothread_turn() serves the watches. It says
- * with an abort when they never come to rest, which would be a thread that spins.
+ * host/iothread.h without a thread: a call runs at once, and iothread_turn() serves the watches. It
+ * says with an abort when they never come to rest, which would be a thread that spins.
  */
-#include "iothread.h"
+#include "host/iothread.h"
 
 #include <errno.h>
 #include <stdbool.h>

@@ -10,12 +10,12 @@
 
 #include "host.h"
 #include "input.h"
-#include "vcpu.h"
-#include "virtio_blk.h"
-#include "virtio_console.h"
-#include "virtio_mmio.h"
-#include "virtio_net.h"
-#include "virtio_rng.h"
+#include "machine/vcpu.h"
+#include "virtio/blk.h"
+#include "virtio/console.h"
+#include "virtio/mmio.h"
+#include "virtio/net.h"
+#include "virtio/rng.h"
 
 enum {
 	RAM = 64 << 10,

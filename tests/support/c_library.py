@@ -16,17 +16,19 @@ MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 
 #: The vCPU loop and what it calls.
 LOOP = (
-    *("memory", "bus", "vcpu", "vcpu_exit", "symspy", "symcall", "symcall_watch"),
-    *("symcall_begin", "symcall_entry", "symcall_queue", "frame", "context", "replay", "hold"),
-    "thread",
+    *("machine/memory", "machine/bus", "machine/vcpu", "machine/vcpu_exit"),
+    *("symbiotic/symspy", "symbiotic/symcall", "symbiotic/watch", "symbiotic/begin"),
+    *("symbiotic/entry", "symbiotic/queue", "symbiotic/frame", "symbiotic/context"),
+    *("symbiotic/replay", "symbiotic/hold"),
+    "host/thread",
 )
 
 #: The virtio devices but for the network card, and what they stand on.
 DEVICES = (
-    *("memory", "iothread", "thread", "iovec", "stream", "terminal", "framing", "guard"),
-    *("blockfile", "blockmemory", "virtqueue", "virtio", "virtio_turn"),
-    *("virtio_mmio", "virtio_blk"),
-    *("virtio_rng", "virtio_console"),
+    *("machine/memory", "host/iothread", "host/thread", "host/iovec", "host/stream"),
+    *("host/terminal", "host/framing", "host/guard"),
+    *("virtio/blockfile", "virtio/blockmemory", "virtio/queue", "virtio/device", "virtio/turn"),
+    *("virtio/mmio", "virtio/blk", "virtio/rng", "virtio/console"),
 )
 
 

@@ -9,8 +9,8 @@
 #include <time.h>
 
 #include "guests/mix.h"
-#include "symcall.h"
-#include "vcpu.h"
+#include "machine/vcpu.h"
+#include "symbiotic/symcall.h"
 
 enum {
 	UPCALL_FIRST = 0x1000, /* as in tests/support/guests/integrity.h */

@@ -22,14 +22,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "bus.h"
-#include "guard.h"
-#include "serial.h"
-#include "vcpu.h"
-#include "virtio_blk.h"
-#include "virtio_console.h"
-#include "virtio_mmio.h"
-#include "virtio_rng.h"
+#include "host/guard.h"
+#include "machine/bus.h"
+#include "machine/vcpu.h"
+#include "serial/serial.h"
+#include "virtio/blk.h"
+#include "virtio/console.h"
+#include "virtio/mmio.h"
+#include "virtio/rng.h"
 
 enum {
 	RAM = 1 << 18,

@@ -13,10 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "guard.h"
-#include "iovec.h"
-#include "memory.h"
-#include "virtqueue.h"
+#include "host/guard.h"
+#include "host/iovec.h"
+#include "machine/memory.h"
+#include "virtio/queue.h"
 
 static unsigned long cases;
 

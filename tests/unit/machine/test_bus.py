@@ -73,7 +73,7 @@ class Model:
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    return c_library.load(tmp_path_factory.mktemp("bus"), ("bus",), MORE)
+    return c_library.load(tmp_path_factory.mktemp("bus"), ("machine/bus",), MORE)
 
 
 # Few addresses, so that ranges meet; and those where sums overflow.

@@ -26,7 +26,7 @@ stat::number_of_executed_units: 9000
 #: What a program says that found something.
 LOUD = """\
 #512\tNEW    cov: 20 ft: 30 corp: 2/2b lim: 4 exec/s: 0 rss: 30Mb L: 1/1 MS: 1 ChangeBit-
-csrc/replay.c:32:24: runtime error: addition of unsigned offset overflowed
+csrc/symbiotic/replay.c:32:24: runtime error: addition of unsigned offset overflowed
 artifact_prefix='./'; Test unit written to /somewhere/crash-1
 stat::number_of_executed_units: 600
 """

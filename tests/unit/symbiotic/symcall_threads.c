@@ -20,12 +20,12 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "doorbell.h"
-#include "memory.h"
-#include "symcall.h"
-#include "symcall_watch.h"
-#include "symspy.h"
-#include "vcpu.h"
+#include "machine/memory.h"
+#include "machine/vcpu.h"
+#include "symbiotic/doorbell.h"
+#include "symbiotic/symcall.h"
+#include "symbiotic/symspy.h"
+#include "symbiotic/watch.h"
 
 enum {
 	CPUS = 2,

@@ -46,7 +46,7 @@ HELD = 0x00100001  # KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_BLOCKIRQ
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     return c_library.load(
         tmp_path_factory.mktemp("symcall"),
-        (*c_library.LOOP, "probe"),
+        (*c_library.LOOP, "symbiotic/probe"),
         DECLARED + OFFSETS,
         extra=(HERE / "fake_kvm.c",),
         defines=("ioctl=fake_ioctl",),

@@ -25,7 +25,7 @@ SEEN = {
 
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_calls_pass_between_threads(tmp_path: Path, sanitizer: str) -> None:
-    parts = (*c_library.LOOP, "doorbell")
+    parts = (*c_library.LOOP, "symbiotic/doorbell")
     source = HERE / "symcall_threads.c"
     command = c_library.sanitized(tmp_path, source, parts, sanitizer, "ioctl=fake_ioctl")
     run = subprocess.run(

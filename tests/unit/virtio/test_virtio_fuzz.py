@@ -11,18 +11,10 @@ import pytest
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[2] / "csrc"
 PARTS = (
-    *("memory", "iothread", "thread", "iovec", "stream", "terminal", "framing", "blockfile"),
-    "blockmemory",
-    "guard",
-    *(
-        "virtqueue",
-        "virtio",
-        "virtio_turn",
-        "virtio_mmio",
-        "virtio_blk",
-        "virtio_rng",
-        "virtio_console",
-    ),
+    *("machine/memory", "host/iothread", "host/thread", "host/iovec", "host/stream"),
+    *("host/terminal", "host/framing", "host/guard"),
+    *("virtio/blockfile", "virtio/blockmemory", "virtio/queue", "virtio/device", "virtio/turn"),
+    *("virtio/mmio", "virtio/blk", "virtio/rng", "virtio/console"),
 )
 ROUNDS = 400
 

@@ -19,11 +19,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "vcpu.h"
-#include "virtio_blk.h"
-#include "virtio_console.h"
-#include "virtio_mmio.h"
-#include "virtio_rng.h"
+#include "machine/vcpu.h"
+#include "virtio/blk.h"
+#include "virtio/console.h"
+#include "virtio/mmio.h"
+#include "virtio/rng.h"
 
 enum {
 	RAM = 1 << 20,

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * SwapBypass: the guest uses a page that it swapped out where it lies, in the swap disk's memory,
+ * which it sees as the aperture. Here is what the VMM offers and what the guest took of it.
+ * docs/symbiotic.md, "SwapBypass".
+ */
+#ifndef PYVMM_SWAP_BYPASS_H
+#define PYVMM_SWAP_BYPASS_H
+
+#include <pthread.h>
+#include <stdint.h>
+
+#include "machine/bus.h"
+#include "machine/memory.h"
+#include "swap/map.h"
+#include "swap/store.h"
+#include "symbiotic/symspy.h"
+
+/* cffi: begin */
+enum {
+	HYPERCALL_SWAP_ATTACH = 0x5001, /* RBX, RCX: base and size of the aperture */
+	HYPERCALL_SWAP_DETACH = 0x5002,
+
+	SWAPBYPASS_NO_HOOK = 0xffffffff,
+};
+
+enum swap_mode {
+	SWAP_MODE_OFF,     /* pages are read back, as from any disk */
+	SWAP_MODE_SYMCALL, /* the VMM writes the page table entry, having asked the guest */
+	SWAP_MODE_DIRECT,  /* the guest writes it */
+};
+
+struct swapbypass_counters {
+	uint64_t attached; /* times */
+	uint64_t detached;
+	uint64_t refused;    /* of the two calls above */
+	uint64_t offered;    /* faults */
+	uint64_t answers[7]; /* to them, by enum swap_reason */
+};
+
+struct swapbypass;
+
+/* For a machine of `cpus` vCPUs, with nothing to offer so far. NULL and errno on failure. */
+struct swapbypass *swapbypass_create(struct symspy *symspy, const struct guest_memory *memory,
+                                     uint32_t cpus);
+void swapbypass_destroy(struct swapbypass *bypass);
+
+/* Claims its numbers on the bus of hypercalls: 0 or the error of bus_add(). */
+int swapbypass_attach(struct swapbypass *bypass, struct bus *hypercalls);
+
+/* Announces a store; `swap->mode` is what the VMM's owner wants. Before the guest runs: 0, -EINVAL
+ * for sizes that do not agree, -EEXIST. The store must live until the vCPUs have stopped. */
+int swapbypass_offer(struct swapbypass *bypass, struct swapstore *store,
+                     const struct symspy_swap *swap);
+
+/* The mode that is wanted, and whether there may be one but off now; any thread, at any time. */
+void swapbypass_want(struct swapbypass *bypass, uint32_t mode);
+void swapbypass_allow(struct swapbypass *bypass, int allowed);
+
+/* With direct mode wanted the guest is told symcall from then on. Each fault that is offered comes
+ * back from vcpu_run() as VCPU_HYPERCALL with that hook, which goes on with swapmap_go_on();
+ * SWAPBYPASS_NO_HOOK: no longer. */
+void swapbypass_ask(struct swapbypass *bypass, uint32_t hook);
+
+/* The mode that the guest is told now, an enum swap_mode. */
+uint32_t swapbypass_mode(struct swapbypass *bypass);
+
+/* Whether the guest uses the aperture, by its own word. */
+int swapbypass_is_attached(struct swapbypass *bypass);
+void swapbypass_count(struct swapbypass *bypass, struct swapbypass_counters *counters);
+/* cffi: end */
+
+struct swapbypass {
+	struct symspy *symspy;
+	const struct guest_memory *memory;
+	struct swapstore *store; /* NULL: nothing is offered */
+	struct symspy_swap offer;
+
+	pthread_mutex_t lock; /* among those who change what is announced */
+	uint32_t wanted;      /* atomic, as all that follows */
+	uint32_t allowed;
+	uint32_t attached;
+	uint32_t hook;
+	struct swapbypass_counters counters;
+	struct swapmap maps[]; /* one a vCPU, its own */
+};
+
+#endif

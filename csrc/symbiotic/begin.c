@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How a symcall begins: whether the vCPU takes one, and what becomes of the exit at hand. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "machine/vcpu.h"
+#include "symbiotic/symcall.h"
+#include "symbiotic/watch.h"
+
+enum {
+	/* Exits after a call for which KVM goes on to share the registers: the next call is likely
+	 * to be near, and a guest that nobody calls any more pays nothing. */
+	LINGER = 64,
+	NESTED_STATE_SIZE = 16384,
+};
+
+int symcall_refuse(struct symcall_call *call, enum symcall_status status, const char *text)
+{
+	call->message.status = status;
+	snprintf(call->message.text, sizeof(call->message.text), "%s", text);
+	return VCPU_SYMCALL;
+}
+
+static int refuse_host(struct symcall_call *call, int error)
+{
+	call->message.error = (uint64_t)-error;
+	return symcall_refuse(call, SYMCALL_HOST, "KVM refused");
+}
+
+/* Whether the vCPU takes a call at all, as far as that shows without its registers: 0 or
+ * VCPU_SYMCALL. */
+static int check(struct symcall *symcall, struct symcall_call *call)
+{
+	uint8_t *page = symspy_vcpu_page(symcall->symspy, symcall->vcpu->index);
+
+	call->message.status = SYMCALL_OK;
+	call->message.error = 0;
+	if (symcall->active) {
+		symcall->counters.refused_active++;
+		return symcall_refuse(call, SYMCALL_ACTIVE, "");
+	}
+	if (!symcall->entry.rip) {
+		symcall->counters.refused_absent++;
+		return symcall_refuse(call, SYMCALL_ABSENT, "");
+	}
+	if (symcall->disabled || !page ||
+	    !(__atomic_load_n(symcall_flags(page), __ATOMIC_ACQUIRE) & SYMSPY_VCPU_ENABLED)) {
+		symcall->counters.refused_disabled++;
+		return symcall_refuse(call, SYMCALL_DISABLED,
+		                      symcall->disabled
+		                              ? "it missed a deadline and did not register anew"
+				      : page ? "it does not take calls now"
+					     : "it has no SymSpy page");
+	}
+	return 0;
+}
+
+static bool in_nested_guest(struct vcpu *vcpu)
+{
+	struct kvm_nested_state *state = calloc(1, NESTED_STATE_SIZE);
+	bool result;
+
+	if (!state)
+		return true;
+	state->size = NESTED_STATE_SIZE;
+	result = ioctl(vcpu->fd, KVM_GET_NESTED_STATE, state) ||
+	         state->flags & KVM_STATE_NESTED_GUEST_MODE;
+	free(state);
+	return result;
+}
+
+/* The same with the registers at hand. */
+static int check_context(struct symcall *symcall, struct symcall_call *call)
+{
+	const char *why = context_refuse(&symcall->entry, &symcall->context.sregs);
+
+	if (symcall->nested && in_nested_guest(symcall->vcpu))
+		return symcall_refuse(call, SYMCALL_NESTED, "");
+	if (!why && symcall->context.events.smi.smm)
+		why = "the vCPU is in system management mode";
+	if (!why)
+		return 0;
+	symcall->counters.refused_invalid++;
+	return symcall_refuse(call, SYMCALL_INVALID, why);
+}
+
+/* Whether the shared registers are the vCPU's, and those after the instruction. */
+static bool is_fresh(const struct vcpu *vcpu)
+{
+	return vcpu->settled && vcpu->run->kvm_valid_regs == CONTEXT_SYNC && !vcpu->touched;
+}
+
+int symcall_freshen(struct vcpu *vcpu)
+{
+	int error;
+
+	if (is_fresh(vcpu))
+		return 0;
+	vcpu->run->kvm_valid_regs = CONTEXT_SYNC;
+	vcpu->lingering = LINGER;
+	error = vcpu_settle_step(vcpu);
+	return error == -EINTR ? 0 : error ? error : -EBUSY;
+}
+
+static void take_context(struct symcall *symcall)
+{
+	struct kvm_sync_regs *shared = &symcall->vcpu->run->s.regs;
+
+	context_forget_bitmap(&shared->sregs);
+	symcall->context.regs = shared->regs;
+	symcall->context.sregs = shared->sregs;
+	symcall->context.events = shared->events;
+}
+
+/* The calls come in through the vCPU's page, whatever the guest has in that memory now. */
+static void give_data(struct symcall *symcall, struct symcall_call *call)
+{
+	uint8_t *page = symspy_vcpu_page(symcall->symspy, symcall->vcpu->index);
+	uint32_t size = call->message.given;
+
+	if (size > SYMSPY_DATA_SIZE)
+		size = SYMSPY_DATA_SIZE;
+	if (size)
+		memcpy(page + SYMSPY_DATA, call->message.data, size);
+	__atomic_fetch_or(symcall_flags(page), SYMSPY_VCPU_ACTIVE, __ATOMIC_RELEASE);
+}
+
+/* Saves the state that the guest does not promise to keep: 0 or VCPU_SYMCALL. Nothing is changed by
+ * then. */
+static int save_extras(struct symcall *symcall, struct symcall_call *call)
+{
+	int error = 0;
+
+	symcall->context.has_extras = false;
+	if (!(symcall->entry.promises & CONTEXT_PROMISE_STATE_KEPT))
+		error = context_save_extras(symcall->vcpu, &symcall->context);
+	return error ? refuse_host(call, error) : 0;
+}
+
+/* With the context in symcall->context, and its extras: puts the vCPU at the guest's entry. */
+static int enter(struct symcall *symcall, struct symcall_call *call)
+{
+	struct vcpu *vcpu = symcall->vcpu;
+	const uint64_t *given = call->message.regs;
+	struct kvm_regs regs = {
+	        .rax = call->message.number,
+	        .rbx = given[0],
+	        .rcx = given[1],
+	        .rdx = given[2],
+	        .rsi = given[3],
+	        .rdi = given[4],
+	};
+
+	hold_interrupts(vcpu, symcall->context.events.nmi.masked);
+	give_data(symcall, call);
+	context_enter(vcpu, &symcall->context, &symcall->entry, &regs);
+	vcpu->run->kvm_valid_regs = CONTEXT_SYNC;
+	vcpu->lingering = LINGER;
+	symcall->active = call;
+	vcpu->in_symcall = 1;
+	vcpu->symcall_number = call->message.number;
+	symcall->counters.calls++;
+	symcall_count(symcall);
+	symcall_watch_begin(symcall->watch);
+	return 0;
+}
+
+static int start(struct symcall *symcall, struct symcall_call *call)
+{
+	int event = save_extras(symcall, call);
+
+	return event ? event : enter(symcall, call);
+}
+
+int symcall_begin_c(struct vcpu *vcpu, struct symcall_call *call, symcall_done *done)
+{
+	struct symcall *symcall = vcpu->symcall;
+	int event = check(symcall, call);
+
+	if (event)
+		return event;
+	take_context(symcall);
+	symcall->context.slept = false;
+	event = check_context(symcall, call);
+	if (event)
+		return event;
+	call->done = done;
+	call->local = false;
+	return start(symcall, call);
+}
+
+static int refuse_local(struct vcpu *vcpu, struct symcall_call *call, int event)
+{
+	frame_put_back(vcpu, &call->frame);
+	return event;
+}
+
+/* The exit under way is an input: its context is the one before the instruction. */
+static int begin_in_input(struct symcall *symcall, struct symcall_call *call)
+{
+	struct context *context = &symcall->context;
+	struct vcpu *vcpu = symcall->vcpu;
+	int error = context_fetch(vcpu, &context->regs, &context->sregs, &context->events);
+	int event;
+
+	if (error)
+		return refuse_host(call, error);
+	event = check_context(symcall, call);
+	if (!event)
+		event = save_extras(symcall, call);
+	/* From here on there is no way back but through the call. */
+	if (!event)
+		event = replay_put_aside(vcpu, &context->regs);
+	return event ? event : enter(symcall, call);
+}
+
+/* Any other exit is completed first. It may have more to it, which is then served. The entry is
+ * looked at once more, because serving it takes its time. */
+static int begin_settled(struct symcall *symcall, struct symcall_call *call)
+{
+	struct vcpu *vcpu = symcall->vcpu;
+	int error, event;
+
+	while (!is_fresh(vcpu)) {
+		vcpu->run->kvm_valid_regs = CONTEXT_SYNC;
+		vcpu->lingering = LINGER;
+		error = vcpu_settle_step(vcpu);
+		event = error ? 0 : vcpu_serve(vcpu);
+		if (event)
+			return event;
+		if (error && error != -EINTR)
+			return vcpu_fail(vcpu, -error);
+	}
+	event = check(symcall, call);
+	if (event)
+		return event;
+	take_context(symcall);
+	event = check_context(symcall, call);
+	return event ? event : start(symcall, call);
+}
+
+static int begin(struct vcpu *vcpu, struct symcall_call *call)
+{
+	struct symcall *symcall = vcpu->symcall;
+	int event = 0;
+
+	if (!symcall)
+		return symcall_refuse(call, SYMCALL_ABSENT, "");
+	if (!call->frame.kept)
+		event = check(symcall, call);
+	else if (vcpu->hook_pending)
+		event = vcpu_resume(vcpu);
+	if (event)
+		return event;
+	call->done = NULL;
+	call->local = true;
+	symcall->context.slept = false;
+	if (!call->frame.kept && replay_needed(vcpu)) {
+		frame_keep(vcpu, &call->frame);
+		event = begin_in_input(symcall, call);
+	} else {
+		frame_keep(vcpu, &call->frame);
+		event = begin_settled(symcall, call);
+	}
+	if (event == VCPU_SYMCALL)
+		return refuse_local(vcpu, call, event);
+	return event;
+}
+
+int symcall_continue(struct vcpu *vcpu, struct symcall_call *call)
+{
+	bool begun = vcpu->symcall && vcpu->symcall->active == call;
+	int event = begun ? 0 : begin(vcpu, call);
+
+	return event ? event : vcpu_run(vcpu);
+}
+
+int symcall_make(struct vcpu *vcpu, struct symcall_call *call, uint64_t number, uint64_t rbx,
+                 uint64_t rcx, uint64_t rdx, uint64_t rsi, uint64_t rdi)
+{
+	struct symcall_message *message = &call->message;
+
+	message->number = number;
+	message->regs[0] = rbx;
+	message->regs[1] = rcx;
+	message->regs[2] = rdx;
+	message->regs[3] = rsi;
+	message->regs[4] = rdi;
+	return symcall_continue(vcpu, call);
+}
+
+/* A vCPU that waits for its start, or that KVM does not let us wake, takes no call. */
+int symcall_begin_posted(struct symcall *symcall, struct symcall_call *call)
+{
+	struct vcpu *vcpu = symcall->vcpu;
+	int error = 0, event = check(symcall, call);
+
+	if (event)
+		return event;
+	symcall->context.slept = false;
+	error = symcall_freshen(vcpu);
+	if (error)
+		return refuse_host(call, error);
+	take_context(symcall);
+	event = check_context(symcall, call);
+	if (!event)
+		event = save_extras(symcall, call);
+	if (event)
+		return event;
+	/* The last that may fail: a vCPU that was woken for nothing would go on behind its HLT. */
+	if (vcpu->may_sleep)
+		error = context_wake(vcpu, &symcall->context);
+	if (error == -EAGAIN)
+		return symcall_refuse(call, SYMCALL_STOPPED, "");
+	return error ? refuse_host(call, error) : enter(symcall, call);
+}

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "symbiotic/hold.h"
+
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
+
+#include "machine/vcpu.h"
+#include "symbiotic/symcall.h"
+
+/* Older headers lack it. */
+#ifndef KVM_GUESTDBG_BLOCKIRQ
+#define KVM_GUESTDBG_BLOCKIRQ 0x00100000
+#endif
+
+void hold_interrupts(struct vcpu *vcpu, bool on)
+{
+	struct hold *hold = &vcpu->symcall->hold;
+	struct kvm_guest_debug debug = {
+	        .control = on ? KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_BLOCKIRQ : 0,
+	};
+
+	if (!hold->possible || hold->on == on)
+		return;
+	if (!ioctl(vcpu->fd, KVM_SET_GUEST_DEBUG, &debug))
+		hold->on = on;
+}

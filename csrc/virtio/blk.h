@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A disk (virtio 1.2, section 5.2) over a file descriptor (a raw image, a block device, a memfd) or
+ * over memory.
+ */
+#ifndef PYVMM_VIRTIO_BLK_H
+#define PYVMM_VIRTIO_BLK_H
+
+#include "virtio/device.h"
+
+/* cffi: begin */
+enum {
+	VIRTIO_BLK_SECTOR = 512, /* bytes; the unit of all addresses, whatever the disk */
+	VIRTIO_BLK_SERIAL_SIZE = 20,
+};
+
+/* The descriptor stays the caller's and must outlive the device. `serial` is cut or NUL-padded to
+ * 20 bytes. NULL and errno on failure. */
+struct virtio_device *virtio_blk_create(const struct guest_memory *memory, struct iothread *thread,
+                                        int irq_fd, int fd, uint64_t sectors, int readonly,
+                                        const char *serial);
+
+/* Over private anonymous memory of this process, which must outlive the device. */
+struct virtio_device *virtio_blk_create_memory(const struct guest_memory *memory,
+                                               struct iothread *thread, int irq_fd, void *disk,
+                                               uint64_t sectors, int readonly, const char *serial);
+
+/* Of a file whose blocks were set aside: a discard has them read as zeroes, and keeps them. Before
+ * the guest runs. */
+void virtio_blk_keep_blocks(struct virtio_device *device);
+
+/* Called on the I/O thread after the range was changed and before the guest learns of it. */
+typedef void virtio_blk_observer(void *opaque, uint64_t sector, uint64_t count);
+
+/* Who wants to know of writes (and write-zeroes), and of discards; either may be NULL. */
+void virtio_blk_observe(struct virtio_device *device, virtio_blk_observer *on_write,
+                        virtio_blk_observer *on_discard, void *opaque);
+/* cffi: end */
+
+#endif
