@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pyvmm.machine.cpustate import CpuState
+    from pyvmm.config import CpuState
     from pyvmm.machine.hooks import Exit, GuestFault, Hypercall
     from pyvmm.machine.result import Result
     from pyvmm.vm import VM
@@ -32,7 +32,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "VM": "pyvmm.vm",
-    "CpuState": "pyvmm.machine.cpustate",
+    "CpuState": "pyvmm.config",
     "Exit": "pyvmm.machine.hooks",
     "GuestFault": "pyvmm.machine.hooks",
     "Hypercall": "pyvmm.machine.hooks",

@@ -11,8 +11,8 @@ import time
 from typing import Any, NamedTuple
 
 from pyvmm import kvm
+from pyvmm.config import CpuState
 from pyvmm.errors import Error
-from pyvmm.machine.cpustate import CpuState
 from pyvmm.machine.machine import Machine
 
 #: Guest kernel code slower than this is emulated instruction by instruction; Linux would take tens of minutes to boot.

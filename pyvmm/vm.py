@@ -13,22 +13,21 @@ from pyvmm.errors import ConfigError, StateError
 from pyvmm.machine import kernellog
 from pyvmm.machine import result as results
 from pyvmm.machine import symcall as symcalls
-from pyvmm.machine.duration import check_seconds
 from pyvmm.machine.machine import Machine
-from pyvmm.machine.memory import parse_size
 from pyvmm.machine.result import Result
 from pyvmm.machine.symbiosis import DEADLINE
+from pyvmm.quantity import check_seconds, parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TypeVar
 
+    from pyvmm.config import CpuState
     from pyvmm.control.server import Server
     from pyvmm.devices.virtio_blk import VirtioBlk
     from pyvmm.devices.virtio_console import VirtioConsole
     from pyvmm.devices.virtio_net import VirtioNet
     from pyvmm.devices.virtio_rng import VirtioRng
-    from pyvmm.machine.cpustate import CpuState
     from pyvmm.machine.question import Question
     from pyvmm.machine.vcpu import Vcpu
     from pyvmm.swap.disk import Policy, Swap

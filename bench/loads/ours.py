@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.loads import symguest
 from pyvmm._core import lib
-from pyvmm.machine.cpustate import CpuState
+from pyvmm.config import CpuState
 from pyvmm.machine.machine import Machine
 
 PORT_IN_C = 0xF4

@@ -11,7 +11,7 @@ from bench import options, peers
 from bench.report import page, stats
 from bench.report.aims import Aim
 from bench.report.stats import Samples
-from pyvmm.machine.cpustate import CpuState
+from pyvmm.config import CpuState
 from pyvmm.machine.machine import Machine
 
 PORT_IN_C = 0xF4

@@ -6,8 +6,8 @@ from __future__ import annotations
 from pyvmm.boot import segments
 from pyvmm.boot.image import Image
 from pyvmm.boot.layout import GDT, PAGE_TABLES
+from pyvmm.config import CpuState
 from pyvmm.errors import ConfigError, ImageError
-from pyvmm.machine.cpustate import CpuState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pyvmm.boot.image import Source
-    from pyvmm.machine.cpustate import CpuState
+    from pyvmm.config import CpuState
     from pyvmm.machine.memory import GuestMemory, Region
 
 

@@ -16,8 +16,8 @@ from pyvmm.boot.e820 import EBDA, HIGH_MEMORY
 from pyvmm.boot.elf import Segment
 from pyvmm.boot.image import Image
 from pyvmm.boot.layout import PAGE_SIZE, align_up, encode_line, low_memory_end, mib
+from pyvmm.config import CpuState
 from pyvmm.errors import ConfigError, ImageError
-from pyvmm.machine.cpustate import CpuState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

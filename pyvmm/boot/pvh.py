@@ -14,8 +14,8 @@ import struct
 from pyvmm.boot import e820, elf, initrd, segments
 from pyvmm.boot.e820 import HIGH_MEMORY
 from pyvmm.boot.layout import PVH_START_INFO, low_memory_end, mib, write_command_line
+from pyvmm.config import CpuState
 from pyvmm.errors import ConfigError, ImageError
-from pyvmm.machine.cpustate import CpuState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

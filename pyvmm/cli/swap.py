@@ -172,7 +172,7 @@ def text(said: dict[str, Any]) -> str:
 
 def main(args: argparse.Namespace) -> int:
     """Sets what is asked for, then prints how it is."""
-    from pyvmm.machine.memory import parse_size
+    from pyvmm.quantity import parse_size
 
     quota = None if args.quota is None else parse_size(args.quota, "--quota")
 

@@ -13,7 +13,7 @@ from pyvmm.control import protocol
 from pyvmm.control.protocol import ProtocolError
 from pyvmm.control.runtime_dir import RuntimeDir, check_name, place
 from pyvmm.errors import ConfigError, Error, HostError, StateError
-from pyvmm.machine.duration import check_seconds
+from pyvmm.quantity import check_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

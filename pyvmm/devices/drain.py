@@ -7,7 +7,7 @@ import errno
 import time
 from collections.abc import Callable
 
-from pyvmm.machine.duration import check_seconds
+from pyvmm.quantity import check_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

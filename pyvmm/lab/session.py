@@ -371,7 +371,7 @@ def mebibytes(size: str | int) -> int:
 
     Raises ConfigError below 512 MiB, where the outer Linux leaves too little.
     """
-    from pyvmm.machine.memory import parse_size
+    from pyvmm.quantity import parse_size
 
     mib = size if isinstance(size, int) else parse_size(size, "memory") >> 20
     if mib < 512:

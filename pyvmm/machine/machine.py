@@ -14,7 +14,6 @@ from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError, HostError, LimitError, StateError
 from pyvmm.machine import capacity, cpuid, symbiosis
 from pyvmm.machine import result as results
-from pyvmm.machine.duration import check_seconds
 from pyvmm.machine.handle import Handle
 from pyvmm.machine.memory import (
     File,
@@ -26,12 +25,13 @@ from pyvmm.machine.result import Result
 from pyvmm.machine.symbiosis import Symbiosis
 from pyvmm.machine.symcall import call_typed, make
 from pyvmm.machine.vcpu import Vcpu
+from pyvmm.quantity import check_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Protocol
 
-    from pyvmm.machine.cpustate import CpuState
+    from pyvmm.config import CpuState
     from pyvmm.machine.hooks import Handler, HypercallHandler
     from pyvmm.machine.question import Question
     from pyvmm.machine.symcall import Raw, Results

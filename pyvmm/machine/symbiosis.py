@@ -7,6 +7,7 @@ import os
 
 from pyvmm import kvm
 from pyvmm._core import ffi, lib
+from pyvmm.config import SYMCALL_DEADLINE
 from pyvmm.errors import ConfigError
 from pyvmm.machine.handle import Handle
 from pyvmm.machine.part import Part
@@ -30,7 +31,7 @@ MSRS = (lib.SYMSPY_MSR_VM_PAGE, lib.SYMCALL_MSR_FS - lib.SYMSPY_MSR_VM_PAGE + 1)
 FIRMWARE = (0xE0000, 0x20000)
 
 #: Seconds a symcall may take.
-DEADLINE = 2.0
+DEADLINE = SYMCALL_DEADLINE
 LEAST_DEADLINE = 0.008
 
 NEEDED = (

@@ -10,9 +10,9 @@ from _thread import get_ident
 
 from pyvmm import kvm
 from pyvmm._core import ffi, lib
+from pyvmm.config import BOOT_CS, BOOT_DS
 from pyvmm.errors import ConfigError, HostError, StateError, SymcallError
 from pyvmm.machine import result as results
-from pyvmm.machine.cpustate import BOOT_CS, BOOT_DS
 from pyvmm.machine.handle import Closed, Handle
 from pyvmm.machine.hooks import Exit, GuestFault, Hypercall
 from pyvmm.machine.part import Part
@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pyvmm.machine.cpustate import CpuState
+    from pyvmm.config import CpuState
     from pyvmm.machine.machine import Machine
 
 CR0_PE = 1 << 0

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from pyvmm.config import CpuState
 from pyvmm.devices.serial import Serial
 from pyvmm.devices.virtio_console import VirtioConsole
 from pyvmm.errors import ConfigError, HostError, LimitError, StateError
-from pyvmm.machine.cpustate import CpuState
 from pyvmm.machine.hooks import Exit, GuestFault
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.question import Question
@@ -461,7 +461,7 @@ def test_an_unknown_device_is_a_clear_error() -> None:
 
 def test_irqfd_wakes_a_halted_guest() -> None:
     """Real mode with the 8259s as KVM resets them: vector 8 + 5 is set up, GSI 5 is signalled from outside."""
-    from pyvmm.machine.cpustate import CpuState
+    from pyvmm.config import CpuState
 
     code = """
         xor ax, ax

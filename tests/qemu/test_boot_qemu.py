@@ -13,7 +13,7 @@ import pytest
 
 from pyvmm.boot import acpi
 from pyvmm.boot.load import load_kernel
-from pyvmm.machine.cpustate import CpuState
+from pyvmm.config import CpuState
 from tests.support.images import MIB, FakeMemory, Region, cached_kernels
 
 MEMORY = 256 * MIB

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from pyvmm.machine.cpustate import CpuState
+from pyvmm.config import CpuState
 from pyvmm.machine.machine import Machine
 
 CODE = 0x1000

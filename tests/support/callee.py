@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyvmm.boot import segments
-from pyvmm.machine.cpustate import BOOT_CS, CpuState
+from pyvmm.config import BOOT_CS, CpuState
 from pyvmm.machine.machine import Machine
 from pyvmm.symbiotic import abi
 from tests.support import bare

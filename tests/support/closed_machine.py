@@ -22,8 +22,8 @@ from typing import Any
 
 import pyvmm
 from pyvmm import kvm
+from pyvmm.config import CpuState
 from pyvmm.errors import StateError
-from pyvmm.machine.cpustate import CpuState
 from pyvmm.machine.hooks import Exit, Hypercall
 from pyvmm.machine.symcall import Call
 from pyvmm.swap import disk
@@ -36,7 +36,7 @@ APART = {
     "pyvmm.devices.terminal.Terminal": "the user's terminal",
     "pyvmm.devices.virtio_net.VirtioNet": "needs a tap; all it has is VirtioDevice's",
     "pyvmm.kvm.msr.MsrRange": "numbers",
-    "pyvmm.machine.cpustate.CpuState": "numbers",
+    "pyvmm.config.CpuState": "numbers",
     "pyvmm.machine.crash.State": "registers that were read",
     "pyvmm.machine.handle.Closed": "what stands for a pointer",
     "pyvmm.machine.part.Part": "remembers whose it is",

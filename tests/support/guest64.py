@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from pyvmm.machine.cpustate import CpuState
+from pyvmm.config import CpuState
 from pyvmm.machine.machine import Machine
 
 SOURCES = Path(__file__).resolve().parent / "guests"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pyvmm import kvm
+from pyvmm.config import CpuState
 from pyvmm.errors import SymcallError
-from pyvmm.machine.cpustate import CpuState
 from pyvmm.symbiotic import abi
 from tests.support import guest64
 

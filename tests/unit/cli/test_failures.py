@@ -18,8 +18,7 @@ from pyvmm.cli import failure, info, status
 from pyvmm.cli.main import main
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.machine import symbiosis
-from pyvmm.machine.duration import LONGEST, check_seconds
-from pyvmm.machine.memory import parse_size
+from pyvmm.quantity import LONGEST, check_seconds, parse_size
 from pyvmm.swap.governor import policy_number
 
 ABSURD = ("inf", "-inf", "nan", "1e10", "-1", "", "x", "9" * 5000)

@@ -23,9 +23,9 @@ from pyvmm.machine.memory import (
     PAGE,
     GuestMemory,
     Region,
-    parse_size,
     ram_layout,
 )
+from pyvmm.quantity import parse_size
 
 TOP = 2**64 - 1
 u64 = st.integers(0, TOP)
