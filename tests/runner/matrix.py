@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which guest works under which host: every guest kernel under every kind of outer machine that the lab has.
 
-    python -m tests.runner.matrix --json matrix.json --table docs/matrix.md
+    python -m tests.runner.matrix --json matrix.json --table docs/measurements/matrix.md
 
 Each host is a lab of its own, in which each guest boots, is called into, and uses swapped pages where they lie, as far
 as its kernel can. The table is written from what was measured; the status is 1 if a guest cannot do what it should.
@@ -69,11 +69,17 @@ class Guest(NamedTuple):
 HEAD = """\
 # Which guest works under which host
 
-Written by `python -m tests.runner.matrix`, in the lab ([lab.md](lab.md)). SVM is QEMU's, with kvm_amd in Debian's
-Linux; VT-x is Bochs's, with kvm_intel in a Linux of the lab's own. *at* is the revision that was measured.
+Written by `python -m tests.runner.matrix`, in the [lab](../lab.md). SVM is QEMU's, with kvm_amd in
+Debian's Linux; VT-x is Bochs's, with kvm_intel in a Linux of the lab's own. *at* is the revision
+that was measured.
 
-*boots*: runs a command and ends. *symcalls*: the guest's kernel answers in a hook. *bypass*: a program in 128 MiB
-that works on 200 finds its pages right, and used swapped ones where they lie. What a kernel cannot do is left out.
+| word | means |
+| --- | --- |
+| boots | the guest runs a command and ends |
+| symcalls | the guest's kernel answers in a hook |
+| bypass | a program in 128 MiB that works on 200 finds its pages right, and used swapped ones where they lie |
+
+A cell leaves out what a kernel cannot do.
 """
 HOSTS = (
     *(Host("svm", *each) for each in product(OUTER, PAGING, CPUS)),

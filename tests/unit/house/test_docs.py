@@ -109,8 +109,9 @@ def test_make_bench_runs_the_command(words: list[str], run: str) -> None:
 
 def test_every_document_is_in_the_index() -> None:
     index = (ROOT / "docs/README.md").read_text()
-    for path in ROOT.glob("docs/*.md"):
-        assert path.name == "README.md" or f"({path.name})" in index, path.name
+    for path in ROOT.glob("docs/**/*.md"):
+        name = path.relative_to(ROOT / "docs")
+        assert path.name == "README.md" or f"({name})" in index, name
 
 
 def ignored() -> list[str]:
