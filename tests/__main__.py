@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tests.fuzz.targets import TARGETS
 from tests.runner import needs
-from tests.runner.process import ROOT, End, Process, at_a_time, end_all, streamed
+from tests.runner.process import End, Process, at_a_time, end_all, streamed
+from tests.support.tree import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

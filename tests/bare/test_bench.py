@@ -21,8 +21,7 @@ from bench.suites.symcall import (
     PYTHON_CALL,
     Bare,
 )
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.tree import ROOT
 
 
 def test_suite_yields_every_row(tmp_path: Path) -> None:

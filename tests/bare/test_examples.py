@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 from tests.support import bare
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.tree import ROOT
 
 
 def test_bindings() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import bare
-from tests.unit.house.test_packaging import PROJECT, ROOT, clone
+from tests.support.tree import PROJECT, ROOT, clone
 
 pytestmark = pytest.mark.rest
 #: Of no user of the package: variables by which this environment would be found in the new one.

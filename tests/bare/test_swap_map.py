@@ -6,95 +6,34 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
-from typing import Any, NamedTuple
 
 import pytest
 
 from pyvmm.machine.machine import Machine
-from pyvmm.machine.memory import GIB, MIB, PAGE
+from pyvmm.machine.memory import MIB, PAGE
 from pyvmm.swap.bypass import SwapFault
 from pyvmm.swap.store import SLOT
 from pyvmm.symbiotic import abi
-from tests.support import guest64, remote
-from tests.support.remote_swap import SwapGuest
-
-MAPPED, MODE, SLOT_, POLICY, LOOKUP, PTE, RACE = range(7)
-#: A GiB that the guest leaves to processes; its tables lie in free memory.
-VADDR = GIB + 3 * PAGE
-DIRECTORY, TABLE = 0x600000, 0x601000
-ENTRY = TABLE + 3 * 8
-#: A swap entry as Linux has them: not present, nonzero.
-OLD = 0xFFFF_FFF0_0000_00A2 & ~1
-#: Present, writable, user, accessed, dirty, no execution; the frame is to be ignored.
-PROPOSED = 1 << 63 | 0x67 | 0x0008_7654_3210_F000 & 0x000F_FFFF_FFFF_F000
-EFER_NXE = 1 << 11
-READ, WRITE, EXECUTE = abi.ACCESS_READ, abi.ACCESS_WRITE, abi.ACCESS_EXECUTE
-SWAPPED = 5
-
-
-class Fault(NamedTuple):
-    """What the guest says to 0x5003."""
-
-    vaddr: int = VADDR
-    slot: int = SWAPPED
-    old: int = OLD
-    proposed: int = PROPOSED
-
-
-class Faulting(SwapGuest):
-    """A guest that has swapped out a page and attached, with page tables for VADDR."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        vcpu = self.machine.vcpus[0].kvm
-        sregs = vcpu.get_sregs()
-        sregs.efer |= EFER_NXE
-        vcpu.set_sregs(sregs)
-
-    def start(self) -> Faulting:
-        super().start()
-        self.page = random.Random(1).randbytes(SLOT)
-        self.swap_out(SWAPPED, self.page)
-        assert self.attach() == abi.HYPERCALL_DONE
-        link = guest64.PRESENT | guest64.WRITABLE | guest64.USER
-        memory = self.machine.memory
-        for pointers in (guest64.KERNEL_TABLES + 0x2000, guest64.KERNEL_TABLES + 0x3000):
-            memory.write(pointers + 8, (DIRECTORY | link).to_bytes(8, "little"))
-        memory.write(DIRECTORY, (TABLE | link).to_bytes(8, "little"))
-        self.prepare()
-        return self
-
-    def prepare(self, entry: int = ENTRY, permissions: int = READ | WRITE | EXECUTE) -> None:
-        """The entry is a swap entry, and the guest will tell the truth, or what is given."""
-        self.machine.memory.write(ENTRY, OLD.to_bytes(8, "little"))
-        self.answer(VADDR, entry, permissions)
-
-    def answer(self, *words: int) -> None:
-        for i, word in enumerate(words):
-            self.set_value("lookup_answer", word, i)
-
-    def offer(self, fault: Fault = Fault()) -> int:  # noqa: B008
-        """The reason that the VMM gives."""
-        rax, rbx, *rest = self.ring(abi.HYPERCALL_SWAP_MAP, *fault)
-        assert rax == abi.HYPERCALL_DONE
-        assert rest == [fault.slot, fault.old, fault.proposed, 0]
-        return rbx
-
-    @property
-    def entry(self) -> int:
-        return int.from_bytes(self.machine.memory.read(ENTRY, 8), "little")
-
-    def others(self) -> bytes:
-        """All RAM but the guest's own variables, and page tables but TABLE, in which the processor sets bits."""
-        ram = bytearray(self.machine.memory.read(0, self.machine.memory.ram[0].size))
-        for start, end in (
-            (self.image.base, self.image.end),
-            (guest64.KERNEL_TABLES, guest64.KERNEL_TABLES + 9 * PAGE),
-            (DIRECTORY, DIRECTORY + PAGE),
-            (16 * MIB - 8 * PAGE, 16 * MIB),
-        ):
-            ram[start:end] = bytes(end - start)
-        return bytes(ram)
+from tests.support import remote
+from tests.support.faulting import (
+    ENTRY,
+    EXECUTE,
+    LOOKUP,
+    MAPPED,
+    MODE,
+    OLD,
+    POLICY,
+    PROPOSED,
+    PTE,
+    RACE,
+    READ,
+    SLOT_,
+    SWAPPED,
+    VADDR,
+    WRITE,
+    Fault,
+    Faulting,
+)
 
 
 @pytest.fixture

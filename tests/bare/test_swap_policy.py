@@ -20,8 +20,8 @@ from pyvmm.swap import evictor, governor
 from pyvmm.swap.bypass import MODES
 from pyvmm.swap.store import SLOT
 from pyvmm.symbiotic import abi, swapstats
-from tests.bare.test_swap_map import MAPPED, POLICY, Faulting
 from tests.support import remote, waiting
+from tests.support.faulting import MAPPED, POLICY, Faulting
 from tests.support.remote_swap import SwapGuest
 
 until = partial(waiting.until, seconds=remote.PATIENCE)

@@ -24,7 +24,7 @@ from pyvmm.cli.parser import Parser
 from tests.fuzz import compile as compiling
 from tests.fuzz import corpus
 from tests.fuzz.targets import TARGETS
-from tests.runner.process import ROOT
+from tests.support.tree import ROOT
 
 if TYPE_CHECKING:
     from tests.fuzz.targets import Target

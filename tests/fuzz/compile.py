@@ -10,7 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.runner.process import ROOT
+from tests.support.tree import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -31,11 +31,11 @@ from pyvmm.errors import ConfigError, StateError
 from pyvmm.lab import Lab, LabError, LabTimeout
 from pyvmm.lab.session import BOOT_TIMEOUT
 from tests.support.emulators import QEMU, is_gone, wait_for_emulator
+from tests.support.tree import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 2 * BOOT_TIMEOUT
 
 # A real-mode guest: writes a byte to a port, then halts. Needs the built package.

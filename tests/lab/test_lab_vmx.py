@@ -13,11 +13,11 @@ import pytest
 
 from pyvmm.lab import Lab
 from pyvmm.lab.vmx import BOOT_TIMEOUT
+from tests.support.tree import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 2 * BOOT_TIMEOUT
 
 

@@ -19,8 +19,8 @@ import pytest
 from pyvmm.lab import Lab, LabError, LabTimeout
 from pyvmm.lab.vmx import BOOT_TIMEOUT
 from tests.support.emulators import BOCHS, is_gone, wait_for_emulator
+from tests.support.tree import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 2 * BOOT_TIMEOUT
 pytestmark = pytest.mark.rest
 

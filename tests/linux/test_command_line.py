@@ -14,7 +14,7 @@ from pyvmm.cli.plan import find_guest
 from tests.support.linux import pyvmm
 
 if TYPE_CHECKING:
-    from tests.linux.conftest import Run
+    from tests.support.linux import Run
 
 MIB = 1 << 20
 #: What the VMM itself may keep resident, beside the guest's memory.

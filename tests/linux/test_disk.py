@@ -14,7 +14,7 @@ from tests.support.linux import Guest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.linux.conftest import Run
+    from tests.support.linux import Run
 
 MIB = 1 << 20
 DISK_MIB = 16

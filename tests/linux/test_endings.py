@@ -26,7 +26,7 @@ from tests.support.linux import Guest, pyvmm
 from tests.support.stream import PYVMM, SECONDS, Process
 
 if TYPE_CHECKING:
-    from tests.linux.conftest import Run
+    from tests.support.linux import Run
 
 
 def test_status_of_the_command(run: Run) -> None:

@@ -6,9 +6,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.tree import ROOT
+
 EXAMPLE = re.compile(
     r"^```python\n(.*?)^```\n.*?\n\n((?:^ {4}[^\n]*\n)+)", re.MULTILINE | re.DOTALL
 )

@@ -16,7 +16,7 @@ from tests.support.linux import pyvmm
 from tests.support.stream import SECONDS, Process
 
 if TYPE_CHECKING:
-    from tests.linux.conftest import Run
+    from tests.support.linux import Run
 
 MIB = 1 << 20
 NAME = "swapper"

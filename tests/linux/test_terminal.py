@@ -13,7 +13,7 @@ from pyvmm.cli import status
 from tests.support.stream import COLUMNS, PYVMM, ROWS, SECONDS, Terminal
 
 if TYPE_CHECKING:
-    from tests.linux.conftest import Run
+    from tests.support.linux import Run
 
 LFLAG = 3
 CTRL_A, CTRL_C = "\x01", "\x03"

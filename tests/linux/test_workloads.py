@@ -9,7 +9,7 @@ import pytest
 
 from bench.loads import programs
 from bench.suites import swap
-from tests.linux.test_bench import measured
+from tests.support.benchmark import measured
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The guest's kernel and init, booted by another VMM: QEMU, with a fully emulated CPU.
 
-What init promises is checked without pyvmm in the picture, so a failure here is the guest's own.
-isa-debug-exit at the status port turns what init writes there into QEMU's exit status, 2 * byte + 1
-(modulo 256).
-"""
+What init promises is checked without pyvmm in the picture, so a failure here is the guest's own."""
 
 from __future__ import annotations
 
@@ -20,57 +17,10 @@ from pyvmm.guest.build import build
 from pyvmm.guest.overlay import overlay
 from pyvmm.guest.stock import stock
 from tests.support import kernels
+from tests.support.qemu import QEMU, SECONDS, boot
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from pyvmm.guest.cache import Guest
-
-SECONDS = 120  # a bound for broken guests; a boot takes one or two
-QEMU = (
-    *("qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-M", "q35", "-m", "256M"),
-    *("-nographic", "-no-reboot", "-nic", "none", "-device", "isa-debug-exit,iobase=0xf4,iosize=1"),
-)
-
-
-class Run:
-    """One boot: what the guest printed, and the status that init reported."""
-
-    def __init__(self, output: str, code: int) -> None:
-        self.output = output
-        self.reported = bool(code & 1)
-        self.code = code
-
-    def ended_with(self, status: int) -> bool:
-        """Whether init reported that status. QEMU keeps seven bits of it."""
-        return self.code == (status * 2 + 1) & 0xFF
-
-
-def boot(
-    guest: Guest,
-    folder: Path,
-    command: Sequence[str],
-    *,
-    options: str = "quiet",
-    kernel: str | None = None,
-    env: Mapping[str, str] | None = None,
-    files: Mapping[str, bytes | str | Path] | None = None,
-    devices: Sequence[str] = (),
-) -> Run:
-    initrd = folder / "initrd"
-    initrd.write_bytes(Path(guest.initramfs).read_bytes() + overlay(command, env, files))
-    line = f"console=ttyS0 reboot=t panic=-1 {options}"
-    image = kernel or guest.kernel
-    done = subprocess.run(
-        [*QEMU, *devices, "-kernel", image, "-initrd", str(initrd), "-append", line],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=SECONDS,
-        check=False,
-    )
-    return Run(done.stdout, done.returncode)
 
 
 @pytest.fixture(scope="module", params=kernels.BOTH)

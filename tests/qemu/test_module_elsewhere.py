@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pyvmm.guest.stock import stock
-from tests.qemu.test_guest_init import boot
 from tests.support import kernels
+from tests.support.qemu import boot
 
 if TYPE_CHECKING:
     from pathlib import Path

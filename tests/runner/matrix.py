@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 
 from pyvmm.guest import cache, inventory
 from pyvmm.lab import emulator, outerkernel
+from tests.support.tree import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 MAKERS = {"svm": "SVM", "vmx": "VT-x"}
 OUTER = ("6.1", "6.12")
 PAGING = ("nested", "shadow")

@@ -8,8 +8,9 @@ import os
 import sys
 from pathlib import Path
 
-from tests.runner.process import ROOT, Process
+from tests.runner.process import Process
 from tests.support import kernels
+from tests.support.tree import ROOT
 
 
 def builds(stages: set[str], *, rest: bool = False) -> list[Process]:

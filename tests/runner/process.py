@@ -9,14 +9,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
+
+from tests.support.tree import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ROOT = Path(__file__).resolve().parents[2]
 #: The longest test is silent for about 200 s on an emulated machine.
 SILENT_SECONDS = 420
 SILENT = 1000  # no status of a program: one of 124 is a lab that was not silent, but at work for too long

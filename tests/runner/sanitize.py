@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.runner.process import ROOT, Process, at_a_time
+from tests.runner.process import Process, at_a_time
+from tests.support.tree import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

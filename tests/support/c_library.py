@@ -11,7 +11,9 @@ from typing import Any
 
 from cffi import FFI
 
-CSRC = Path(__file__).resolve().parents[2] / "csrc"
+from tests.support.tree import ROOT
+
+CSRC = ROOT / "csrc"
 MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 
 #: The vCPU loop and what it calls.

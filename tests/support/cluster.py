@@ -16,7 +16,8 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.tree import ROOT
+
 PATIENCE = 120
 #: The address of each machine; the scheduler is on the first one.
 HOSTS = ("10.77.0.1", "10.77.0.2")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pyvmm.guest import cache, debian, headers, source, tools
 from pyvmm.guest.kernel import FOREIGN
+from tests.support.tree import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "guest-driver.md"
 OTHERS = ROOT / "tests" / "support" / "modules"
 NAMES = ("load", "spin")

@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.support.tree import ROOT
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -159,7 +161,7 @@ def patch_tree(folder: Path) -> Path:
     (folder / "config").mkdir(parents=True)
     (folder / "config" / "base.config").write_text("# base\nCONFIG_ONE=y\n")
     (folder / "config" / "6.12.config").write_text("CONFIG_TWO=64\n# CONFIG_THREE is not set\n")
-    real = Path(__file__).resolve().parents[2] / "guest-linux-patch" / "init"
+    real = ROOT / "guest-linux-patch" / "init"
     shutil.copytree(real, folder / "init")
     return folder
 

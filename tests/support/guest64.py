@@ -12,10 +12,11 @@ from typing import Any
 
 from pyvmm.config import CpuState
 from pyvmm.machine.machine import Machine
+from tests.support.tree import ROOT
 
 SOURCES = Path(__file__).resolve().parent / "guests"
 #: Kept between runs: a compiler in the lab takes its time.
-CACHE = SOURCES.parents[2] / "build" / "guests"
+CACHE = ROOT / "build" / "guests"
 FLAGS = [
     *("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-ffreestanding"),
     *(

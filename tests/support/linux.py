@@ -8,7 +8,7 @@ import os
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pyvmm.cli.plan import BASE_CMDLINE, find_guest
 from pyvmm.guest.overlay import overlay
@@ -57,6 +57,12 @@ def run(folder: Path, script: str, *options: str, stdin: bytes | None = None) ->
     where.unlink(missing_ok=True)
     done = pyvmm("run", "--json", str(where), *options, "--", "sh", "-c", script, stdin=stdin)
     return with_record(done, where)
+
+
+class Run(Protocol):
+    """`run` with the folder given."""
+
+    def __call__(self, script: str, *options: str, stdin: bytes | None = None) -> Outcome: ...
 
 
 def with_record(done: Outcome, where: Path) -> Outcome:

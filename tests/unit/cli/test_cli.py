@@ -22,7 +22,7 @@ import pyvmm
 from pyvmm import errors, probe
 from pyvmm.cli import doctor, ending, kvmcheck, lab, run, status
 from pyvmm.cli.main import COMMANDS, main, overview
-from pyvmm.cli.parser import CommandParser, Parser, parse
+from pyvmm.cli.parser import CommandParser, parse
 from pyvmm.cli.plan import SWAP_SERIAL, Plan, parse_disk, parse_env, terminal_name
 from pyvmm.cli.summary import swap_rows
 from pyvmm.errors import ConfigError
@@ -32,19 +32,8 @@ from pyvmm.swap.bypass import MODES
 from pyvmm.swap.governor import POLICIES
 from tests.support import images as support
 from tests.support.fake_vm import FakeSwap, FakeVM
-
-ROOT = Path(__file__).resolve().parents[3]
-
-
-def _run_parser() -> argparse.ArgumentParser:
-    sub = Parser().add_subparsers()
-    run.add_parser(sub)
-    return sub.choices["run"]  # type: ignore[no-any-return]
-
-
-def arguments(*words: str) -> argparse.Namespace:
-    return _run_parser().parse_args(words)
-
+from tests.support.run_options import arguments, run_parser
+from tests.support.tree import ROOT
 
 # The program.
 
@@ -770,7 +759,7 @@ def test_a_record_that_is_lost_is_no_success(
 # pyvmm run: the parser for plain cases.
 
 OPTION_NAMES = sorted(
-    {name for action in _run_parser()._actions for name in action.option_strings} - {"-h", "--help"}
+    {name for action in run_parser()._actions for name in action.option_strings} - {"-h", "--help"}
 )
 values = st.sampled_from(
     [
@@ -807,7 +796,7 @@ def test_quick_parsing_agrees_with_argparse(chosen: list[list[str]]) -> None:
     assume(not any(word.endswith("=--") for word in words))
     quick = run.quick_parse(words)
     if quick is not None:
-        slow = _run_parser().parse_args(words)
+        slow = run_parser().parse_args(words)
         assert {name: getattr(quick, name) for name in vars(slow)} == vars(slow)
 
 

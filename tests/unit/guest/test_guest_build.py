@@ -19,9 +19,9 @@ from pyvmm.errors import ConfigError, HostError
 from pyvmm.guest import cache, debian, inventory, kconfig, source, tools
 from pyvmm.guest.build import build, forecast
 from pyvmm.guest.stock import stock
+from tests.support.archive import walk
 from tests.support.fake_apt import GOOD_PATCH, FakeApt, add_patch, kernel_tree, patch_tree
 from tests.support.waiting import until
-from tests.unit.guest.test_guest_cpio import walk
 
 
 @pytest.fixture

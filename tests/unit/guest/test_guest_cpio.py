@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pyvmm.errors import ConfigError
 from pyvmm.guest import cpio
+from tests.support.archive import walk
 
 parts = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=8)
 names = st.lists(parts, min_size=1, max_size=4).map("/".join)
@@ -22,29 +23,6 @@ def listing(data: bytes) -> list[str]:
     done = subprocess.run(["cpio", "-t", "--quiet"], input=data, capture_output=True, check=True)
     assert done.stderr == b""
     return done.stdout.decode().splitlines()
-
-
-def walk(data: bytes) -> dict[bytes, tuple[int, bytes]]:
-    """An independent reader: name -> (mode, data), up to the trailer."""
-    found: dict[bytes, tuple[int, bytes]] = {}
-    at = 0
-    while True:
-        assert at % 4 == 0
-        head = data[at : at + 110]
-        assert head[:6] == b"070701"
-        fields = [int(head[6 + 8 * i : 14 + 8 * i], 16) for i in range(13)]
-        mode, size, name_size = fields[1], fields[6], fields[11]
-        name = data[at + 110 : at + 110 + name_size]
-        assert name.endswith(b"\0")
-        at += 110 + name_size
-        at += -at % 4
-        body = data[at : at + size]
-        at += size
-        at += -at % 4
-        if name == b"TRAILER!!!\0":
-            assert not any(data[at:])
-            return found
-        found[name[:-1]] = (mode, body)
 
 
 @given(st.dictionaries(names, contents, max_size=8), st.sampled_from([4, 16, 512]))

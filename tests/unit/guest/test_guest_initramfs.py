@@ -11,7 +11,7 @@ import pytest
 
 from pyvmm.errors import HostError, ImageError
 from pyvmm.guest import cache, initramfs
-from tests.unit.guest.test_guest_cpio import walk
+from tests.support.archive import walk
 
 INIT = sorted((Path(cache.patch_tree()) / "init").glob("*.c"))
 

@@ -12,8 +12,8 @@ from pyvmm.cli.plan import Plan
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.guest import initramfs, modular
 from tests.support import images as support
-from tests.unit.cli.test_cli import arguments
-from tests.unit.guest.test_guest_cpio import walk
+from tests.support.archive import walk
+from tests.support.run_options import arguments
 
 RELEASE = "6.9.1-custom"
 DEP = """\

@@ -13,10 +13,11 @@ from pyvmm.cli.plan import find_guest
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.guest import cache, debian, headers, inventory, module
 from pyvmm.guest.stock import stock
+from tests.support.archive import walk
 from tests.support.fake_apt import FakeApt, add_patch, patch_tree
-from tests.unit.guest.test_guest_cpio import walk
+from tests.support.tree import ROOT
 
-REAL = Path(__file__).resolve().parents[3] / "guest-linux-patch" / "module"
+REAL = ROOT / "guest-linux-patch" / "module"
 REAL_COMPILER = headers.compiler
 RELEASE = "6.12.5-amd64"
 IMAGE = f"linux-image-{RELEASE}"

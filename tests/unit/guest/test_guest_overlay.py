@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.guest.overlay import overlay
-from tests.unit.guest.test_guest_cpio import walk
+from tests.support.archive import walk
 
 arguments = st.text(st.characters(exclude_characters="\0", codec="utf-8"))
 

@@ -10,8 +10,8 @@ import pytest
 
 from pyvmm.guest import cache, source
 from pyvmm.symbiotic import abi, facts, memory, swapstats, task
+from tests.support.tree import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 HEADER = "include/uapi/linux/symbiotic.h"
 NUMBERED = re.compile(r"(\d{4})-[\w-]+\.patch")
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.support.tree import ROOT
+
 SCRIPTS = (".ci/setup", ".ci/provision", ".ci/run", ".ci/nightly", ".ci/root", ".ci/pythons")
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from pyvmm.cli import status
 from pyvmm.cli.main import COMMANDS
+from tests.support.tree import ROOT, files
 
-ROOT = Path(__file__).resolve().parents[3]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 by_document = pytest.mark.parametrize(
     "path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
@@ -196,24 +196,9 @@ def unwanted_in(path: Path) -> list[str]:
     return [*REGISTRIES, *FOLDERS, *([] if in_tests else [OF_ROOT])]
 
 
-def tracked() -> list[Path]:
-    """Every file of the project; in a tree without git, every text file that is not built."""
-    done = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode == 0:
-        return [ROOT / name for name in done.stdout.split("\0") if name]
-    wanted = ["*.py", "*.c", "*.h", "*.md", "*.toml", "Makefile", ".ci/*"]
-    return [path for pattern in wanted for path in ROOT.rglob(pattern) if ".venv" not in path.parts]
-
-
 def test_no_registry_and_no_path_of_a_machine() -> None:
     found = []
-    for path in tracked():
+    for path in files():
         if not path.is_file():
             continue
         words, name = unwanted_in(path), path.relative_to(ROOT)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.support.tree import ROOT
+
 PACKAGE = ROOT / "pyvmm"
 
 # The lower the number the lower the layer; parts of the same layer do not import each other.

@@ -4,35 +4,16 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
-import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pyvmm.guest import cache, source
 from pyvmm.lab import outerkernel
-from tests.unit.house import test_docs
-
-ROOT = Path(__file__).resolve().parents[3]
-PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-
-
-def tracked() -> set[str]:
-    """The files of the project; none of what git ignores."""
-    return {str(path.relative_to(ROOT)) for path in test_docs.tracked() if path.exists()}
-
-
-def clone(folder: Path) -> Path:
-    """Makes a copy as a fresh clone is, for setuptools to write into."""
-    for name in tracked():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
-    return folder
+from tests.support.tree import PROJECT, ROOT, clone, tracked
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import errno
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +15,8 @@ import pytest
 from pyvmm import kvm
 from pyvmm.kvm import ffi, lib
 from pyvmm.kvm.cpuid import read_cpuid
+from tests.support.tree import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 PAGE = 4096
 
 # Sizes fixed by the kernel's ABI: the size is part of each ioctl's number.

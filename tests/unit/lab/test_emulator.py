@@ -14,7 +14,7 @@ from pyvmm.guest import debian as packages
 from pyvmm.guest import suites
 from pyvmm.lab import LabError, emulator
 from tests.support.fake_apt import FakeApt
-from tests.unit.lab.test_correction import ASKS, VMRUN, program
+from tests.support.qemu_code import ASKS, VMRUN, program
 
 DEBIAN = 'PRETTY_NAME="Debian"\nID=debian\nVERSION_CODENAME=bookworm\n'
 TARGET = "Packages Debian Debian bookworm {uri}\n"

@@ -4,24 +4,15 @@
 from __future__ import annotations
 
 import errno
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pyvmm import kvm
 from pyvmm.machine import result as results
-from tests.support import c_library
+from tests.support import scripted_kvm
+from tests.support.scripted_kvm import RUN_SIZE
 
-HERE = Path(c_library.__file__).resolve().parent
-DECLARED = """
-struct fake_exit {
-	int error; unsigned int reason; unsigned int detail; unsigned long long value; unsigned int goes_on;
-};
-void fake_kvm(void *run, const struct fake_exit *list, unsigned int count);
-void fake_port(unsigned int size, unsigned int count, unsigned long long offset);
-"""
-RUN_SIZE = 12288
 PORT = 0x510
 
 SHUTDOWN, RESET, CRASH, WAKEUP = 1, 2, 3, 4  # <linux/kvm.h>: KVM_SYSTEM_EVENT_*
@@ -29,13 +20,7 @@ SHUTDOWN, RESET, CRASH, WAKEUP = 1, 2, 3, 4  # <linux/kvm.h>: KVM_SYSTEM_EVENT_*
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    return c_library.load(
-        tmp_path_factory.mktemp("loop"),
-        c_library.LOOP,
-        DECLARED,
-        extra=(HERE / "fake_kvm.c",),
-        defines=("ioctl=fake_ioctl",),
-    )
+    return scripted_kvm.load(tmp_path_factory.mktemp("loop"))
 
 
 class Loop:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.linux import conftest
+from tests.support import second_try
 
 DIED = "AssertionError: --- the machine: ended by panic"
 TRIPLE = "AssertionError: --- the machine: ended by triple-fault"
@@ -35,8 +35,8 @@ def outcomes(monkeypatch: pytest.MonkeyPatch, *texts: str) -> list[str]:
         pytest_runtest_logreport=keep,
     )
     item: Any = SimpleNamespace(nodeid="a", location=(), ihook=hook, _initrequest=lambda: None)
-    monkeypatch.setattr(conftest, "runtestprotocol", run)
-    assert conftest.pytest_runtest_protocol(item, None)
+    monkeypatch.setattr(second_try, "runtestprotocol", run)
+    assert second_try.run_protocol(item, None)
     return reported
 
 

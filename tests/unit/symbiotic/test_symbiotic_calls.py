@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import re
 import struct
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +17,7 @@ from pyvmm.machine import symcall
 from pyvmm.machine.question import Question
 from pyvmm.machine.symcall import TYPED, Results
 from pyvmm.symbiotic import abi, answer, calls, facts, memory, task
+from tests.support.tree import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +66,7 @@ def test_every_call_has_a_name():
 def test_example_of_the_manual(monkeypatch):
     """The function that docs/symcall.md registers."""
     monkeypatch.setattr(symcall, "TYPED", dict(TYPED))
-    manual = Path(__file__).resolve().parents[3] / "docs/symcall.md"
+    manual = ROOT / "docs/symcall.md"
     (code,) = [
         block
         for block in re.findall(r"^```python\n(.*?)^```$", manual.read_text(), re.M | re.S)

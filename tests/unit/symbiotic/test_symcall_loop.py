@@ -12,8 +12,8 @@ import pytest
 from pyvmm import kvm
 from pyvmm.machine import result as results
 from pyvmm.symbiotic import abi
-from tests.support import c_library
-from tests.unit.machine.test_vcpu_loop import DECLARED, HERE, RUN_SIZE
+from tests.support import scripted_kvm
+from tests.support.scripted_kvm import RUN_SIZE
 
 MEMORY = 0x10000
 PAGE = 0x3000
@@ -44,12 +44,8 @@ HELD = 0x00100001  # KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_BLOCKIRQ
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    return c_library.load(
-        tmp_path_factory.mktemp("symcall"),
-        (*c_library.LOOP, "symbiotic/probe"),
-        DECLARED + OFFSETS,
-        extra=(HERE / "fake_kvm.c",),
-        defines=("ioctl=fake_ioctl",),
+    return scripted_kvm.load(
+        tmp_path_factory.mktemp("symcall"), "symbiotic/probe", declared=OFFSETS
     )
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.tree import ROOT
+
 HERE = Path(__file__).resolve().parent
-CSRC = HERE.parents[2] / "csrc"
+CSRC = ROOT / "csrc"
 PARTS = (
     *("machine/memory", "host/iothread", "host/thread", "host/iovec", "host/stream"),
     *("host/terminal", "host/framing", "host/guard"),

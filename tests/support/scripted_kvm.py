@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vCPU loop over a KVM whose KVM_RUN returns what a script says: fake_kvm.c."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.support import c_library
+
+FAKE = Path(__file__).with_name("fake_kvm.c")
+DECLARED = """
+struct fake_exit {
+	int error; unsigned int reason; unsigned int detail; unsigned long long value; unsigned int goes_on;
+};
+void fake_kvm(void *run, const struct fake_exit *list, unsigned int count);
+void fake_port(unsigned int size, unsigned int count, unsigned long long offset);
+"""
+RUN_SIZE = 12288
+
+
+def load(folder: Path, *more: str, declared: str = "") -> tuple[Any, Any]:
+    """(ffi, lib) of the vCPU loop and further parts of csrc, over the scripted KVM; `declared` is what else is used."""
+    return c_library.load(
+        folder,
+        (*c_library.LOOP, *more),
+        DECLARED + declared,
+        extra=(FAKE,),
+        defines=("ioctl=fake_ioctl",),
+    )
