@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyvmm.cli.swapload import MARK, START_SWAP
+from pyvmm.debian import distro
 from pyvmm.errors import HostError
-from pyvmm.guest import distro
 from pyvmm.guest.program import compiled
 
 MIB = 1 << 20

@@ -35,12 +35,13 @@ exec {swapload.PROGRAM} "$@"
 
 def files() -> dict[str, Any]:
     """What the guest is given: the program, and the driver with what it needs."""
-    from pyvmm.guest import debian, initramfs
+    from pyvmm.debian import packages
+    from pyvmm.guest import initramfs
     from pyvmm.guest.program import program
 
-    modules = debian.module_closure(debian.kernel_package(LINUX).modules_dir, ("virtio_mem",))
+    modules = packages.module_closure(packages.kernel_package(LINUX).modules_dir, ("virtio_mem",))
     names = [initramfs.plain_name(path) for path in modules]
-    data = [debian.module_bytes(path) for path in modules]
+    data = [packages.module_bytes(path) for path in modules]
     made: dict[str, Any] = {
         f"{FOLDER}/{name}": each for name, each in zip(names, data, strict=True)
     }

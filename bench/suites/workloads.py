@@ -24,8 +24,8 @@ from bench.report.stats import Samples
 from bench.suites import swap
 from pyvmm.cli import swapload
 from pyvmm.cli.swapload import DISK, ZRAM, Arm, Job
+from pyvmm.debian import distro
 from pyvmm.errors import HostError
-from pyvmm.guest import distro
 
 MIB = 1 << 20
 RAM_MIB, FACTOR = 128, 1.6

@@ -9,8 +9,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pyvmm.cachefolder import refuse_for_make
+from pyvmm.debian import packages
 from pyvmm.errors import ConfigError
-from pyvmm.guest import cache, debian, initramfs, kconfig, kernel, pointer, source
+from pyvmm.guest import cache, initramfs, kconfig, kernel, pointer, source
 
 if TYPE_CHECKING:
     from pyvmm.guest.cache import Guest
@@ -39,7 +41,7 @@ def build(
     """
     if jobs is not None and jobs < 1:
         raise ConfigError(f"the number of jobs must be at least 1, not {jobs}")
-    cache.refuse_for_make()
+    refuse_for_make()
     version = linux or default_version(source_path)
     plan, stamps = planned(version, source_path, config)
     kernel_key = kernel.build(plan, jobs=jobs, force=force)
@@ -81,7 +83,7 @@ def forecast(
 
     Raises what `build` would raise before it begins.
     """
-    cache.refuse_for_make()
+    refuse_for_make()
     version = linux or default_version(source_path)
     number = cache.base_version(version)
     kconfig.fragment(version, config)
@@ -89,7 +91,7 @@ def forecast(
     kernel.check_machine()
     if not source.is_here(number, source_path):
         package = source.package_of(number)
-        wanted = f"{package} {debian.find(package).version}, to be fetched"
+        wanted = f"{package} {packages.find(package).version}, to be fetched"
         return Forecast(version, wanted, patches, "", False)
     plan, _ = planned(version, source_path, config)
     key = plan.key()

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 
-from pyvmm.errors import ConfigError, HostError
+from pyvmm.cachefolder import cache_root, folder_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ VARIANTS = {
     "-kasan": "config/kasan.config",
     PLAIN: "config/plain.config",
 }
-#: Of letters: the kernel's Makefile refuses a colon, and the shells of its rules the others.
-MAKES_OWN = ":#%$\\'\"*?[]()&;|<>`"
 STOCK = "stock-"  # before the version: the pointer to a stock Debian guest
 SYMBIOTIC = "-symbiotic"  # after it: the same with the guest driver as a module
 MODULE = ("module/Makefile", "module/reach.h", "module/extract.sh")
@@ -79,48 +77,13 @@ class Pointer(NamedTuple):
     stamps: tuple[Stamp, ...]
 
 
-def cache_root() -> str:
-    """The cache directory; it may not exist yet."""
-    chosen = os.environ.get("PYVMM_CACHE")
-    if chosen:
-        return _folder_of("PYVMM_CACHE", chosen)
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):  # of one that is relative nothing is to be made (XDG specification)
-        base = _folder_of("the cache", "~/.cache")
-    return os.path.join(os.path.normpath(base), "pyvmm")
-
-
-def _folder_of(what: str, path: str) -> str:
-    """An absolute path. Raises HostError where it begins with a home folder and there is none."""
-    found = os.path.expanduser(path)
-    if found.startswith("~"):
-        whose = f"user {os.geteuid()} has no home (neither HOME nor an entry in passwd)"
-        if not path.startswith("~/"):
-            whose = "there is no user of that name"
-        raise HostError(
-            f"{what} is {path}, and {whose}; set PYVMM_CACHE to a folder for what pyvmm fetches and builds"
-        )
-    return os.path.abspath(found)
-
-
-def refuse_for_make() -> None:
-    """Raises ConfigError for a cache in which nothing can be compiled: the kernel's makefiles cannot."""
-    root = cache_root()
-    bad = [letter for letter in root if letter.isspace() or letter in MAKES_OWN]
-    if bad:
-        raise ConfigError(
-            f"nothing can be compiled in {root!r}: make takes {bad[0]!r} in a folder's name for something else; "
-            "set PYVMM_CACHE to another folder"
-        )
-
-
 def patch_tree() -> str:
     """The ``guest-linux-patch`` directory: ``$PYVMM_GUEST_PATCH``, else the installed package's own copy,
     else the one beside the package in its source tree.
     """
     chosen = os.environ.get("PYVMM_GUEST_PATCH")
     if chosen:
-        return _folder_of("PYVMM_GUEST_PATCH", chosen)
+        return folder_of("PYVMM_GUEST_PATCH", chosen)
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     installed = os.path.join(package, "guest_linux_patch")
     if os.path.isdir(installed):

@@ -8,11 +8,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyvmm.cachefolder import cache_root
+from pyvmm.debian import packages, tools
 from pyvmm.errors import HostError
-from pyvmm.guest import cache, debian, tools
 
 if TYPE_CHECKING:
-    from pyvmm.guest.debian import KernelFiles
+    from pyvmm.debian.packages import KernelFiles
 
 #: The build folder's makefile names its companion by where the package manager would put it.
 COMPANION = re.compile(r"^include /usr/src/(linux-headers-[^/\s]+)/Makefile$", re.MULTILINE)
@@ -25,7 +26,7 @@ def headers(kernel: KernelFiles) -> Path:
 
     Raises HostError if apt does not have the headers of exactly this kernel.
     """
-    final = Path(cache.cache_root()) / "debian" / f"headers-for-{package_of(kernel)}"
+    final = Path(cache_root()) / "debian" / f"headers-for-{package_of(kernel)}"
     build = final / "usr" / "src" / f"linux-headers-{kernel.release}"
     with tools.lock(f"debian/headers-{kernel.release}"):
         if not final.is_dir():
@@ -53,13 +54,13 @@ def put_together(release: str, target: Path) -> None:
 def package(name: str, release: str) -> Path:
     """One of the packages; HostError with the remedy for a kernel that has been superseded."""
     try:
-        debian.find(name)
+        packages.find(name)
     except HostError as error:
         raise HostError(
             f"apt has no package '{name}', the headers of kernel {release}: run 'apt-get update'; "
             "if the kernel has been superseded, 'pyvmm guest stock --force' takes the newest"
         ) from error
-    return debian.unpacked(name, keep=("usr/src", "usr/lib"))
+    return packages.unpacked(name, keep=("usr/src", "usr/lib"))
 
 
 def needs(folder: Path) -> tuple[str, str]:

@@ -16,8 +16,9 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyvmm.debian import packages, tools
 from pyvmm.errors import HostError, ImageError
-from pyvmm.guest import cache, cpio, debian, tools
+from pyvmm.guest import cache, cpio
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -99,7 +100,7 @@ def make_all(
     """Compiles init and writes the archive."""
     tools.say("making the initramfs")
     compile_init(init, target / "init")
-    loaded = {f"lib/modules/{plain_name(path)}": debian.module_bytes(path) for path in modules}
+    loaded = {f"lib/modules/{plain_name(path)}": packages.module_bytes(path) for path in modules}
     data = archive((target / "init").read_bytes(), busybox.read_bytes(), applets(busybox), loaded)
     (target / "initramfs").write_bytes(data)
     info = {"key": key, "busybox": str(busybox), "bytes": len(data), "modules": list(modules)}
@@ -150,7 +151,7 @@ def find_busybox() -> Path:
     found = shutil.which("busybox")
     if found is not None and is_static(Path(found)):
         return Path(found)
-    tree = debian.unpacked("busybox-static", keep=["bin", "usr/bin"])
+    tree = packages.unpacked("busybox-static", keep=["bin", "usr/bin"])
     for name in ("bin/busybox", "usr/bin/busybox"):
         if (tree / name).is_file():
             return tree / name

@@ -10,8 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+from pyvmm.cachefolder import cache_root
+from pyvmm.debian import tools
 from pyvmm.errors import HostError
-from pyvmm.guest import cache, tools
+from pyvmm.guest import cache
 from pyvmm.guest.cache import Guest
 
 # Made by this package; nothing else in the cache directory is ever removed.
@@ -30,7 +32,7 @@ class Entry(NamedTuple):
 
 def entries() -> list[Entry]:
     """The guests in the cache, by name."""
-    folder = Path(cache.cache_root()) / "guest"
+    folder = Path(cache_root()) / "guest"
     found = []
     for path in sorted(folder.glob("current-*")):
         entry = read_entry(path.name.removeprefix("current-"))
@@ -84,7 +86,7 @@ def clean(everything: bool = False) -> int:
     ``everything`` removes all guests, unpacked sources and Debian packages. Returns the bytes
     freed. Raises HostError if something cannot be removed.
     """
-    root = Path(cache.cache_root())
+    root = Path(cache_root())
     if not root.is_dir():
         return 0
     freed = 0

@@ -10,8 +10,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyvmm.debian import tools
 from pyvmm.errors import ConfigError
-from pyvmm.guest import cache, tools
+from pyvmm.guest import cache
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

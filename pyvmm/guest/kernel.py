@@ -13,8 +13,10 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pyvmm.cachefolder import cache_root
+from pyvmm.debian import tools
 from pyvmm.errors import ConfigError, HostError
-from pyvmm.guest import cache, kconfig, source, tools
+from pyvmm.guest import cache, kconfig, source
 from pyvmm.guest.progress import progress
 
 if TYPE_CHECKING:
@@ -103,7 +105,7 @@ def make_all(
     version = source.source_version(pristine)
     if version.split(".")[:2] != cache.base_version(plan.linux).split(".")[:2]:
         raise ConfigError(f"{plan.source.path} is Linux {version}, not {plan.linux}")
-    work = Path(cache.cache_root()) / "guest" / f"work-{name}"
+    work = Path(cache_root()) / "guest" / f"work-{name}"
     log = work.with_name(f"build-{name}.log")
     shutil.rmtree(work, ignore_errors=True)
     started = time.monotonic()

@@ -11,12 +11,14 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyvmm.cachefolder import cache_root, refuse_for_make
+from pyvmm.debian import tools
 from pyvmm.errors import HostError
-from pyvmm.guest import cache, headers, source, tools
+from pyvmm.guest import cache, headers, source
 from pyvmm.guest.kernel import FOREIGN
 
 if TYPE_CHECKING:
-    from pyvmm.guest.debian import KernelFiles
+    from pyvmm.debian.packages import KernelFiles
 
 # Part of every key: raise it when a change here makes another module from the same inputs.
 RECIPE = 1
@@ -31,7 +33,7 @@ def build(kernel: KernelFiles, linux: str, *, force: bool = False) -> str:
     Raises ConfigError if a patch that is listed is missing, HostError if the machine lacks something
     or the build fails.
     """
-    cache.refuse_for_make()
+    refuse_for_make()
     key = make_key(kernel, linux)
     final = Path(cache.module_dir(key))
     with tools.lock(f"guest/module-{linux}"):
@@ -73,7 +75,7 @@ def make_all(target: Path, key: str, kernel: KernelFiles, linux: str) -> None:
             *("make", "-C", str(tree / "module"), f"KDIR={folder}", f"BUILD={work}"),
             f"SERIES={tree / f'series-{linux}'}",
         ],
-        Path(cache.cache_root()) / "guest" / f"module-{linux}.log",
+        Path(cache_root()) / "guest" / f"module-{linux}.log",
     )
     shutil.move(work / NAME, target / NAME)
     shutil.rmtree(work)

@@ -6,8 +6,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pyvmm.debian import tools
 from pyvmm.errors import HostError
-from pyvmm.guest import cache, tools
+from pyvmm.guest import cache
 
 
 def take_stamps(files: list[str]) -> tuple[cache.Stamp, ...]:

@@ -10,7 +10,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyvmm.guest import cache, tools
+from pyvmm.cachefolder import cache_root
+from pyvmm.debian import tools
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,7 @@ def program(name: str) -> Path:
 
 def compiled(name: str, sources: Sequence[Path]) -> Path:
     """The path of a program made of these files, headers among them; errors as for `program`."""
-    folder = Path(cache.cache_root()) / "program" / f"{name}-{digest(sources)}"
+    folder = Path(cache_root()) / "program" / f"{name}-{digest(sources)}"
     if not folder.is_dir():
         with tools.lock(f"program/{name}"):
             if not folder.is_dir():

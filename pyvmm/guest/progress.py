@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pyvmm.guest import tools
+from pyvmm.debian import tools
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,8 +10,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pyvmm.cachefolder import cache_root
+from pyvmm.debian import packages, tools
 from pyvmm.errors import ConfigError, HostError
-from pyvmm.guest import cache, debian, tools
+from pyvmm.guest import cache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +51,7 @@ def locate(linux: str, given: str | os.PathLike[str] | None = None) -> Source:
         return Source(path, file_identity(path))
     package, archive = package_of(linux), installed(linux)
     if not archive.is_file():
-        archive = debian.unpacked(package, keep=["usr/src"]) / "usr" / "src" / archive.name
+        archive = packages.unpacked(package, keep=["usr/src"]) / "usr" / "src" / archive.name
     if not archive.is_file():
         raise HostError(f"package {package} has no {archive.name}; give the sources by --source")
     return Source(archive, file_identity(archive))
@@ -70,7 +72,7 @@ def is_here(linux: str, given: str | os.PathLike[str] | None = None) -> bool:
     package = package_of(linux)
     if given is not None or installed(linux).is_file():
         return True
-    return debian.tree_of(debian.find(package)).is_dir()
+    return packages.tree_of(packages.find(package)).is_dir()
 
 
 def file_identity(path: Path) -> str:
@@ -115,7 +117,7 @@ def pristine(source: Source) -> Path:
     is.
     """
     name = source.path.name.split(".tar", 1)[0]
-    final = Path(cache.cache_root()) / "source" / f"{name}-{source.identity[:16]}"
+    final = Path(cache_root()) / "source" / f"{name}-{source.identity[:16]}"
     with tools.lock(f"source/{name}"):
         if not final.is_dir():
             tools.publish(final, lambda fresh: unpack(source, fresh))

@@ -6,7 +6,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pyvmm.guest import cache, debian, initramfs, modular, module, pointer, tools
+from pyvmm.cachefolder import cache_root
+from pyvmm.debian import packages, tools
+from pyvmm.guest import cache, initramfs, modular, module, pointer
 
 if TYPE_CHECKING:
     from pyvmm.guest.cache import Guest
@@ -21,12 +23,12 @@ def stock(linux: str | None = None, *, symbiotic: bool = False, force: bool = Fa
     version = linux or cache.DEFAULT_LINUX
     name = cache.stock_name(version, symbiotic)
     stamps = pointer.take_stamps(cache.files_of(cache.patch_tree(), name))
-    files = debian.kernel_package(version, force=force)
-    modules = debian.module_closure(files.modules_dir, modular.NEEDED, missing=note_missing)
+    files = packages.kernel_package(version, force=force)
+    modules = packages.module_closure(files.modules_dir, modular.NEEDED, missing=note_missing)
     if symbiotic:
         modules.insert(0, module.build(files, version, force=force))
     initramfs_key = initramfs.build(modules, force=force)
-    kernel_key = os.path.relpath(files.vmlinuz, cache.cache_root())
+    kernel_key = os.path.relpath(files.vmlinuz, cache_root())
     note = cache.Pointer(files.release, kernel_key, initramfs_key, stamps)
     pointer.write(name, note)
     return cache.assemble_stock(note)

@@ -14,8 +14,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pyvmm.cachefolder import cache_root
+from pyvmm.debian import packages, tools
 from pyvmm.errors import HostError
-from pyvmm.guest import cache, debian, tools
 from pyvmm.lab import bootdisk, qemu
 from pyvmm.lab.errors import LabError
 from pyvmm.lab.outer import Spawned, drawn_lines
@@ -93,7 +94,7 @@ def is_good(bochs: Bochs) -> bool:
 
 def kept() -> Bochs | None:
     """One that was fetched before and runs."""
-    for folder in sorted(Path(cache.cache_root()).glob(f"{PLACE}-*")):
+    for folder in sorted(Path(cache_root()).glob(f"{PLACE}-*")):
         if not folder.is_dir() or ".new." in folder.name or ".old." in folder.name:
             continue
         found = Bochs(tuple(sorted(folder.iterdir())))
@@ -104,12 +105,12 @@ def kept() -> Bochs | None:
 
 def fetched() -> Bochs:
     """Fetches it, with those libraries that this machine does not have."""
-    version = debian.find(PACKAGES[0]).version
-    final = Path(cache.cache_root()) / f"{PLACE}-{version.replace(':', '%3a')}"
+    version = packages.find(PACKAGES[0]).version
+    final = Path(cache_root()) / f"{PLACE}-{version.replace(':', '%3a')}"
 
     def fill(fresh: Path) -> None:
         for name in needed():
-            debian.fetch(debian.find(name), folder(fresh, name), KEPT)
+            packages.fetch(packages.find(name), folder(fresh, name), KEPT)
 
     tools.publish(final, fill)
     found = kept()

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.boot import pvh
 from pyvmm.boot.image import Image
+from pyvmm.debian import tools
 from pyvmm.errors import ConfigError
-from pyvmm.guest import tools
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from pyvmm.cachefolder import cache_root
+from pyvmm.debian import packages, suites, tools
 from pyvmm.errors import HostError
-from pyvmm.guest import cache, debian, suites, tools
 from pyvmm.lab import correction
 from pyvmm.lab.errors import LabError
 
@@ -74,7 +75,7 @@ def corrected(path: str, *, shadow: bool = False) -> Emulator:
     status = os.stat(real)
     key = f"{FORM} {real} {status.st_size} {status.st_mtime_ns}" + " shadow" * shadow
     name = f"lab/corrected-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    folder = Path(cache.cache_root()) / name
+    folder = Path(cache_root()) / name
     if not folder.is_dir():
         with tools.lock("lab/corrected"):
             if not folder.is_dir():
@@ -138,7 +139,7 @@ def from_backports() -> str:
     It uses the libraries that the installed one needs too. Raises HostError if it cannot be had; that is remembered,
     and said again without a look at the network until ``TRY_AGAIN`` has passed.
     """
-    root = Path(cache.cache_root())
+    root = Path(cache_root())
     failed = root / f"{PLACE}.failed"
     if (path := kept()) is not None:
         return path
@@ -158,7 +159,7 @@ def from_backports() -> str:
 
 def kept() -> str | None:
     """One that was fetched before and runs."""
-    for tree in sorted(Path(cache.cache_root()).glob(f"{PLACE}-*")):
+    for tree in sorted(Path(cache_root()).glob(f"{PLACE}-*")):
         path = str(tree / KEPT[0])
         if is_good(path):
             return path
@@ -167,8 +168,8 @@ def kept() -> str | None:
 
 def fetched() -> str:
     """Fetches it."""
-    found = debian.find_in(suites.backports(), PACKAGES)
-    path = str(debian.unpacked_together(found, keep=KEPT, into=PLACE) / KEPT[0])
+    found = packages.find_in(suites.backports(), PACKAGES)
+    path = str(packages.unpacked_together(found, keep=KEPT, into=PLACE) / KEPT[0])
     newest = version(path)
     if newest < MINIMUM:
         raise HostError(f"Debian's backports have QEMU {newest[0]}.{newest[1]}")

@@ -12,8 +12,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from pyvmm.cachefolder import cache_root
+from pyvmm.debian import packages, tools
 from pyvmm.errors import ConfigError, HostError
-from pyvmm.guest import cache, cpio, debian, tools
+from pyvmm.guest import cpio
 
 FORMAT = "1"  # raise it when what is in a cached image changes without a change of the sources
 VERSIONS = ("6.1", "6.12")  # tried in this order; $PYVMM_LAB_LINUX names one
@@ -32,7 +34,7 @@ class Image(NamedTuple):
     release: str
 
 
-def outer_kernel() -> debian.KernelFiles:
+def outer_kernel() -> packages.KernelFiles:
     """Debian's kernel for the lab, from the cache or from apt.
 
     Raises HostError when apt has none of the versions.
@@ -40,12 +42,12 @@ def outer_kernel() -> debian.KernelFiles:
     chosen = os.environ.get("PYVMM_LAB_LINUX")
     versions = (chosen,) if chosen else VERSIONS
     for version in versions:
-        if (known := debian.remembered_kernel(version)) is not None:
+        if (known := packages.remembered_kernel(version)) is not None:
             return known
     error: HostError | None = None
     for version in versions:
         try:
-            return debian.kernel_package(version)
+            return packages.kernel_package(version)
         except HostError as failure:
             error = error or failure
     assert error is not None
@@ -55,7 +57,7 @@ def outer_kernel() -> debian.KernelFiles:
 def image() -> Image:
     """The image of the current sources and kernel; builds it the first time, which takes seconds."""
     kernel = outer_kernel()
-    folder = Path(cache.cache_root()) / "lab" / f"{kernel.release}-{digest(kernel)}"
+    folder = Path(cache_root()) / "lab" / f"{kernel.release}-{digest(kernel)}"
     if not folder.is_dir():
         with tools.lock("lab/image"):
             if not folder.is_dir():
@@ -75,7 +77,7 @@ def sources() -> list[Path]:
     return sorted(Path(__file__).with_name("init").glob("*.[ch]"))
 
 
-def digest(kernel: debian.KernelFiles) -> str:
+def digest(kernel: packages.KernelFiles) -> str:
     """Names what the image is made of."""
     sum = hashlib.sha256("\0".join([FORMAT, kernel.vmlinuz, *EARLY, *LATE]).encode())
     for path in sources():
@@ -83,18 +85,18 @@ def digest(kernel: debian.KernelFiles) -> str:
     return sum.hexdigest()[:16]
 
 
-def build(folder: Path, kernel: debian.KernelFiles) -> None:
+def build(folder: Path, kernel: packages.KernelFiles) -> None:
     """Makes the files of an image."""
     message = f"pyvmm lab: making the image of the outer machine, Linux {kernel.release}"
     print(message, file=sys.stderr, flush=True)
     (folder / "vmlinux").write_bytes(bootable(Path(kernel.vmlinuz).read_bytes()))
-    early = debian.module_closure(kernel.modules_dir, EARLY)
-    late = [path for path in debian.module_closure(kernel.modules_dir, LATE) if path not in early]
+    early = packages.module_closure(kernel.modules_dir, EARLY)
+    late = [path for path in packages.module_closure(kernel.modules_dir, LATE) if path not in early]
     archive = cpio.Archive()
     archive.file("init", compiled(folder), 0o755)
     archive.directory("modules")
     for path in early + late:
-        archive.file(packed_name(path), unsigned(debian.module_bytes(path)))
+        archive.file(packed_name(path), unsigned(packages.module_bytes(path)))
     order = "".join(f"/{packed_name(path)}\n" for path in early)
     archive.file("modules/order", order.encode())
     (folder / "initramfs").write_bytes(archive.finish())
@@ -103,7 +105,7 @@ def build(folder: Path, kernel: debian.KernelFiles) -> None:
 
 def packed_name(path: str) -> str:
     """Where a module is in the initramfs."""
-    return f"modules/{debian.module_name(path)}.ko"
+    return f"modules/{packages.module_name(path)}.ko"
 
 
 def compiled(folder: Path) -> bytes:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pyvmm.guest import cache, kconfig, kernel, source, tools
+from pyvmm.cachefolder import cache_root, refuse_for_make
+from pyvmm.debian import tools
+from pyvmm.guest import kconfig, kernel, source
 
 LINUX = "6.12"
 CONFIG = Path(__file__).with_name("outer.config")
@@ -28,10 +30,10 @@ def build(jobs: int | None = None) -> Path:
 
     Raises HostError if the machine lacks something or the build fails.
     """
-    cache.refuse_for_make()
+    refuse_for_make()
     wanted = plan()
     key = wanted.key()
-    final = Path(cache.cache_root()) / "lab" / f"kernel-{key}"
+    final = Path(cache_root()) / "lab" / f"kernel-{key}"
     if not (final / "vmlinux").is_file():
         with tools.lock(f"lab/kernel-{LINUX}"):
             if not (final / "vmlinux").is_file():

@@ -24,8 +24,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyvmm.cachefolder import cache_root
+from pyvmm.debian import tools
 from pyvmm.errors import ConfigError
-from pyvmm.guest import cache, cpio, initramfs, inventory, tools
+from pyvmm.guest import cache, cpio, initramfs, inventory
 from pyvmm.lab import surroundings
 
 if TYPE_CHECKING:
@@ -296,7 +298,7 @@ def take_project(made: Parcel, folder: str) -> None:
 
 def take_cache(made: Parcel) -> None:
     """The current guests and the programs that run in guests."""
-    root = Path(cache.cache_root())
+    root = Path(cache_root())
     for linux in GUESTS:
         for path in inventory.guest_files(linux):
             made.take(path)

@@ -7,8 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from pyvmm.cachefolder import cache_root
 from pyvmm.errors import ConfigError
-from pyvmm.guest import cache
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -109,4 +109,4 @@ def uncovered_folders(shares: Sequence[str]) -> list[str]:
 def needed_folders() -> list[str]:
     """What `pyvmm` in the lab reads of this machine's files, wherever it is."""
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    return [cache.cache_root(), sys.prefix, sys.base_prefix, package]
+    return [cache_root(), sys.prefix, sys.base_prefix, package]

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pyvmm.guest import cache, cpio, tools
+from pyvmm.cachefolder import cache_root
+from pyvmm.debian import tools
+from pyvmm.guest import cpio
 from pyvmm.lab import bochs, bootdisk, image, outerkernel, parcel
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ class Image(NamedTuple):
 def prepared() -> Image:
     """The image of the current sources; builds it and its kernel the first time, which takes minutes."""
     kernel = outerkernel.build()
-    folder = Path(cache.cache_root()) / "lab" / f"vmx-{digest(kernel)}"
+    folder = Path(cache_root()) / "lab" / f"vmx-{digest(kernel)}"
     if not folder.is_dir():
         with tools.lock("lab/image"):
             if not folder.is_dir():

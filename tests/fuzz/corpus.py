@@ -15,7 +15,7 @@ import tarfile
 from hashlib import sha1
 from pathlib import Path
 
-from pyvmm.guest.cache import cache_root
+from pyvmm.cachefolder import cache_root
 from tests.fuzz.compile import HERE, OUT
 
 

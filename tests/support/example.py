@@ -12,7 +12,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from pyvmm.guest import cache, debian, headers, source, tools
+from pyvmm.cachefolder import cache_root
+from pyvmm.debian import packages, tools
+from pyvmm.guest import headers, source
 from pyvmm.guest.kernel import FOREIGN
 from tests.support.tree import ROOT
 
@@ -39,7 +41,7 @@ def make(*words: str | Path) -> None:
 
 def build(folder: Path, linux: str, name: str) -> Path:
     """The module, made in `folder` for Debian's kernel of that version, with the driver's own module before it."""
-    kernel = headers.headers(debian.kernel_package(linux))
+    kernel = headers.headers(packages.kernel_package(linux))
     driver, example = folder / "driver", folder / "example"
     patches = ROOT / "guest-linux-patch"
     series = patches / f"series-{linux}"
@@ -62,11 +64,11 @@ def build(folder: Path, linux: str, name: str) -> Path:
 
 def cached(linux: str, name: str) -> Path:
     """The same out of the guests' cache, built there unless it has it: in the lab compilers are slow."""
-    package = headers.package_of(debian.kernel_package(linux))
+    package = headers.package_of(packages.kernel_package(linux))
     parts = [code(name), package, *(patch.text.decode() for patch in source.read_series(linux))]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
     place = f"tests/{name}-{linux}"
-    final = Path(cache.cache_root()) / place
+    final = Path(cache_root()) / place
     module = final / f"{key}.ko"
     with tools.lock(place):
         if not module.is_file():

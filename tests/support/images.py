@@ -8,8 +8,8 @@ import os
 import struct
 from typing import NamedTuple
 
+from pyvmm.cachefolder import cache_root
 from pyvmm.errors import GuestMemoryError
-from pyvmm.guest.cache import cache_root
 
 MIB = 1 << 20
 GIB = 1 << 30

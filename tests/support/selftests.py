@@ -6,7 +6,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pyvmm.guest import cache, source, tools
+from pyvmm.cachefolder import cache_root
+from pyvmm.debian import tools
+from pyvmm.guest import cache, source
 from pyvmm.guest.program import compiled
 
 FOLDER = "tools/testing/selftests"
@@ -27,7 +29,7 @@ def added(linux: str, path: str) -> str:
 
 def swap_bypass(linux: str) -> Path:
     """The tests of pages of the swap disk. The lab, which has no kernel sources, finds them made before."""
-    folder = Path(cache.cache_root()) / "selftests" / linux
+    folder = Path(cache_root()) / "selftests" / linux
     suite = folder / "symbiotic" / Path(SUITE).name
     suite.parent.mkdir(parents=True, exist_ok=True)
     if not all((folder / name).is_file() for name in HARNESS):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from pyvmm.guest import suites
+from pyvmm.debian import suites
 from tests.support.fake_apt import FakeApt
 
 # How long an example takes says how busy the machine is.

@@ -16,8 +16,8 @@ from bench.loads.programs import PROGRAMS, Size
 from bench.suites import swap, workloads
 from pyvmm.cli import swapload
 from pyvmm.cli.swapload import Job
+from pyvmm.debian import distro
 from pyvmm.errors import HostError
-from pyvmm.guest import distro
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pyvmm.debian import distro, tools
 from pyvmm.errors import HostError
-from pyvmm.guest import distro, tools
 from tests.support.fake_apt import FakeApt
 
 if TYPE_CHECKING:

@@ -13,10 +13,12 @@ from threading import Thread
 
 import pytest
 
+from pyvmm.cachefolder import cache_root
 from pyvmm.cli import status
 from pyvmm.cli.main import main
+from pyvmm.debian import packages, tools
 from pyvmm.errors import ConfigError, HostError
-from pyvmm.guest import cache, debian, inventory, kconfig, source, tools
+from pyvmm.guest import cache, inventory, kconfig, source
 from pyvmm.guest.build import build, forecast
 from pyvmm.guest.stock import stock
 from tests.support.archive import walk
@@ -64,7 +66,7 @@ def test_without_a_home_there_is_no_folder_named_like_one(
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("PYVMM_CACHE")
-    assert cache.cache_root() == str(tmp_path / ".cache" / "pyvmm")
+    assert cache_root() == str(tmp_path / ".cache" / "pyvmm")
     assert os.listdir() == []
 
 
@@ -82,7 +84,7 @@ def test_build_then_find(tree: Path) -> None:
     made = {path.name for path in folder.iterdir()}
     assert made >= {"bzImage", "vmlinux", "vmlinux.debug", "config", "Module.symvers", "build.log"}
     assert json.loads((folder / "info.json").read_text())["linux"] == "6.12"
-    assert not list((Path(cache.cache_root()) / "guest").glob("work-*"))
+    assert not list((Path(cache_root()) / "guest").glob("work-*"))
 
 
 def test_second_build_is_from_the_cache(tree: Path) -> None:
@@ -150,7 +152,7 @@ def test_patches_are_applied_and_the_original_stays(tree: Path) -> None:
     guest = build(source_path=tree)
     assert Path(guest.kernel).read_text() == "hello, patched\n"
     assert (tree / "greeting").read_text() == "hello\n"
-    (pristine,) = (Path(cache.cache_root()) / "source").glob("linux-*/")
+    (pristine,) = (Path(cache_root()) / "source").glob("linux-*/")
     assert (pristine / "greeting").read_text() == "hello\n"
 
 
@@ -159,7 +161,7 @@ def test_patch_that_does_not_apply_is_named(tree: Path) -> None:
     add_patch(patches(), "bad.patch", GOOD_PATCH)
     with pytest.raises(HostError, match=r"patch series-6\.12/bad\.patch does not apply"):
         build(source_path=tree)
-    left = {path.name for path in (Path(cache.cache_root()) / "guest").iterdir()}
+    left = {path.name for path in (Path(cache_root()) / "guest").iterdir()}
     assert left == {"kernel-6.12.lock"}
 
 
@@ -257,14 +259,14 @@ def test_clean_keeps_what_is_current(tree: Path, tmp_path: Path) -> None:
     extra = tmp_path / "extra"
     extra.write_text("CONFIG_FOUR=y\n")
     old, new = build(source_path=tree), build(source_path=tree, config=extra)
-    left_over = Path(cache.cache_root()) / "source" / "x.new.123"
+    left_over = Path(cache_root()) / "source" / "x.new.123"
     left_over.mkdir()
     assert inventory.clean() > 0
     assert not Path(old.kernel).exists()
     assert not left_over.exists()
     assert cache.find() == new
     inventory.clean(everything=True)
-    rest = [path for path in Path(cache.cache_root()).rglob("*") if path.is_file()]
+    rest = [path for path in Path(cache_root()).rglob("*") if path.is_file()]
     assert all(path.suffix == ".lock" for path in rest)
     assert cache.find() is None
 
@@ -393,7 +395,7 @@ def test_forecast_is_what_is_built_then(tree: Path) -> None:
     add_patch(patches(), "a.patch", GOOD_PATCH)
     said = forecast(source_path=tree)
     assert (said.linux, said.patches, said.built) == ("6.12", ("series-6.12/a.patch",), False)
-    assert not Path(cache.cache_root()).exists()
+    assert not Path(cache_root()).exists()
     guest = build(source_path=tree)
     assert guest.key.startswith(f"{said.key}-")
     assert forecast(source_path=tree) == said._replace(built=True)
@@ -401,10 +403,10 @@ def test_forecast_is_what_is_built_then(tree: Path) -> None:
 
 def test_forecast_fetches_nothing(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "INSTALLED", tree / "none")
-    monkeypatch.setattr(debian, "candidate_version", lambda package: "6.12.7-1")
+    monkeypatch.setattr(packages, "candidate_version", lambda package: "6.12.7-1")
     said = forecast()
     assert (said.source, said.key) == ("linux-source-6.12 6.12.7-1, to be fetched", "")
-    assert not Path(cache.cache_root()).exists()
+    assert not Path(cache_root()).exists()
 
 
 def test_dry_run_builds_nothing(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.cachefolder import cache_root
 from pyvmm.cli.plan import find_guest
+from pyvmm.debian import packages
 from pyvmm.errors import ConfigError, HostError
-from pyvmm.guest import cache, debian, headers, inventory, module
+from pyvmm.guest import cache, headers, inventory, module
 from pyvmm.guest.stock import stock
 from tests.support.archive import walk
 from tests.support.fake_apt import FakeApt, add_patch, patch_tree
@@ -94,7 +96,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guest_cache: Path) -> 
 
 
 @pytest.fixture
-def kernel(apt: FakeApt, tmp_path: Path) -> debian.KernelFiles:
+def kernel(apt: FakeApt, tmp_path: Path) -> packages.KernelFiles:
     """A kernel, and the three packages of its headers."""
     apt.kernel(IMAGE, RELEASE, ["virtio_mmio"])
     apt.meta("linux-image-amd64", IMAGE)
@@ -115,7 +117,7 @@ def kernel(apt: FakeApt, tmp_path: Path) -> debian.KernelFiles:
     programs.mkdir(parents=True)
     (programs / "program").write_text("")
     apt.package("linux-kbuild-6.12.5", tmp_path / "programs")
-    return debian.kernel_package("6.12")
+    return packages.kernel_package("6.12")
 
 
 @pytest.fixture(autouse=True)
@@ -167,11 +169,11 @@ def test_patch_that_does_not_fit_the_one_before(tree: Path, tmp_path: Path) -> N
     assert extract(series, tmp_path / "out").returncode != 0
 
 
-def test_headers_are_put_together_once(kernel: debian.KernelFiles, apt: FakeApt) -> None:
+def test_headers_are_put_together_once(kernel: packages.KernelFiles, apt: FakeApt) -> None:
     folder = headers.headers(kernel)
     assert (folder / "scripts" / "program").exists()
     assert (folder / "Makefile").read_text() == "include ../linux-headers-6.12.5-common/Makefile\n"
-    package = Path(cache.cache_root(), "debian", f"linux-headers-{RELEASE}_1%3a2.0-1")
+    package = Path(cache_root(), "debian", f"linux-headers-{RELEASE}_1%3a2.0-1")
     original = package / "usr" / "src" / f"linux-headers-{RELEASE}" / "Makefile"
     assert original.read_text().startswith("include /usr/src/")
     before = apt.downloads()
@@ -180,18 +182,18 @@ def test_headers_are_put_together_once(kernel: debian.KernelFiles, apt: FakeApt)
     assert apt.downloads() == before
 
 
-def test_headers_that_are_gone(kernel: debian.KernelFiles, apt: FakeApt) -> None:
+def test_headers_that_are_gone(kernel: packages.KernelFiles, apt: FakeApt) -> None:
     apt.forget()
     with pytest.raises(HostError, match=rf"'linux-headers-{RELEASE}'.*--force"):
         headers.headers(kernel)
 
 
-def test_the_kernels_own_compiler(kernel: debian.KernelFiles, tmp_path: Path) -> None:
+def test_the_kernels_own_compiler(kernel: packages.KernelFiles, tmp_path: Path) -> None:
     assert REAL_COMPILER(headers.headers(kernel)) == "gcc-12"
     assert REAL_COMPILER(tmp_path / "nothing") == "gcc"
 
 
-def test_module_is_built_once(tree: Path, kernel: debian.KernelFiles) -> None:
+def test_module_is_built_once(tree: Path, kernel: packages.KernelFiles) -> None:
     path = Path(module.build(kernel, "6.12"))
     assert path.read_bytes().startswith(b"\x7fELF")
     assert {entry.name for entry in path.parent.iterdir()} == {"symbiotic.ko", "info.json"}
@@ -205,7 +207,7 @@ def test_module_is_built_once(tree: Path, kernel: debian.KernelFiles) -> None:
     assert "-DCONFIG_SYMBIOTIC=1" in said
 
 
-def test_what_the_key_depends_on(tree: Path, kernel: debian.KernelFiles) -> None:
+def test_what_the_key_depends_on(tree: Path, kernel: packages.KernelFiles) -> None:
     keys = {module.make_key(kernel, "6.12")}
     (tree / "config" / "base.config").write_text("# of the other guests\n")
     assert module.make_key(kernel, "6.12") in keys
@@ -218,15 +220,15 @@ def test_what_the_key_depends_on(tree: Path, kernel: debian.KernelFiles) -> None
     assert len(keys) == 4
 
 
-def test_failed_build_shows_the_log(tree: Path, kernel: debian.KernelFiles) -> None:
+def test_failed_build_shows_the_log(tree: Path, kernel: packages.KernelFiles) -> None:
     (headers.headers(kernel) / "broken").write_text("")
     with pytest.raises(HostError, match="this is broken") as caught:
         module.build(kernel, "6.12")
     assert "module-6.12.log" in str(caught.value)
-    assert not list((Path(cache.cache_root()) / "guest").glob("module-*/"))
+    assert not list((Path(cache_root()) / "guest").glob("module-*/"))
 
 
-def test_recipe_that_is_incomplete(tree: Path, kernel: debian.KernelFiles) -> None:
+def test_recipe_that_is_incomplete(tree: Path, kernel: packages.KernelFiles) -> None:
     (tree / "module" / "reach.h").unlink()
     with pytest.raises(HostError, match=r"part of the module's recipe: .*reach\.h"):
         module.build(kernel, "6.12")
@@ -235,7 +237,7 @@ def test_recipe_that_is_incomplete(tree: Path, kernel: debian.KernelFiles) -> No
         module.build(kernel, "6.12")
 
 
-def test_stock_guest_with_the_module(tree: Path, kernel: debian.KernelFiles) -> None:
+def test_stock_guest_with_the_module(tree: Path, kernel: packages.KernelFiles) -> None:
     plain = stock("6.12")
     guest = stock("6.12", symbiotic=True)
     assert (guest.kernel, guest.initramfs == plain.initramfs) == (plain.kernel, False)
@@ -248,13 +250,13 @@ def test_stock_guest_with_the_module(tree: Path, kernel: debian.KernelFiles) -> 
 
 
 def test_stock_guest_is_found_by_name(
-    tree: Path, kernel: debian.KernelFiles, monkeypatch: pytest.MonkeyPatch
+    tree: Path, kernel: packages.KernelFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Made where there is none; then found, with nothing but the files that it is started by."""
     assert inventory.guest_files("stock-6.12-symbiotic") == []
     guest = find_guest("stock-6.12-symbiotic")
     assert guest == cache.find_stock("6.12", symbiotic=True)
-    monkeypatch.setattr(debian, "kernel_package", None)
+    monkeypatch.setattr(packages, "kernel_package", None)
     assert find_guest("stock-6.12-symbiotic") == guest
     note = str(Path(guest.initramfs).with_name("info.json"))
     wanted = {cache.pointer_path("stock-6.12-symbiotic"), guest.kernel, guest.initramfs, note}
@@ -265,7 +267,7 @@ def test_stock_guest_is_found_by_name(
 
 
 def test_edited_driver_is_a_change_for_one_guest_only(
-    tree: Path, kernel: debian.KernelFiles
+    tree: Path, kernel: packages.KernelFiles
 ) -> None:
     stock("6.12")
     stock("6.12", symbiotic=True)
@@ -277,7 +279,7 @@ def test_edited_driver_is_a_change_for_one_guest_only(
     assert cache.find_stock("6.12", symbiotic=True) is None
 
 
-def test_clean_keeps_the_module_in_use(tree: Path, kernel: debian.KernelFiles) -> None:
+def test_clean_keeps_the_module_in_use(tree: Path, kernel: packages.KernelFiles) -> None:
     old = Path(module.build(kernel, "6.12"))
     with (tree / "series-6.12" / "second.patch").open("a") as file:
         file.write("\n")

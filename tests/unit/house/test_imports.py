@@ -15,6 +15,8 @@ PACKAGE = ROOT / "pyvmm"
 # The lower the number the lower the layer; parts of the same layer do not import each other.
 LAYERS = {
     "errors": 0,
+    "cachefolder": 1,
+    "debian": 2,
     "record": 0,
     "_core": 0,
     "config": 1,

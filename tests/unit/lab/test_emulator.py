@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.debian import packages, suites
 from pyvmm.errors import HostError
-from pyvmm.guest import debian as packages
-from pyvmm.guest import suites
 from pyvmm.lab import LabError, emulator
 from tests.support.fake_apt import FakeApt
 from tests.support.qemu_code import ASKS, VMRUN, program

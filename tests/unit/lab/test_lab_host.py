@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from pyvmm.cli import lab as command_line
+from pyvmm.debian import suites
 from pyvmm.errors import ConfigError, StateError
-from pyvmm.guest import suites
 from pyvmm.lab import Lab, LabError, emulator, image, qemu, streams, surroundings
 from pyvmm.lab.session import mebibytes
 from pyvmm.lab.terminal import RawTerminal
@@ -69,7 +69,7 @@ def test_signatures_are_taken_off() -> None:
 
 
 def test_the_digest_follows_the_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    kernel = image.debian.KernelFiles("/c/vmlinuz", "/c/modules", "6.1")
+    kernel = image.packages.KernelFiles("/c/vmlinuz", "/c/modules", "6.1")
     first = image.digest(kernel)
     assert first == image.digest(kernel)
     changed = tmp_path / "init.c"

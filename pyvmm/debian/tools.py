@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from pyvmm.cachefolder import cache_root
 from pyvmm.errors import HostError
-from pyvmm.guest import cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -99,7 +99,7 @@ def lock(name: str) -> Iterator[None]:
     """Holds ``<cache>/<name>.lock``, so that two builders do not do the same work; waits, and says
     so.
     """
-    root = Path(cache.cache_root())
+    root = Path(cache_root())
     try:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         file = open(root / f"{name}.lock", "a", encoding="utf-8")  # noqa: SIM115

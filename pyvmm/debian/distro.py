@@ -15,8 +15,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pyvmm.cachefolder import cache_root
+from pyvmm.debian import packages, tools
 from pyvmm.errors import HostError
-from pyvmm.guest import cache, debian, tools
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -56,7 +57,7 @@ def disk(wanted: Mapping[str, Sequence[str]], *, force: bool = False) -> Path:
     missing.
     """
     names = repr(sorted((package, sorted(programs)) for package, programs in wanted.items()))
-    pointer = Path(cache.cache_root()) / "debian" / f"disk-{digest(names)}"
+    pointer = Path(cache_root()) / "debian" / f"disk-{digest(names)}"
     if not force:
         known = remembered(pointer)
         if known is not None:
@@ -87,7 +88,7 @@ def remembered(pointer: Path) -> Path | None:
 
 def fetch(wanted: Mapping[str, Sequence[str]]) -> list[Path]:
     """The trees of the packages, and of those that they depend on, as far as there are libraries to be found."""
-    trees = {package: debian.unpacked(package) for package in wanted}
+    trees = {package: packages.unpacked(package) for package in wanted}
     names = [name for programs in wanted.values() for name in programs]
     while missing := closure(list(trees.values()), names).missing:
         users = [path for paths in missing.values() for path in paths]
@@ -101,13 +102,13 @@ def fetch(wanted: Mapping[str, Sequence[str]]) -> list[Path]:
             raise HostError(
                 f"{', '.join(owners)}: no package that they depend on has {', '.join(missing)}"
             )
-        trees |= {package: debian.unpacked(package) for package in more}
+        trees |= {package: packages.unpacked(package) for package in more}
     return list(trees.values())
 
 
-def dependencies(packages: Iterable[str]) -> list[str]:
+def dependencies(names: Iterable[str]) -> list[str]:
     """The packages of libraries that packages themselves depend on: lib... or zlib1g. Of alternatives the first."""
-    command = ["apt-cache", "-o", "APT::Cache::Important=true", "depends", *packages]
+    command = ["apt-cache", "-o", "APT::Cache::Important=true", "depends", *names]
     said = tools.run(command, what="asking apt what packages depend on")
     found = re.findall(r"^ [ |](?:Pre)?Depends: (z?lib[^\s:]+)$", said, re.MULTILINE)
     return list(dict.fromkeys(found))

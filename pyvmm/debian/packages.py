@@ -12,8 +12,9 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pyvmm.cachefolder import cache_root
+from pyvmm.debian import suites, tools
 from pyvmm.errors import ConfigError, HostError, ImageError
-from pyvmm.guest import cache, suites, tools
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -89,7 +90,7 @@ def of_older_release(reason: str) -> tuple[str, ...]:
 def tree_of(package: Package) -> Path:
     """Where a package is unpacked in the cache, or would be."""
     version = package.version.replace(":", "%3a")
-    return Path(cache.cache_root()) / "debian" / f"{package.name}_{version}"
+    return Path(cache_root()) / "debian" / f"{package.name}_{version}"
 
 
 def unpacked(package: str, *, keep: Iterable[str] = (), force: bool = False) -> Path:
@@ -112,7 +113,7 @@ def unpacked_together(packages: Sequence[Package], *, keep: Iterable[str], into:
     Raises HostError where they cannot be had now. Call it with a lock of the caller's held.
     """
     version = packages[0].version.replace(":", "%3a")
-    final = Path(cache.cache_root()) / f"{into}-{version}"
+    final = Path(cache_root()) / f"{into}-{version}"
     if not final.is_dir():
 
         def fill(fresh: Path) -> None:
@@ -180,16 +181,14 @@ def kernel_image_among(linux: str, options: Sequence[str] = ()) -> str | None:
     return None
 
 
-def kernel_package(linux: str = cache.DEFAULT_LINUX, *, force: bool = False) -> KernelFiles:
+def kernel_package(linux: str, *, force: bool = False) -> KernelFiles:
     """Debian's stock amd64 kernel of version ``linux``, fetched into the cache once.
 
     ``force`` asks apt for the newest; otherwise one that is cached is used with no look at the
     network. Raises HostError if it cannot be had, ConfigError if ``linux`` is not like '6.12'.
     """
     if not re.fullmatch(r"\d+\.\d+", linux):
-        raise ConfigError(
-            f"'{linux}' is not a kernel version: say something like {cache.DEFAULT_LINUX}"
-        )
+        raise ConfigError(f"'{linux}' is not a kernel version: say something like 6.12")
     if not force:
         known = remembered_kernel(linux)
         if known is not None:
@@ -203,7 +202,7 @@ def kernel_package(linux: str = cache.DEFAULT_LINUX, *, force: bool = False) -> 
 
 def kernel_pointer(linux: str) -> Path:
     """The file that names the tree of the kernel that was fetched last."""
-    return Path(cache.cache_root()) / "debian" / f"kernel-{linux}"
+    return Path(cache_root()) / "debian" / f"kernel-{linux}"
 
 
 def remembered_kernel(linux: str) -> KernelFiles | None:

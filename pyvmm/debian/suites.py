@@ -12,8 +12,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from pyvmm.cachefolder import cache_root
+from pyvmm.debian import tools
 from pyvmm.errors import HostError
-from pyvmm.guest import cache, tools
 
 OS_RELEASE = "/etc/os-release"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -103,7 +104,7 @@ def look_up(suite: Suite) -> tuple[str, ...]:
 
     Raises HostError where it cannot be had.
     """
-    folder = Path(cache.cache_root()) / "debian" / f"suite-{suite.name}"
+    folder = Path(cache_root()) / "debian" / f"suite-{suite.name}"
     with tools.lock(f"debian/suite-{suite.name}"):
         for name in ("lists/partial", "archives/partial"):
             (folder / name).mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder for what pyvmm fetches and builds."""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm.errors import ConfigError, HostError
+
+#: Of letters: the kernel's Makefile refuses a colon, and the shells of its rules the others.
+MAKES_OWN = ":#%$\\'\"*?[]()&;|<>`"
+
+
+def cache_root() -> str:
+    """``$PYVMM_CACHE``, else ``$XDG_CACHE_HOME/pyvmm``, else ``~/.cache/pyvmm``; it may not exist yet."""
+    chosen = os.environ.get("PYVMM_CACHE")
+    if chosen:
+        return folder_of("PYVMM_CACHE", chosen)
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):  # of one that is relative nothing is to be made (XDG specification)
+        base = folder_of("the cache", "~/.cache")
+    return os.path.join(os.path.normpath(base), "pyvmm")
+
+
+def folder_of(what: str, path: str) -> str:
+    """An absolute path. Raises HostError where it begins with a home folder and there is none."""
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        whose = f"user {os.geteuid()} has no home (neither HOME nor an entry in passwd)"
+        if not path.startswith("~/"):
+            whose = "there is no user of that name"
+        raise HostError(
+            f"{what} is {path}, and {whose}; set PYVMM_CACHE to a folder for what pyvmm fetches and builds"
+        )
+    return os.path.abspath(found)
+
+
+def refuse_for_make() -> None:
+    """Raises ConfigError for a cache in which nothing can be compiled: the kernel's makefiles cannot."""
+    root = cache_root()
+    bad = [letter for letter in root if letter.isspace() or letter in MAKES_OWN]
+    if bad:
+        raise ConfigError(
+            f"nothing can be compiled in {root!r}: make takes {bad[0]!r} in a folder's name for something else; "
+            "set PYVMM_CACHE to another folder"
+        )
