@@ -52,7 +52,7 @@ class Watch:
     """One VM, looked at again and again."""
 
     def __init__(self, client: Client, interval: float, limit: int | None) -> None:
-        from pyvmm.cli.reading import Source
+        from pyvmm.control.reading import Source
 
         self._source = Source(client)
         self._interval = interval
@@ -70,7 +70,7 @@ class Watch:
 
         Ends after the last one too, and when `wait` says so.
         """
-        from pyvmm.cli.reading import Interval
+        from pyvmm.control.reading import Interval
 
         shown, before = 0, None
         while (after := self._source.read()) is not None:
@@ -92,8 +92,8 @@ def on_screen(watch: Watch) -> bool:
     from rich.table import Table
     from rich.text import Text
 
-    from pyvmm.cli import screen
-    from pyvmm.cli.keyboard import Keyboard
+    from pyvmm.cli.top import screen
+    from pyvmm.cli.top.keyboard import Keyboard
 
     console = Console()
 
@@ -122,7 +122,7 @@ def in_blocks(watch: Watch, as_json: bool) -> bool:
     import json
     import time
 
-    from pyvmm.cli import screen
+    from pyvmm.cli.top import screen
 
     first = True
 
