@@ -39,7 +39,7 @@ def check(args: argparse.Namespace) -> None:
     Ends the program where a picture is wanted that cannot be made. Raises ConfigError for a file.
     """
     from pyvmm import outfile
-    from pyvmm.cli import logbars
+    from pyvmm.demo import logbars
 
     if getattr(args, "plot", None) and not logbars.available():
         raise SystemExit("bench: --plot wants matplotlib: pip install 'pyvmm-kvm[bench]'")

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from pyvmm.cli.swapload import MARK, START_SWAP
 from pyvmm.debian import distro
+from pyvmm.demo.swapload import MARK, START_SWAP
 from pyvmm.errors import HostError
 from pyvmm.guest.program import compiled
 

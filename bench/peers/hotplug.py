@@ -13,7 +13,7 @@ from typing import Any
 
 from bench import peers
 from bench.peers import qmp
-from pyvmm.cli import swapload
+from pyvmm.demo import swapload
 
 MIB = 1 << 20
 LINUX = "6.12"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.report import stats
-from pyvmm.cli import logbars
+from pyvmm.demo import logbars
 
 if TYPE_CHECKING:
     from bench.loads.steps import Share

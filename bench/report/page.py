@@ -16,7 +16,7 @@ from bench.report import record as records
 from bench.report.aims import Aim, text, verdicts
 from bench.report.results import Row
 from bench.report.stats import Samples
-from pyvmm.cli import logbars
+from pyvmm.demo import logbars
 
 #: A picture whose bars differ by more than this has a logarithmic scale.
 FAR = 20.0

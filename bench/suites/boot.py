@@ -90,7 +90,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from pyvmm.cli.plan import find_guest
+    from pyvmm.guest.named import find_guest
 
     guest = find_guest(args.linux)
     base = KVMTOOL if args.lkvm else MICROVM

@@ -12,8 +12,8 @@ from bench import options, peers
 from bench.report import page, stats
 from bench.report.aims import Aim
 from bench.suites import swap
-from pyvmm.cli import swapload
-from pyvmm.cli.swapload import DISK, ZRAM, Arm, Load
+from pyvmm.demo import swapload
+from pyvmm.demo.swapload import DISK, ZRAM, Arm, Load
 from pyvmm.errors import HostError
 
 GUEST_MIB = 128
@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from pyvmm.cli.plan import find_guest
+    from pyvmm.guest.named import find_guest
 
     guest = find_guest(args.linux)
     sizes = QUICK_SIZES if args.quick else SIZES

@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from pyvmm.cli.plan import find_guest
+    from pyvmm.guest.named import find_guest
 
     guest = find_guest(args.linux)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:

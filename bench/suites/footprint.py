@@ -232,7 +232,7 @@ def numbers(text: str) -> list[int]:
 
 def linux_commands(args: argparse.Namespace, folder: str) -> dict[str, list[str]]:
     """How each VMM starts a Linux guest that sleeps."""
-    from pyvmm.cli.plan import find_guest
+    from pyvmm.guest.named import find_guest
 
     guest = find_guest(args.linux)
     script = f"echo {boot.READY.decode()}; exec sleep 1000000"

@@ -112,7 +112,7 @@ def subjects(guest: Any, folder: str) -> dict[str, Callable[[], dict[str, float]
 
 
 def main(args: argparse.Namespace) -> None:
-    from pyvmm.cli.plan import find_guest
+    from pyvmm.guest.named import find_guest
 
     guest = find_guest(args.linux)
     with tempfile.TemporaryDirectory() as folder, namespace():

@@ -18,8 +18,8 @@ from bench.peers import hotplug, qmp
 from bench.report import chart, record, stats
 from bench.report.aims import Aim, text, verdicts
 from bench.report.stats import Samples
-from pyvmm.cli import logbars, swapload
-from pyvmm.cli.swapload import DISK, ZRAM, Arm, Load
+from pyvmm.demo import logbars, swapload
+from pyvmm.demo.swapload import DISK, ZRAM, Arm, Load
 
 MIB = 1 << 20
 GUEST_MIB = 256
@@ -221,7 +221,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from pyvmm.cli.plan import find_guest
+    from pyvmm.guest.named import find_guest
 
     args.seconds = args.seconds or (1 if args.quick else 5)
     load = Load(args.memory, seconds=args.seconds)
@@ -238,8 +238,8 @@ def main(args: argparse.Namespace) -> None:
 
 def find_plain(linux: str, arms: Sequence[str]) -> Any:
     """The guest without patches, if its arm is asked for, or if it is there; else None."""
-    from pyvmm.cli.plan import find_guest
     from pyvmm.guest.cache import find
+    from pyvmm.guest.named import find_guest
 
     name = f"{linux}-plain"
     if arms:

@@ -22,9 +22,9 @@ from bench.report import page, record, stats
 from bench.report.aims import Aim, verdicts
 from bench.report.stats import Samples
 from bench.suites import swap
-from pyvmm.cli import swapload
-from pyvmm.cli.swapload import DISK, ZRAM, Arm, Job
 from pyvmm.debian import distro
+from pyvmm.demo import swapload
+from pyvmm.demo.swapload import DISK, ZRAM, Arm, Job
 from pyvmm.errors import HostError
 
 MIB = 1 << 20
@@ -154,7 +154,7 @@ def chosen_programs(names: list[str]) -> dict[str, Program]:
 
 def setting_of(args: argparse.Namespace) -> Setting:
     """What the options say."""
-    from pyvmm.cli.plan import find_guest
+    from pyvmm.guest.named import find_guest
 
     if min(args.processes, args.cpus) < 1:
         raise SystemExit("bench: --processes and --cpus are at least 1")

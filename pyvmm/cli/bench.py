@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyvmm.cli.number import Duration, Whole
 from pyvmm.errors import ConfigError
+from pyvmm.launch.number import Duration, Whole
 
 if TYPE_CHECKING:
     import argparse
@@ -149,7 +149,7 @@ def chosen(given: Sequence[str], known: list[str]) -> list[str]:
 
 def measure(args: argparse.Namespace, linux: dict[str, bool], folder: Path) -> list[str]:
     """Runs suites, of which `linux` says whether they boot it; those that failed."""
-    from pyvmm.cli.demo import ensure_guest
+    from pyvmm.demo.prepare import ensure_guest
     from pyvmm.probe import probe
 
     found = probe()

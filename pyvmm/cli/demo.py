@@ -8,7 +8,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pyvmm import outfile
-from pyvmm.cli import status
+from pyvmm.demo.prepare import ensure_guest
+from pyvmm.launch import status
 
 if TYPE_CHECKING:
     import argparse
@@ -41,19 +42,6 @@ def run_arguments(linux: str) -> list[str]:
     ]  # fmt: skip
 
 
-def ensure_guest(linux: str) -> None:
-    """Builds the guest, and the program that runs in it, unless the cache has them."""
-    from pyvmm.guest.cache import find
-    from pyvmm.guest.program import program
-
-    if find(linux) is None:
-        from pyvmm.guest.build import build
-
-        print(f"demo: building the Linux {linux} guest, once; about 6 minutes", file=sys.stderr)
-        build(linux)
-    program("swapload")
-
-
 def main(args: argparse.Namespace) -> int:
     """Boots on /dev/kvm where that can run Linux, else in the lab, and says which and why."""
     from pyvmm.probe import probe
@@ -81,13 +69,13 @@ def main(args: argparse.Namespace) -> int:
 def here(args: argparse.Namespace) -> int:
     """On this machine's KVM: the boot, then the guests that swap."""
     from pyvmm.cli.main import main as pyvmm
-    from pyvmm.cli.plan import find_guest
+    from pyvmm.guest.named import find_guest
 
     ensure_guest(args.linux)
     code = pyvmm(run_arguments(args.linux))
     if code or args.boot:
         return code
-    from pyvmm.cli import swapdemo
+    from pyvmm.demo import swapdemo
 
     return status.OK if swapdemo.show(find_guest(args.linux), args.plot) else status.HOST
 

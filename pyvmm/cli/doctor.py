@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyvmm.cli import status
+from pyvmm.launch import status
 
 if TYPE_CHECKING:
     import argparse

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from pyvmm.cli.number import Whole
+from pyvmm.launch.number import Whole
 
 if TYPE_CHECKING:
     import argparse

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyvmm.cli import vms
+from pyvmm.launch import human
 
 if TYPE_CHECKING:
     import argparse
@@ -40,7 +41,7 @@ def text(info: dict[str, Any]) -> str:
         elif name == "seconds":
             lines.append(f"{name:10} {value:.1f}")
         else:
-            lines.append(f"{name:10} {vms.printable(value)}")
+            lines.append(f"{name:10} {human.printable(value)}")
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -8,8 +8,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pyvmm.cli.number import Duration, Whole
 from pyvmm.errors import ConfigError
+from pyvmm.launch.number import Duration, Whole
 
 if TYPE_CHECKING:
     import argparse

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyvmm.cli import vms
+from pyvmm.launch import human
 
 if TYPE_CHECKING:
     import argparse
@@ -26,15 +27,15 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
 def row(info: dict[str, Any]) -> list[str]:
     """A line of the table."""
     if "error" in info:
-        return [info["name"], "-", info["state"], "-", "-", "-", vms.printable(info["error"])]
+        return [info["name"], "-", info["state"], "-", "-", "-", human.printable(info["error"])]
     return [
         info["name"],
         str(info["pid"]),
         info["state"],
         str(info["cpus"]),
         f"{info['memory'] >> 20}M",
-        vms.duration(info["seconds"]),
-        vms.printable(info["kernel"] or "-"),
+        human.duration(info["seconds"]),
+        human.printable(info["kernel"] or "-"),
     ]
 
 
@@ -43,4 +44,4 @@ def main(args: argparse.Namespace) -> int:
     from pyvmm.control.client import running
 
     found = running()
-    return vms.say(found, as_json=args.json, text=vms.table(HEAD, [row(info) for info in found]))
+    return vms.say(found, as_json=args.json, text=human.table(HEAD, [row(info) for info in found]))

@@ -6,7 +6,8 @@ from __future__ import annotations
 import importlib
 import sys
 
-from pyvmm.cli import status, stdio
+from pyvmm.cli import stdio
+from pyvmm.launch import status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def _parse(module: Any, name: str, rest: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one subcommand and returns the exit status, one of `pyvmm.cli.status`."""
+    """Runs one subcommand and returns the exit status, one of `pyvmm.launch.status`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _choose(arguments)
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return status.BROKEN_PIPE  # whoever read our output is gone
     except Exception as error:
-        from pyvmm.cli import failure
+        from pyvmm.launch import failure
 
         ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
         return failure.told(error, verbose="--verbose" in ours or "-v" in ours)

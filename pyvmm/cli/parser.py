@@ -7,7 +7,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pyvmm.cli import status
+from pyvmm.launch import status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyvmm.cli import vms
-from pyvmm.cli.number import Whole
+from pyvmm.launch import human
+from pyvmm.launch.number import Whole
 
 if TYPE_CHECKING:
     import argparse
@@ -60,7 +61,7 @@ def used(task: dict[str, Any]) -> int | None:
 
 def command(task: dict[str, Any]) -> str:
     """The task's name, a kernel thread's in brackets, as ps(1) has it."""
-    name = vms.printable(task["comm"])
+    name = human.printable(task["comm"])
     return f"[{name}]" if task["kernel_thread"] else name
 
 
@@ -96,7 +97,7 @@ def main(args: argparse.Namespace) -> int:
     def question(client: Client) -> int:
         tasks = ordered(client.call("tasks", threads=args.threads, cpu=args.cpu), args.sort)
         head = [HEAD[0], "TID", *HEAD[1:]] if args.threads else HEAD
-        text = "" if args.json else vms.table(head, [row(task, args.threads) for task in tasks])
+        text = "" if args.json else human.table(head, [row(task, args.threads) for task in tasks])
         vms.say({"tasks": tasks, "cut": client.cut}, as_json=args.json, text=text)
         return vms.complete(client)
 

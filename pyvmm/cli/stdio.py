@@ -8,8 +8,8 @@ import io
 import os
 import sys
 
-from pyvmm.cli import status
 from pyvmm.errors import HostError
+from pyvmm.launch import status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

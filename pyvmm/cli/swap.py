@@ -7,6 +7,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from pyvmm.cli import vms
+from pyvmm.launch import human
 
 if TYPE_CHECKING:
     from pyvmm.control.client import Client
@@ -104,7 +105,7 @@ def mode_line(said: dict[str, Any]) -> str:
 
 def policy_line(said: dict[str, Any]) -> str:
     """The policy, its quota, and what it says now."""
-    quota = f" of {vms.amount(said['quota'])}" if said["policy"] == "quota" else ""
+    quota = f" of {human.amount(said['quota'])}" if said["policy"] == "quota" else ""
     return f"{said['policy']}{quota}; it says {'yes' if said['allowed'] else 'no'} now"
 
 
@@ -112,9 +113,13 @@ def host_line(host: dict[str, Any]) -> str:
     """The host's memory as the policy sees it."""
     parts = []
     if host["available"] is not None:
-        parts.append(f"{vms.amount(host['available'])} of {vms.amount(host['total'])} available")
+        parts.append(
+            f"{human.amount(host['available'])} of {human.amount(host['total'])} available"
+        )
     if host["room"] is not None:
-        parts.append(f"{vms.amount(host['room'])} of {vms.amount(host['limit'])} left to its group")
+        parts.append(
+            f"{human.amount(host['room'])} of {human.amount(host['limit'])} left to its group"
+        )
     if host["stall"] is not None:
         parts.append(f"{host['stall']:.1f} % of the time waiting for memory")
     return ", ".join(parts) or "says nothing of its memory"
@@ -148,16 +153,16 @@ def guest_lines(said: dict[str, Any]) -> list[tuple[str, str]]:
 
 def lines(said: dict[str, Any]) -> list[tuple[str, str]]:
     """(name, text) of everything but the faults."""
-    where = vms.printable(said["backing"] or "host memory")
+    where = human.printable(said["backing"] or "host memory")
     return [
-        ("disk", f"{vms.printable(said['serial'])}, {vms.amount(said['size'])} in {where}"),
+        ("disk", f"{human.printable(said['serial'])}, {human.amount(said['size'])} in {where}"),
         ("mode", mode_line(said)),
         ("policy", policy_line(said)),
         *([("host", host_line(said["host"]))] if said["host"] else []),
-        ("store", f"{vms.amount(said['bytes_used'])} of {vms.amount(said['size'])} used"),
+        ("store", f"{human.amount(said['bytes_used'])} of {human.amount(said['size'])} used"),
         (
             "queue",
-            f"{vms.amount(said['bytes_out'])} written by the guest, {vms.amount(said['bytes_in'])} read",
+            f"{human.amount(said['bytes_out'])} written by the guest, {human.amount(said['bytes_in'])} read",
         ),
         *guest_lines(said),
         ("symcalls", f"{said['symcalls']} made"),
@@ -167,7 +172,7 @@ def lines(said: dict[str, Any]) -> list[tuple[str, str]]:
 def text(said: dict[str, Any]) -> str:
     """For people."""
     head = "\n".join(f"{name:9} {value}" for name, value in lines(said))
-    return f"{head}\n\n{vms.table(HEAD, faults(said))}"
+    return f"{head}\n\n{human.table(HEAD, faults(said))}"
 
 
 def main(args: argparse.Namespace) -> int:

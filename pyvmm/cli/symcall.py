@@ -7,8 +7,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pyvmm.cli import vms
-from pyvmm.cli.number import Whole
 from pyvmm.errors import ConfigError
+from pyvmm.launch.number import Whole
 
 if TYPE_CHECKING:
     import argparse

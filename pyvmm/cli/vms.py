@@ -6,12 +6,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pyvmm.cli import status
 from pyvmm.errors import GuestDataError, LimitError, StateError, SymcallError
+from pyvmm.launch import human, status
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from pyvmm.control.client import Client
 
@@ -66,44 +66,5 @@ def complete(client: Client) -> int:
     """The status for an answer that was printed: `REFUSED`, with the reason on stderr, if it was not all."""
     if client.cut is None:
         return status.OK
-    print(f"pyvmm: {client.name}: {printable(client.cut)}", file=sys.stderr)
+    print(f"pyvmm: {client.name}: {human.printable(client.cut)}", file=sys.stderr)
     return REFUSED
-
-
-def printable(text: object) -> str:
-    """Text of a guest's without what a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in str(text))
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns under their names; one whose name ends with a colon, which is left away, begins at the left."""
-    left = [name.endswith(":") for name in head]
-    lines = [[name.rstrip(":") for name in head], *rows]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if at_left else cell.rjust(width)
-            for cell, width, at_left in zip(line, widths, left, strict=True)
-        ).rstrip()
-        for line in lines
-    )
-
-
-def amount(size: int) -> str:
-    """Bytes as 12 KiB, 3.4 MiB, 1.5 GiB."""
-    for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB")):
-        if size >= 1 << shift:
-            return f"{size / (1 << shift):.1f} {unit}"
-    return f"{size >> 10} KiB"
-
-
-def duration(seconds: float) -> str:
-    """As 12.3s, 4m05s, 3h04m, 2d03h."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{seconds:.1f}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole // 60 % 60:02}m"
-    return f"{whole // 86400}d{whole // 3600 % 24:02}h"

@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from pyvmm.cli import status, vms
+from pyvmm.cli import vms
 from pyvmm.cli.main import main
 from pyvmm.config import CpuState
 from pyvmm.control.client import connect, running
 from pyvmm.errors import ConfigError, StateError, SymcallError
+from pyvmm.launch import status
 from pyvmm.machine.hooks import Exit
 from pyvmm.vm import VM
 from tests.support import bare

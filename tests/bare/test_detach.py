@@ -17,11 +17,11 @@ from typing import Any
 import psutil
 import pytest
 
-from pyvmm.cli import detach, forkserver, status
-from pyvmm.cli.run import Options
 from pyvmm.control.client import connect, running
 from pyvmm.control.runtime_dir import RuntimeDir
 from pyvmm.errors import HostError
+from pyvmm.launch import detach, forkserver, status
+from pyvmm.launch.options import Options
 from pyvmm.machine.thread import STACK_SIZE
 from tests.support import bare
 from tests.support.waiting import SECONDS, until
@@ -51,7 +51,7 @@ def processes() -> dict[int, psutil.Process]:
     for process in psutil.process_iter():
         try:
             ours = process.environ().get("XDG_RUNTIME_DIR") == os.environ["XDG_RUNTIME_DIR"]
-            if ours and "pyvmm.cli.forkserver" in process.cmdline():
+            if ours and "pyvmm.launch.forkserver" in process.cmdline():
                 found[process.pid] = process
         except psutil.Error:
             pass  # gone, or a zombie
@@ -335,7 +335,7 @@ def test_one_whose_caller_has_gone_does_not_run() -> None:
 def test_a_server_that_is_idle_goes(tmp_path: Path) -> None:
     with RuntimeDir() as directory:
         listener = directory.claim(".forkserver-test")
-        code = "import sys; from pyvmm.cli import forkserver; forkserver.IDLE = 0.1; forkserver.main(sys.argv[1:])"
+        code = "import sys; from pyvmm.launch import forkserver; forkserver.IDLE = 0.1; forkserver.main(sys.argv[1:])"
         fd = listener.fileno()
         server = subprocess.Popen(
             [sys.executable, "-c", code, str(fd), ".forkserver-test"], pass_fds=[fd]

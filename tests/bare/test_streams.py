@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pyvmm.cli import status
+from pyvmm.launch import status
 from tests.support import bare
 from tests.support.waiting import SECONDS, until
 

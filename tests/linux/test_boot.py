@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pyvmm.cli.plan import find_guest
+from pyvmm.guest.named import find_guest
 from pyvmm.guest.overlay import overlay
 from tests.support import kernels, linux
 from tests.support.kernel_log import faults

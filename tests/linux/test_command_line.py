@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pyvmm.cli import status
-from pyvmm.cli.plan import find_guest
+from pyvmm.guest.named import find_guest
+from pyvmm.launch import status
 from tests.support.linux import pyvmm
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from pyvmm.cli import status, vms
+from pyvmm.cli import vms
 from pyvmm.control.client import running
+from pyvmm.launch import status
 from tests.support import kernels, processes, waiting
 from tests.support.linux import Guest, program, pyvmm
 from tests.support.stream import SECONDS, Process

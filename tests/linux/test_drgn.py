@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.cli.plan import find_guest
 from pyvmm.drgn import program
 from pyvmm.drgn.vmlinux import examine
 from pyvmm.errors import ImageError
+from pyvmm.guest.named import find_guest
 from tests.support import kernels, processes
 from tests.support.linux import Guest, pyvmm
 from tests.support.stream import Process, Terminal

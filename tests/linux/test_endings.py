@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pyvmm.cli import status
-from pyvmm.cli.plan import find_guest
+from pyvmm.guest.named import find_guest
 from pyvmm.guest.overlay import overlay
+from pyvmm.launch import status
 from tests.support import kernels
 from tests.support.linux import Guest, pyvmm
 from tests.support.stream import PYVMM, SECONDS, Process

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pyvmm.cli import status, vms
+from pyvmm.cli import vms
+from pyvmm.launch import status
 from tests.support import kernels
 from tests.support.linux import pyvmm
 from tests.support.stream import SECONDS, Process

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pyvmm.cli import status
+from pyvmm.launch import status
 from tests.support.stream import COLUMNS, PYVMM, ROWS, SECONDS, Terminal
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ PACKAGES = ("pyvmm.machine", "pyvmm.devices", "pyvmm.symbiotic", "pyvmm.kvm")
 #: Classes of these packages that belong to no machine, or hold nothing of one.
 APART = {
     "pyvmm.devices.tap.Tap": "an interface of the host; its descriptor is -1 once it is closed",
-    "pyvmm.devices.terminal.Terminal": "the user's terminal",
+    "pyvmm.launch.terminal.Terminal": "the user's terminal",
     "pyvmm.devices.virtio_net.VirtioNet": "needs a tap; all it has is VirtioDevice's",
     "pyvmm.kvm.msr.MsrRange": "numbers",
     "pyvmm.config.CpuState": "numbers",

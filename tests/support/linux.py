@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pyvmm.cli.plan import BASE_CMDLINE, find_guest
+from pyvmm.guest.named import BASE_CMDLINE, find_guest
 from pyvmm.guest.overlay import overlay
 from pyvmm.guest.program import compiled
 from pyvmm.vm import VM

@@ -7,7 +7,7 @@ import re
 import subprocess
 from typing import TYPE_CHECKING
 
-from pyvmm.cli.plan import find_guest
+from pyvmm.guest.named import find_guest
 from pyvmm.guest.overlay import overlay
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pyvmm.cli import status, vms
-from pyvmm.cli.number import Duration, Whole
+from pyvmm.cli import vms
+from pyvmm.launch import status
+from pyvmm.launch.number import Duration, Whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyvmm.cli import ps, vms
+from pyvmm.cli import ps
+from pyvmm.launch import human
 
 LABEL = 6
 TASK_HEAD = ("PID", "S", "CPU", "TIME", "RSS", "SWAP", "COMMAND:")
@@ -13,7 +14,7 @@ TASK_HEAD = ("PID", "S", "CPU", "TIME", "RSS", "SWAP", "COMMAND:")
 
 def amount(size: int | None) -> str:
     """Bytes, or a dash."""
-    return "-" if size is None else vms.amount(size)
+    return "-" if size is None else human.amount(size)
 
 
 def number(value: float | None, form: str = ".0f") -> str:
@@ -23,10 +24,10 @@ def number(value: float | None, form: str = ".0f") -> str:
 
 def title(record: dict[str, Any]) -> str:
     """Which VM."""
-    machine = f"{record['cpus']} vCPU, {vms.amount(record['memory'])}"
+    machine = f"{record['cpus']} vCPU, {human.amount(record['memory'])}"
     return (
         f"{record['name']}  {record['state']}  pid {record['pid']}  {machine}  "
-        f"up {vms.duration(record['uptime'])}"
+        f"up {human.duration(record['uptime'])}"
     )
 
 
@@ -67,7 +68,7 @@ def guest_lines(record: dict[str, Any]) -> list[tuple[str, str]]:
     """The guest's memory, or why it is not known."""
     guest = record["guest"]
     if guest is None:
-        return [("guest", f"cannot be asked: {vms.printable(record['guest_error'])}")]
+        return [("guest", f"cannot be asked: {human.printable(record['guest_error'])}")]
     rates = {name: number(rate) for name, rate in guest["rates"].items()}
     swap = None if None in (guest["swap_total"], guest["swap_free"]) else guest["swap_total"]
     used = "-" if swap is None else amount(swap - guest["swap_free"])
@@ -122,7 +123,7 @@ def swap_lines(swap: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 def amount_rate(rate: float | None) -> str:
     """Bytes a second."""
-    return "-" if rate is None else f"{vms.amount(int(rate))}/s"
+    return "-" if rate is None else f"{human.amount(int(rate))}/s"
 
 
 def tasks(record: dict[str, Any]) -> str:
@@ -135,10 +136,10 @@ def tasks(record: dict[str, Any]) -> str:
         ]
         state = [str(task["pid"]), str(task["state"]), str(task["cpu"]), ps.clock(ps.used(task))]
         rows.append([*state, *sizes, ps.command(task)])
-    table = vms.table(TASK_HEAD, rows) if rows else ""
+    table = human.table(TASK_HEAD, rows) if rows else ""
     if record["tasks_cut"] is None:
         return table
-    return f"{table}\nthere are more: {vms.printable(record['tasks_cut'])}"
+    return f"{table}\nthere are more: {human.printable(record['tasks_cut'])}"
 
 
 def lines(record: dict[str, Any]) -> list[tuple[str, str]]:

@@ -20,8 +20,8 @@ from bench.report import record as records
 from bench.report.aims import Aim, Verdict, verdicts
 from bench.suites import symcall
 from bench.suites.symcall import AIMS
-from pyvmm.cli import status
 from pyvmm.cli.main import main as pyvmm
+from pyvmm.launch import status
 
 SAMPLES = {
     "exit": {"CPL 0": [10.0, 10.0, 11.0, 9.0, 10.0], "CPL 3": [20.0, 20.0]},
@@ -326,7 +326,7 @@ def test_a_file_that_cannot_be_written_is_found_out_before_measuring(
     option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("bench.suites.exits.main", lambda args: pytest.fail("it measured"))
-    monkeypatch.setattr("pyvmm.cli.logbars.available", lambda: True)
+    monkeypatch.setattr("pyvmm.demo.logbars.available", lambda: True)
     assert bench(monkeypatch, "exits", option, str(tmp_path)) == status.USAGE
     assert f"{option} {tmp_path}: Is a directory" in capsys.readouterr().err
     name = str(tmp_path / "x")

@@ -11,9 +11,9 @@ import pytest
 
 from bench.report import aims, chart, stats
 from bench.suites import swap
-from pyvmm.cli import logbars, swapdemo, swapload
-from pyvmm.cli.logbars import Bar
-from pyvmm.cli.swapload import DISK, Arm, Load
+from pyvmm.demo import logbars, swapdemo, swapload
+from pyvmm.demo.logbars import Bar
+from pyvmm.demo.swapload import DISK, Arm, Load
 from pyvmm.errors import HostError
 from pyvmm.guest import program
 

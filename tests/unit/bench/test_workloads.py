@@ -14,9 +14,9 @@ from bench import suites
 from bench.loads import programs
 from bench.loads.programs import PROGRAMS, Size
 from bench.suites import swap, workloads
-from pyvmm.cli import swapload
-from pyvmm.cli.swapload import Job
 from pyvmm.debian import distro
+from pyvmm.demo import swapload
+from pyvmm.demo.swapload import Job
 from pyvmm.errors import HostError
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def arguments(*words: str) -> argparse.Namespace:
 
 
 def test_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("pyvmm.cli.plan.find_guest", lambda linux: linux)
+    monkeypatch.setattr("pyvmm.guest.named.find_guest", lambda linux: linux)
     monkeypatch.setattr(distro, "disk", lambda wanted: tmp_path)
     setting = workloads.setting_of(arguments())
     assert (setting.ram_mib, setting.size.mib, setting.swap_mib % 2) == (128, 204, 0)

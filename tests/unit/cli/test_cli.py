@@ -20,13 +20,16 @@ from hypothesis import strategies as st
 
 import pyvmm
 from pyvmm import errors, probe
-from pyvmm.cli import doctor, ending, kvmcheck, lab, run, status
+from pyvmm.cli import doctor, lab, run
 from pyvmm.cli.main import COMMANDS, main, overview
 from pyvmm.cli.parser import CommandParser, parse
-from pyvmm.cli.plan import SWAP_SERIAL, Plan, parse_disk, parse_env, terminal_name
-from pyvmm.cli.summary import swap_rows
 from pyvmm.errors import ConfigError
 from pyvmm.guest import cache
+from pyvmm.guest.named import SWAP_SERIAL
+from pyvmm.launch import ending, kvmcheck, launch, status
+from pyvmm.launch.options import OPTIONS, attribute, quick_parse
+from pyvmm.launch.plan import Plan, parse_disk, parse_env, terminal_name
+from pyvmm.launch.summary import swap_rows
 from pyvmm.machine import result as results
 from pyvmm.swap.bypass import MODES
 from pyvmm.swap.governor import POLICIES
@@ -135,7 +138,7 @@ def test_a_command_comes_after_two_dashes(
 
 def test_the_command_is_all_that_follows() -> None:
     words = ["--memory=1G", "--", "sh", "--memory", "--", "-k"]
-    slow, quick = parse(run, "run", ["-vm", "1G", *words[1:]]), run.quick_parse(words)
+    slow, quick = parse(run, "run", ["-vm", "1G", *words[1:]]), quick_parse(words)
     assert quick is not None
     assert slow.command == quick.command == words[2:]
     assert (slow.memory, slow.verbose) == ("1G", True)
@@ -336,7 +339,7 @@ def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cache.Guest:
     for path in paths:
         path.touch()
     made = cache.Guest(*map(str, paths), "6.12.1", "key")
-    monkeypatch.setattr("pyvmm.cli.plan.find_guest", lambda name: made)
+    monkeypatch.setattr("pyvmm.launch.plan.find_guest", lambda name: made)
     monkeypatch.setattr("os.isatty", lambda fd: False)
     return made
 
@@ -466,7 +469,7 @@ def test_a_shell_runs_on_the_serial_port(guest: cache.Guest) -> None:
 
 
 def test_a_stock_guest_has_no_vmlinux(guest: cache.Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyvmm.cli.plan.find_guest", lambda name: guest._replace(vmlinux=""))
+    monkeypatch.setattr("pyvmm.launch.plan.find_guest", lambda name: guest._replace(vmlinux=""))
     assert Plan(arguments()).kernel == guest.kernel
 
 
@@ -599,7 +602,7 @@ def test_swap_that_cannot_be(words: list[str], complaint: str) -> None:
 
 
 def test_modes_and_policies_are_those_of_the_machine() -> None:
-    choices = {run.attribute(names): words.get("choices", ()) for names, words in run.OPTIONS}
+    choices = {attribute(names): words.get("choices", ()) for names, words in OPTIONS}
     assert choices["swap_bypass"] == MODES
     assert sorted(choices["swap_policy"]) == sorted(POLICIES)
 
@@ -618,9 +621,9 @@ def test_swap_in_the_summary() -> None:
 
 def test_swap_in_the_record() -> None:
     vm: Any = FakeVM()
-    assert run._swap_record(vm) is None
+    assert launch._swap_record(vm) is None
     vm.swap = FakeSwap()
-    record = json.loads(json.dumps(run._swap_record(vm)))
+    record = json.loads(json.dumps(launch._swap_record(vm)))
     assert (record["mode"], record["host"]["stall"]) == ("symcall", 12.5)
 
 
@@ -752,7 +755,7 @@ def test_a_record_that_is_lost_is_no_success(
     error: OSError, code: int, left: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outputs: Any = FakeOutputs(error)
-    assert run._write_record({}, outputs, code) == left
+    assert launch._write_record({}, outputs, code) == left
     assert ("no room" in capsys.readouterr().err) == isinstance(error, errors.HostError)
 
 
@@ -794,7 +797,7 @@ def test_quick_parsing_agrees_with_argparse(chosen: list[list[str]]) -> None:
     words = [word for piece in chosen for word in piece]
     # The argparse of Python 3.11 makes an empty list of the value in --option=--.
     assume(not any(word.endswith("=--") for word in words))
-    quick = run.quick_parse(words)
+    quick = quick_parse(words)
     if quick is not None:
         slow = run_parser().parse_args(words)
         assert {name: getattr(quick, name) for name in vars(slow)} == vars(slow)

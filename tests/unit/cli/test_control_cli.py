@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.cli import ps, run, status, symcall, vms
+from pyvmm.cli import ps, symcall, vms
 from pyvmm.cli.main import main
 from pyvmm.errors import ConfigError, HostError, SymcallError
+from pyvmm.launch import human, launch, status
 from pyvmm.symbiotic.task import TaskList
 from tests.support.fake_vm import FakeSwap, FakeVM, served, task
 
@@ -241,13 +242,13 @@ def test_clock(nanoseconds: int | None, text: str) -> None:
     ],
 )
 def test_duration(seconds: float, text: str) -> None:
-    assert vms.duration(seconds) == text
+    assert human.duration(seconds) == text
 
 
 @given(st.text())
 def test_text_of_a_guest_moves_no_cursor(text: str) -> None:
-    assert vms.printable(text).isprintable()
-    assert len(vms.printable(text)) == len(text)
+    assert human.printable(text).isprintable()
+    assert len(human.printable(text)) == len(text)
 
 
 # symcall.
@@ -325,7 +326,7 @@ def test_a_name_that_runs_is_refused_before_anything_starts(capsys: Said) -> Non
 def test_a_launch_loads_what_the_socket_needs_only_when_the_guest_runs() -> None:
     names = "socket json selectors base64 fcntl re enum pyvmm.control.server pyvmm.control.protocol"
     code = (
-        "import sys; before = set(sys.modules); import pyvmm.cli.run, pyvmm.vm; "
+        "import sys; before = set(sys.modules); import pyvmm.launch.launch, pyvmm.vm; "
         f"print(set({names.split()}) & set(sys.modules) - before)"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
@@ -340,10 +341,10 @@ class Unserved:
 
 def test_only_who_asked_for_a_name_needs_one(capsys: Said) -> None:
     vm: Any = Unserved()
-    run._serve(vm, None)
+    launch._serve(vm, None)
     assert "no control socket: no place" in capsys.readouterr().err
     with pytest.raises(HostError):
-        run._serve(vm, "web")
+        launch._serve(vm, "web")
     with pytest.raises(ConfigError):
         symcall.read_data("/nonexistent/file")
     with pytest.raises(ConfigError, match="more than the 3072 bytes"):
@@ -446,6 +447,6 @@ def test_swap_options_that_are_none(words: list[str], capsys: Said) -> None:
 
 @given(st.integers(0, 1 << 60))
 def test_amounts(size: int) -> None:
-    number, unit = vms.amount(size).split()
+    number, unit = human.amount(size).split()
     scale = {"KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}[unit]
     assert abs(float(number) * (1 << scale) - size) <= (1 << scale) * (1 if scale == 10 else 0.0501)

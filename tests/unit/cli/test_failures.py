@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from pyvmm.cli import failure, info, status
+from pyvmm.cli import info
 from pyvmm.cli.main import main
 from pyvmm.errors import ConfigError, HostError
+from pyvmm.launch import failure, status
 from pyvmm.machine import symbiosis
 from pyvmm.quantity import LONGEST, check_seconds, parse_size
 from pyvmm.swap.governor import policy_number

@@ -18,13 +18,14 @@ from typing import Any
 
 import pytest
 
-from pyvmm.cli import status, top, vms
+from pyvmm.cli import top, vms
 from pyvmm.cli.main import main
 from pyvmm.cli.top import screen
 from pyvmm.control import reading
 from pyvmm.control.client import connect
 from pyvmm.control.reading import Interval, Reading
 from pyvmm.errors import SymcallError
+from pyvmm.launch import status
 from pyvmm.symbiotic.memory import Memory
 from tests.support.fake_vm import SECONDS, FakeSwap, FakeVM, served, task
 

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm._core import ffi, lib
-from pyvmm.devices.terminal import Terminal
 from pyvmm.errors import StateError
+from pyvmm.launch.terminal import Terminal
 
 A = b"\x01"
 
@@ -124,7 +124,7 @@ def test_any_split_filters_the_same(pieces):
 
 PROLOGUE = """
 import os, signal, sys, time
-from pyvmm.devices.terminal import Terminal
+from pyvmm.launch.terminal import Terminal
 def ready():
     os.write(1, b"raw\\n")
 """

@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.cli import drgn as command
-from pyvmm.cli import status
 from pyvmm.drgn import make_program, session, vmcoreinfo, vmlinux
 from pyvmm.drgn.physical import RemoteMemory
 from pyvmm.drgn.program import reader
@@ -30,6 +29,7 @@ from pyvmm.errors import (
     StateError,
     SymcallError,
 )
+from pyvmm.launch import status
 from pyvmm.machine.memory import Region
 from pyvmm.symbiotic.facts import Facts
 

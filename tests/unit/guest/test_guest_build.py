@@ -14,13 +14,13 @@ from threading import Thread
 import pytest
 
 from pyvmm.cachefolder import cache_root
-from pyvmm.cli import status
 from pyvmm.cli.main import main
 from pyvmm.debian import packages, tools
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.guest import cache, inventory, kconfig, source
 from pyvmm.guest.build import build, forecast
 from pyvmm.guest.stock import stock
+from pyvmm.launch import status
 from tests.support.archive import walk
 from tests.support.fake_apt import GOOD_PATCH, FakeApt, add_patch, kernel_tree, patch_tree
 from tests.support.waiting import until

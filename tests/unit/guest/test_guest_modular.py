@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.cli.plan import Plan
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.guest import initramfs, modular
+from pyvmm.launch.plan import Plan
 from tests.support import images as support
 from tests.support.archive import walk
 from tests.support.run_options import arguments

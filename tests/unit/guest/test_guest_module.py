@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from pyvmm.cachefolder import cache_root
-from pyvmm.cli.plan import find_guest
 from pyvmm.debian import packages
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.guest import cache, headers, inventory, module
+from pyvmm.guest.named import find_guest
 from pyvmm.guest.stock import stock
 from tests.support.archive import walk
 from tests.support.fake_apt import FakeApt, add_patch, patch_tree

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.cli import status
 from pyvmm.cli.main import COMMANDS
+from pyvmm.launch import status
 from tests.support.tree import ROOT, files
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

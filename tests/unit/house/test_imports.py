@@ -15,15 +15,15 @@ PACKAGE = ROOT / "pyvmm"
 # The lower the number the lower the layer; parts of the same layer do not import each other.
 LAYERS = {
     "errors": 0,
-    "cachefolder": 1,
-    "debian": 2,
     "record": 0,
     "_core": 0,
     "config": 1,
     "kvm": 1,
     "outfile": 1,
     "quantity": 1,
+    "cachefolder": 1,
     "machine": 2,
+    "debian": 2,
     "boot": 3,
     "devices": 3,
     "symbiotic": 3,
@@ -32,10 +32,12 @@ LAYERS = {
     "vm": 5,
     "guest": 5,
     "probe": 5,
-    "lab": 6,
     "drgn": 6,
     "testdev": 6,
-    "cli": 7,
+    "lab": 7,
+    "launch": 7,
+    "demo": 7,
+    "cli": 8,
 }
 # What a part may use of its own layer or without one.
 ALSO: dict[str, set[str]] = {}

@@ -363,5 +363,5 @@ def test_the_first_process_compiles_without_a_warning(tmp_path: Path) -> None:
 
 
 def test_the_lab_is_not_on_the_launch_path() -> None:
-    code = "import sys, pyvmm, pyvmm.cli.run; print('pyvmm.lab' in sys.modules)"
+    code = "import sys, pyvmm, pyvmm.launch.launch; print('pyvmm.lab' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code]) == b"False\n"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from pyvmm.cli.plan import Plan
+    from pyvmm.launch.plan import Plan
 
 
 class Outputs:

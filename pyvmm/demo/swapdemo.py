@@ -6,9 +6,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pyvmm.cli import logbars
-from pyvmm.cli.logbars import Bar, time_text
-from pyvmm.cli.swapload import DISK, MIB, Arm, Load, measure
+from pyvmm.demo import logbars
+from pyvmm.demo.logbars import Bar, time_text
+from pyvmm.demo.swapload import DISK, MIB, Arm, Load, measure
 from pyvmm.errors import ConfigError, HostError
 
 if TYPE_CHECKING:

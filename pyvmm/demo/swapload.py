@@ -137,7 +137,7 @@ class Job(NamedTuple):
 
 def build(guest: Guest, arm: Arm, job: Job) -> VM:
     """A machine for one run of a program."""
-    from pyvmm.cli.plan import BASE_CMDLINE, QUIET
+    from pyvmm.guest.named import BASE_CMDLINE, QUIET
     from pyvmm.guest.overlay import overlay
     from pyvmm.vm import VM
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from pyvmm.cli import vms
+from pyvmm.launch import human
 
 if TYPE_CHECKING:
     from pyvmm.machine.result import Result
@@ -49,11 +49,11 @@ def rows(vm: VM, result: Result) -> list[tuple[str, str]]:
 
 def swap_rows(stats: SwapStats) -> list[tuple[str, str]]:
     """The swap disk, as the VMM saw it."""
-    written, read = vms.amount(stats.bytes_out), vms.amount(stats.bytes_in)
+    written, read = human.amount(stats.bytes_out), human.amount(stats.bytes_in)
     rows = [
         (
             "swap disk",
-            f"{vms.amount(stats.bytes_used)} of {vms.amount(stats.size)} used at the end",
+            f"{human.amount(stats.bytes_used)} of {human.amount(stats.size)} used at the end",
         ),
         ("  by its queue", f"{written} written, {read} read"),
     ]

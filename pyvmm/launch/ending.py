@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import sys
 
-from pyvmm.cli.kvmcheck import advice_on, is_linux
+from pyvmm.launch.kvmcheck import advice_on, is_linux
 from pyvmm.machine import result as results
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.cli.plan import Plan
+    from pyvmm.launch.plan import Plan
     from pyvmm.machine.result import Result
     from pyvmm.vm import VM
 
@@ -43,7 +43,7 @@ def explain(vm: VM, plan: Plan, result: Result) -> None:
 
 def log_of(vm: VM) -> str:
     """The end of the serial port's output, without what a terminal would obey."""
-    from pyvmm.cli.vms import printable
+    from pyvmm.launch.human import printable
 
     said = vm.console_log().decode("utf-8", "replace")
     return "\n".join(printable(line.expandtabs()) for line in said.splitlines())

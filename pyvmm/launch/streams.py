@@ -7,13 +7,13 @@ import errno
 import os
 import sys
 
-from pyvmm.cli import status
+from pyvmm.launch import status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.cli.outputs import Outputs
-    from pyvmm.cli.plan import Plan
     from pyvmm.devices.virtio_console import VirtioConsole
+    from pyvmm.launch.outputs import Outputs
+    from pyvmm.launch.plan import Plan
     from pyvmm.machine.result import Result
     from pyvmm.vm import VM
 

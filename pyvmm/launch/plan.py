@@ -7,6 +7,7 @@ import os
 
 from pyvmm.control.runtime_dir import refuse_taken
 from pyvmm.errors import ConfigError, HostError, ImageError
+from pyvmm.guest.named import BASE_CMDLINE, DEFAULT_LINUX, QUIET, SWAP_SERIAL, VERBOSE, find_guest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,18 +16,9 @@ if TYPE_CHECKING:
 else:
     from pyvmm.record import NamedTuple
 
-#: Which of the project's guests, where nobody says.
-DEFAULT_LINUX = "6.12"
-#: What every guest kernel gets. A panic ends the run at once; one UART is there to be probed.
-BASE_CMDLINE = "panic=-1 8250.nr_uarts=1 random.trust_cpu=on"
-QUIET = "quiet loglevel=3"
-VERBOSE = "ignore_loglevel"
-STOCK = "stock-"
 #: Of the name of a terminal: guest-linux-patch/init/command.c has room for so many.
 TERM_BYTES = 64
 TERM_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-._")
-#: Of the swap disk: the guest's init looks for it.
-SWAP_SERIAL = "pyvmm-swap"
 
 
 class Plan:
@@ -226,39 +218,6 @@ def refuse_without_effect(args: Any, *, own_guest: bool) -> None:
         raise ConfigError("--params: a flat binary has no kernel command line; leave them away")
     if args.log == "-":
         raise ConfigError("--log -: name a file; standard output is /dev/stdout")
-
-
-def find_guest(name: str) -> Any:
-    """The built guest of that name; ConfigError with the command that builds it."""
-    from pyvmm.guest import cache
-
-    if name.startswith(STOCK):
-        linux = name.removeprefix(STOCK)
-        return find_stock(
-            linux.removesuffix(cache.SYMBIOTIC), symbiotic=linux.endswith(cache.SYMBIOTIC)
-        )
-    if cache.base_version(name) not in cache.VERSIONS:
-        known = ", ".join(form.format(v) for form in ("{}", "stock-{}") for v in cache.VERSIONS)
-        kinds = " or ".join(cache.VARIANTS)
-        raise ConfigError(f"no guest {name!r}; there are {known}, the first two also with {kinds}")
-    guest = cache.find(name)
-    if guest is None:
-        raise ConfigError(
-            f"the {name} guest is not built, or its sources changed; run: pyvmm guest build --linux {name}"
-        )
-    return guest
-
-
-def find_stock(linux: str, *, symbiotic: bool) -> Any:
-    """The guest with Debian's kernel, fetched and made now where the cache has none that is current."""
-    from pyvmm.guest import cache
-
-    found = cache.find_stock(linux, symbiotic)
-    if found is not None:
-        return found
-    from pyvmm.guest.stock import stock
-
-    return stock(linux, symbiotic=symbiotic)
 
 
 class Disk(NamedTuple):

@@ -17,10 +17,10 @@ import socket
 import sys
 import traceback
 
-from pyvmm.cli import detach, status
 from pyvmm.control.runtime_dir import RuntimeDir, default_name
 from pyvmm.control.server import peer_uid
 from pyvmm.errors import HostError
+from pyvmm.launch import detach, status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,8 +39,9 @@ MAPPINGS = 1 << 40
 #: What a run loads, and the first question over its control socket.
 MODULES = (
     "json", "threading", "signal",
-    "pyvmm.cli.run", "pyvmm.cli.plan", "pyvmm.vm", "pyvmm.boot.pvh", "pyvmm.boot.bzimage", "pyvmm.boot.flat",
-    "pyvmm.boot.load", "pyvmm.boot.acpi", "pyvmm.control.operations", "pyvmm.devices.terminal",
+    "pyvmm.launch.launch", "pyvmm.launch.options", "pyvmm.launch.plan",
+    "pyvmm.vm", "pyvmm.boot.pvh", "pyvmm.boot.bzimage", "pyvmm.boot.flat",
+    "pyvmm.boot.load", "pyvmm.boot.acpi", "pyvmm.control.operations", "pyvmm.launch.terminal",
     "pyvmm.devices.virtio_blk", "pyvmm.devices.virtio_console", "pyvmm.devices.virtio_net", "pyvmm.devices.virtio_rng",
     "pyvmm.guest.cache", "pyvmm.guest.overlay", "pyvmm.swap.bypass", "pyvmm.swap.governor",
     "pyvmm.symbiotic.calls", "pyvmm.swap.evictor",
@@ -148,15 +149,16 @@ class Child:
 
     def run(self) -> int:
         """The exit status of the run."""
-        from pyvmm.cli import run
+        from pyvmm.launch.launch import launch
+        from pyvmm.launch.options import Options
 
-        args = run.Options()
+        args = Options()
         try:
             vars(args).update(self.take_over())
             args.name = args.name or default_name()  # type: ignore[attr-defined]
-            return run.launch(args, self.started)
+            return launch(args, self.started)
         except Exception as error:
-            from pyvmm.cli import failure
+            from pyvmm.launch import failure
 
             # The visitor says it; the log of a run that did not start is left as it was.
             text, code = failure.judge(error)

@@ -17,9 +17,9 @@ import socket
 import sys
 
 import pyvmm
-from pyvmm.cli import status
 from pyvmm.control.runtime_dir import RuntimeDir
 from pyvmm.errors import ConfigError, HostError
+from pyvmm.launch import status
 from pyvmm.outfile import OutFile
 
 TYPE_CHECKING = False
@@ -209,7 +209,7 @@ def spawn(listener: socket.socket, name: str) -> None:
     fd = listener.fileno()
     words = [ALONE, str(fd)] if name == ALONE else [str(fd), name]
     subprocess.Popen(
-        [sys.executable, "-m", "pyvmm.cli.forkserver", *words],
+        [sys.executable, "-m", "pyvmm.launch.forkserver", *words],
         pass_fds=[fd],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

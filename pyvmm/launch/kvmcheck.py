@@ -9,7 +9,7 @@ from pyvmm.errors import HostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.cli.plan import Plan
+    from pyvmm.launch.plan import Plan
 
 #: With one of these modules the KVM runs Linux. Of any other the probe is asked, which takes up to a second.
 FAST = ("/sys/module/kvm_amd", "/sys/module/kvm_intel")

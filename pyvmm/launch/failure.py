@@ -7,8 +7,8 @@ import errno
 import os
 import sys
 
-from pyvmm.cli import status
 from pyvmm.errors import Error
+from pyvmm.launch import status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ DEPTH = 20
 
 
 def told(error: Exception, *, verbose: bool = False) -> int:
-    """Says what went wrong, with `verbose` where as well; the exit status for it (`pyvmm.cli.status`)."""
+    """Says what went wrong, with `verbose` where as well; the exit status for it (`pyvmm.launch.status`)."""
     text, code = judge(error)
     print(f"pyvmm: {text}", file=sys.stderr)
     if verbose and not isinstance(error, Error):

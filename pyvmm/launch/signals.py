@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 
-from pyvmm.cli import status
+from pyvmm.launch import status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

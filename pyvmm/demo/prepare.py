@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a demonstration or a benchmark needs before it starts."""
+
+from __future__ import annotations
+
+import sys
+
+
+def ensure_guest(linux: str) -> None:
+    """Builds the guest, and the program that runs in it, unless the cache has them."""
+    from pyvmm.guest.cache import find
+    from pyvmm.guest.program import program
+
+    if find(linux) is None:
+        from pyvmm.guest.build import build
+
+        print(f"demo: building the Linux {linux} guest, once; about 6 minutes", file=sys.stderr)
+        build(linux)
+    program("swapload")
