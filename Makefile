@@ -51,7 +51,7 @@ unit: build
 	$(PYTHON) -m pytest tests/unit
 
 check: python-check c-check
-	$(PYTHON) -m pytest -q tests/unit/house/test_imports.py
+	$(PYTHON) -m pytest -q tests/unit/house/test_imports.py tests/unit/house/test_circles.py
 
 python-check: build
 	ruff check .

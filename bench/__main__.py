@@ -8,9 +8,9 @@ import sys
 
 from bench import options
 from bench.suites import SUITES
-from pyvmm.cli.parser import Parser
 from pyvmm.errors import Error
 from pyvmm.launch import status
+from pyvmm.launch.parser import Parser
 
 #: What measures nothing.
 OTHERS = {

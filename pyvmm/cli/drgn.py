@@ -83,7 +83,7 @@ def take_options(args: argparse.Namespace) -> None:
     """Options that stand after NAME: argparse takes everything there for the script's."""
     import argparse
 
-    from pyvmm.cli.parser import Parser
+    from pyvmm.launch.parser import Parser
 
     if args.words[:1] == ["--"]:
         del args.words[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parsers of the command line, of the benchmarks and of the tests' runners."""
+"""The parsers of the commands: what they take, and how they end."""
 
 from __future__ import annotations
 
@@ -8,17 +8,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pyvmm.launch import status
+from pyvmm.launch.parser import Parser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
-
-
-class Parser(argparse.ArgumentParser):
-    """Takes options by their whole names only, so that an option that is added later changes no script."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **options})
 
 
 class CommandParser(Parser):

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pyvmm.cli.parser import Parser
+from pyvmm.launch.parser import Parser
 from tests.fuzz import compile as compiling
 from tests.fuzz import corpus
 from tests.fuzz.targets import TARGETS

@@ -283,7 +283,7 @@ def failures(record: dict[str, Any]) -> list[str]:
 def main(argv: Sequence[str]) -> int:
     from bench.report.record import revision
     from pyvmm import outfile
-    from pyvmm.cli.parser import Parser
+    from pyvmm.launch.parser import Parser
 
     parser = Parser(prog="python -m tests.runner.matrix", description=__doc__)
     parser.add_argument("--json", metavar="FILE", help="what was measured, with the reasons")

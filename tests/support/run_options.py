@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 from pyvmm.cli import run
-from pyvmm.cli.parser import Parser
+from pyvmm.launch.parser import Parser
 
 
 def run_parser() -> argparse.ArgumentParser:
