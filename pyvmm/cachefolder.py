@@ -12,7 +12,9 @@ MAKES_OWN = ":#%$\\'\"*?[]()&;|<>`"
 
 
 def cache_root() -> str:
-    """``$PYVMM_CACHE``, else ``$XDG_CACHE_HOME/pyvmm``, else ``~/.cache/pyvmm``; it may not exist yet."""
+    """Return ``$PYVMM_CACHE``, else ``$XDG_CACHE_HOME/pyvmm``, else ``~/.cache/pyvmm``; it may not
+    exist yet.
+    """
     chosen = os.environ.get("PYVMM_CACHE")
     if chosen:
         return folder_of("PYVMM_CACHE", chosen)
@@ -23,7 +25,10 @@ def cache_root() -> str:
 
 
 def folder_of(what: str, path: str) -> str:
-    """An absolute path. Raises HostError where it begins with a home folder and there is none."""
+    """Return an absolute path.
+
+    Raise HostError where it begins with a home folder and there is none.
+    """
     found = os.path.expanduser(path)
     if found.startswith("~"):
         whose = f"user {os.geteuid()} has no home (neither HOME nor an entry in passwd)"
@@ -36,7 +41,9 @@ def folder_of(what: str, path: str) -> str:
 
 
 def refuse_for_make() -> None:
-    """Raises ConfigError for a cache in which nothing can be compiled: the kernel's makefiles cannot."""
+    """Raise ConfigError for a cache in which nothing can be compiled: the kernel's makefiles
+    cannot.
+    """
     root = cache_root()
     bad = [letter for letter in root if letter.isspace() or letter in MAKES_OWN]
     if bad:

@@ -5,14 +5,19 @@ from __future__ import annotations
 
 
 class Error(Exception):
-    """Anything pyvmm raises on purpose. The message says what was wrong, with what, and what to do about it."""
+    """Anything pyvmm raises on purpose.
+
+    The message says what was wrong, with what, and what to do about it.
+    """
 
 
 class HostError(Error, OSError):
-    """The host refused: a missing device node, a permission, an ioctl's errno, a resource that ran out."""
+    """The host refused: a missing device node, a permission, an ioctl's errno, a resource that ran
+    out.
+    """
 
     def __str__(self) -> str:
-        """The sentence, and the file if one is named; the number is in `errno`."""
+        """Return the sentence, and the file if one is named; the number is in `errno`."""
         if not self.strerror:
             return super().__str__()
         return f"{self.strerror}: {self.filename}" if self.filename else self.strerror
@@ -23,7 +28,9 @@ class ConfigError(Error, ValueError):
 
 
 class ImageError(Error, ValueError):
-    """A kernel, initrd or disk image that is truncated, malformed or of the wrong kind; names the file."""
+    """A kernel, initrd or disk image that is truncated, malformed or of the wrong kind; names the
+    file.
+    """
 
 
 class GuestMemoryError(Error, ValueError):
@@ -39,14 +46,16 @@ class GuestDataError(Error, ValueError):
 
 
 class LimitError(Error, RuntimeError):
-    """An answer that would take more time or memory in total than one may: the guest is slow, or it lies."""
+    """An answer that would take more time or memory in total than one may: the guest is slow, or it
+    lies.
+    """
 
 
 class SymcallError(Error):
     """A call into the guest kernel that did not come back with results.
 
-    `reason` is one of absent, disabled, active, invalid, deadline, fault, nested, stopped, error, host; `code` is the
-    guest's errno for "error", the host's for "host", else 0.
+    `reason` is one of absent, disabled, active, invalid, deadline, fault, nested, stopped, error,
+    host; `code` is the guest's errno for "error", the host's for "host", else 0.
     """
 
     def __init__(self, message: str, reason: str, code: int = 0) -> None:

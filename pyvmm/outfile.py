@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that a program is told to write: found writable before anything starts, emptied when it starts, not before."""
+"""Files that a program is told to write: found writable before anything starts, emptied when it
+starts, not before.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,14 @@ _FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXE
 class OutFile:
     """The file that an option names, held open. What is in it stays until `begin`.
 
-    `option` is how the user wrote it ("--log"). A file that is not there is made, and removed by `close` if it was
-    never begun. A pipe needs a reader. ``/dev/stdout`` and ``/dev/fd/N`` are the descriptor itself: written behind what
-    is there, never emptied.
+    `option` is how the user wrote it ("--log"). A file that is not there is made, and removed by
+    `close` if it was never begun. A pipe needs a reader. ``/dev/stdout`` and ``/dev/fd/N`` are the
+    descriptor itself: written behind what is there, never emptied.
 
-    The owner of a file that was there must be this user or root: others could read what a guest says. In a folder
-    that anybody may write to (``/tmp``) nobody else's link is followed, and no file with a second name is taken; the
-    rules are those of fs.protected_symlinks and fs.protected_regular (the kernel's sysctl/fs.rst), on every kernel.
+    The owner of a file that was there must be this user or root: others could read what a guest
+    says. In a folder that anybody may write to (``/tmp``) nobody else's link is followed, and no
+    file with a second name is taken; the rules are those of fs.protected_symlinks and
+    fs.protected_regular (the kernel's sysctl/fs.rst), on every kernel.
 
     Raises ConfigError for a file that cannot be written or may not be.
     """
@@ -51,7 +54,7 @@ class OutFile:
             raise
 
     def refusal(self, reason: str) -> ConfigError:
-        """An error that names the file."""
+        """Return an error that names the file."""
         return ConfigError(f"{self.option} {self.path}: {reason}")
 
     def _open(self) -> None:
@@ -99,7 +102,10 @@ class OutFile:
             )
 
     def lock(self) -> None:
-        """Keeps others that lock (flock(2)) from writing to it until it is closed. ConfigError if one does already."""
+        """Keep others that lock (flock(2)) from writing to it until it is closed.
+
+        ConfigError if one does already.
+        """
         import fcntl
 
         if self.shared or not stat.S_ISREG(os.fstat(self.fd).st_mode):
@@ -114,13 +120,13 @@ class OutFile:
             return  # some network file systems have no locks
 
     def begin(self, *, emptied: bool = False) -> None:
-        """Empties it, unless another process did: from here on it is what this run writes."""
+        """Empty it, unless another process did: from here on it is what this run writes."""
         if not self._begun and not self.shared and not emptied:
             empty(self.fd)
         self._begun = True
 
     def write(self, data: bytes) -> None:
-        """Writes all of it. Raises HostError."""
+        """Write all of it. Raise HostError."""
         left = memoryview(data)
         try:
             while left:
@@ -129,7 +135,7 @@ class OutFile:
             raise HostError(error.errno, f"{self.option} {self.path}: {error.strerror}") from error
 
     def close(self) -> None:
-        """Lets go of it. May be called twice."""
+        """Let go of it. May be called twice."""
         if self.fd < 0:
             return
         if self._made is not None:
@@ -148,7 +154,9 @@ class OutFile:
 
 
 def refuse_streams(file: OutFile) -> None:
-    """Raises ConfigError if the file is also one of the program's standard streams: two would write over each other."""
+    """Raise ConfigError if the file is also one of the program's standard streams: two would write
+    over each other.
+    """
     for fd, name in enumerate(STREAMS):
         found = identity(os.fstat(fd))
         if found is not None and found == file.identity and not file.shared:
@@ -156,19 +164,21 @@ def refuse_streams(file: OutFile) -> None:
 
 
 def check(option: str, path: str) -> None:
-    """Raises ConfigError if the file could not be written; changes nothing."""
+    """Raise ConfigError if the file could not be written; change nothing."""
     OutFile(option, path).close()
 
 
 def empty(fd: int) -> None:
-    """Empties a regular file; of anything else there is nothing to empty."""
+    """Empty a regular file; of anything else there is nothing to empty."""
     if stat.S_ISREG(os.fstat(fd).st_mode):
         os.ftruncate(fd, 0)
         os.lseek(fd, 0, os.SEEK_SET)
 
 
 def identity(info: os.stat_result) -> tuple[int, ...] | None:
-    """Equal for two names of one regular file or one disk; None for a terminal or a pipe."""
+    """Return a key, equal for two names of one regular file or one disk; None for a terminal or a
+    pipe.
+    """
     if stat.S_ISREG(info.st_mode):
         return info.st_dev, info.st_ino
     return (info.st_rdev,) if stat.S_ISBLK(info.st_mode) else None
@@ -185,12 +195,14 @@ def _reason(error: OSError, path: str) -> str:
 
 
 def _is_open_to_all(folder: os.stat_result) -> bool:
-    """Anybody may make files there and nobody but their owner may remove them, as in /tmp."""
+    """Say whether anybody may make files there and nobody but their owner may remove them, as in
+    /tmp.
+    """
     return folder.st_mode & (stat.S_ISVTX | stat.S_IWOTH) == stat.S_ISVTX | stat.S_IWOTH
 
 
 def _is_own(folder: int) -> bool:
-    """Says whether a folder holds the descriptors of this process."""
+    """Say whether a folder holds the descriptors of this process."""
     return os.readlink(f"/proc/self/fd/{folder}") == f"/proc/{os.getpid()}/fd"
 
 
@@ -203,8 +215,8 @@ def _is_named(folder: int, name: str, fd: int) -> bool:
 
 
 def _resolve(path: str) -> tuple[int, str, bool]:
-    """The folder that a path leads to, opened (O_PATH), the name in it, and whether that is a link only the kernel
-    can follow (/proc). Raises OSError.
+    """Return the folder that a path leads to, opened (O_PATH), the name in it, and whether that is
+    a link only the kernel can follow (/proc). Raise OSError.
     """
     left, links = path.split("/")[::-1], 0
     folder = os.open("/" if path.startswith("/") else ".", _FOLDER)
@@ -236,7 +248,10 @@ def _step(folder: int, name: str, flags: int) -> int:
 
 
 def _link_at(folder: int, name: str) -> str | None:
-    """Where a link leads, None for what is none. Raises OSError for one that somebody else laid out."""
+    """Return where a link leads, None for what is none.
+
+    Raise OSError for one that somebody else laid out.
+    """
     try:
         target = os.readlink(name, dir_fd=folder)
         owner = os.stat(name, dir_fd=folder, follow_symlinks=False).st_uid

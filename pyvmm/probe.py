@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the KVM of this machine is and can do, found out by asking it and by running a few instructions.
+"""What the KVM of this machine is and can do, found out by asking it and by running a few
+instructions.
 
-No CPU flag and no kernel version decides anything here: software KVMs have neither and still run guests.
+No CPU flag and no kernel version decides anything here: software KVMs have neither and still run
+guests.
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ class Probe(NamedTuple):
 
     @property
     def usable(self) -> bool:
-        """KVM opens and runs guests."""
+        """KVM opens and run guests."""
         return not self.error
 
     @property
@@ -102,7 +104,9 @@ class Probe(NamedTuple):
 
 
 def backend() -> tuple[str, str]:
-    """The KVM module in use and its second-level paging ("npt", "ept", "shadow" or "unknown")."""
+    """Return the KVM module in use and its second-level paging ("npt", "ept", "shadow" or
+    "unknown").
+    """
     for name in ("kvm_amd", "kvm_intel"):
         for parameter in ("npt", "ept"):
             try:
@@ -119,7 +123,9 @@ def backend() -> tuple[str, str]:
 
 
 def _run_loop(path: str, code: bytes, rounds: int) -> float:
-    """Seconds that a bare program takes from its first instruction to HLT, thread start included."""
+    """Return the seconds that a bare program takes from its first instruction to HLT, thread start
+    included.
+    """
     with Machine(1 << 20, irqchip=False, kvm_path=path) as machine:
         machine.memory.write(CODE_AT, code.replace(b"%s", rounds.to_bytes(4, "little")))
         machine.set_state(CpuState("protected", rip=CODE_AT))
@@ -133,16 +139,16 @@ def _run_loop(path: str, code: bytes, rounds: int) -> float:
 
 
 def exit_cost(path: str = "/dev/kvm") -> float:
-    """Seconds of one exit to user space for a port write, served in C."""
+    """Return the seconds of one exit to user space for a port write, served in C."""
     base = _run_loop(path, EXIT_LOOP, 1)
     return max(_run_loop(path, EXIT_LOOP, EXIT_ROUNDS) - base, 0.0) / EXIT_ROUNDS
 
 
 def instruction_rate(path: str = "/dev/kvm") -> float:
-    """Instructions a second that guest kernel code gets, for the simplest of loops.
+    """Return the instructions a second that guest kernel code gets, for the simplest of loops.
 
-    The best of several: a busy host makes a fast KVM look slow, of three tries in a lab all three; nothing makes a slow
-    one look fast.
+    The best of several: a busy host makes a fast KVM look slow, of three tries in a lab all three;
+    nothing makes a slow one look fast.
     """
     best = 0.0
     for _ in range(SPIN_TRIES):
@@ -163,7 +169,10 @@ def _instruction_rate(path: str) -> float:
 
 
 def probe(path: str = "/dev/kvm") -> Probe:
-    """Looks at the KVM behind `path`. Never raises for a KVM that is missing or broken: that is a finding."""
+    """Look at the KVM behind `path`.
+
+    Never raise for a KVM that is missing or broken: that is a finding.
+    """
     name, paging = backend()
     found: dict[str, Any] = {
         "path": path,

@@ -14,9 +14,11 @@ LONGEST = 1e9
 
 
 def parse_size(text: str | int, what: str = "size", default: str = "M") -> int:
-    """Bytes of ``"512M"``, ``"4G"``, ``"0x1000"``-free decimal text; a bare number of text counts in `default`.
+    """Return bytes of ``"512M"``, ``"4G"``, ``"0x1000"``-free decimal text; a bare number of text
+    counts in `default`.
 
-    An int is bytes already. Raises ConfigError for anything else, and for more than 64-bit addresses reach.
+    An int is bytes already. Raise ConfigError for anything else, and for more than 64-bit addresses
+    reach.
     """
     if isinstance(text, int):
         return _addressable(text, text, what)
@@ -41,9 +43,9 @@ def _addressable(size: int, text: str | int, what: str) -> int:
 
 
 def check_seconds(seconds: float, what: str) -> float:
-    """The same, and 0 for one that is over already; `what` names it in messages.
+    """Return the same, and 0 for one that is over already; `what` names it in messages.
 
-    Raises ConfigError for what is no number of seconds that can be waited.
+    Raise ConfigError for what is no number of seconds that can be waited.
     """
     try:
         number = float(seconds)

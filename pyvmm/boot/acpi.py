@@ -74,7 +74,7 @@ def build(
     ``virtio`` holds (base address, GSI) of each virtio-mmio device. ``serial`` and ``pvpanic`` say
     which of those devices exist, ``pic`` whether the machine has the two 8259s, ``timer_pin`` which
     I/O APIC pin the PIT drives: 0 under KVM's default routing, 2 on a PC. ``address`` is a multiple
-    of 64 (the FACS needs it). Raises `ConfigError` when something cannot be expressed or does not
+    of 64 (the FACS needs it). Raise `ConfigError` when something cannot be expressed or does not
     fit.
     """
     if cpus < 1:
@@ -123,7 +123,7 @@ def _checksum(data: bytes | bytearray) -> int:
 
 
 def _table(signature: bytes, revision: int, body: bytes) -> bytes:
-    """A system description table: the common header (5.2.6) with its checksum, and ``body``."""
+    """Return a system description table: the common header (5.2.6) with its checksum, and ``body``."""
     table = bytearray(
         struct.pack(
             "<4sIBB6s8sI4sI",
@@ -144,7 +144,7 @@ def _table(signature: bytes, revision: int, body: bytes) -> bytes:
 
 
 def _rsdp(xsdt: int) -> bytes:
-    """The root pointer (5.2.5.3); its first checksum covers the 20 bytes that ACPI 1.0 knew."""
+    """Return the root pointer (5.2.5.3); its first checksum covers the 20 bytes that ACPI 1.0 knew."""
     rsdp = bytearray(
         struct.pack("<8sB6sBIIQB3x", b"RSD PTR ", 0, b"PYVMM ", 2, 0, _RSDP_SIZE, xsdt, 0)
     )
@@ -154,17 +154,17 @@ def _rsdp(xsdt: int) -> bytes:
 
 
 def _facs() -> bytes:
-    """The firmware control structure (5.2.10), version 2; it has no checksum."""
+    """Return the firmware control structure (5.2.10), version 2; it has no checksum."""
     return struct.pack("<4sI", b"FACS", _FACS_SIZE) + bytes(24) + b"\x02" + bytes(31)
 
 
 def _io_register(port: int, bits: int, access: int) -> bytes:
-    """A generic address (5.2.3.2) in I/O space; ``access`` is 1 for bytes, 2 for words."""
+    """Return a generic address (5.2.3.2) in I/O space; ``access`` is 1 for bytes, 2 for words."""
     return struct.pack("<BBBBQ", 1, bits, 0, access, port)
 
 
 def _fadt(facs: int, dsdt: int, serial: bool) -> bytes:
-    """The body of the fixed description table (5.2.9), revision 6.3."""
+    """Return the body of the fixed description table (5.2.9), revision 6.3."""
     # IA-PC boot architecture: there is no VGA (bit 2) and no CMOS clock (bit 5), and the clear bit
     # 1 says no 8042; bit 0 says that there are devices on an ISA bus.
     boot_arch = 1 << 2 | 1 << 5 | int(serial)
@@ -197,7 +197,7 @@ def _fadt(facs: int, dsdt: int, serial: bool) -> bytes:
 
 
 def _madt(cpus: int, pic: bool, timer_pin: int) -> bytes:
-    """The body of the interrupt controller table (5.2.12)."""
+    """Return the body of the interrupt controller table (5.2.12)."""
     parts = [struct.pack("<II", LAPIC_ADDRESS, int(pic))]
     # 255 is the broadcast id of the xAPIC; from there on only the x2APIC entry can name a
     # processor.
@@ -218,7 +218,9 @@ def _madt(cpus: int, pic: bool, timer_pin: int) -> bytes:
 
 
 def _dsdt(virtio: Sequence[tuple[int, int]], serial: bool, pvpanic: bool) -> bytes:
-    """The body of the differentiated table: the S5 sleep type and the devices on the system bus."""
+    """Return the body of the differentiated table: the S5 sleep type and the devices on the system
+    bus.
+    """
     if len(virtio) > 0x1000:
         raise ConfigError(f"{len(virtio)} virtio devices have no names; at most {0x1000}")
     sleep = aml.integer(SLEEP_TYPE_S5)

@@ -20,7 +20,7 @@ _NAME_TAIL = _NAME_LEAD | frozenset("0123456789")
 
 
 def pkg_length(payload: int) -> bytes:
-    """The PkgLength of ``payload`` bytes; the length it states includes its own bytes."""
+    """Return the PkgLength of ``payload`` bytes; the length it states includes its own bytes."""
     if payload + 1 < 1 << 6:
         return bytes((payload + 1,))
     for extra, limit in ((1, 1 << 12), (2, 1 << 20), (3, 1 << 28)):
@@ -32,7 +32,10 @@ def pkg_length(payload: int) -> bytes:
 
 
 def integer(value: int) -> bytes:
-    """An integer in its shortest form. The DSDT has revision 2, so integers are 64 bits wide."""
+    """Return an integer in its shortest form.
+
+    The DSDT has revision 2, so integers are 64 bits wide.
+    """
     if value in (0, 1):
         return bytes((value,))
     for prefix, size in ((0x0A, 1), (0x0B, 2), (0x0C, 4), (0x0E, 8)):
@@ -42,14 +45,14 @@ def integer(value: int) -> bytes:
 
 
 def string(text: str) -> bytes:
-    """A string; AML strings are ASCII without NUL."""
+    """Return a string; AML strings are ASCII without NUL."""
     if not text.isascii() or "\0" in text:
         raise ConfigError(f"{text!r} cannot be an AML string: only ASCII without NUL")
     return b"\x0d" + text.encode("ascii") + b"\0"
 
 
 def name_path(path: str) -> bytes:
-    r"""A name such as ``_CRS`` or ``\_SB.COM1``; short segments are padded by ``_``."""
+    r"""Return a name such as ``_CRS`` or ``\_SB.COM1``; short segments are padded by ``_``."""
     root = path.startswith("\\")
     segments = [_segment(part, path) for part in path[root:].split(".")] if path[root:] else []
     if len(segments) > 255:
@@ -74,34 +77,34 @@ def _packed(opcode: bytes, payload: bytes) -> bytes:
 
 
 def name(path: str, value: bytes) -> bytes:
-    """``Name (path, value)``."""
+    """Return ``Name (path, value)``."""
     return b"\x08" + name_path(path) + value
 
 
 def package(*elements: bytes) -> bytes:
-    """``Package () { elements }``, at most 255 of them."""
+    """Return ``Package () { elements }``, at most 255 of them."""
     if len(elements) > 255:
         raise ConfigError(f"an AML package holds at most 255 elements, not {len(elements)}")
     return _packed(b"\x12", bytes((len(elements),)) + b"".join(elements))
 
 
 def buffer(data: bytes) -> bytes:
-    """``Buffer () { data }``."""
+    """Return ``Buffer () { data }``."""
     return _packed(b"\x11", integer(len(data)) + data)
 
 
 def scope(path: str, *terms: bytes) -> bytes:
-    """``Scope (path) { terms }``."""
+    """Return ``Scope (path) { terms }``."""
     return _packed(b"\x10", name_path(path) + b"".join(terms))
 
 
 def device(path: str, *terms: bytes) -> bytes:
-    """``Device (path) { terms }``."""
+    """Return ``Device (path) { terms }``."""
     return _packed(b"\x5b\x82", name_path(path) + b"".join(terms))
 
 
 def eisa_id(ident: str) -> bytes:
-    """``EisaId (ident)``: three letters and four hexadecimal digits, such as ``PNP0501``."""
+    """Return ``EisaId (ident)``: three letters and four hexadecimal digits, such as ``PNP0501``."""
     vendor, product = ident[:3], ident[3:]
     if not (
         len(ident) == 7
@@ -117,33 +120,35 @@ def eisa_id(ident: str) -> bytes:
 
 
 def resource_template(*resources: bytes) -> bytes:
-    """``ResourceTemplate () { resources }``: a buffer closed by an end tag, not checksummed."""
+    """Return ``ResourceTemplate () { resources }``: a buffer closed by an end tag, not checksummed."""
     return buffer(b"".join(resources) + b"\x79\0")
 
 
 def io(base: int, length: int) -> bytes:
-    """A fixed I/O port range, 16 bits decoded (6.4.2.5)."""
+    """Return a fixed I/O port range, 16 bits decoded (6.4.2.5)."""
     if not (0 <= base <= 0xFFFF and 1 <= length <= 0xFF and base + length <= 0x10000):
         raise ConfigError(f"I/O ports {base:#x} + {length} are not 1 to 255 ports within 64 KiB")
     return struct.pack("<BBHHBB", 0x47, 1, base, base, 1, length)
 
 
 def irq(number: int) -> bytes:
-    """An ISA interrupt, edge triggered and active high: ``IRQNoFlags`` (6.4.2.1)."""
+    """Return an ISA interrupt, edge triggered and active high: ``IRQNoFlags`` (6.4.2.1)."""
     if not 0 <= number <= 15:
         raise ConfigError(f"IRQ {number} is not an ISA interrupt (0 to 15)")
     return struct.pack("<BH", 0x22, 1 << number)
 
 
 def memory32(base: int, length: int) -> bytes:
-    """A fixed range of writable memory addresses below 4 GiB: ``Memory32Fixed`` (6.4.3.4)."""
+    """Return a fixed range of writable memory addresses below 4 GiB: ``Memory32Fixed`` (6.4.3.4)."""
     if base < 0 or length < 1 or base + length > 1 << 32:
         raise ConfigError(f"memory {base:#x} + {length:#x} does not lie below 4 GiB")
     return struct.pack("<BHBII", 0x86, 9, 1, base, length)
 
 
 def interrupt(gsi: int) -> bytes:
-    """One global system interrupt, consumed, edge triggered, active high, exclusive (6.4.3.6)."""
+    """Return one global system interrupt, consumed, edge triggered, active high, exclusive
+    (6.4.3.6).
+    """
     if not 0 <= gsi < 1 << 32:
         raise ConfigError(f"GSI {gsi} is not a 32-bit interrupt number")
     return struct.pack("<BHBBI", 0x89, 6, 0b0011, 1, gsi)

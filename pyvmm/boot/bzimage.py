@@ -155,7 +155,7 @@ def load(
 ) -> CpuState:
     """Load the kernel with all it is told; return the state of the first vCPU.
 
-    Raises `ImageError` for a bad image and `ConfigError` when kernel, initrd or command line do not
+    Raise `ImageError` for a bad image and `ConfigError` when kernel, initrd or command line do not
     fit.
     """
     header = parse(image)

@@ -30,7 +30,8 @@ class Entry(NamedTuple):
 
 
 def build(ram: Iterable[Region], reserved: Iterable[Region] = ()) -> tuple[Entry, ...]:
-    """The map of ``ram`` with the firmware's area and ``reserved`` taken out, ascending and disjoint.
+    """Return the map of ``ram`` with the firmware's area and ``reserved`` taken out, ascending and
+    disjoint.
 
     ``reserved`` regions may lie inside RAM, outside it, or across its border, and may overlap each
     other.
@@ -54,7 +55,7 @@ def _merge(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _without(start: int, end: int, holes: list[tuple[int, int]]) -> Iterable[Entry]:
-    """What ``holes`` (ascending, disjoint) leave of the RAM from ``start`` to ``end``."""
+    """Return what ``holes`` (ascending, disjoint) leave of the RAM from ``start`` to ``end``."""
     for hole_start, hole_end in holes:
         if hole_end <= start:
             continue

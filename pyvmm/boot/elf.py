@@ -52,7 +52,9 @@ _MACHINES = {
 
 
 class Segment(NamedTuple):
-    """A part of the file that belongs in memory: ``filesz`` bytes at ``offset``, then zeros to ``memsz``."""
+    """A part of the file that belongs in memory: ``filesz`` bytes at ``offset``, then zeros to
+    ``memsz``.
+    """
 
     offset: int
     vaddr: int
@@ -117,7 +119,7 @@ def parse(image: Image) -> Elf:
 
 
 def _headers(image: Image) -> tuple[int, int, list[Header]]:
-    """The class (1: 32 bits, 2: 64 bits), the entry point, and the program headers."""
+    """Return the class (1: 32 bits, 2: 64 bits), the entry point, and the program headers."""
     if image.size < _IDENT_SIZE:
         raise _truncated(image)
     ident = image.read(0, _IDENT_SIZE)
@@ -148,7 +150,7 @@ def _truncated(image: Image) -> ImageError:
 
 
 def _check_ident(ident: bytes, name: str) -> int:
-    """The class; `ImageError` for what is no little-endian ELF file."""
+    """Return the class; `ImageError` for what is no little-endian ELF file."""
     if ident[:4] != b"\x7fELF":
         raise ImageError(f"{name} is not an ELF file")
     if ident[5] != _LITTLE_ENDIAN:
@@ -186,7 +188,7 @@ def _segment(image: Image, header: Header) -> Segment:
 
 
 def notes_of(image: Image, header: Header) -> Iterator[tuple[bytes, int, bytes]]:
-    """Owner, type and value of each note that a PT_NOTE header covers."""
+    """Yield owner, type and value of each note that a PT_NOTE header covers."""
     size = header.filesz
     notes = image.read(header.offset, size)
     pad = 7 if header.align == 8 else 3

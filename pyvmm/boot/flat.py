@@ -36,7 +36,7 @@ def load(
     ``mode`` is ``"real"``, ``"protected"`` (32-bit, flat, no paging) or ``"long"`` (64-bit, the
     first 4 GiB mapped to themselves). ``address`` is guest-physical; ``entry``, also
     guest-physical, defaults to it. The stack grows down from the code in real mode, from
-    `STACK_TOP` otherwise. Raises `ConfigError` when mode and place do not agree, `ImageError` for
+    `STACK_TOP` otherwise. Raise `ConfigError` when mode and place do not agree, `ImageError` for
     an unusable file.
     """
     if mode not in DEFAULT_ADDRESS:

@@ -21,8 +21,8 @@ HEAD_SIZE = 8192
 class Image:
     """A kernel or initrd with a ``name`` for messages and a ``size`` in bytes; a context manager.
 
-    Made of a path or of bytes; ``path`` is "" then. A file is read with pread, so that a segment goes from the page
-    cache to guest memory in one copy.
+    Made of a path or of bytes; ``path`` is "" then. A file is read with pread, so that a segment
+    goes from the page cache to guest memory in one copy.
     """
 
     __slots__ = ("_data", "_fd", "name", "path", "size")
@@ -30,7 +30,7 @@ class Image:
     def __init__(self, source: Source, what: str) -> None:
         """Open ``source``, a path or the content; ``what`` ("kernel") is for messages.
 
-        Raises `HostError` when the file cannot be opened, `ImageError` when it is not a regular
+        Raise `HostError` when the file cannot be opened, `ImageError` when it is not a regular
         file.
         """
         self._fd = -1
@@ -65,7 +65,7 @@ class Image:
             os.close(fd)
 
     def read(self, offset: int, length: int) -> bytes:
-        """``length`` bytes from ``offset``; `ImageError` when the image ends before."""
+        """Return ``length`` bytes from ``offset``; `ImageError` when the image ends before."""
         # Checked before the allocation: the length may come from a hostile header.
         self._check(offset, length)
         data = bytearray(length)
@@ -82,7 +82,7 @@ class Image:
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fill ``view`` from ``offset``; `ImageError` when the image ends before that.
 
-        Raises `HostError` when the file cannot be read, `StateError` after `close`.
+        Raise `HostError` when the file cannot be read, `StateError` after `close`.
         """
         if self._data is None:
             raise StateError(f"{self.name} is closed")
@@ -106,7 +106,7 @@ class Image:
 
 
 def _open_regular(path: str, name: str) -> tuple[int, int]:
-    """A descriptor for the regular file ``path`` and its size."""
+    """Return a descriptor for the regular file ``path`` and its size."""
     try:
         # A FIFO must not hang the open; a regular file does not mind O_NONBLOCK.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -142,7 +142,7 @@ _COMPRESSED = (
 
 
 def sniff(head: bytes, name: str) -> str:
-    """``"bzimage"``, ``"multiboot"`` or ``"elf"``, by the first `HEAD_SIZE` bytes.
+    """Return ``"bzimage"``, ``"multiboot"`` or ``"elf"``, by the first `HEAD_SIZE` bytes.
 
     An ELF file with a Multiboot header counts as Multiboot. `ImageError` for all else.
     """

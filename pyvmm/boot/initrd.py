@@ -29,7 +29,7 @@ def load(memory: GuestMemory, parts: Iterable[Source], *, floor: int, ceiling: i
     """Put ``parts`` (paths, or bytes) as high as fits between ``floor`` and ``ceiling``.
 
     Each part starts at a multiple of 4, filled up with zeros, which is how the kernel tells
-    archives apart (Documentation/driver-api/early-userspace/buffer-format.rst). Raises
+    archives apart (Documentation/driver-api/early-userspace/buffer-format.rst). Raise
     `ConfigError` when they do not fit, `ImageError` or `HostError` for a part that cannot be used.
     """
     images: list[Image] = []

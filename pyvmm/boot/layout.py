@@ -26,12 +26,12 @@ _ZEROS = bytes(1 << 16)
 
 
 def align_up(value: int, alignment: int) -> int:
-    """The next multiple of ``alignment``, a power of two, at or above ``value``."""
+    """Return the next multiple of ``alignment``, a power of two, at or above ``value``."""
     return (value + alignment - 1) & -alignment
 
 
 def mib(size: int) -> int:
-    """``size`` bytes in MiB, rounded up: what a message tells a user to ask for."""
+    """Return ``size`` bytes in MiB, rounded up: what a message tells a user to ask for."""
     return -(-size // MIB)
 
 
@@ -43,7 +43,7 @@ def clear(memory: GuestMemory, gpa: int, length: int) -> None:
 
 
 def low_memory_end(memory: GuestMemory) -> int:
-    """The end of the RAM that starts at address 0; `ConfigError` when no kernel can use it."""
+    """Return the end of the RAM that starts at address 0; `ConfigError` when no kernel can use it."""
     if not memory.ram or memory.ram[0].gpa != 0:
         raise ConfigError("the guest has no RAM at address 0, where a kernel's parameters belong")
     end = memory.ram[0].size
@@ -58,7 +58,7 @@ def low_memory_end(memory: GuestMemory) -> int:
 def write_command_line(memory: GuestMemory, cmdline: str, limit: int) -> int:
     """Write ``cmdline`` with its NUL; return its address. ``limit`` bytes do not count the NUL.
 
-    Raises `ConfigError` when it is longer, or holds a NUL that would cut it short.
+    Raise `ConfigError` when it is longer, or holds a NUL that would cut it short.
     """
     text = encode_line(cmdline)
     limit = min(limit, EBDA - COMMAND_LINE - 1)
@@ -72,7 +72,9 @@ def write_command_line(memory: GuestMemory, cmdline: str, limit: int) -> int:
 
 
 def encode_line(cmdline: str) -> bytes:
-    """The bytes of a command line with the NUL that ends it; `ConfigError` if it has one already."""
+    """Return the bytes of a command line with the NUL that ends it; `ConfigError` if it has one
+    already.
+    """
     text = cmdline.encode("utf-8", "surrogateescape")
     if b"\0" in text:
         raise ConfigError("the kernel command line contains a NUL character; remove it")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def kind_of(kernel: Image) -> str:
-    """``"bzimage"``, ``"multiboot"`` or ``"elf"``; `ImageError` says what another file is."""
+    """Return ``"bzimage"``, ``"multiboot"`` or ``"elf"``; `ImageError` says what another file is."""
     return sniff(kernel.read(0, min(kernel.size, HEAD_SIZE)), kernel.name)
 
 
@@ -45,7 +45,7 @@ def load_kernel(
     ``gib_pages`` says that the guest's CPUID has 1 GiB pages, ``fresh`` that its memory was never
     written.
 
-    Raises `HostError` when a file cannot be opened or read, `ImageError` when one is not what it
+    Raise `HostError` when a file cannot be opened or read, `ImageError` when one is not what it
     should be, `ConfigError` when something does not fit the guest. Each names the file and the
     remedy.
     """

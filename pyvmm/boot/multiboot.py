@@ -81,7 +81,9 @@ class Module(NamedTuple):
 
 
 def find(head: bytes) -> Header | None:
-    """The header in the first bytes of a file, of which it takes `SEARCH_SIZE`; None for none."""
+    """Return the header in the first bytes of a file, of which it takes `SEARCH_SIZE`; None for
+    none.
+    """
     head = head[:SEARCH_SIZE]
     at = head.find(MAGIC)
     while at >= 0:
@@ -124,7 +126,9 @@ def parse(image: Image) -> Kernel:
 
 
 def _by_addresses(image: Image, header: Header) -> Kernel:
-    """The layout that the header's own fields give (3.1.3): one part, its bss and an entry point."""
+    """Return the layout that the header's own fields give (3.1.3): one part, its bss and an entry
+    point.
+    """
     assert header.addresses is not None
     header_addr, load_addr, load_end, bss_end, entry = header.addresses
     offset = header.at - (header_addr - load_addr)
@@ -155,7 +159,7 @@ def _by_addresses(image: Image, header: Header) -> Kernel:
 
 
 def _by_elf(image: Image) -> Kernel:
-    """The layout of an ELF file. Its entry point may be a virtual address or a physical one."""
+    """Return the layout of an ELF file. Its entry point may be a virtual address or a physical one."""
     if image.read(0, min(image.size, 4)) != b"\x7fELF":
         raise ImageError(
             f"{image.name} has a Multiboot header without addresses (flag 16), and is no ELF file; "
@@ -180,7 +184,8 @@ def _low(image: Image, entry: int) -> int:
 
 
 def split_module(text: str) -> tuple[str, str]:
-    """File name and string of a module: of ``"FILE ARGS"`` up to the first space, and all of it.
+    """Return file name and string of a module: of ``"FILE ARGS"`` up to the first space, and all of
+    it.
 
     A file whose name has spaces is taken whole if there is one.
     """
@@ -200,7 +205,7 @@ def load(
 
     ``modules`` are paths, texts as `split_module` takes, or bytes; they lie after the kernel, in
     their order, each on a page. The command line that the kernel gets begins with its own file's
-    name, as with QEMU. ``fresh`` says that guest memory has never been written (`elf.load`). Raises
+    name, as with QEMU. ``fresh`` says that guest memory has never been written (`elf.load`). Raise
     `ImageError` for a bad image, `HostError` for a module that cannot be read, `ConfigError` when
     something does not fit.
     """
@@ -275,7 +280,9 @@ class _Report:
         self.size = self.gdt + segments.GDT_LIMIT + 1
 
     def pack(self, base: int, low_end: int) -> bytes:
-        """The block as it lies at ``base``, without the GDT; RAM from address 0 ends at ``low_end``."""
+        """Return the block as it lies at ``base``, without the GDT; RAM from address 0 ends at
+        ``low_end``.
+        """
         words_at = base + self.strings_at + len(_LOADER_NAME)
         info = _INFO.pack(
             _INFO_FLAGS,
@@ -304,7 +311,7 @@ class _Report:
 
 
 def _free_place(kernel: Kernel, size: int, name: str) -> int:
-    """The highest page below the EBDA from which ``size`` bytes are free of the kernel."""
+    """Return the highest page below the EBDA from which ``size`` bytes are free of the kernel."""
     ends = [EBDA, *(part.paddr for part in kernel.segments if part.paddr <= EBDA)]
     for end in sorted(ends, reverse=True):
         start = (end - size) & -PAGE_SIZE

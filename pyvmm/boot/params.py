@@ -45,7 +45,7 @@ def write(
 ) -> int:
     """Write the zero page around the image's setup ``header``; return its address.
 
-    Raises `ConfigError` when the memory map has more entries than the page can hold.
+    Raise `ConfigError` when the memory map has more entries than the page can hold.
     """
     if len(e820) > MAX_E820:
         raise ConfigError(
@@ -69,7 +69,7 @@ def write(
 
 
 def _write_seed(memory: GuestMemory) -> int:
-    """A setup_data node with random bytes: the guest need not wait for entropy at its start.
+    """Return a setup_data node with random bytes: the guest need not wait for entropy at its start.
 
     Kernels before 6.0 do not know the type and pass over it.
     """

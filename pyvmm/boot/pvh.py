@@ -74,7 +74,7 @@ def parse(image: Image) -> Kernel:
 
 
 def _entry(image: Image, file: Elf) -> int | None:
-    """The address in a XEN_ELFNOTE_PHYS32_ENTRY note, if the file has one."""
+    """Return the address in a XEN_ELFNOTE_PHYS32_ENTRY note, if the file has one."""
     for header in file.notes:
         for owner, kind, value in elf.notes_of(image, header):
             if kind == _XEN_PHYS32_ENTRY and owner == b"Xen\0":
@@ -89,7 +89,7 @@ def _entry(image: Image, file: Elf) -> int | None:
 
 
 def _no_entry(image: Image) -> str:
-    """The reason and the remedy for a kernel without a PVH note."""
+    """Return the reason and the remedy for a kernel without a PVH note."""
     head = image.read(0, min(image.size, _MULTIBOOT2_SEARCH))
     if any(head.startswith(_MULTIBOOT2_MAGIC, at) for at in range(0, len(head), 8)):
         return "has a Multiboot 2 header only; give it one of Multiboot 1, or a PVH note"
@@ -111,7 +111,7 @@ def load(
 ) -> CpuState:
     """Load the kernel with all it is told; return the state of the first vCPU.
 
-    ``fresh`` says that guest memory has never been written (`elf.load`). Raises `ImageError` for a
+    ``fresh`` says that guest memory has never been written (`elf.load`). Raise `ImageError` for a
     bad image and `ConfigError` when kernel, initrd or command line do not fit.
     """
     kernel = parse(image)

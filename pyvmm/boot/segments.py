@@ -59,5 +59,5 @@ def write_identity_map(memory: GuestMemory, *, gib_pages: bool = False) -> int:
 
 
 def _table(*entries: int) -> bytes:
-    """One page of entries, the rest not present; whole, so that old content does not count."""
+    """Return one page of entries, the rest not present; whole, so that old content does not count."""
     return struct.pack(f"<{len(entries)}Q", *entries).ljust(PAGE_SIZE, b"\0")

@@ -37,7 +37,8 @@ _FD = struct.Struct("i")
 class Client:
     """A connection to one VM. A context manager; one request at a time.
 
-    `cut` says why the last answer was not all, where it was not: a guest may have more than one answer holds.
+    `cut` says why the last answer was not all, where it was not: a guest may have more than one
+    answer holds.
     """
 
     def __init__(self, connection: socket.socket, name: str) -> None:
@@ -50,10 +51,11 @@ class Client:
         self.cut: str | None = None
 
     def call(self, op: str, **params: Any) -> Any:
-        """The result of an operation (docs/control.md).
+        """Return the result of an operation (docs/control.md).
 
-        Raises what it raised in the VM: `SymcallError`, `StateError`, ...; StateError too if the VM ends meanwhile,
-        HostError if it does not answer, ProtocolError for an answer that is none. StateError after `close`.
+        Raise what it raised in the VM: `SymcallError`, `StateError`, ...; StateError too if the VM
+        ends meanwhile, HostError if it does not answer, ProtocolError for an answer that is none.
+        StateError after `close`.
         """
         try:
             return self._call(op, params)
@@ -61,10 +63,11 @@ class Client:
             self._drop_fds()
 
     def memory(self) -> tuple[int, list[list[int]]]:
-        """A descriptor of the VMM's memory, and where the guest's RAM lies in it: [gpa, size, host address] each.
+        """Return a descriptor of the VMM's memory, and the guest's RAM in it: [gpa, size, host
+        address] each.
 
-        Read there with os.pread at the host address. The descriptor is the caller's to close; it reads nothing once
-        the VMM has ended.
+        Read there with os.pread at the host address. The descriptor is the caller's to close; it
+        reads nothing once the VMM has ended.
         """
         try:
             result = self._call("memory", {})
@@ -75,7 +78,10 @@ class Client:
             self._drop_fds()
 
     def wait_gone(self, timeout: float = GONE_SECONDS) -> None:
-        """Waits until the VM has given up its socket: its name is free then. HostError if it takes longer."""
+        """Wait until the VM has given up its socket: its name is free then.
+
+        HostError if it takes longer.
+        """
         self._check_open()
         check_seconds(timeout, "a timeout")
         self._connection.settimeout(timeout)
@@ -161,12 +167,12 @@ class Client:
         return data
 
     def _drop_fds(self) -> None:
-        """Descriptors that nobody asked for."""
+        """Close the descriptors that nobody asked for."""
         while self._fds:
             os.close(self._fds.pop())
 
     def close(self) -> None:
-        """Ends the connection."""
+        """End the connection."""
         self._drop_fds()
         self._connection.close()
 
@@ -178,10 +184,10 @@ class Client:
 
 
 def connect(name: str | None = None, timeout: float = TIMEOUT) -> Client:
-    """A connection to the running VM of that name; without a name, to the only one there is.
+    """Return a connection to the running VM of that name; without a name, to the only one there is.
 
-    An answer may take `timeout` seconds in all. Raises ConfigError, which lists those that run, if that is none, and
-    for a time that cannot be.
+    An answer may take `timeout` seconds in all. Raise ConfigError, which lists those that run, if
+    that is none, and for a time that cannot be.
     """
     check_seconds(timeout, "a timeout")
     if name is not None:
@@ -202,7 +208,7 @@ def connect(name: str | None = None, timeout: float = TIMEOUT) -> Client:
 
 
 def _nothing(name: str | None, alive: list[str]) -> str:
-    """Why there is no VM to connect to."""
+    """Say why there is no VM to connect to."""
     what = f"no VM named {name} is running" if name is not None else "no VM is running"
     if not alive:
         return f"{what}; pyvmm run starts one, and VM.serve() makes one of a program's own known"
@@ -212,7 +218,7 @@ def _nothing(name: str | None, alive: list[str]) -> str:
 
 
 def running(timeout: float = LIST_TIMEOUT) -> list[dict[str, Any]]:
-    """The `info` of each running VM by name, and sockets of dead ones removed.
+    """Return the `info` of each running VM by name; remove the sockets of dead ones.
 
     One that does not answer has only its `name`, the `error`, and the `state` "silent".
     """

@@ -42,19 +42,19 @@ if TYPE_CHECKING:
             """Counters."""
 
         def pause(self, question: Question) -> None:
-            """Waits until it is."""
+            """Wait until it is."""
 
         def resume(self) -> None:
-            """Goes on."""
+            """Let the vCPUs go on."""
 
         def stop(self) -> None:
-            """Ends the run."""
+            """End the run."""
 
         def power_button(self) -> bool:
-            """False if nobody listens."""
+            """Press the power button. Return False if nobody listens."""
 
         def symcall(self, cpu: int, call: int | str, *args: Any, **options: Any) -> Any:
-            """From any thread."""
+            """Make a symcall, from any thread."""
 
 
 #: Another vCPU may do where one fails for these reasons: it is off line, or its handler hangs.
@@ -73,7 +73,7 @@ class Params:
         self.question = question
 
     def take(self, name: str, kinds: type | tuple[type, ...], default: Any = None) -> Any:
-        """One of them, or the default. Raises ProtocolError for another kind of value."""
+        """Return one of them, or the default. Raise ProtocolError for another kind of value."""
         value = self._values.pop(name, None)
         if value is None:
             return default
@@ -84,13 +84,16 @@ class Params:
         return value
 
     def end(self) -> None:
-        """Raises ProtocolError if there are more."""
+        """Raise ProtocolError if there are more."""
         if self._values:
             raise ProtocolError(f"no parameter is named {', '.join(sorted(self._values))!r} here")
 
 
 class Reply:
-    """The result of an operation; `fds` go with it and are closed afterwards. `cut` says why it is not all."""
+    """The result of an operation; `fds` go with it and are closed afterwards.
+
+    `cut` says why it is not all.
+    """
 
     def __init__(self, result: Any, fds: tuple[int, ...] = (), cut: str | None = None) -> None:
         self.result = result
@@ -123,9 +126,9 @@ class Operations:
         }
 
     def run(self, request: dict[str, Any], question: Question) -> Reply:
-        """Does what a request asks for, in the time of the question.
+        """Do what a request asks for, in the time of the question.
 
-        Raises what that raises, ProtocolError for what cannot be asked.
+        Raise what that raises, ProtocolError for what cannot be asked.
         """
         values = {name: value for name, value in request.items() if name not in ("id", "op")}
         op = request.get("op")
@@ -237,7 +240,7 @@ class Operations:
     def _call(
         self, params: Params, cpu: int | None, call: int | str, *args: Any, **options: Any
     ) -> Any:
-        """A symcall on that vCPU; without one, on the first that takes it."""
+        """Make a symcall on that vCPU; without one, on the first that takes it."""
         options["question"] = params.question
         if cpu is not None:
             if not 0 <= cpu < len(self._vm.vcpus):
@@ -255,7 +258,9 @@ class Operations:
         raise first
 
     def _memory(self, params: Params) -> Any:
-        """The address space of this process, for a client to read RAM from without the VMM's help."""
+        """Return the address space of this process, for a client to read RAM from without the VMM's
+        help.
+        """
         params.end()
         if self._vm.state in OVER:
             raise StateError("the VM has ended, and its memory with it")

@@ -32,19 +32,19 @@ class ProtocolError(errors.Error, ValueError):
 
 
 def encode(message: dict[str, Any]) -> bytes:
-    """A line."""
+    """Return a message as a line."""
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 
 def decode_request(line: bytes) -> dict[str, Any]:
-    """The same of a request, from a client that may send anything. Raises ProtocolError."""
+    """Do the same for a request, from a client that may send anything. Raise ProtocolError."""
     if line.count(b"[") + line.count(b"{") > MAX_NESTED:
         raise ProtocolError(f"the request has more than {MAX_NESTED} lists and objects")
     return decode(line)
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """The object of a line. Raises ProtocolError."""
+    """Return the object of a line. Raise ProtocolError."""
     try:
         message = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -55,7 +55,9 @@ def decode(line: bytes) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """The same in what JSON has: records and their parts become objects, bytes an object with `base64`."""
+    """Return the same in what JSON has: records and their parts become objects, bytes an object
+    with `base64`.
+    """
     if hasattr(value, "_asdict"):
         parts = value._asdict()
         for name, part in parts.items():
@@ -77,14 +79,14 @@ def plain(value: Any) -> Any:
 
 
 def to_base64(data: bytes) -> str:
-    """As text."""
+    """Return bytes as text, in base64."""
     import base64
 
     return base64.b64encode(data).decode("ascii")
 
 
 def from_base64(text: str) -> bytes:
-    """Raises ProtocolError if the text is none."""
+    """Raise ProtocolError if the text is none."""
     import base64
 
     try:
@@ -94,7 +96,9 @@ def from_base64(text: str) -> bytes:
 
 
 def error_record(error: BaseException) -> dict[str, Any]:
-    """An exception as the `error` of an answer: its kind, message, and reason and code where it has them."""
+    """Return an exception as the `error` of an answer: its kind, message, and reason and code where
+    it has them.
+    """
     known = isinstance(error, errors.Error)
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     record: dict[str, Any] = {
@@ -109,7 +113,7 @@ def error_record(error: BaseException) -> dict[str, Any]:
 
 
 def error_of(record: Any) -> errors.Error:
-    """The exception again, for a client to raise; kinds that it does not know become `Error`."""
+    """Make the exception again, for a client to raise; kinds that it does not know become `Error`."""
     if not isinstance(record, dict):
         return ProtocolError(f"an answer without a reason: {record!r}")
     kind, message = str(record.get("kind")), str(record.get("message"))

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A running VM seen from the host and asked over its socket, at one moment; and what happened between two of them."""
+"""A running VM seen from the host and asked over its socket, at one moment; and what happened
+between two of them.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,12 @@ GUEST_SWAPPING = ("adopted_total", "freed", "evicted", "pages_in", "pages_out")
 
 
 class Reading(NamedTuple):
-    """What was found. `at` is in seconds of some clock, processor times are in seconds, sizes in bytes.
+    """What was found.
 
-    `swap` is None without a swap disk; `guest` and `tasks` are None if the guest cannot be asked, which `guest_error`
-    explains. `tasks_cut` says why `tasks` are not all, if they are not.
+    `at` is in seconds of some clock, processor times are in seconds, sizes in bytes.
+
+    `swap` is None without a swap disk; `guest` and `tasks` are None if the guest cannot be asked,
+    which `guest_error` explains. `tasks_cut` says why `tasks` are not all, if they are not.
     """
 
     at: float
@@ -58,7 +62,7 @@ class Source:
         self._find_memory(info["memory"])
 
     def _find_memory(self, ram: int) -> None:
-        """Where in the VMM guest memory lies: RAM is told first."""
+        """Find where in the VMM guest memory lies: RAM is told first."""
         fd, slots = self._client.memory()
         os.close(fd)
         for _, size, address in slots:
@@ -66,7 +70,7 @@ class Source:
             ram -= size
 
     def read(self) -> Reading | None:
-        """What is now; None once the VM has ended."""
+        """Take a reading now; return None once the VM has ended."""
         try:
             info = self._client.call("info")
         except StateError:
@@ -132,12 +136,14 @@ class Source:
 
 
 def text_of(error: Error) -> str:
-    """What it says, on one line."""
+    """Return its message, on one line."""
     return " ".join(str(error).split())
 
 
 def pressure(path: str = PRESSURE) -> tuple[float | None, float | None]:
-    """Percent of the last ten seconds in which some tasks, and all of them, waited for memory; None if not known."""
+    """Return percent of the last ten seconds in which some tasks, and all of them, waited for
+    memory; None if not known.
+    """
     found: dict[str, float] = {}
     try:
         with open(path, encoding="ascii") as file:
@@ -158,7 +164,10 @@ class Interval:
         self.seconds = None if before is None else max(after.at - before.at, 1e-9)
 
     def record(self, tasks: int) -> dict[str, Any]:
-        """All of it in what JSON has, with so many tasks, the largest first. Rates are per second."""
+        """Return all of it in what JSON has, with so many tasks, the largest first.
+
+        Rates are per second.
+        """
         now, info = self.after, self.after.info
         return {
             **{key: info[key] for key in ("name", "pid", "state", "cpus", "memory", "kernel")},
@@ -175,7 +184,7 @@ class Interval:
         }
 
     def _percent(self) -> dict[str, Any]:
-        """Of a processor of the host."""
+        """Return percent of a processor of the host."""
         used = self._rates(lambda one: {"cpu": one.cpu}, ("cpu",))["cpu"]
         threads = self.after.info.get("threads") or []
         vcpus = self._rates(lambda one: one.threads, [thread for thread in threads if thread])
@@ -198,7 +207,9 @@ class Interval:
         return None if values is None else {**values, "rates": self._rates(find, names)}
 
     def _rates(self, find: Any, names: Any) -> dict[Any, float | None]:
-        """Of each counter that `find` gets from a reading; None where one of the two does not say."""
+        """Return the rate of each counter that `find` gets from a reading; None where one of the
+        two does not say.
+        """
         after: Mapping[Any, Any] = find(self.after) or {}
         before: Mapping[Any, Any] = (self.before and find(self.before)) or {}
         result: dict[Any, float | None] = {}
@@ -212,11 +223,13 @@ class Interval:
 
 
 def hundredfold(share: float | None) -> float | None:
-    """Percent."""
+    """Return percent."""
     return None if share is None else round(share * 100, 1)
 
 
 def largest(tasks: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """The tasks with most in memory, without those that have none; last those of which it is not known."""
+    """Return the tasks with most in memory, without those that have none; last those of which it is
+    not known.
+    """
     found = [task for task in tasks if task["rss_bytes"] != 0]
     return sorted(found, key=lambda task: (-(task["rss_bytes"] or 0), task["pid"]))[:count]

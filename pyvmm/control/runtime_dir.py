@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The user's directory of control sockets, NAME.sock each: found, checked, and kept free of those of dead VMs."""
+"""The user's directory of control sockets, NAME.sock each: found, checked, and kept free of those
+of dead VMs.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ _LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345
 
 
 def check_name(name: str) -> str:
-    """The name, if a VM may have it. Raises ConfigError."""
+    """Return the name, if a VM may have it. Raise ConfigError."""
     if not name or len(name) > MAX_NAME or not set(name) <= _LETTERS or name[0] in ".-":
         raise ConfigError(
             f"{name!r} cannot be the name of a VM: take 1 to {MAX_NAME} letters, digits, dots, dashes or underscores; "
@@ -39,15 +41,15 @@ def check_name(name: str) -> str:
 
 
 def default_name() -> str:
-    """For a VM that was given none: vm-PID."""
+    """Return the name of a VM that was given none: vm-PID."""
     return f"vm-{os.getpid()}"
 
 
 def place() -> str:
-    """The directory's path, whether or not it is there.
+    """Return the directory's path, whether or not it is there.
 
-    $XDG_RUNTIME_DIR/pyvmm, else /run/user/UID/pyvmm, where the parent is there and the user's own (XDG Base Directory
-    Specification 0.8); else pyvmm-UID among the temporary files.
+    $XDG_RUNTIME_DIR/pyvmm, else /run/user/UID/pyvmm, where the parent is there and the user's own
+    (XDG Base Directory Specification 0.8); else pyvmm-UID among the temporary files.
     """
     uid = os.geteuid()
     for parent in (os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{uid}"):
@@ -67,8 +69,9 @@ def _is_own_directory(path: str, uid: int) -> bool:
 class RuntimeDir:
     """The directory, opened and found safe: the user's own, closed to others, no symbolic link.
 
-    Everything in it is named relative to the descriptor, so that what was checked is what is used, and a path of any
-    length will do. Raises HostError if it is unsafe or cannot be made. A context manager.
+    Everything in it is named relative to the descriptor, so that what was checked is what is used,
+    and a path of any length will do. Raises HostError if it is unsafe or cannot be made. A context
+    manager.
     """
 
     def __init__(self) -> None:
@@ -118,7 +121,7 @@ class RuntimeDir:
             )
 
     def names(self) -> list[str]:
-        """Of all sockets that are there, those of dead VMs too."""
+        """Return the names of all sockets that are there, those of dead VMs too."""
         found = []
         for entry in os.listdir(self.fd):
             name = entry.removesuffix(SUFFIX)
@@ -134,13 +137,14 @@ class RuntimeDir:
         return stat.S_ISSOCK(found.st_mode)
 
     def _address(self, name: str) -> str:
-        """A path that fits into sun_path, however long the directory's own is."""
+        """Return a path that fits into sun_path, however long the directory's own is."""
         return f"/proc/self/fd/{self.fd}/{name}{SUFFIX}"
 
     def connect(self, name: str, timeout: float | None = None) -> socket.socket | None:
-        """A connection to the VM of that name; None if there is none or it is dead.
+        """Return a connection to the VM of that name; None if there is none or it is dead.
 
-        Waits up to `timeout` seconds where many come at once; that is the timeout of the connection too. HostError.
+        Waits up to `timeout` seconds where many come at once; that is the timeout of the connection
+        too. HostError.
         """
         import socket
 
@@ -165,7 +169,9 @@ class RuntimeDir:
             time.sleep(QUEUE_POLL)
 
     def is_alive(self, name: str) -> bool:
-        """Whether somebody listens: the kernel refuses a connection once the listener's process is gone."""
+        """Return whether somebody listens: the kernel refuses a connection once the listener's
+        process is gone.
+        """
         try:
             connection = self.connect(name, 0)
         except HostError as error:
@@ -178,13 +184,16 @@ class RuntimeDir:
         return True
 
     def locked(self) -> _Lock:
-        """Held while a name is looked at and then taken or removed, so that no other process comes in between."""
+        """Hold a lock while a name is looked at and then taken or removed, so that no other process
+        comes in between.
+        """
         return _Lock(self)
 
     def claim(self, name: str) -> socket.socket:
-        """A listening socket of that name, mode 0600.
+        """Return a listening socket of that name, mode 0600.
 
-        Takes the place of a dead VM's. Raises ConfigError if a running VM has the name, HostError if that fails.
+        Takes the place of a dead VM's. Raise ConfigError if a running VM has the name, HostError if
+        that fails.
         """
         import socket
 
@@ -208,14 +217,14 @@ class RuntimeDir:
         return listener
 
     def refuse_running(self, name: str) -> None:
-        """Raises ConfigError if a VM of that name runs."""
+        """Raise ConfigError if a VM of that name runs."""
         if self._is_socket(name) and self.is_alive(name):
             raise ConfigError(
                 f"a VM named {name} is running already; choose another name, or end it: pyvmm stop {name}"
             )
 
     def remove_dead(self, name: str) -> bool:
-        """Removes the socket of a VM that is gone; False if one runs."""
+        """Remove the socket of a VM that is gone; False if one runs."""
         with self.locked():
             if self.is_alive(name):
                 return False
@@ -223,7 +232,7 @@ class RuntimeDir:
             return True
 
     def give_up(self, name: str) -> None:
-        """Removes one's own socket, while one still listens: who comes later finds none."""
+        """Remove one's own socket, while one still listens: who comes later finds none."""
         with self.locked():
             self._unlink(name)
 
@@ -236,7 +245,7 @@ class RuntimeDir:
             pass
 
     def close(self) -> None:
-        """Gives the descriptor back."""
+        """Give the descriptor back."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -289,7 +298,7 @@ class _Lock:
 
 
 def refuse_taken(name: str) -> None:
-    """Raises ConfigError if a running VM has the name. Costs one look at a file if none has.
+    """Raise ConfigError if a running VM has the name. Costs one look at a file if none has.
 
     For a start that is not to begin in vain; `RuntimeDir.claim` decides.
     """

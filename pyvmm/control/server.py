@@ -43,16 +43,18 @@ _UCRED = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 
 
 def peer_uid(connection: socket.socket) -> int:
-    """The user that connected, from the kernel (SO_PEERCRED, unix(7))."""
+    """Return the user that connected, from the kernel (SO_PEERCRED, unix(7))."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     return int(_UCRED.unpack(raw)[1])
 
 
 class Server:
-    """Serves `vm` under `name` from now on. Raises ConfigError for a name that is taken or cannot be, HostError.
+    """Serves `vm` under `name` from now on.
 
-    End it with `close`, which removes the socket and lets answers that are on their way arrive, then with `join`, when
-    nothing in the VM can make a client wait any more.
+    Raises ConfigError for a name that is taken or cannot be, HostError.
+
+    End it with `close`, which removes the socket and lets answers that are on their way arrive,
+    then with `join`, when nothing in the VM can make a client wait any more.
     """
 
     def __init__(self, vm: Served, name: str) -> None:
@@ -86,7 +88,9 @@ class Server:
             self._begin(connection)
 
     def _begin(self, connection: socket.socket) -> None:
-        """Gives a client its thread, for which the one that has been silent longest goes where there are too many."""
+        """Give a client its thread, for which the one that has been silent longest goes where there
+        are too many.
+        """
         visit = Visit(connection)
         thread = Thread(self._attend, "control-client", (visit,))
         with self._change:
@@ -105,7 +109,10 @@ class Server:
         refuse(connection)
 
     def _send_one_away(self) -> bool:
-        """With the lock held: of those without a request under way; False if all have one."""
+        """Send away one of those without a request under way, with the lock held.
+
+        Return False if all have one.
+        """
         silent = [
             (visit.since, thread) for thread, visit in self._clients.items() if not visit.busy
         ]
@@ -118,7 +125,7 @@ class Server:
         return True
 
     def _attend(self, visit: Visit) -> None:
-        """On the client's thread: answers until it leaves."""
+        """Answer until the client leaves, on its thread."""
         try:
             client = Client(visit, self._operations_now(), self._change, self._large)
             if client.check():
@@ -131,7 +138,9 @@ class Server:
             visit.connection.close()
 
     def _operations_now(self) -> Operations:
-        """The operations; with them JSON is loaded, which a VM that nobody talks to never needs."""
+        """Load the operations; with them JSON is loaded, which a VM that nobody talks to never
+        needs.
+        """
         from pyvmm.control.operations import Operations
 
         with self._change:
@@ -140,7 +149,10 @@ class Server:
             return self._operations
 
     def close(self) -> None:
-        """Removes the socket, takes no new clients and no new requests. May be called twice, from any thread."""
+        """Remove the socket, take no new clients and no new requests.
+
+        May be called twice, from any thread.
+        """
         with self._change:
             if self._ending.is_set():
                 return
@@ -155,9 +167,10 @@ class Server:
             pass  # the next one who meets the socket removes it
 
     def join(self) -> None:
-        """Waits until the clients have their answers, not longer than `LAST_WORDS`, and frees everything.
+        """Wait until the clients have their answers, not longer than `LAST_WORDS`, and free
+        everything.
 
-        Afterwards nothing here uses the VM any more. Raises HostError if a request does not end.
+        Afterwards nothing here uses the VM any more. Raise HostError if a request does not end.
         """
         if self._directory.fd < 0:
             return
@@ -176,7 +189,7 @@ class Server:
         self._directory.close()
 
     def _clients_left(self, seconds: float) -> bool:
-        """Whether all have, after that time at most."""
+        """Return whether all have, after that time at most."""
         deadline = time.monotonic() + seconds
         with self._change:
             threads = list(self._clients)
@@ -186,7 +199,7 @@ class Server:
 
 
 def _shut(connection: socket.socket, how: int) -> None:
-    """Wakes whoever waits there."""
+    """Wake whoever waits there."""
     try:
         connection.shutdown(how)
     except OSError:
@@ -194,7 +207,7 @@ def _shut(connection: socket.socket, how: int) -> None:
 
 
 def refuse(connection: socket.socket) -> None:
-    """Says that there are too many clients, to one that reads it."""
+    """Say that there are too many clients, to one that reads it."""
     from pyvmm.control import protocol
 
     error = HostError(errno.EBUSY, f"{MAX_CLIENTS} clients are asking already; try again")
@@ -208,13 +221,15 @@ def refuse(connection: socket.socket) -> None:
 
 
 def is_large(request: dict[str, Any]) -> bool:
-    """Whether the guest says how much the answer to a request is."""
+    """Return whether the guest says how much the answer to a request is."""
     what = request.get("call") if request.get("op") == "symcall" else request.get("op")
     return isinstance(what, str) and what in LARGE_CALLS
 
 
 class Visit:
-    """A client's connection: whether a request is under way, since when that is so, and whether it was sent away."""
+    """A client's connection: whether a request is under way, since when that is so, and whether it
+    was sent away.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -243,7 +258,7 @@ class Client:
         self._protocol = protocol
 
     def check(self) -> bool:
-        """Whether the user may speak to us: the VM's own, or root."""
+        """Return whether the user may speak to us: the VM's own, or root."""
         uid, ours = peer_uid(self._connection), os.geteuid()
         if uid in (ours, 0):
             return True
@@ -252,7 +267,7 @@ class Client:
         return False
 
     def serve(self) -> None:
-        """Answers line by line until the client leaves."""
+        """Answer line by line until the client leaves."""
         buffer, skipping = bytearray(), False
         while chunk := self._receive():
             buffer += chunk
@@ -326,7 +341,9 @@ class Client:
                 self._large.release()
 
     def _has_gone(self) -> bool:
-        """Whether the client closed its end; one that only has nothing more to say still reads."""
+        """Return whether the client closed its end; one that only has nothing more to say still
+        reads.
+        """
         poll = select.poll()
         poll.register(self._connection, 0)
         return any(events & select.POLLHUP for _, events in poll.poll(0))

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the control socket says of a VM's swap disk, and changes of it. docs/control.md has the operations."""
+"""What the control socket says of a VM's swap disk, and changes of it. docs/control.md has the
+operations.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ FUNCTION = "function"
 
 
 def swap_of(vm: Any) -> Any:
-    """The VM's swap disk, a `pyvmm.swap.disk.Swap`. Raises StateError if it has none."""
+    """Return the VM's swap disk, a `pyvmm.swap.disk.Swap`. Raise StateError if it has none."""
     if vm.swap is None:
         raise StateError(
             "this VM has no swap disk; pyvmm run --swap SIZE gives one, or VM.add_swap() before the start"
@@ -25,13 +27,16 @@ def swap_of(vm: Any) -> Any:
 
 
 def policy_name(swap: Any) -> str:
-    """Its policy as a word."""
+    """Return its policy as a word."""
     policy = swap.policy
     return policy if isinstance(policy, str) else FUNCTION
 
 
 def brief(swap: Any) -> dict[str, Any] | None:
-    """The little that costs nothing: nobody asks the guest, or counts pages. None without a swap disk."""
+    """Return the little that costs nothing: nobody asks the guest, or counts pages.
+
+    None without a swap disk.
+    """
     if swap is None:
         return None
     return {
@@ -43,7 +48,9 @@ def brief(swap: Any) -> dict[str, Any] | None:
 
 
 def stats(swap: Any, question: Question | None = None) -> dict[str, Any]:
-    """All counters, those of the guest too, and what is set; with a question in the time of that."""
+    """Return all counters, those of the guest too, and what is set; with a question in the time of
+    that.
+    """
     return {
         "serial": swap.serial,
         "backing": None if swap.backing is None else str(swap.backing),
@@ -54,9 +61,9 @@ def stats(swap: Any, question: Question | None = None) -> dict[str, Any]:
 
 
 def change(swap: Any, mode: str | None, policy: str | None, quota: int | None) -> None:
-    """Sets what is given: first the quota, which a policy may need, then the policy, then the mode.
+    """Set what is given: first the quota, which a policy may need, then the policy, then the mode.
 
-    Raises ConfigError for what cannot be; what comes before it is set then.
+    Raise ConfigError for what cannot be; what comes before it is set then.
     """
     if quota is not None:
         swap.quota = quota

@@ -1,2 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian's packages: fetched with apt, unpacked into the cache without root, and the programs and modules in them."""
+"""Debian's packages: fetched with apt, unpacked into the cache without root, and the programs and
+modules in them.
+"""

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A disk with programs of Debian and the libraries that they need, for guests to mount and chroot into.
+"""A disk with programs of Debian and the libraries that they need, for guests to mount and chroot
+into.
 
-The packages are downloaded with apt and unpacked, without root and without installation. Of their files only the
-programs are taken, and what those load: a few megabytes, which a guest reads as it needs them.
+The packages are downloaded with apt and unpacked, without root and without installation. Of their
+files only the programs are taken, and what those load: a few megabytes, which a guest reads as it
+needs them.
 """
 
 from __future__ import annotations
@@ -50,11 +52,12 @@ program() {{ chroot /programs /{PROGRAMS}/"$@"; }}
 
 
 def disk(wanted: Mapping[str, Sequence[str]], *, force: bool = False) -> Path:
-    """The image, an ext4 to be mounted read-only, with some programs of some packages: {package: names}.
+    """Return the image, an ext4 to be mounted read-only, with some programs of some packages:
+    {package: names}.
 
-    One that was made before is used with no look at the network; ``force`` asks apt for the newest packages. Raises
-    HostError if apt does not have or cannot fetch one, a program or a library is in none of them, or mke2fs is
-    missing.
+    One that was made before is used with no look at the network; ``force`` asks apt for the newest
+    packages. Raise HostError if apt does not have or cannot fetch one, a program or a library is in
+    none of them, or mke2fs is missing.
     """
     names = repr(sorted((package, sorted(programs)) for package, programs in wanted.items()))
     pointer = Path(cache_root()) / "debian" / f"disk-{digest(names)}"
@@ -73,12 +76,12 @@ def disk(wanted: Mapping[str, Sequence[str]], *, force: bool = False) -> Path:
 
 
 def digest(*words: str) -> str:
-    """Names what a disk is made of."""
+    """Name what a disk is made of."""
     return hashlib.sha256("\0".join((str(SCHEMA), *words)).encode()).hexdigest()[:16]
 
 
 def remembered(pointer: Path) -> Path | None:
-    """The image that was made before, if it is still there."""
+    """Return the image that was made before, if it is still there."""
     try:
         image = pointer.with_name(pointer.read_text(encoding="utf-8").strip()) / IMAGE
     except OSError:
@@ -87,7 +90,9 @@ def remembered(pointer: Path) -> Path | None:
 
 
 def fetch(wanted: Mapping[str, Sequence[str]]) -> list[Path]:
-    """The trees of the packages, and of those that they depend on, as far as there are libraries to be found."""
+    """Return the trees of the packages, and of those that they depend on, as far as there are
+    libraries to be found.
+    """
     trees = {package: packages.unpacked(package) for package in wanted}
     names = [name for programs in wanted.values() for name in programs]
     while missing := closure(list(trees.values()), names).missing:
@@ -107,7 +112,10 @@ def fetch(wanted: Mapping[str, Sequence[str]]) -> list[Path]:
 
 
 def dependencies(names: Iterable[str]) -> list[str]:
-    """The packages of libraries that packages themselves depend on: lib... or zlib1g. Of alternatives the first."""
+    """Return the packages of libraries that packages themselves depend on: lib... or zlib1g.
+
+    Of alternatives the first.
+    """
     command = ["apt-cache", "-o", "APT::Cache::Important=true", "depends", *names]
     said = tools.run(command, what="asking apt what packages depend on")
     found = re.findall(r"^ [ |](?:Pre)?Depends: (z?lib[^\s:]+)$", said, re.MULTILINE)
@@ -115,14 +123,16 @@ def dependencies(names: Iterable[str]) -> list[str]:
 
 
 class Closure(NamedTuple):
-    """What programs are and load: the files by their places on the disk, and who wants libraries that are not there."""
+    """What programs are and load: the files by their places on the disk, and who wants libraries
+    that are not there.
+    """
 
     files: dict[str, Path]
     missing: dict[str, list[Path]]
 
 
 def closure(trees: Sequence[Path], programs: Iterable[str]) -> Closure:
-    """Finds it in the trees of packages. Raises HostError if a program is in none."""
+    """Find it in the trees of packages. Raise HostError if a program is in none."""
     files: dict[str, Path] = {}
     missing: dict[str, list[Path]] = {}
     for name in programs:
@@ -142,17 +152,21 @@ def closure(trees: Sequence[Path], programs: Iterable[str]) -> Closure:
 
 
 def no_program(name: str, trees: Iterable[Path]) -> Path:
-    """Raises the error."""
+    """Raise the error."""
     raise HostError(f"none of {', '.join(tree.name for tree in trees)} has {PROGRAMS}/{name}")
 
 
 def find(trees: Sequence[Path], folders: Iterable[str], name: str) -> Path | None:
-    """The file of that name in one of the folders, whichever package has it; None if none has."""
+    """Return the file of that name in one of the folders, whichever package has it; None if none
+    has.
+    """
     return next(filter(None, (follow(trees, f"{folder}/{name}") for folder in folders)), None)
 
 
 def follow(trees: Sequence[Path], place: str) -> Path | None:
-    """The file at a place of the packages' common tree, behind as many as 8 links; None if there is none."""
+    """Return the file at a place of the packages' common tree, behind as many as 8 links; None if
+    there is none.
+    """
     for _ in range(8):
         path = next((tree / place for tree in trees if os.path.lexists(tree / place)), None)
         if path is None or not path.is_symlink():
@@ -164,14 +178,16 @@ def follow(trees: Sequence[Path], place: str) -> Path | None:
 
 @functools.cache
 def needed(path: Path) -> list[str]:
-    """The libraries that a program or a library names, its loader among them (ELF, DT_NEEDED and PT_INTERP)."""
+    """Return the libraries that a program or a library names, its loader among them (ELF, DT_NEEDED
+    and PT_INTERP).
+    """
     said = tools.run(["readelf", "-W", "-d", "-l", path], what=f"looking at {path.name}")
     loader = re.findall(r"program interpreter: /\S*?([^/\s]+)\]", said)
     return [*re.findall(r"\(NEEDED\)\s+Shared library: \[([^\]]+)\]", said), *loader]
 
 
 def make(fresh: Path, trees: Sequence[Path], wanted: Mapping[str, Sequence[str]]) -> None:
-    """Makes the image in that folder."""
+    """Make the image in that folder."""
     names = [name for programs in wanted.values() for name in programs]
     files = closure(trees, names).files
     root = fresh / "root"

@@ -35,7 +35,7 @@ class KernelFiles(NamedTuple):
 
 
 def candidate_version(package: str, options: Sequence[str] = ()) -> str | None:
-    """The version that apt would install, or None if apt does not know the package."""
+    """Return the version that apt would install, or None if apt does not know the package."""
     command = ["apt-cache", *options, "policy", package]
     said = tools.run(command, what=f"looking up package {package}")
     # A name with a dot that apt does not know is an expression to it: 6.1 would be found in linux-source-6.12.
@@ -53,9 +53,10 @@ class Package(NamedTuple):
 
 
 def find(name: str) -> Package:
-    """The package that apt would install, or that of the older release whose packages are used too (`suites.older`).
+    """Return the package that apt would install, or that of the older release whose packages are
+    used too (`suites.older`).
 
-    Raises HostError if neither is there.
+    Raise HostError if neither is there.
     """
     version = candidate_version(name)
     if version is not None:
@@ -68,7 +69,10 @@ def find(name: str) -> Package:
 
 
 def find_in(suite: suites.Suite, names: Iterable[str]) -> list[Package]:
-    """The packages of a suite that apt does not have among its sources. Raises HostError if one is not there."""
+    """Return the packages of a suite that apt does not have among its sources.
+
+    Raise HostError if one is not there.
+    """
     options = suites.look_up(suite)
     found = []
     for name in names:
@@ -80,7 +84,10 @@ def find_in(suite: suites.Suite, names: Iterable[str]) -> list[Package]:
 
 
 def of_older_release(reason: str) -> tuple[str, ...]:
-    """The options with which apt knows that release. Raises HostError, with the reason that it is wanted for."""
+    """Return the options with which apt knows that release.
+
+    Raise HostError, with the reason that it is wanted for.
+    """
     try:
         return suites.look_up(suites.older())
     except HostError as error:
@@ -88,15 +95,15 @@ def of_older_release(reason: str) -> tuple[str, ...]:
 
 
 def tree_of(package: Package) -> Path:
-    """Where a package is unpacked in the cache, or would be."""
+    """Return where a package is unpacked in the cache, or would be."""
     version = package.version.replace(":", "%3a")
     return Path(cache_root()) / "debian" / f"{package.name}_{version}"
 
 
 def unpacked(package: str, *, keep: Iterable[str] = (), force: bool = False) -> Path:
-    """The tree of a Debian package in the cache, downloaded with apt if need be.
+    """Return the tree of a Debian package in the cache, downloaded with apt if need be.
 
-    ``keep`` limits what stays to some top directories. Raises HostError if apt has no such package
+    ``keep`` limits what stays to some top directories. Raise HostError if apt has no such package
     or cannot fetch it.
     """
     found = find(package)
@@ -108,9 +115,10 @@ def unpacked(package: str, *, keep: Iterable[str] = (), force: bool = False) -> 
 
 
 def unpacked_together(packages: Sequence[Package], *, keep: Iterable[str], into: str) -> Path:
-    """One tree of several packages, ``<cache>/<into>-<version of the first>``; fetched if it is not there.
+    """Return one tree of several packages, ``<cache>/<into>-<version of the first>``; fetched if it
+    is not there.
 
-    Raises HostError where they cannot be had now. Call it with a lock of the caller's held.
+    Raise HostError where they cannot be had now. Call it with a lock of the caller's held.
     """
     version = packages[0].version.replace(":", "%3a")
     final = Path(cache_root()) / f"{into}-{version}"
@@ -125,7 +133,7 @@ def unpacked_together(packages: Sequence[Package], *, keep: Iterable[str], into:
 
 
 def fetch(package: Package, target: Path, keep: tuple[str, ...]) -> None:
-    """Downloads one package and unpacks it into ``target``, beside what is there."""
+    """Download one package and unpack it into ``target``, beside what is there."""
     tools.say(f"fetching Debian package {package.name} {package.version}")
     parcel = target / "parcel"
     parcel.mkdir()
@@ -154,10 +162,11 @@ def fetch(package: Package, target: Path, keep: tuple[str, ...]) -> None:
 
 
 def kernel_image_package(linux: str) -> str:
-    """The package name of Debian's current plain amd64 kernel of a version such as '6.12'.
+    """Return the package name of Debian's current plain amd64 kernel of a version such as '6.12'.
 
     The metapackages say which one it is: 'linux-image-<version>-amd64' where the version is a
-    backport, else 'linux-image-amd64'. Where apt has no such version, that of the older release is taken.
+    backport, else 'linux-image-amd64'. Where apt has no such version, that of the older release is
+    taken.
     """
     wanted_for = f"no Debian kernel of version {linux} in the apt sources"
     found = kernel_image_among(linux) or kernel_image_among(linux, of_older_release(wanted_for))
@@ -167,7 +176,7 @@ def kernel_image_package(linux: str) -> str:
 
 
 def kernel_image_among(linux: str, options: Sequence[str] = ()) -> str | None:
-    """The package among those that apt knows with these options."""
+    """Return the package among those that apt knows with these options."""
     wanted = re.compile(
         rf"^\s*Depends:\s*(linux-image-{re.escape(linux)}[.+][^\s|]*)", re.MULTILINE
     )
@@ -182,10 +191,10 @@ def kernel_image_among(linux: str, options: Sequence[str] = ()) -> str | None:
 
 
 def kernel_package(linux: str, *, force: bool = False) -> KernelFiles:
-    """Debian's stock amd64 kernel of version ``linux``, fetched into the cache once.
+    """Return Debian's stock amd64 kernel of version ``linux``, fetched into the cache once.
 
     ``force`` asks apt for the newest; otherwise one that is cached is used with no look at the
-    network. Raises HostError if it cannot be had, ConfigError if ``linux`` is not like '6.12'.
+    network. Raise HostError if it cannot be had, ConfigError if ``linux`` is not like '6.12'.
     """
     if not re.fullmatch(r"\d+\.\d+", linux):
         raise ConfigError(f"'{linux}' is not a kernel version: say something like 6.12")
@@ -201,12 +210,12 @@ def kernel_package(linux: str, *, force: bool = False) -> KernelFiles:
 
 
 def kernel_pointer(linux: str) -> Path:
-    """The file that names the tree of the kernel that was fetched last."""
+    """Return the file that names the tree of the kernel that was fetched last."""
     return Path(cache_root()) / "debian" / f"kernel-{linux}"
 
 
 def remembered_kernel(linux: str) -> KernelFiles | None:
-    """The kernel that was fetched before, if all of it is still there."""
+    """Return the kernel that was fetched before, if all of it is still there."""
     pointer = kernel_pointer(linux)
     try:
         tree = pointer.with_name(pointer.read_text(encoding="utf-8").strip())
@@ -216,7 +225,7 @@ def remembered_kernel(linux: str) -> KernelFiles | None:
 
 
 def kernel_files(tree: Path) -> KernelFiles:
-    """Finds kernel and modules in an unpacked package, and makes modules.dep, which packages do not
+    """Find kernel and modules in an unpacked package, and make modules.dep, which packages do not
     carry.
     """
     images = sorted(tree.glob("boot/vmlinuz-*"))
@@ -236,7 +245,7 @@ def kernel_files(tree: Path) -> KernelFiles:
 
 
 def module_name(text: str) -> str:
-    """The kernel's own spelling of a module name, from a name or a file name."""
+    """Return the kernel's own spelling of a module name, from a name or a file name."""
     base = text.rsplit("/", 1)[-1]
     return base.split(".ko", 1)[0].replace("-", "_")
 
@@ -282,9 +291,9 @@ class ModuleIndex:
                 self.aliases.setdefault(fields[1], []).append(module_name(fields[2]))
 
     def providers(self, name: str) -> list[str]:
-        """The modules behind a soft dependency: the module itself, or of those with that alias the
-        one that works on every CPU. An accelerated one would refuse to load on a CPU without its
-        instructions.
+        """Return the modules behind a soft dependency: the module itself, or of those with that
+        alias the one that works on every CPU. An accelerated one would refuse to load on a CPU
+        without its instructions.
         """
         plain = module_name(name)
         if plain in self.path_of:
@@ -299,7 +308,8 @@ class ModuleIndex:
 def module_closure(
     modules_dir: str, names: Iterable[str], *, missing: Callable[[str], None] | None = None
 ) -> list[str]:
-    """Paths of the named modules and of all they need, in an order in which they can be loaded.
+    """Return the paths of the named modules and of all they need, in an order in which they can be
+    loaded.
 
     Built-in modules are left out. A name that is neither a module nor built in is handed to
     ``missing``; without it, HostError is raised.
@@ -335,8 +345,8 @@ def module_closure(
 
 
 def module_bytes(path: str) -> bytes:
-    """The ELF object of a module file, decompressed if the distribution compressed it (.xz, .zst,
-    .gz). Raises HostError if it cannot be read, ImageError if it is damaged.
+    """Return the ELF object of a module file, decompressed if the distribution compressed it (.xz,
+    .zst, .gz). Raise HostError if it cannot be read, ImageError if it is damaged.
     """
     import gzip
     import lzma

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Suites of Debian that are not among the system's sources: the backports of its release, and an older release.
+"""Suites of Debian that are not among the system's sources: the backports of its release, and an
+older release.
 
-apt works with a state and a list of sources of its own for each, below the cache. Of the system's configuration it
-takes the address of the mirror and the keys, and changes nothing.
+apt works with a state and a list of sources of its own for each, below the cache. Of the system's
+configuration it takes the address of the mirror and the keys, and changes nothing.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ class Suite(NamedTuple):
 
 
 def running_release() -> str:
-    """The code name of the Debian release here, as in os-release(5).
+    """Return the code name of the Debian release here, as in os-release(5).
 
-    Raises HostError on another system.
+    Raise HostError on another system.
     """
     try:
         text = Path(OS_RELEASE).read_text(encoding="utf-8")
@@ -48,9 +49,9 @@ def running_release() -> str:
 
 
 def mirror() -> str:
-    """Where apt has the packages of the release that runs here from.
+    """Return where apt has the packages of the release that runs here from.
 
-    Raises HostError where that is not Debian, or apt has no mirror of it.
+    Raise HostError where that is not Debian, or apt has no mirror of it.
     """
     release = running_release()
     command = ["apt-get", "indextargets", "--format", TARGET_FIELDS]
@@ -62,14 +63,14 @@ def mirror() -> str:
 
 
 def backports() -> Suite:
-    """The backports of the release that runs here. Raises HostError as `mirror` does."""
+    """Return the backports of the release that runs here. Raise HostError as `mirror` does."""
     return Suite(mirror(), f"{running_release()}-backports")
 
 
 def older() -> Suite:
-    """The release whose kernels, and emulators, newer ones have no more.
+    """Return the release whose kernels, and emulators, newer ones have no more.
 
-    Raises HostError as `mirror` does, and where it is the one that runs here.
+    Raise HostError as `mirror` does, and where it is the one that runs here.
     """
     if running_release() == OLDER:
         raise HostError(f"this is Debian {OLDER} itself")
@@ -77,7 +78,7 @@ def older() -> Suite:
 
 
 def options(folder: Path) -> list[str]:
-    """What makes apt-get and apt-cache keep to ``folder``, and to what was put there."""
+    """Return the options that confine apt-get and apt-cache to ``folder`` and its contents."""
     places = {
         "Dir::Etc::SourceList": folder / "sources.list",
         "Dir::Etc::SourceParts": "/dev/null",
@@ -100,9 +101,10 @@ def options(folder: Path) -> list[str]:
 
 @functools.cache
 def look_up(suite: Suite) -> tuple[str, ...]:
-    """Fetches a suite's list of packages, its signature checked; the options with which apt keeps to that list.
+    """Fetch a suite's list of packages, its signature checked; the options with which apt keeps to
+    that list.
 
-    Raises HostError where it cannot be had.
+    Raise HostError where it cannot be had.
     """
     folder = Path(cache_root()) / "debian" / f"suite-{suite.name}"
     with tools.lock(f"debian/suite-{suite.name}"):

@@ -48,9 +48,9 @@ PACKAGE_OF = {
 
 
 def tool(name: str) -> str:
-    """The path of an external program.
+    """Return the path of an external program.
 
-    Raises HostError naming the Debian package that has it.
+    Raise HostError naming the Debian package that has it.
     """
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_PATH])
     found = shutil.which(name, path=path)
@@ -67,9 +67,9 @@ def run(
     env: Mapping[str, str] | None = None,
     what: str,
 ) -> str:
-    """Runs a short command, its words given as text or paths, and returns its standard output.
+    """Run a short command, its words given as text or paths, and return its standard output.
 
-    Raises HostError with ``what`` and the end of what the command printed when it fails.
+    Raise HostError with ``what`` and the end of what the command printed when it fails.
     """
     argv = [tool(str(command[0])), *map(str, command[1:])]
     surroundings = {**os.environ, "LC_ALL": "C", **(env or {})}
@@ -90,13 +90,13 @@ def run(
 
 
 def say(message: str) -> None:
-    """One line about progress, to standard error."""
+    """Print one line about progress, to standard error."""
     print(f"pyvmm guest: {message}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def lock(name: str) -> Iterator[None]:
-    """Holds ``<cache>/<name>.lock``, so that two builders do not do the same work; waits, and says
+    """Hold ``<cache>/<name>.lock``, so that two builders do not do the same work; waits, and says
     so.
     """
     root = Path(cache_root())
@@ -116,7 +116,7 @@ def lock(name: str) -> Iterator[None]:
 
 
 def locked(file: IO[str]) -> bool:
-    """Whether the lock could be taken."""
+    """Return whether the lock could be taken."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -125,7 +125,10 @@ def locked(file: IO[str]) -> bool:
 
 
 def wait_for_lock(file: IO[str], name: str) -> None:
-    """Takes it when it is free. Says now and then that it waits: who watches a build may take silence for a hang."""
+    """Take it when it is free.
+
+    Says now and then that it waits: who watches a build may take silence for a hang.
+    """
     started = said = time.monotonic()
     while not locked(file):
         time.sleep(LOCK_POLL)
@@ -136,7 +139,7 @@ def wait_for_lock(file: IO[str], name: str) -> None:
 
 
 def publish(final: Path, fill: Callable[[Path], None]) -> None:
-    """Makes directory ``final`` all at once: ``fill`` writes into a neighbour, which then takes the
+    """Make directory ``final`` all at once: ``fill`` writes into a neighbour, which then takes the
     name.
 
     Call it with the lock held. What was there before is replaced; on failure nothing of the attempt
@@ -160,7 +163,7 @@ def publish(final: Path, fill: Callable[[Path], None]) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replaces a small file in one step."""
+    """Replace a small file in one step."""
     fresh = path.with_name(f"{path.name}.new.{os.getpid()}")
     fresh.write_text(text, encoding="utf-8")
     fresh.rename(path)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""drgn over a running guest: `program` gives a `drgn.Program` that reads the guest's memory and knows its types.
+"""drgn over a running guest: `program` gives a `drgn.Program` that reads the guest's memory and
+knows its types.
 
 Needs the extra `pyvmm-kvm[drgn]`. docs/drgn.md is the manual.
 """

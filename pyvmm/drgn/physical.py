@@ -24,7 +24,7 @@ class PhysicalMemory(Protocol):
         """Its regions, ascending."""
 
     def read(self, gpa: int, length: int) -> bytes:
-        """A copy; GuestMemoryError outside RAM."""
+        """Return a copy; GuestMemoryError outside RAM."""
 
 
 class Mapped(NamedTuple):
@@ -36,7 +36,8 @@ class Mapped(NamedTuple):
 
 
 class RemoteMemory:
-    """The RAM of a guest of another process, read through a descriptor of that process's /proc/PID/mem.
+    """The RAM of a guest of another process, read through a descriptor of that process's
+    /proc/PID/mem.
 
     The descriptor stays the caller's. Raises HostError for regions that cannot be.
     """
@@ -52,7 +53,10 @@ class RemoteMemory:
         self.ram = tuple(Region(region.gpa, region.size) for region in self._regions)
 
     def read(self, gpa: int, length: int) -> bytes:
-        """A copy of guest memory. Raises GuestMemoryError outside RAM, StateError once the machine is gone."""
+        """Return a copy of guest memory.
+
+        Raise GuestMemoryError outside RAM, StateError once the machine is gone.
+        """
         for start, size, host in self._regions:
             if start <= gpa < start + size and 0 <= length <= start + size - gpa:
                 return self._pread(host + gpa - start, length)

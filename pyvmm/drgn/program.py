@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A `drgn.Program` over a running guest.
 
-drgn walks the guest's page tables itself, in C: it is given physical memory, and the vmcoreinfo note to begin with.
+drgn walks the guest's page tables itself, in C: it is given physical memory, and the vmcoreinfo
+note to begin with.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ UNREACHABLE = ("absent", "disabled", "deadline", "fault", "stopped")
 
 
 def program(vm: VM, path: str | os.PathLike[str] | None = None) -> drgn.Program:
-    """A program that reads the memory of `vm`, a Linux guest that has booted, with the types of its vmlinux.
+    """Return a program that reads the memory of `vm`, a Linux guest that has booted, with the types
+    of its vmlinux.
 
-    `path` is that vmlinux; without one the kernels that were built here are searched for it. A kernel that does not
-    say where it lies, having no driver for symcalls, is looked for in memory. The guest runs on meanwhile, so what is
-    read may change; pause it for a still picture. Raises GuestDataError for a guest in whose memory there is no kernel,
-    ImageError and ConfigError for the vmlinux.
+    `path` is that vmlinux; without one the kernels that were built here are searched for it. A
+    kernel that does not say where it lies, having no driver for symcalls, is looked for in memory.
+    The guest runs on meanwhile, so what is read may change; pause it for a still picture. Raise
+    GuestDataError for a guest in whose memory there is no kernel, ImageError and ConfigError for
+    the vmlinux.
     """
     facts = None
     try:
@@ -46,7 +49,9 @@ def program(vm: VM, path: str | os.PathLike[str] | None = None) -> drgn.Program:
 def make_program(
     memory: PhysicalMemory, facts: Facts | None, path: str | os.PathLike[str] | None = None
 ) -> drgn.Program:
-    """The same over memory that may be another process's; without `facts` the kernel is looked for in it."""
+    """Return the same over memory that may be another process's; without `facts` the kernel is
+    looked for in it.
+    """
     drgn = import_drgn()
     info = vmcoreinfo.of_guest(memory, facts)
     kernel = vmlinux.find(info, str(path) if path is not None else None)
@@ -73,7 +78,7 @@ def _program(memory: PhysicalMemory, info: VmcoreInfo) -> drgn.Program:
 
 
 def reader(memory: PhysicalMemory) -> Callable[[int, int, int, bool], bytes]:
-    """A function as drgn calls it for a segment."""
+    """Return a function as drgn calls it for a segment."""
 
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:
         return memory.read(address, count)
@@ -82,7 +87,7 @@ def reader(memory: PhysicalMemory) -> Callable[[int, int, int, bool], bytes]:
 
 
 def import_drgn() -> Any:
-    """The module. Raises ConfigError with the remedy if it is not there."""
+    """Return the module. Raise ConfigError with the remedy if it is not there."""
     try:
         import drgn
     except (ImportError, OSError) as error:

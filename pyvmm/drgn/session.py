@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs over a program: drgn's own prompt, a script, a line of code, or what stands on standard input.
+"""What runs over a program: drgn's own prompt, a script, a line of code, or what stands on standard
+input.
 
-Names are there as drgn's command has them: a prompt, a line and standard input get `prog`, drgn's and the helpers for
-Linux; a script gets `prog`.
+Names are there as drgn's command has them: a prompt, a line and standard input get `prog`, drgn's
+and the helpers for Linux; a script gets `prog`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 
 
 def run(prog: drgn.Program, code: str | None = None, words: Sequence[str] = ()) -> None:
-    """Runs `code`, else the script that `words` begins with, else standard input or, at a terminal, a prompt.
+    """Run `code`, else the script that `words` begins with, else standard input or, at a terminal,
+    a prompt.
 
-    What is left of `words` is in sys.argv. Raises ConfigError if the script cannot be read, and what the code raises.
+    What is left of `words` is in sys.argv. Raise ConfigError if the script cannot be read, and what
+    the code raises.
     """
     if code is not None:
         run_text(prog, code, "<string>", ["-c", *words])
@@ -37,7 +40,7 @@ def run(prog: drgn.Program, code: str | None = None, words: Sequence[str] = ()) 
 
 
 def run_prompt(prog: drgn.Program) -> None:
-    """Until the user leaves it."""
+    """Run drgn's prompt until the user leaves it."""
     import_drgn()
     from drgn.cli import run_interactive, version_header
 
@@ -46,7 +49,7 @@ def run_prompt(prog: drgn.Program) -> None:
 
 
 def run_text(prog: drgn.Program, code: str, name: str, argv: Sequence[str]) -> None:
-    """Statements, as Python's -c takes them."""
+    """Run statements, as Python's -c does."""
     drgn = import_drgn()
     from drgn.cli import default_globals
 
@@ -57,7 +60,7 @@ def run_text(prog: drgn.Program, code: str, name: str, argv: Sequence[str]) -> N
 
 
 def run_script(prog: drgn.Program, words: Sequence[str]) -> None:
-    """A file with its arguments, as Python takes them."""
+    """Run a file with its arguments, as Python does."""
     path = words[0]
     if not os.path.isfile(path):
         raise ConfigError(f"{path} is no file; code for drgn to run goes after -c")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The note a Linux kernel keeps for crash tools: which kernel it is and where its page tables lie.
 
-Documentation/admin-guide/kdump/vmcoreinfo.rst has its fields. It is found where the kernel says it is, or by looking
-through memory, and is believed only if the page tables it points to map themselves.
+Documentation/admin-guide/kdump/vmcoreinfo.rst has its fields. It is found where the kernel says it
+is, or by looking through memory, and is believed only if the page tables it points to map
+themselves.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class VmcoreInfo(NamedTuple):
         return self.fields.get("BUILD-ID", "").lower()
 
     def number(self, name: str, base: int = 0) -> int | None:
-        """A field that is a number, modulo 2^64; None if it is missing or none."""
+        """Return a field that is a number, modulo 2^64; None if it is missing or none."""
         try:
             return int(self.fields[name], base) & _WORD
         except (KeyError, ValueError):
@@ -79,7 +80,7 @@ class VmcoreInfo(NamedTuple):
 
 
 def parse(data: bytes) -> VmcoreInfo:
-    """Takes the note, or its text alone. Raises GuestDataError if it is neither."""
+    """Take the note, or its text alone. Raise GuestDataError if it is neither."""
     text = data
     if len(data) >= _TEXT and data[_NHDR.size : _NHDR.size + len(_NAME)] == _NAME:
         name_size, size, _ = _NHDR.unpack_from(data)
@@ -95,7 +96,10 @@ def parse(data: bytes) -> VmcoreInfo:
 
 
 def load(memory: PhysicalMemory, gpa: int, size: int) -> VmcoreInfo:
-    """The note at a guest-physical address. Raises GuestDataError if there is none that can be believed."""
+    """Return the note at a guest-physical address.
+
+    Raise GuestDataError if there is none that can be believed.
+    """
     if not 0 < size <= MAX_SIZE:
         raise GuestDataError(f"vmcoreinfo: {size} bytes; there should be 1 to {MAX_SIZE}")
     try:
@@ -107,7 +111,9 @@ def load(memory: PhysicalMemory, gpa: int, size: int) -> VmcoreInfo:
 
 
 def check(memory: PhysicalMemory, info: VmcoreInfo) -> None:
-    """Raises GuestDataError unless the kernel's page table, found by the note, maps itself to that place."""
+    """Raise GuestDataError unless the kernel's page table, found by the note, maps itself to that
+    place.
+    """
     root, table = info.root_gpa, info.number("SYMBOL(swapper_pg_dir)", 16)
     if root is None or table is None:
         raise GuestDataError("vmcoreinfo: the text does not say where the kernel's page table is")
@@ -123,9 +129,10 @@ def check(memory: PhysicalMemory, info: VmcoreInfo) -> None:
 
 
 def search(memory: PhysicalMemory) -> VmcoreInfo:
-    """Looks through all of RAM, for a kernel that does not say where the note is.
+    """Look through all of RAM, for a kernel that does not say where the note is.
 
-    Raises GuestDataError if there is none that can be believed, or so many that it could take for ever.
+    Raise GuestDataError if there is none that can be believed, or so many that it could take for
+    ever.
     """
     for tried, gpa in enumerate(_candidates(memory)):
         if tried == MAX_CANDIDATES:
@@ -143,7 +150,7 @@ def search(memory: PhysicalMemory) -> VmcoreInfo:
 
 
 def _candidates(memory: PhysicalMemory) -> Iterator[int]:
-    """Addresses of pages that begin like the note: the kernel gives it whole pages."""
+    """Yield addresses of pages that begin like the note: the kernel gives it whole pages."""
     for start, size in memory.ram:
         for at in range(start, start + size, STEP):
             chunk = memory.read(at, min(STEP, start + size - at))
@@ -155,7 +162,7 @@ def _candidates(memory: PhysicalMemory) -> Iterator[int]:
 
 
 def of_guest(memory: PhysicalMemory, facts: Facts | None) -> VmcoreInfo:
-    """The note where the kernel says it is, else wherever it is found. Raises GuestDataError."""
+    """Return the note where the kernel says it is, else wherever it is found. Raise GuestDataError."""
     if facts is None or facts.vmcoreinfo_gpa is None:
         return search(memory)
     info = load(memory, facts.vmcoreinfo_gpa, facts.vmcoreinfo_size)

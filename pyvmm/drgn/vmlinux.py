@@ -36,7 +36,9 @@ REMEDY = (
 
 
 class Vmlinux(NamedTuple):
-    """An ELF kernel: its `path`, `build_id` in hexadecimal (empty if it has none), and whether it has DWARF."""
+    """An ELF kernel: its `path`, `build_id` in hexadecimal (empty if it has none), and whether it
+    has DWARF.
+    """
 
     path: str
     build_id: str
@@ -51,7 +53,7 @@ class _Section(NamedTuple):
 
 
 def examine(path: str) -> Vmlinux:
-    """Reads the headers of an ELF file. Raises ImageError if it is none or malformed."""
+    """Read the headers of an ELF file. Raise ImageError if it is none or malformed."""
     try:
         with open(path, "rb") as file:
             sections = _sections(file, path)
@@ -85,7 +87,9 @@ def _sections(file: BinaryIO, path: str) -> list[_Section]:
 
 
 def _read_at(file: BinaryIO, offset: int, size: int) -> bytes:
-    """What there is of it: nothing where the file has ended, and never a seek to where no file can reach."""
+    """Read what there is: nothing where the file has ended, and never a seek to where no file can
+    reach.
+    """
     if offset >= os.fstat(file.fileno()).st_size:
         return b""
     file.seek(offset)
@@ -98,7 +102,7 @@ def _name(names: bytes, at: int) -> str:
 
 
 def _note_sections(sections: list[_Section]) -> Iterator[_Section]:
-    """Those with notes, no more than `MAX_TABLE` bytes of them all together."""
+    """Yield the sections with notes, no more than `MAX_TABLE` bytes of them all together."""
     left = MAX_TABLE
     for section in sections:
         if section.kind == _SHT_NOTE and section.size <= left:
@@ -119,9 +123,10 @@ def _build_id(file: BinaryIO, section: _Section) -> str:
 
 
 def find(info: VmcoreInfo, path: str | None = None) -> Vmlinux:
-    """The vmlinux of the kernel that `info` is of: `path`, which must be it, or one that is found.
+    """Return the vmlinux of the kernel that `info` is of: `path`, which must be it, or one that is
+    found.
 
-    Raises ImageError if the file is of another kernel or has no types, ConfigError if there is none.
+    Raise ImageError if the file is of another kernel or has no types, ConfigError if there is none.
     """
     if path is not None:
         return _checked(examine(path), info)
@@ -144,7 +149,9 @@ def find(info: VmcoreInfo, path: str | None = None) -> Vmlinux:
 
 
 def places(info: VmcoreInfo) -> Iterator[str]:
-    """Files that may be the vmlinux: the kernels built here, and where distributions put theirs."""
+    """Yield files that may be the vmlinux: the kernels built here, and where distributions put
+    theirs.
+    """
     yield from sorted(
         glob.glob(os.path.join(glob.escape(cache.kernel_dir("")) + "*", "vmlinux.debug"))
     )
@@ -173,7 +180,7 @@ def _is_of(found: Vmlinux, info: VmcoreInfo) -> bool:
 
 
 def _holds(path: str, text: bytes) -> bool:
-    """Whether a file contains a text."""
+    """Return whether a file contains a text."""
     import mmap
 
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

@@ -6,8 +6,8 @@
     with kvm.Kvm() as host, host.create_vm() as vm, vm.create_vcpu(0) as vcpu:
         regs = vcpu.get_regs()
 
-Structures are cffi data of the kernel's own layout (`ffi.new("struct kvm_regs *")`). The constants of
-<linux/kvm.h> are attributes of this module and of `lib`: `kvm.KVM_EXIT_IO`.
+Structures are cffi data of the kernel's own layout (`ffi.new("struct kvm_regs *")`). The constants
+of <linux/kvm.h> are attributes of this module and of `lib`: `kvm.KVM_EXIT_IO`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ UNUSED = b"\xff" * 28 + bytes(12)
 
 
 def new_cpuid(entries: Iterable[Any] = ()) -> Any:
-    """A table of its own, copied from `struct kvm_cpuid_entry2` values, or dicts of their fields."""
+    """Return a table of its own, copied from `struct kvm_cpuid_entry2` values, or dicts of their
+    fields.
+    """
     rows = [entry if isinstance(entry, dict) else _fields(entry) for entry in entries]
     return ffi.new("struct kvm_cpuid2 *", {"nent": len(rows), "entries": rows})
 
@@ -31,7 +33,10 @@ def _fields(entry: Any) -> dict[str, int]:
 
 
 def find_cpuid(table: Any, function: int, index: int = 0) -> Any:
-    """The entry of a leaf, writable in place, or None. `index` counts only for leaves that have sub-leaves."""
+    """Return the entry of a leaf, writable in place, or None.
+
+    `index` counts only for leaves that have sub-leaves.
+    """
     for i in range(table.nent):
         entry = table.entries[i]
         if entry.function != function:
@@ -42,7 +47,7 @@ def find_cpuid(table: Any, function: int, index: int = 0) -> Any:
 
 
 def read_cpuid(fd: int, get: Callable[[int, Any], int], ioctl: str) -> Any:
-    """Asks with a larger table until the answer fits."""
+    """Ask with a larger table until the answer fits."""
     count = FIRST_GUESS
     while True:
         table = ffi.new("struct kvm_cpuid2 *", {"nent": count, "entries": count})
@@ -56,6 +61,8 @@ def read_cpuid(fd: int, get: Callable[[int, Any], int], ioctl: str) -> Any:
 
 
 def _trim(table: Any) -> None:
-    """Takes off the entries that the kernel left alone: until Linux 6.1 at least, KVM_GET_CPUID2 keeps `nent`."""
+    """Take off the entries that the kernel left alone: until Linux 6.1 at least, KVM_GET_CPUID2
+    keeps `nent`.
+    """
     while table.nent and bytes(ffi.buffer(table.entries + table.nent - 1, len(UNUSED))) == UNUSED:
         table.nent -= 1

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def checked(result: int, ioctl: str, detail: str = "") -> int:
-    """The result of an ioctl wrapper; raises what `error_of` makes of a negative one."""
+    """Return the result of an ioctl wrapper; raise what `error_of` makes of a negative one."""
     if result < 0:
         raise error_of(ioctl, -result, detail)
     return result
 
 
 def capability_name(capability: int) -> str:
-    """The KVM_CAP_ name of a number, or the number itself when these headers do not know it."""
+    """Return the KVM_CAP_ name of a number, or the number itself when these headers do not know it."""
     for name in dir(lib):
         if name.startswith("KVM_CAP_") and getattr(lib, name) == capability:
             return name
@@ -31,7 +31,10 @@ def capability_name(capability: int) -> str:
 
 
 class Descriptor:
-    """A file descriptor with one owner. A context manager; closed at the latest when it is collected."""
+    """A file descriptor with one owner.
+
+    A context manager; closed at the latest when it is collected.
+    """
 
     _fd = -1
 
@@ -40,13 +43,13 @@ class Descriptor:
 
     @property
     def fd(self) -> int:
-        """The open descriptor. Raises StateError after close()."""
+        """The open descriptor. Raise StateError after close()."""
         if self._fd < 0:
             raise StateError(f"this {type(self).__name__} is closed: open or create another")
         return self._fd
 
     def fileno(self) -> int:
-        """The same as `fd`, for select and its like."""
+        """Return the same as `fd`, for select and its like."""
         return self.fd
 
     @property
@@ -55,7 +58,7 @@ class Descriptor:
         return self._fd < 0
 
     def close(self) -> None:
-        """Closes the descriptor. A second call does nothing."""
+        """Close the descriptor. A second call does nothing."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             _close(fd)
@@ -78,20 +81,21 @@ class Descriptor:
             pass
 
     def check_extension(self, capability: int) -> int:
-        """What KVM says about a KVM_CAP_ number: 0 is no, else 1 or a quantity (KVM_CHECK_EXTENSION)."""
+        """Ask KVM about a KVM_CAP_ number: 0 is no, else 1 or a quantity (KVM_CHECK_EXTENSION)."""
         return checked(lib.kvm_check_extension(self.fd, capability), "KVM_CHECK_EXTENSION")
 
     def require(self, capability: int, purpose: str) -> int:
-        """As check_extension, but raises KvmCapabilityMissing when the answer is no."""
+        """Ask as check_extension does; raise KvmCapabilityMissing when the answer is no."""
         value = self.check_extension(capability)
         if value <= 0:
             raise KvmCapabilityMissing(capability_name(capability), purpose)
         return value
 
     def _offered(self, result: int, ioctl: str, capability: int, purpose: str) -> int:
-        """As `checked`, for an ioctl that exists only with a capability.
+        """Check as `checked` does, for an ioctl that exists only with a capability.
 
-        The capability is asked for after a failure alone, so that the usual case costs one system call.
+        The capability is asked for after a failure alone, so that the usual case costs one system
+        call.
         """
         if result < 0:
             self.require(capability, purpose)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What KVM refuses, and what to do about it.
 
-Every failure of /dev/kvm becomes one of these by `error_of`, which names the ioctl, the errno and the remedy. All
-are `OSError`s with `errno` set.
+Every failure of /dev/kvm becomes one of these by `error_of`, which names the ioctl, the errno and
+the remedy. All are `OSError`s with `errno` set.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from pyvmm.errors import HostError
 
 
 class KvmError(HostError):
-    """An ioctl on a KVM descriptor failed. `ioctl`, `errno`, `detail` and `remedy` say which, how and what next."""
+    """An ioctl on a KVM descriptor failed.
+
+    `ioctl`, `errno`, `detail` and `remedy` say which, how and what next.
+    """
 
     def __init__(self, ioctl: str, errno: int, remedy: str = "", detail: str = "") -> None:
         super().__init__(errno, strerror(errno))
@@ -46,7 +49,9 @@ class KvmBusy(KvmError):
 
 
 class KvmMsrRefused(KvmError):
-    """KVM stopped at one MSR of a list; `index` is that MSR, `done` how many before it went through."""
+    """KVM stopped at one MSR of a list; `index` is that MSR, `done` how many before it went
+    through.
+    """
 
     def __init__(self, ioctl: str, index: int, done: int) -> None:
         super().__init__(
@@ -63,7 +68,9 @@ class KvmMsrRefused(KvmError):
 
 
 class KvmCapabilityMissing(KvmError):
-    """This host's KVM lacks a capability; `capability` is its name, `purpose` what it was wanted for."""
+    """This host's KVM lacks a capability; `capability` is its name, `purpose` what it was wanted
+    for.
+    """
 
     def __init__(self, capability: str, purpose: str = "") -> None:
         super().__init__(
@@ -81,7 +88,10 @@ class KvmCapabilityMissing(KvmError):
 
 
 def error_of(ioctl: str, errno: int, detail: str = "") -> KvmError:
-    """The exception for a failed request. `ioctl` is its name, or "open" for opening the device node."""
+    """Return the exception for a failed request.
+
+    `ioctl` is its name, or "open" for opening the device node.
+    """
     if errno in (_errno.EMFILE, _errno.ENFILE):
         # The remedies are in a file, and none can be opened.
         return KvmError(ioctl, errno, "Raise the limit of open files (ulimit -n).", detail)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def irqchip_route(gsi: int, chip: int, pin: int) -> dict[str, Any]:
-    """A route of a GSI to a pin of KVM_IRQCHIP_PIC_MASTER, _PIC_SLAVE or _IOAPIC."""
+    """Return a route of a GSI to a pin of KVM_IRQCHIP_PIC_MASTER, _PIC_SLAVE or _IOAPIC."""
     return {
         "gsi": gsi,
         "type": lib.KVM_IRQ_ROUTING_IRQCHIP,
@@ -23,7 +23,9 @@ def irqchip_route(gsi: int, chip: int, pin: int) -> dict[str, Any]:
 
 
 def msi_route(gsi: int, address: int, data: int) -> dict[str, Any]:
-    """A route of a GSI to a message: the 64-bit address and 32-bit data of a message-signalled interrupt."""
+    """Return a route of a GSI to a message: the 64-bit address and 32-bit data of a
+    message-signalled interrupt.
+    """
     msi = {"address_lo": address & 0xFFFFFFFF, "address_hi": address >> 32, "data": data}
     return {"gsi": gsi, "type": lib.KVM_IRQ_ROUTING_MSI, "u": {"msi": msi}}
 
@@ -32,57 +34,67 @@ class Interrupts(Descriptor):
     """The interrupt ioctls of a VM descriptor."""
 
     def create_irqchip(self) -> None:
-        """PICs, I/O APIC and local APICs in the kernel. Before the first vCPU."""
+        """Make PICs, I/O APIC and local APICs in the kernel. Before the first vCPU."""
         checked(lib.kvm_create_irqchip(self.fd), "KVM_CREATE_IRQCHIP")
 
     def get_irqchip(self, chip: int) -> Any:
-        """A `struct kvm_irqchip *` of one controller, KVM_IRQCHIP_PIC_MASTER, _PIC_SLAVE or _IOAPIC."""
+        """Return a `struct kvm_irqchip *` of one controller, KVM_IRQCHIP_PIC_MASTER, _PIC_SLAVE or
+        _IOAPIC.
+        """
         state = ffi.new("struct kvm_irqchip *", {"chip_id": chip})
         checked(lib.kvm_get_irqchip(self.fd, state), "KVM_GET_IRQCHIP")
         return state
 
     def set_irqchip(self, state: Any) -> None:
-        """Writes a `struct kvm_irqchip *`; its `chip_id` says which controller."""
+        """Write a `struct kvm_irqchip *`; its `chip_id` says which controller."""
         checked(lib.kvm_set_irqchip(self.fd, state), "KVM_SET_IRQCHIP")
 
     def create_pit2(self, flags: int = 0) -> None:
-        """The i8254 timer in the kernel. KVM_PIT_SPEAKER_DUMMY adds a stub of the speaker port 0x61."""
+        """Make the i8254 timer in the kernel.
+
+        KVM_PIT_SPEAKER_DUMMY adds a stub of the speaker port 0x61.
+        """
         config = ffi.new("struct kvm_pit_config *", {"flags": flags})
         checked(lib.kvm_create_pit2(self.fd, config), "KVM_CREATE_PIT2")
 
     def get_pit2(self) -> Any:
-        """A `struct kvm_pit_state2 *` of the timer."""
+        """Return a `struct kvm_pit_state2 *` of the timer."""
         state = ffi.new("struct kvm_pit_state2 *")
         checked(lib.kvm_get_pit2(self.fd, state), "KVM_GET_PIT2")
         return state
 
     def set_pit2(self, state: Any) -> None:
-        """Writes a `struct kvm_pit_state2 *`."""
+        """Write a `struct kvm_pit_state2 *`."""
         checked(lib.kvm_set_pit2(self.fd, state), "KVM_SET_PIT2")
 
     def set_pit_reinjection(self, on: bool) -> None:
-        """Whether timer ticks that the guest missed are made up for (KVM_REINJECT_CONTROL)."""
+        """Set whether timer ticks that the guest missed are made up for (KVM_REINJECT_CONTROL)."""
         control = ffi.new("struct kvm_reinject_control *", {"pit_reinject": on})
         checked(lib.kvm_reinject_control(self.fd, control), "KVM_REINJECT_CONTROL")
 
     def set_gsi_routing(self, routes: Sequence[Any]) -> None:
-        """Replaces the whole table: what `irqchip_route` and `msi_route` give, one GSI may have several."""
+        """Replace the whole table: what `irqchip_route` and `msi_route` give, one GSI may have
+        several.
+        """
         table = ffi.new("struct kvm_irq_routing *", {"nr": len(routes), "entries": list(routes)})
         checked(lib.kvm_set_gsi_routing(self.fd, table), "KVM_SET_GSI_ROUTING")
 
     def irq_line(self, gsi: int, level: int | bool) -> None:
-        """Sets the level of an interrupt line: an edge-triggered one needs 1, then 0."""
+        """Set the level of an interrupt line: an edge-triggered one needs 1, then 0."""
         line = ffi.new("struct kvm_irq_level *", {"irq": gsi, "level": int(level)})
         checked(lib.kvm_irq_line(self.fd, line), "KVM_IRQ_LINE", f"GSI {gsi}")
 
     def irq_line_status(self, gsi: int, level: int | bool) -> int:
-        """As irq_line; returns to how many vCPUs it went, 0 for coalesced, -1 for masked."""
+        """Set a line as irq_line does.
+
+        Return to how many vCPUs it went, 0 for coalesced, -1 for masked.
+        """
         line = ffi.new("struct kvm_irq_level *", {"irq": gsi, "level": int(level)})
         checked(lib.kvm_irq_line_status(self.fd, line), "KVM_IRQ_LINE_STATUS", f"GSI {gsi}")
         return int(line.status)
 
     def signal_msi(self, address: int, data: int, devid: int | None = None) -> bool:
-        """Delivers one message-signalled interrupt; False when the guest has it blocked."""
+        """Deliver one message-signalled interrupt. Return False when the guest has it blocked."""
         msi = ffi.new(
             "struct kvm_msi *",
             {"address_lo": address & 0xFFFFFFFF, "address_hi": address >> 32, "data": data},
@@ -96,7 +108,10 @@ class Interrupts(Descriptor):
     def irqfd(
         self, fd: int, gsi: int, resample: int | None = None, *, deassign: bool = False
     ) -> None:
-        """Ties an eventfd to a GSI: a write raises it. `resample` is signalled when a level-triggered one is acked."""
+        """Tie an eventfd to a GSI: a write raises it.
+
+        `resample` is signalled when a level-triggered one is acked.
+        """
         request = ffi.new("struct kvm_irqfd *", {"fd": fd, "gsi": gsi})
         if deassign:
             request.flags |= lib.KVM_IRQFD_FLAG_DEASSIGN
@@ -116,7 +131,8 @@ class Interrupts(Descriptor):
         pio: bool = False,
         deassign: bool = False,
     ) -> None:
-        """Signals an eventfd instead of exiting when the guest writes `length` bytes (0: any) at `addr`.
+        """Signal an eventfd instead of exiting when the guest writes `length` bytes (0: any) at
+        `addr`.
 
         `datamatch` restricts it to one value; `pio` means a port. Deassign with the same arguments.
         """

@@ -63,7 +63,7 @@ MTRR_PHYS_BASE_FIRST = 0x200
 
 
 def read_msrs(fd: int, indices: Iterable[int]) -> dict[int, int]:
-    """KVM_GET_MSRS, which stops at the first MSR that it does not have."""
+    """Read MSRs by KVM_GET_MSRS, which stops at the first MSR that it does not have."""
     wanted = list(indices)
     table = ffi.new("struct kvm_msrs *", {"entries": [{"index": index} for index in wanted]})
     table.nmsrs = len(wanted)
@@ -74,7 +74,9 @@ def read_msrs(fd: int, indices: Iterable[int]) -> dict[int, int]:
 
 
 def write_msrs(fd: int, values: Mapping[int, int]) -> None:
-    """KVM_SET_MSRS, in the mapping's order; it stops at the first MSR that it refuses."""
+    """Write MSRs by KVM_SET_MSRS, in the mapping's order; it stops at the first MSR that it
+    refuses.
+    """
     rows = [{"index": index, "data": value} for index, value in values.items()]
     table = ffi.new("struct kvm_msrs *", {"nmsrs": len(rows), "entries": rows})
     done = checked(lib.kvm_set_msrs(fd, table), "KVM_SET_MSRS")
@@ -85,8 +87,9 @@ def write_msrs(fd: int, values: Mapping[int, int]) -> None:
 class MsrRange:
     """`count` MSRs from `base` on, for Vm.set_msr_filter.
 
-    `allow` has one bit an MSR, lowest bit first: 1 lets KVM handle the access, 0 denies it. None denies all of them.
-    With KVM_MSR_EXIT_REASON_FILTER enabled, a denied access exits to user space instead of faulting in the guest.
+    `allow` has one bit an MSR, lowest bit first: 1 lets KVM handle the access, 0 denies it. None
+    denies all of them. With KVM_MSR_EXIT_REASON_FILTER enabled, a denied access exits to user space
+    instead of faulting in the guest.
     """
 
     __slots__ = ("allow", "base", "count", "read", "write")
@@ -121,7 +124,9 @@ class MsrRange:
         self.allow = bytes(size) if allow is None else bytes(allow[:size])
 
     def fill(self, row: Any) -> Any:
-        """Writes a `struct kvm_msr_filter_range`; returns the bitmap, which must live as long as the row."""
+        """Write a `struct kvm_msr_filter_range`; return the bitmap, which must live as long as the
+        row.
+        """
         bitmap = ffi.from_buffer("__u8[]", self.allow)
         row.flags = (lib.KVM_MSR_FILTER_READ if self.read else 0) | (
             lib.KVM_MSR_FILTER_WRITE if self.write else 0

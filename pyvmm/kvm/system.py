@@ -32,8 +32,8 @@ def _open(path: str) -> int:
 class Kvm(Descriptor):
     """The KVM of this host. Everything else starts from here.
 
-    Raises KvmUnavailable when there is no such device, KvmPermission when it may not be opened. api.rst, "System
-    ioctls".
+    Raises KvmUnavailable when there is no such device, KvmPermission when it may not be opened.
+    api.rst, "System ioctls".
     """
 
     def __init__(self, path: str = "/dev/kvm") -> None:
@@ -63,19 +63,23 @@ class Kvm(Descriptor):
         return checked(lib.kvm_get_vcpu_mmap_size(self.fd), "KVM_GET_VCPU_MMAP_SIZE")
 
     def supported_cpuid(self) -> Any:
-        """A `struct kvm_cpuid2 *` of what this host can show a guest (KVM_GET_SUPPORTED_CPUID)."""
+        """Return a `struct kvm_cpuid2 *` of what this host can show a guest
+        (KVM_GET_SUPPORTED_CPUID).
+        """
         return read_cpuid(self.fd, lib.kvm_get_supported_cpuid, "KVM_GET_SUPPORTED_CPUID")
 
     def emulated_cpuid(self) -> Any:
-        """A `struct kvm_cpuid2 *` of features that KVM emulates although the processor lacks them."""
+        """Return a `struct kvm_cpuid2 *` of features that KVM emulates although the processor lacks
+        them.
+        """
         return read_cpuid(self.fd, lib.kvm_get_emulated_cpuid, "KVM_GET_EMULATED_CPUID")
 
     def msr_index_list(self) -> list[int]:
-        """The MSRs that make up a guest's state on this host (KVM_GET_MSR_INDEX_LIST)."""
+        """Return the MSRs that make up a guest's state on this host (KVM_GET_MSR_INDEX_LIST)."""
         return self._msr_list(lib.kvm_get_msr_index_list, "KVM_GET_MSR_INDEX_LIST")
 
     def msr_feature_list(self) -> list[int]:
-        """The MSRs that describe what this host can offer (KVM_GET_MSR_FEATURE_INDEX_LIST)."""
+        """Return the MSRs that describe what this host can offer (KVM_GET_MSR_FEATURE_INDEX_LIST)."""
         return self._msr_list(lib.kvm_get_msr_feature_index_list, "KVM_GET_MSR_FEATURE_INDEX_LIST")
 
     def _msr_list(self, get: Callable[[int, Any], int], ioctl: str) -> list[int]:
@@ -90,13 +94,16 @@ class Kvm(Descriptor):
             count = table.nmsrs
 
     def get_feature_msrs(self, indices: Iterable[int]) -> dict[int, int]:
-        """The values of feature MSRs. Raises KvmMsrRefused, naming the first that this host lacks."""
+        """Return the values of feature MSRs.
+
+        Raise KvmMsrRefused, naming the first that this host lacks.
+        """
         return read_msrs(self.fd, indices)
 
     def create_vm(self, type: int = 0, kind: Callable[[int, int], Vm] = Vm) -> Vm:
-        """A new, empty VM (KVM_CREATE_VM); `kind` is a class of the caller's for it.
+        """Return a new, empty VM (KVM_CREATE_VM); `kind` is a class of the caller's for it.
 
-        Raises KvmBusy when another hypervisor holds the processor.
+        Raise KvmBusy when another hypervisor holds the processor.
         """
         run_size = self.vcpu_mmap_size
         for _ in range(CREATE_ATTEMPTS):

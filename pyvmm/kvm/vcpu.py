@@ -32,7 +32,7 @@ def _unmapper(size: int) -> Callable[[Any], None]:
 
 
 def _mapped(fd: int, offset: int, size: int, kind: str) -> Any:
-    """Maps a part of the descriptor. The mapping goes when the last reference to the result does."""
+    """Map a part of the descriptor. The mapping goes when the last reference to the result does."""
     address = ffi.new("void **")
     checked(
         lib.kvm_map(fd, offset, size, address), "mmap", f"{size} bytes of a vCPU at {offset:#x}"
@@ -43,9 +43,10 @@ def _mapped(fd: int, offset: int, size: int, kind: str) -> Any:
 class Vcpu(State):
     """One virtual processor; made by Vm.create_vcpu. api.rst, "vcpu ioctls".
 
-    `run` is a `struct kvm_run *` of `run_size` bytes, shared with the kernel. It stays mapped after close() for as
-    long as someone holds the pointer itself; a nested structure taken from it (`run.io`) does not count. The kernel
-    expects all calls of a vCPU from the thread that runs it, or while it does not run.
+    `run` is a `struct kvm_run *` of `run_size` bytes, shared with the kernel. It stays mapped after
+    close() for as long as someone holds the pointer itself; a nested structure taken from it
+    (`run.io`) does not count. The kernel expects all calls of a vCPU from the thread that runs it,
+    or while it does not run.
     """
 
     def __init__(self, vm: Vm, fd: int, id: int, run_size: int) -> None:
@@ -66,17 +67,22 @@ class Vcpu(State):
             raise
 
     def close(self) -> None:
-        """Closes the descriptor and lets go of the mappings. It must not be running in another thread."""
+        """Close the descriptor and let go of the mappings.
+
+        It must not be running in another thread.
+        """
         self._run = None
         self._ring = None
         super().close()
 
     def check_extension(self, capability: int) -> int:
-        """As Vm.check_extension: a vCPU descriptor cannot be asked itself."""
+        """Ask Vm.check_extension: a vCPU descriptor cannot be asked itself."""
         return self.vm.check_extension(capability)
 
     def enable_cap(self, capability: int, *args: int) -> None:
-        """KVM_ENABLE_CAP on the vCPU, for the few capabilities that are its own (Hyper-V, PV CPUID, ...)."""
+        """Enable one of the few capabilities that are a vCPU's own (KVM_ENABLE_CAP): Hyper-V, PV
+        CPUID, ...
+        """
         request = ffi.new("struct kvm_enable_cap *", {"cap": capability})
         for i, value in enumerate(args):
             request.args[i] = value
@@ -89,7 +95,7 @@ class Vcpu(State):
 
     @property
     def run(self) -> Any:
-        """The shared `struct kvm_run *`. Raises StateError after close()."""
+        """The shared `struct kvm_run *`. Raise StateError after close()."""
         if self._run is None:
             raise StateError(f"vCPU {self.id} is closed: its shared area is gone")
         return self._run
@@ -100,10 +106,11 @@ class Vcpu(State):
         return int(ffi.cast("uintptr_t", self.run))
 
     def enter(self) -> int:
-        """Runs the guest until an exit (KVM_RUN), without the GIL.
+        """Run the guest until an exit (KVM_RUN), without the GIL.
 
-        Returns 0 when `run.exit_reason` tells why it came back, EINTR for a signal or `immediate_exit`, EAGAIN for a
-        vCPU that was waiting for INIT and now is to be entered again.
+        Return 0 when `run.exit_reason` tells why it came back, EINTR for a signal or
+        `immediate_exit`, EAGAIN for a vCPU that was waiting for INIT and now is to be entered
+        again.
         """
         result = lib.kvm_enter(self.fd)
         if result >= 0:
@@ -114,7 +121,9 @@ class Vcpu(State):
 
     @property
     def immediate_exit(self) -> bool:
-        """Whether the next enter() completes pending work and comes back with EINTR before any guest code."""
+        """Whether the next enter() completes pending work and comes back with EINTR before any
+        guest code.
+        """
         return bool(self.run.immediate_exit)
 
     @immediate_exit.setter
@@ -122,9 +131,10 @@ class Vcpu(State):
         self.run.immediate_exit = on
 
     def io_data(self) -> memoryview:
-        """The data of a KVM_EXIT_IO, writable for an input: `size` times `count` bytes of the shared area.
+        """Return the data of a KVM_EXIT_IO, writable for an input: `size` times `count` bytes of
+        the shared area.
 
-        Raises StateError after any other exit.
+        Raise StateError after any other exit.
         """
         run = self.run
         offset, length = run.io.data_offset, run.io.size * run.io.count
@@ -133,7 +143,9 @@ class Vcpu(State):
         return memoryview(ffi.buffer(run, self.run_size))[offset : offset + length]
 
     def set_signal_mask(self, blocked: Iterable[int] | None) -> None:
-        """The signals blocked while the guest runs (KVM_SET_SIGNAL_MASK); None: as the thread has it."""
+        """Set the signals blocked while the guest runs (KVM_SET_SIGNAL_MASK); None: as the thread
+        has it.
+        """
         if blocked is None:
             checked(lib.kvm_set_signal_mask(self.fd, ffi.NULL), "KVM_SET_SIGNAL_MASK")
             return
@@ -171,7 +183,10 @@ class Vcpu(State):
 
     @property
     def sync_regs(self) -> Any:
-        """The shared `struct kvm_sync_regs`: regs, sregs, events. Valid as long as the vCPU is open."""
+        """The shared `struct kvm_sync_regs`: regs, sregs, events.
+
+        Valid as long as the vCPU is open.
+        """
         return self.run.s.regs
 
     # Rings
@@ -183,7 +198,10 @@ class Vcpu(State):
         self._ring_next = ffi.new("unsigned int *")
 
     def take_dirty(self) -> list[tuple[int, int]]:
-        """Empties the dirty ring: (slot, page number in the slot), oldest first. See Vm.enable_dirty_ring."""
+        """Empty the dirty ring: (slot, page number in the slot), oldest first.
+
+        See Vm.enable_dirty_ring.
+        """
         if self._ring is None:
             raise StateError("there is no dirty ring: Vm.enable_dirty_ring before making the vCPU")
         out = ffi.new("struct kvm_dirty_gfn[]", BATCH)
@@ -197,7 +215,7 @@ class Vcpu(State):
                 return pages
 
     def take_coalesced(self) -> list[tuple[int, bytes, bool]]:
-        """Empties the VM's ring of batched writes: (address, data, is a port). See Vm.coalesce."""
+        """Empty the VM's ring of batched writes: (address, data, is a port). See Vm.coalesce."""
         offset = lib.KVM_COALESCED_MMIO_PAGE_OFFSET * PAGE
         if offset + PAGE > self.run_size:
             raise KvmCapabilityMissing("KVM_CAP_COALESCED_MMIO", "coalesced writes")
@@ -218,7 +236,10 @@ class Vcpu(State):
         return self.check_extension(lib.KVM_CAP_NESTED_STATE)
 
     def get_nested_state(self) -> bytes:
-        """The state of a guest hypervisor, opaque. Raises KvmCapabilityMissing where there is none."""
+        """Return the state of a guest hypervisor, opaque.
+
+        Raise KvmCapabilityMissing where there is none.
+        """
         size = self.vm.require(lib.KVM_CAP_NESTED_STATE, "nested virtualisation")
         room = ffi.new("__u64[]", (size + 7) // 8)
         state = ffi.cast("struct kvm_nested_state *", room)
@@ -227,7 +248,7 @@ class Vcpu(State):
         return bytes(ffi.buffer(room, state.size))
 
     def set_nested_state(self, state: bytes) -> None:
-        """Writes what get_nested_state gave."""
+        """Write what get_nested_state gave."""
         self.vm.require(lib.KVM_CAP_NESTED_STATE, "nested virtualisation")
         if len(state) < ffi.sizeof("struct kvm_nested_state"):
             raise ConfigError(f"{len(state)} bytes are too few for a nested state")
@@ -239,6 +260,8 @@ class Vcpu(State):
         checked(lib.kvm_set_nested_state(self.fd, request), "KVM_SET_NESTED_STATE")
 
     def stats_fd(self) -> int:
-        """A new descriptor of the vCPU's binary statistics; the caller closes it (KVM_GET_STATS_FD)."""
+        """Return a new descriptor of the vCPU's binary statistics; the caller closes it
+        (KVM_GET_STATS_FD).
+        """
         result = lib.kvm_get_stats_fd(self.fd)
         return self._offered(result, "KVM_GET_STATS_FD", lib.KVM_CAP_BINARY_STATS_FD, "statistics")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def dirty_pages(bitmap: bytes) -> Iterator[int]:
-    """The page numbers, from the start of the slot, whose bits are set."""
+    """Yield the page numbers, from the start of the slot, whose bits are set."""
     for at, byte in enumerate(bitmap):
         while byte:
             low = byte & -byte
@@ -44,12 +44,16 @@ class Vm(Interrupts):
         self.dirty_ring_size = 0  # bytes a vCPU, once enabled
 
     def create_vcpu(self, id: int, kind: type[AnyVcpu] = Vcpu) -> AnyVcpu:  # type: ignore[assignment]
-        """A new vCPU; `id` is its local APIC id (KVM_CREATE_VCPU), `kind` a class of the caller's for it."""
+        """Return a new vCPU; `id` is its local APIC id (KVM_CREATE_VCPU), `kind` a class of the
+        caller's for it.
+        """
         fd = checked(lib.kvm_create_vcpu(self.fd, id), "KVM_CREATE_VCPU", f"vCPU {id}")
         return kind(self, fd, id, self._run_size)
 
     def set_boot_cpu_id(self, id: int) -> None:
-        """Which vCPU starts by itself; the others wait for INIT and SIPI. Default 0; before the first vCPU."""
+        """Set which vCPU starts by itself; the others wait for INIT and SIPI. Default 0; before the
+        first vCPU.
+        """
         checked(lib.kvm_set_boot_cpu_id(self.fd, id), "KVM_SET_BOOT_CPU_ID", f"vCPU {id}")
 
     # Memory
@@ -64,10 +68,11 @@ class Vm(Interrupts):
         readonly: bool = False,
         log_dirty: bool = False,
     ) -> None:
-        """Backs `size` bytes of guest memory at `gpa` with this process's memory at `hva`; size 0 deletes.
+        """Back `size` bytes of guest memory at `gpa` with this process's memory at `hva`; size 0
+        deletes.
 
-        All three are whole pages. The memory must stay mapped as long as the slot exists. With `readonly`, a guest
-        write exits as MMIO.
+        All three are whole pages. The memory must stay mapped as long as the slot exists. With
+        `readonly`, a guest write exits as MMIO.
         """
         region = ffi.new("struct kvm_userspace_memory_region *")
         region.slot = slot
@@ -90,15 +95,17 @@ class Vm(Interrupts):
             self._slots.pop(slot, None)
 
     def delete_memory_region(self, slot: int) -> None:
-        """Takes a slot out of the guest. Deleting a slot that does not exist is an error."""
+        """Take a slot out of the guest. Deleting a slot that does not exist is an error."""
         self.set_memory_region(slot, 0, 0, 0)
 
     def set_tss_addr(self, gpa: int) -> None:
-        """Three pages below 4 GiB that KVM may use for real mode on Intel; unused by the guest."""
+        """Name three pages below 4 GiB that KVM may use for real mode on Intel; unused by the
+        guest.
+        """
         checked(lib.kvm_set_tss_addr(self.fd, gpa), "KVM_SET_TSS_ADDR", f"{gpa:#x}")
 
     def set_identity_map_addr(self, gpa: int) -> None:
-        """One page below 4 GiB for KVM's identity page table on Intel. Before the first vCPU."""
+        """Name one page below 4 GiB for KVM's identity page table on Intel. Before the first vCPU."""
         address = ffi.new("__u64 *", gpa)
         checked(
             lib.kvm_set_identity_map_addr(self.fd, address),
@@ -107,7 +114,9 @@ class Vm(Interrupts):
         )
 
     def coalesce(self, addr: int, size: int, *, pio: bool = False, remove: bool = False) -> None:
-        """Batches writes to an MMIO (or port) range instead of exiting; Vcpu.take_coalesced() gives them."""
+        """Batch writes to an MMIO (or port) range instead of exiting; Vcpu.take_coalesced() gives
+        them.
+        """
         zone = ffi.new("struct kvm_coalesced_mmio_zone *", {"addr": addr, "size": size})
         zone.pio = pio
         request = lib.kvm_unregister_coalesced_mmio if remove else lib.kvm_register_coalesced_mmio
@@ -123,7 +132,8 @@ class Vm(Interrupts):
         return self._slots[slot] // PAGE
 
     def get_dirty_log(self, slot: int) -> bytes:
-        """One bit a page written since the last call, lowest bit first; see `dirty_pages`.
+        """Return a bitmap, one bit a page written since the last call, lowest bit first; see
+        `dirty_pages`.
 
         Also resets the log, unless KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 is enabled.
         """
@@ -135,9 +145,11 @@ class Vm(Interrupts):
         return bytes(ffi.buffer(bitmap))
 
     def clear_dirty_log(self, slot: int, bitmap: bytes, first_page: int = 0) -> None:
-        """Re-arms the pages whose bits are set: for KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, when get_dirty_log does not.
+        """Re-arm the pages whose bits are set: for KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, when
+        get_dirty_log does not.
 
-        `first_page` is a multiple of 64; the bitmap covers whole groups of 64 pages or reaches the slot's end.
+        `first_page` is a multiple of 64; the bitmap covers whole groups of 64 pages or reaches the
+        slot's end.
         """
         total = self._slot_pages(slot)
         pages = min(len(bitmap) * 8, total - first_page)
@@ -158,9 +170,12 @@ class Vm(Interrupts):
         )
 
     def enable_dirty_ring(self, size: int) -> None:
-        """Logs dirty pages in a ring of `size` bytes a vCPU instead of bitmaps. Before the first vCPU.
+        """Log dirty pages in a ring of `size` bytes a vCPU instead of bitmaps.
 
-        `size` is a power of two, at least a page. Raises KvmCapabilityMissing where there are no rings.
+        Before the first vCPU.
+
+        `size` is a power of two, at least a page. Raise KvmCapabilityMissing where there are no
+        rings.
         """
         ordered = self.check_extension(lib.KVM_CAP_DIRTY_LOG_RING_ACQ_REL)
         capability = lib.KVM_CAP_DIRTY_LOG_RING_ACQ_REL if ordered else lib.KVM_CAP_DIRTY_LOG_RING
@@ -173,7 +188,10 @@ class Vm(Interrupts):
         self.dirty_ring_size = size
 
     def reset_dirty_rings(self) -> int:
-        """Write-protects again what Vcpu.take_dirty() gave; says how many pages. Stop logging first."""
+        """Write-protect again what Vcpu.take_dirty() gave.
+
+        Return how many pages. Stop logging first.
+        """
         return self._offered(
             lib.kvm_reset_dirty_rings(self.fd),
             "KVM_RESET_DIRTY_RINGS",
@@ -184,7 +202,10 @@ class Vm(Interrupts):
     # Capabilities
 
     def enable_cap(self, capability: int, *args: int, flags: int = 0) -> int:
-        """KVM_ENABLE_CAP with up to four arguments. Raises KvmCapabilityMissing for one that is not offered."""
+        """Enable a capability (KVM_ENABLE_CAP) with up to four arguments.
+
+        Raise KvmCapabilityMissing for one that is not offered.
+        """
         request = ffi.new("struct kvm_enable_cap *", {"cap": capability, "flags": flags})
         for i, value in enumerate(args):
             request.args[i] = value
@@ -200,14 +221,18 @@ class Vm(Interrupts):
         raise error
 
     def enable_split_irqchip(self, pins: int = 24) -> None:
-        """Local APICs in the kernel, I/O APIC (of so many pins) and PIC in user space. Before the first vCPU."""
+        """Make local APICs in the kernel; I/O APIC (of so many pins) and PIC are in user space.
+
+        Before the first vCPU.
+        """
         self.enable_cap(lib.KVM_CAP_SPLIT_IRQCHIP, pins)
 
     def set_msr_filter(self, ranges: Sequence[MsrRange] = (), default_allow: bool = True) -> None:
-        """Which MSR accesses KVM handles (KVM_X86_SET_MSR_FILTER); no ranges and True removes the filter.
+        """Set which MSR accesses KVM handles (KVM_X86_SET_MSR_FILTER); no ranges and True removes
+        the filter.
 
-        Combine with enable_cap(KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER) to get the denied ones as
-        exits. x2APIC registers (0x800 to 0x8FF) are never filtered.
+        Combine with enable_cap(KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER) to get the
+        denied ones as exits. x2APIC registers (0x800 to 0x8FF) are never filtered.
         """
         if len(ranges) > lib.KVM_MSR_FILTER_MAX_RANGES:
             raise ConfigError(
@@ -225,28 +250,31 @@ class Vm(Interrupts):
     # Clocks
 
     def get_clock(self) -> Any:
-        """A `struct kvm_clock_data *` of the paravirtual clock, in nanoseconds."""
+        """Return a `struct kvm_clock_data *` of the paravirtual clock, in nanoseconds."""
         clock = ffi.new("struct kvm_clock_data *")
         checked(lib.kvm_get_clock(self.fd, clock), "KVM_GET_CLOCK")
         return clock
 
     def set_clock(self, clock: Any) -> None:
-        """Writes a `struct kvm_clock_data *`; of its flags only KVM_CLOCK_REALTIME may be set."""
+        """Write a `struct kvm_clock_data *`; of its flags only KVM_CLOCK_REALTIME may be set."""
         checked(lib.kvm_set_clock(self.fd, clock), "KVM_SET_CLOCK")
 
     def get_tsc_khz(self) -> int:
-        """The TSC rate that new vCPUs get, in kHz."""
+        """Return the TSC rate that new vCPUs get, in kHz."""
         return checked(lib.kvm_get_tsc_khz(self.fd), "KVM_GET_TSC_KHZ")
 
     def set_tsc_khz(self, khz: int) -> None:
-        """Gives new vCPUs this TSC rate, in kHz. Before the first vCPU.
+        """Give new vCPUs this TSC rate, in kHz. Before the first vCPU.
 
-        Without KVM_CAP_TSC_CONTROL the number is kept, and a vCPU's counter may still run at the host's rate.
+        Without KVM_CAP_TSC_CONTROL the number is kept, and a vCPU's counter may still run at the
+        host's rate.
         """
         checked(lib.kvm_set_tsc_khz(self.fd, khz), "KVM_SET_TSC_KHZ", f"{khz} kHz")
 
     def stats_fd(self) -> int:
-        """A new descriptor of the VM's binary statistics; the caller closes it (KVM_GET_STATS_FD)."""
+        """Return a new descriptor of the VM's binary statistics; the caller closes it
+        (KVM_GET_STATS_FD).
+        """
         return self._offered(
             lib.kvm_get_stats_fd(self.fd),
             "KVM_GET_STATS_FD",

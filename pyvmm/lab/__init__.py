@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An outer Linux on an emulated CPU with SVM (QEMU) or VT-x (Bochs), for machines that have no usable KVM."""
+"""An outer Linux on an emulated CPU with SVM (QEMU) or VT-x (Bochs), for machines that have no
+usable KVM.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Bochs that emulates the outer machine with VT-x: which one it is, how it comes here, and how it is started."""
+"""The Bochs that emulates the outer machine with VT-x: which one it is, how it comes here, and how
+it is started.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,7 @@ class Bochs(NamedTuple):
     trees: tuple[Path, ...]
 
     def file(self, name: str) -> Path:
-        """The path of one of its files. Raises HostError if no tree has it."""
+        """Return the path of one of its files. Raise HostError if no tree has it."""
         for tree in self.trees:
             if (tree / name).exists():
                 return tree / name
@@ -55,7 +57,9 @@ class Bochs(NamedTuple):
         )
 
     def environment(self) -> dict[str, str]:
-        """Where it finds its libraries and plugins, and a terminal that curses knows."""
+        """Return the variables that name its libraries and plugins, and a terminal that curses
+        knows.
+        """
         libraries = [str(tree / LIBRARIES) for tree in self.trees if (tree / LIBRARIES).is_dir()]
         return {
             **os.environ,
@@ -66,9 +70,10 @@ class Bochs(NamedTuple):
 
 
 def find() -> Bochs:
-    """The installed Bochs, if all of it is; else Debian's, in the cache, fetched now if need be.
+    """Return the installed Bochs, if all of it is; else Debian's, in the cache, fetched now if need
+    be.
 
-    Raises HostError where apt does not have it.
+    Raise HostError where apt does not have it.
     """
     installed = Bochs((Path("/"),))
     if is_good(installed):
@@ -80,7 +85,7 @@ def find() -> Bochs:
 
 
 def is_good(bochs: Bochs) -> bool:
-    """Whether it is all there and its libraries can be loaded."""
+    """Return whether it is all there and its libraries can be loaded."""
     try:
         bochs.file(BIOS)
         bochs.file(VGA_BIOS)
@@ -93,7 +98,7 @@ def is_good(bochs: Bochs) -> bool:
 
 
 def kept() -> Bochs | None:
-    """One that was fetched before and runs."""
+    """Return one that was fetched before and runs."""
     for folder in sorted(Path(cache_root()).glob(f"{PLACE}-*")):
         if not folder.is_dir() or ".new." in folder.name or ".old." in folder.name:
             continue
@@ -104,7 +109,7 @@ def kept() -> Bochs | None:
 
 
 def fetched() -> Bochs:
-    """Fetches it, with those libraries that this machine does not have."""
+    """Fetch it, with those libraries that this machine does not have."""
     version = packages.find(PACKAGES[0]).version
     final = Path(cache_root()) / f"{PLACE}-{version.replace(':', '%3a')}"
 
@@ -122,14 +127,14 @@ def fetched() -> Bochs:
 
 
 def folder(above: Path, name: str) -> Path:
-    """A new directory for one package."""
+    """Return a new directory for one package."""
     made = above / name
     made.mkdir()
     return made
 
 
 def needed() -> list[str]:
-    """What apt would install to have it; nothing is."""
+    """List the packages that apt would install to have it; install nothing."""
     command = ["apt-get", "-s", "-q", "--no-install-recommends", "install", *PACKAGES]
     said = tools.run(command, what="asking apt what Bochs needs")
     return sorted({*re.findall(r"^Inst (\S+)", said, re.MULTILINE), *PACKAGES})
@@ -138,7 +143,10 @@ def needed() -> list[str]:
 def settings(
     bochs: Bochs, *, memory: int, cpus: int, rom: str, disk: str, ports: tuple[int, int]
 ) -> str:
-    """Its configuration. ``memory`` is in MiB, ``ports`` are those of TCP for the two serial lines."""
+    """Return its configuration.
+
+    ``memory`` is in MiB, ``ports`` are those of TCP for the two serial lines.
+    """
     return f"""\
 romimage: file={bochs.file(BIOS)}
 vgaromimage: file={bochs.file(VGA_BIOS)}
@@ -161,9 +169,9 @@ log: /dev/null
 
 
 def spawn(boot: bootdisk.Boot, *, cpus: int, memory: int) -> Spawned:
-    """Starts Bochs and waits for its two serial lines. Nothing of the machine is on disk.
+    """Start Bochs and wait for its two serial lines. Nothing of the machine is on disk.
 
-    Raises LabError with what Bochs said if it ends before.
+    Raise LabError with what Bochs said if it ends before.
     """
     bochs = find()
     with ExitStack() as stack:
@@ -194,7 +202,7 @@ def spawn(boot: bootdisk.Boot, *, cpus: int, memory: int) -> Spawned:
 
 
 def in_memory(stack: ExitStack, name: str, parts: list[bytes]) -> int:
-    """A file without a name."""
+    """Return a file without a name."""
     fd = os.memfd_create(name)
     stack.callback(os.close, fd)
     for part in parts:
@@ -205,12 +213,12 @@ def in_memory(stack: ExitStack, name: str, parts: list[bytes]) -> int:
 
 
 def descriptor_path(fd: int) -> str:
-    """What a program that inherits a descriptor can open."""
+    """Return a path by which a program that inherits a descriptor can open it."""
     return f"/proc/self/fd/{fd}"
 
 
 def start(bochs: Bochs, files: tuple[int, ...], terminal: int) -> subprocess.Popen[bytes]:
-    """Starts the program with its configuration and debugger commands, the first two of ``files``."""
+    """Start the program with its configuration and debugger commands, the first two of ``files``."""
     config, commands = map(descriptor_path, files[:2])
     argv = [*qemu.tied(), str(bochs.file(PROGRAM)), "-q", "-f", config, "-rc", commands]
     try:
@@ -228,7 +236,7 @@ def start(bochs: Bochs, files: tuple[int, ...], terminal: int) -> subprocess.Pop
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Kills a process that did not become a machine."""
+    """Kill a process that did not become a machine."""
     process.kill()
     process.wait()
 
@@ -236,7 +244,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def accept(
     process: subprocess.Popen[bytes], listeners: list[socket.socket], screen: int
 ) -> Iterator[socket.socket]:
-    """The connections of the serial lines, in the order of the listeners."""
+    """Return the connections of the serial lines, in the order of the listeners."""
     said = b""
     lines: dict[int, socket.socket] = {}
     deadline = time.monotonic() + CONNECT_SECONDS
@@ -261,9 +269,11 @@ def accept(
 
 
 def is_ours(line: socket.socket) -> bool:
-    """Whether the other end of a connection on this machine belongs to this user; ports are open to all.
+    """Return whether the other end of a connection on this machine belongs to this user; ports are
+    open to all.
 
-    Source: proc_net_tcp.rst of the kernel. Addresses are there as they are in memory, ports as numbers.
+    Source: proc_net_tcp.rst of the kernel. Addresses are there as they are in memory, ports as
+    numbers.
     """
     address, port = line.getpeername()
     end = f"{int.from_bytes(socket.inet_aton(address), 'little'):08X}:{port:04X}"
@@ -275,7 +285,7 @@ def is_ours(line: socket.socket) -> bool:
 
 
 def read_screen(screen: int) -> bytes:
-    """What a program wrote to its terminal; nothing once it has gone."""
+    """Read what a program wrote to its terminal; nothing once it has gone."""
     try:
         return os.read(screen, 65536)
     except OSError:

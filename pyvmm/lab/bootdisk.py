@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What Bochs boots: an option ROM, and a disk with kernel, initramfs and parameters for it.
 
-Bochs takes no kernel. A boot loader in real mode would read by the BIOS and have the kernel unpack itself; a ROM of a
-few instructions (rom.S) reads the ELF kernel to where it runs, and enters it by PVH.
+Bochs takes no kernel. A boot loader in real mode would read by the BIOS and have the kernel unpack
+itself; a ROM of a few instructions (rom.S) reads the ELF kernel to where it runs, and enters it by
+PVH.
 """
 
 from __future__ import annotations
@@ -46,9 +47,10 @@ class Flat(NamedTuple):
 
 
 def flat(path: Path) -> Flat:
-    """The segments of an ELF kernel put together; what is zero beyond them the machine's memory is already.
+    """Return the segments of an ELF kernel put together; what is zero beyond them the machine's
+    memory is already.
 
-    Raises ImageError for a kernel without a PVH note.
+    Raise ImageError for a kernel without a PVH note.
     """
     with Image(path, "outer kernel") as file:
         kernel = pvh.parse(file)
@@ -63,7 +65,7 @@ def flat(path: Path) -> Flat:
 
 
 def code(folder: Path) -> bytes:
-    """The machine code of the ROM, made in ``folder``."""
+    """Return the machine code of the ROM, made in ``folder``."""
     made, linked = folder / "rom.o", folder / "rom"
     values = {"BASE": ROM_ADDRESS, "SIZE": ROM_SIZE, "START_INFO": PARAMETERS + START_INFO}
     words = [f"-D{name}={value:#x}" for name, value in values.items()]
@@ -77,9 +79,9 @@ def code(folder: Path) -> bytes:
 
 
 def parameters(words: str, initramfs: int, memory: int) -> bytes:
-    """The page for the kernel: struct hvm_start_info and what it points to. Sizes in bytes.
+    """Return the page for the kernel: struct hvm_start_info and what it points to. Sizes in bytes.
 
-    Raises ConfigError if the command line is too long for it.
+    Raise ConfigError if the command line is too long for it.
     """
     page = bytearray(PAGE)
     areas = [
@@ -102,19 +104,24 @@ def parameters(words: str, initramfs: int, memory: int) -> bytes:
 
 
 def padded(data: bytes) -> int:
-    """Sectors that it takes."""
+    """Return how many sectors it takes."""
     return -(-len(data) // SECTOR)
 
 
 class Boot(NamedTuple):
-    """The ROM, and the parts of the disk in their order; each begins on a sector, which padding sees to."""
+    """The ROM, and the parts of the disk in their order; each begins on a sector, which padding
+    sees to.
+    """
 
     rom: bytes
     parts: list[bytes]
 
 
 def boot(kernel: Flat, rom: bytes, words: str, initramfs: Sequence[bytes], memory: int) -> Boot:
-    """Lays the disk out. ``initramfs`` is archives, one after the other; ``memory`` is the machine's, in bytes."""
+    """Lay the disk out.
+
+    ``initramfs`` is archives, one after the other; ``memory`` is the machine's, in bytes.
+    """
     size = sum(map(len, initramfs))
     if INITRAMFS + size > memory - BIOS_TABLES:
         raise ConfigError(f"{size >> 20} MiB of files do not fit into {memory >> 20} MiB of memory")
@@ -131,12 +138,12 @@ def boot(kernel: Flat, rom: bytes, words: str, initramfs: Sequence[bytes], memor
 
 
 def filler(size: int) -> bytes:
-    """Zeros up to the next sector."""
+    """Return zeros up to the next sector."""
     return bytes(-size % SECTOR)
 
 
 def signed(rom: bytes) -> bytes:
-    """The ROM at its full size, with the byte that makes the sum of all zero."""
+    """Return the ROM at its full size, with the byte that makes the sum of all zero."""
     assert len(rom) < ROM_SIZE
     full = rom + bytes(ROM_SIZE - 1 - len(rom))
     return full + bytes([-sum(full) & 0xFF])

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QEMU without two faults of its SVM: copies of the program with an instruction less, or another one.
+"""QEMU without two faults of its SVM: copies of the program with an instruction less, or another
+one.
 
-VMRUN with an interrupt to inject (``helper_vmrun`` in target/i386/tcg) stores the vector in ``exception_index`` and
-delivers it. The index stays. If the CPU is told to leave its loop before the guest's next exit, what is left there
-counts as an exception that was not delivered yet: the guest gets its interrupt twice, the second time at the first
-instruction of the handler, where interrupts are off. Nothing reads the index on the right way, so the store can go.
+VMRUN with an interrupt to inject (``helper_vmrun`` in target/i386/tcg) stores the vector in
+``exception_index`` and delivers it. The index stays. If the CPU is told to leave its loop before
+the guest's next exit, what is left there counts as an exception that was not delivered yet: the
+guest gets its interrupt twice, the second time at the first instruction of the handler, where
+interrupts are off. Nothing reads the index on the right way, so the store can go.
 
-Since 9.1 a read of CR3 counts as one of CR0: ``decode_op`` adds the number of the register to the code of the exit only
-where that is not 0, which the code of reading CR0 is. With shadow paging KVM does not ask for exits where CR0 is read,
-and the guest reads the host's CR3. ``cpu_svm_has_intercept`` looks whether an exit is asked for: it is made to say yes
-to a read of any control register if exits of one kind are asked for. KVM then emulates the instruction as it is.
+Since 9.1 a read of CR3 counts as one of CR0: ``decode_op`` adds the number of the register to the
+code of the exit only where that is not 0, which the code of reading CR0 is. With shadow paging KVM
+does not ask for exits where CR0 is read, and the guest reads the host's CR3.
+``cpu_svm_has_intercept`` looks whether an exit is asked for: it is made to say yes to a read of any
+control register if exits of one kind are asked for. KVM then emulates the instruction as it is.
 
 docs/lab.md has figures.
 """
@@ -43,7 +46,7 @@ class Function(NamedTuple):
 
 
 def corrected(program: bytes) -> bytes | None:
-    """The program without the store, or None where that is not found beyond doubt."""
+    """Return the program without the store, or None where that is not found beyond doubt."""
     try:
         found = functions(program, ("helper_vmrun", "do_interrupt_x86_hardirq"))
     except (struct.error, ValueError, IndexError):
@@ -66,7 +69,7 @@ def corrected(program: bytes) -> bytes | None:
 
 
 def with_intercepted_reads(program: bytes) -> bytes | None:
-    """The program in which a read of any control register exits if that of one is to.
+    """Return the program in which a read of any control register exits if that of one is to.
 
     None where the code is not found beyond doubt.
     """
@@ -85,7 +88,7 @@ def with_intercepted_reads(program: bytes) -> bytes | None:
 
 
 def calls_to(code: bytes, at: int, target: int) -> bool:
-    """Whether a call of ``target``, counted from the start of ``code``, is at ``at``."""
+    """Return whether a call of ``target``, counted from the start of ``code``, is at ``at``."""
     if code[at] != 0xE8:
         return False
     (distance,) = struct.unpack_from("<i", code, at + 1)
@@ -93,15 +96,17 @@ def calls_to(code: bytes, at: int, target: int) -> bool:
 
 
 def is_index(code: bytes, store: re.Match[bytes]) -> bool:
-    """Whether what is written is ``exception_index``: the injection of an NMI puts the number of that there."""
+    """Return whether what is written is ``exception_index``: the injection of an NMI puts the
+    number of that there.
+    """
     register = store[1][0] & 7
     return bytes([0xC7, 0x80 | register]) + store[2] + struct.pack("<I", NMI) in code
 
 
 def functions(program: bytes, names: tuple[str, ...]) -> dict[str, Function]:
-    """Functions that an ELF64 program exports.
+    """Return the functions that an ELF64 program exports.
 
-    Raises ValueError, IndexError or struct.error if it is none, or is cut off.
+    Raise ValueError, IndexError or struct.error if it is none, or is cut off.
     """
     if program[:6] != b"\x7fELF\x02\x01":
         raise ValueError("not an ELF64 program")
@@ -134,6 +139,6 @@ class Section(NamedTuple):
 
 
 def section(program: bytes, at: int) -> Section:
-    """Reads a section's header."""
+    """Read a section's header."""
     _, kind, _, address, offset, size, link = struct.unpack_from("<IIQQQQI", program, at)
     return Section(kind, address, offset, size, link)

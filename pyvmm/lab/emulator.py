@@ -36,19 +36,21 @@ TRY_AGAIN = 24 * 3600  # seconds before the network is asked once more
 
 
 class Emulator(NamedTuple):
-    """A QEMU, and whether all its CPUs may share one thread, on which they cannot miss each other's writes to code."""
+    """A QEMU, and whether all its CPUs may share one thread, on which they cannot miss each other's
+    writes to code.
+    """
 
     path: str
     one_thread: bool
 
 
 def find(*, shadow: bool = False) -> Emulator:
-    """The QEMU to use; with ``shadow`` for a KVM that shadows its guests' page tables.
+    """Return the QEMU to use; with ``shadow`` for a KVM that shadows its guests' page tables.
 
-    That is ``$PYVMM_QEMU``, as it is; else the path's, if it is new enough; else one from Debian's backports, in the
-    cache; else the path's all the same, with a warning. Of a new one a corrected copy is made, where that is possible,
-    unless ``$PYVMM_LAB_THREADS`` is "multi".
-    Raises LabError naming what to install.
+    That is ``$PYVMM_QEMU``, as it is; else the path's, if it is new enough; else one from Debian's
+    backports, in the cache; else the path's all the same, with a warning. Of a new one a corrected
+    copy is made, where that is possible, unless ``$PYVMM_LAB_THREADS`` is "multi". Raise LabError
+    naming what to install.
     """
     chosen = os.environ.get("PYVMM_QEMU")
     found = shutil.which(chosen or NAME)
@@ -70,7 +72,9 @@ def find(*, shadow: bool = False) -> Emulator:
 
 
 def corrected(path: str, *, shadow: bool = False) -> Emulator:
-    """The copy of a QEMU without the faults that correction.py tells of; itself where it has no such code."""
+    """Return the copy of a QEMU without the faults that correction.py tells of; itself where it has
+    no such code.
+    """
     real = os.path.realpath(path)
     status = os.stat(real)
     key = f"{FORM} {real} {status.st_size} {status.st_mtime_ns}" + " shadow" * shadow
@@ -91,7 +95,9 @@ def corrected(path: str, *, shadow: bool = False) -> Emulator:
 
 
 def correct(real: Path, folder: Path, shadow: bool) -> None:
-    """Puts the copy into ``folder``, with what QEMU looks for beside it; nothing where it cannot be corrected."""
+    """Put the copy into ``folder``, with what QEMU looks for beside it; nothing where it cannot be
+    corrected.
+    """
     program = correction.corrected(real.read_bytes())
     if program is not None and shadow:
         program = correction.with_intercepted_reads(program)
@@ -106,7 +112,7 @@ def correct(real: Path, folder: Path, shadow: bool) -> None:
 
 
 def warning(found: str, reason: str) -> str:
-    """What is said where only an old QEMU can be had."""
+    """Return the warning for a machine where only an old QEMU can be had."""
     least = ".".join(map(str, MINIMUM))
     return (
         f"{found} is older than {least}: with it Linux dies or hangs now and then; set PYVMM_QEMU to a newer one, "
@@ -115,9 +121,9 @@ def warning(found: str, reason: str) -> str:
 
 
 def version(path: str) -> tuple[int, int]:
-    """Major and minor version of a QEMU.
+    """Return major and minor version of a QEMU.
 
-    Raises HostError if it does not run, or says something else.
+    Raise HostError if it does not run, or says something else.
     """
     match = re.search(r"version (\d+)\.(\d+)", tools.run([path, "--version"], what="asking QEMU"))
     if match is None:
@@ -126,7 +132,7 @@ def version(path: str) -> tuple[int, int]:
 
 
 def is_good(path: str) -> bool:
-    """Whether a QEMU runs here and is new enough."""
+    """Return whether a QEMU runs here and is new enough."""
     try:
         return version(path) >= MINIMUM
     except (HostError, OSError):
@@ -134,10 +140,10 @@ def is_good(path: str) -> bool:
 
 
 def from_backports() -> str:
-    """The QEMU of Debian's backports, from the cache or fetched now.
+    """Return the QEMU of Debian's backports, from the cache or fetched now.
 
-    It uses the libraries that the installed one needs too. Raises HostError if it cannot be had; that is remembered,
-    and said again without a look at the network until ``TRY_AGAIN`` has passed.
+    It uses the libraries that the installed one needs too. Raise HostError if it cannot be had;
+    that is remembered, and said again without a look at the network until ``TRY_AGAIN`` has passed.
     """
     root = Path(cache_root())
     failed = root / f"{PLACE}.failed"
@@ -158,7 +164,7 @@ def from_backports() -> str:
 
 
 def kept() -> str | None:
-    """One that was fetched before and runs."""
+    """Return one that was fetched before and runs."""
     for tree in sorted(Path(cache_root()).glob(f"{PLACE}-*")):
         path = str(tree / KEPT[0])
         if is_good(path):
@@ -167,7 +173,7 @@ def kept() -> str | None:
 
 
 def fetched() -> str:
-    """Fetches it."""
+    """Fetch it."""
     found = packages.find_in(suites.backports(), PACKAGES)
     path = str(packages.unpacked_together(found, keep=KEPT, into=PLACE) / KEPT[0])
     newest = version(path)

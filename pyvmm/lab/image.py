@@ -35,9 +35,9 @@ class Image(NamedTuple):
 
 
 def outer_kernel() -> packages.KernelFiles:
-    """Debian's kernel for the lab, from the cache or from apt.
+    """Return Debian's kernel for the lab, from the cache or from apt.
 
-    Raises HostError when apt has none of the versions.
+    Raise HostError when apt has none of the versions.
     """
     chosen = os.environ.get("PYVMM_LAB_LINUX")
     versions = (chosen,) if chosen else VERSIONS
@@ -55,7 +55,9 @@ def outer_kernel() -> packages.KernelFiles:
 
 
 def image() -> Image:
-    """The image of the current sources and kernel; builds it the first time, which takes seconds."""
+    """Return the image of the current sources and kernel; build it the first time, which takes
+    seconds.
+    """
     kernel = outer_kernel()
     folder = Path(cache_root()) / "lab" / f"{kernel.release}-{digest(kernel)}"
     if not folder.is_dir():
@@ -73,12 +75,12 @@ def image() -> Image:
 
 
 def sources() -> list[Path]:
-    """The files of the first process."""
+    """Return the files of the first process."""
     return sorted(Path(__file__).with_name("init").glob("*.[ch]"))
 
 
 def digest(kernel: packages.KernelFiles) -> str:
-    """Names what the image is made of."""
+    """List what the image is made of."""
     sum = hashlib.sha256("\0".join([FORMAT, kernel.vmlinuz, *EARLY, *LATE]).encode())
     for path in sources():
         sum.update(b"\0" + path.read_bytes())
@@ -86,7 +88,7 @@ def digest(kernel: packages.KernelFiles) -> str:
 
 
 def build(folder: Path, kernel: packages.KernelFiles) -> None:
-    """Makes the files of an image."""
+    """Make the files of an image."""
     message = f"pyvmm lab: making the image of the outer machine, Linux {kernel.release}"
     print(message, file=sys.stderr, flush=True)
     (folder / "vmlinux").write_bytes(bootable(Path(kernel.vmlinuz).read_bytes()))
@@ -104,14 +106,14 @@ def build(folder: Path, kernel: packages.KernelFiles) -> None:
 
 
 def packed_name(path: str) -> str:
-    """Where a module is in the initramfs."""
+    """Return the place of a module in the initramfs."""
     return f"modules/{packages.module_name(path)}.ko"
 
 
 def compiled(folder: Path) -> bytes:
-    """The first process, as a static program.
+    """Return the first process, as a static program.
 
-    Raises HostError when there is no compiler, or it fails.
+    Raise HostError when there is no compiler, or it fails.
     """
     program = folder / "init"
     units = [path for path in sources() if path.suffix == ".c"]
@@ -125,7 +127,7 @@ def compiled(folder: Path) -> bytes:
 
 
 def unsigned(module: bytes) -> bytes:
-    """A module without its signature, which an emulated CPU would spend long on checking.
+    """Return a module without its signature, which an emulated CPU would spend long on checking.
 
     The trailer is `struct module_signature`: eight bytes, and the length as a big-endian u32.
     """
@@ -137,7 +139,7 @@ def unsigned(module: bytes) -> bytes:
 
 
 def bootable(bzimage: bytes) -> bytes:
-    """The ELF kernel inside a bzImage, or the bzImage where that cannot be had.
+    """Return the ELF kernel inside a bzImage, or the bzImage where that cannot be had.
 
     QEMU enters an ELF kernel by its PVH note. The bzImage would unpack itself on the emulated CPU,
     which takes 3.6 s; here it takes one. Source: the kernel's boot protocol, payload_offset and
@@ -152,9 +154,10 @@ def bootable(bzimage: bytes) -> bytes:
 
 
 def decompressed(payload: bytes) -> bytes:
-    """The payload of a bzImage; empty if it is in a form not known here.
+    """Return the payload of a bzImage; empty if it is in a form not known here.
 
-    The kernel's build appends the size to every form, so the ends of streams are found, not assumed.
+    The kernel's build appends the size to every form, so the ends of streams are found, not
+    assumed.
     """
     if payload.startswith(b"\xfd7zXZ\0"):
         return lzma.LZMADecompressor().decompress(payload)

@@ -58,16 +58,18 @@ class Outer:
         return self._process.pid
 
     def send(self, data: bytes) -> None:
-        """Queues bytes for the lab's first process."""
+        """Queue bytes for the lab's first process."""
         self._outgoing += data
 
     def exchange(
         self, extra: dict[int, int], seconds: float | None, *, listen: bool = True
     ) -> tuple[list[protocol.Frame], dict[int, int]]:
-        """Waits for something to happen; returns the frames that came and which of ``extra`` are ready.
+        """Wait for something to happen; return the frames that came and which of ``extra`` are
+        ready.
 
-        ``extra`` maps descriptors to poll(2) events. With ``listen`` off no frames are taken in, which
-        is how a slow reader of the output holds the command back. Raises LabError when the emulator is gone.
+        ``extra`` maps descriptors to poll(2) events. With ``listen`` off no frames are taken in,
+        which is how a slow reader of the output holds the command back. Raise LabError when the
+        emulator is gone.
         """
         port, console = self._port.fileno(), self._console.fileno()
         wanted = dict(extra)
@@ -134,13 +136,16 @@ class Outer:
         return bool(drawn)
 
     def console_tail(self) -> str:
-        """The last lines of the outer console and of the emulator's own messages."""
+        """Return the last lines of the outer console and of the emulator's own messages."""
         text = b"".join(self._tail).decode("utf-8", "replace").replace("\r", "")
         lines = [line for line in text.split("\n") if line.strip()]
         return "\n".join([*lines[-TAIL_LINES:], *last_words(self._drawn)])
 
     def failure(self, what: str) -> str:
-        """A message with the console's last words. The machine is ended first, so that they are complete."""
+        """Return a message with the console's last words.
+
+        The machine is ended first, so that they are complete.
+        """
         self.kill()
         tail = self.console_tail()
         return what + (
@@ -148,7 +153,7 @@ class Outer:
         )
 
     def kill(self) -> None:
-        """Ends the emulator and waits for it; may be called again."""
+        """End the emulator and wait for it; may be called again."""
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGKILL)
@@ -162,13 +167,15 @@ class Outer:
 
 
 def drawn_lines(drawn: bytes) -> list[str]:
-    """The lines that a program wrote to its terminal, without the sequences that move the cursor."""
+    """Return the lines that a program wrote to its terminal, without the sequences that move the
+    cursor.
+    """
     bare = CONTROL.sub(b"", drawn).decode("utf-8", "replace").replace("\r", "\n")
     return [line.rstrip() for line in bare.split("\n") if line.strip()]
 
 
 def last_words(drawn: bytes) -> list[str]:
-    """What an emulator that draws on a terminal wrote there as it ended."""
+    """Return what an emulator that draws on a terminal wrote there as it ended."""
     lines = [line for line in drawn_lines(drawn) if line.strip(" =")]
     starts = [number for number, line in enumerate(lines) if "is exiting with" in line]
     return lines[starts[-1] :] if starts else []

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The outer kernel of the VT-x lab: small, with KVM built in, compiled once and kept in the cache by its content.
+"""The outer kernel of the VT-x lab: small, with KVM built in, compiled once and kept in the cache
+by its content.
 
-Debian's kernel would do, but a CPU that Bochs emulates spends a minute on its boot; this one takes seconds.
+Debian's kernel would do, but a CPU that Bochs emulates spends a minute on its boot; this one takes
+seconds.
 """
 
 from __future__ import annotations
@@ -20,15 +22,16 @@ NAME = "../pyvmm/lab/outer.patch"
 
 
 def plan() -> kernel.Plan:
-    """What it is made of: Debian's sources, and the fragment and the patch beside this file."""
+    """Say what it is made of: Debian's sources, and the fragment and the patch beside this file."""
     patches = [source.Patch(NAME, PATCH.read_bytes())]
     return kernel.Plan(LINUX, source.locate(LINUX), patches, kconfig.read_fragment(CONFIG))
 
 
 def build(jobs: int | None = None) -> Path:
-    """The kernel's directory, with ``vmlinux`` in it; compiled now if the cache does not have it.
+    """Return the kernel's directory, with ``vmlinux`` in it; compiled now if the cache does not
+    have it.
 
-    Raises HostError if the machine lacks something or the build fails.
+    Raise HostError if the machine lacks something or the build fails.
     """
     refuse_for_make()
     wanted = plan()
@@ -44,5 +47,5 @@ def build(jobs: int | None = None) -> Path:
 
 
 def make(wanted: kernel.Plan, key: str, target: Path, jobs: int) -> None:
-    """Compiles it, in a folder that no guest has, so that one of these can be under way as well."""
+    """Compile it, in a folder that no guest has, so that one of these can be under way as well."""
     kernel.make_all(wanted, key, target, jobs, f"{LINUX}-outer", guest=False)

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of this machine that go along into a lab which cannot see them: an initramfs with a small copy of the tree.
+"""The files of this machine that go along into a lab which cannot see them: an initramfs with a
+small copy of the tree.
 
-Bochs has no shared folder, so everything that a command may want is packed before: this Python with its library and
-the packages that pyvmm and its tests depend on, the project, the current guests of the cache, programs that scripts
-use, and what the caller names; and of all these the shared libraries.
+Bochs has no shared folder, so everything that a command may want is packed before: this Python with
+its library and the packages that pyvmm and its tests depend on, the project, the current guests of
+the cache, programs that scripts use, and what the caller names; and of all these the shared
+libraries.
 """
 
 from __future__ import annotations
@@ -76,7 +78,8 @@ class Parcel:
         return f"{PLACE}{path}" in self._archive
 
     def take(self, path: str | os.PathLike[str], without: Iterable[str] = LEFT_OUT) -> None:
-        """Packs a file, or a directory with what is below it; links on the way there come too, and are followed.
+        """Pack a file, or a directory with what is below it; links on the way there come too, and
+        are followed.
 
         ``without`` are patterns of names below the directory that are left out.
         """
@@ -92,23 +95,23 @@ class Parcel:
             self._enter(real)
 
     def folder(self, path: str) -> None:
-        """Makes sure of a directory, and of those above it."""
+        """Make sure of a directory, and of those above it."""
         self._enter_folder(self._arrive(os.path.abspath(path)))
 
     def put(self, path: str, data: bytes, mode: int = 0o644) -> None:
-        """Packs a file that this machine does not have there."""
+        """Pack a file that this machine does not have there."""
         real = self._place(path)
         if real not in self:
             self._archive.file(f"{PLACE}{real}", data, mode)
 
     def link(self, path: str, target: str) -> None:
-        """Packs a symbolic link, unless something is there."""
+        """Pack a symbolic link, unless something is there."""
         real = self._place(path)
         if real not in self:
             self._archive.symlink(f"{PLACE}{real}", target)
 
     def libraries(self) -> None:
-        """Packs the shared libraries that the programs and libraries in here are linked with."""
+        """Pack the shared libraries that the programs and libraries in here are linked with."""
         done: set[str] = set()
         while todo := [path for path in self._programs if path not in done]:
             done.update(todo)
@@ -117,7 +120,7 @@ class Parcel:
                     self.take(library)
 
     def finish(self) -> bytes:
-        """The archive. Raises ConfigError if it is too large for a lab."""
+        """Return the archive. Raise ConfigError if it is too large for a lab."""
         if self._size > LARGEST:
             raise ConfigError(
                 f"{self._size >> 20} MiB of files would go into the lab's memory, more than {LARGEST >> 20} MiB: "
@@ -126,7 +129,7 @@ class Parcel:
         return self._archive.finish()
 
     def _arrive(self, path: str) -> str:
-        """Packs the links on the way to ``path``, and the directories; returns where it really is."""
+        """Pack the links on the way to ``path``, and the directories; return where it really is."""
         at = "/"
         parts = [part for part in path.split("/") if part]
         while parts:
@@ -145,7 +148,7 @@ class Parcel:
         return at
 
     def _place(self, path: str) -> str:
-        """Where something new would really be; its directory is packed."""
+        """Return where something new would really be; its directory is packed."""
         folder = self._arrive(os.path.dirname(path))
         self._enter_folder(folder)
         return os.path.join(folder, os.path.basename(path))
@@ -156,7 +159,7 @@ class Parcel:
             self._archive.directory(f"{PLACE}{path}")
 
     def _enter(self, path: str) -> None:
-        """Packs one thing that is no link on its way."""
+        """Pack one thing that is no link on its way."""
         status = os.lstat(path)
         if path in self:
             return
@@ -183,7 +186,9 @@ class Parcel:
         self._archive.file(f"{PLACE}{path}", data, status.st_mode)
 
     def _enter_compiled(self, path: str, source: bytes, status: os.stat_result) -> None:
-        """Packs what Python makes of a module: an emulated CPU takes seconds for what is done here at once."""
+        """Pack what Python makes of a module: an emulated CPU takes seconds for what is done here
+        at once.
+        """
         name = importlib.util.cache_from_source(path)
         data = compiled(path, source, name, status)
         if data:
@@ -192,9 +197,11 @@ class Parcel:
 
 
 def compiled(path: str, source: bytes, name: str, status: os.stat_result) -> bytes:
-    """The compiled form of a module, marked as good whatever the time of the source; empty if there is none.
+    """Return the compiled form of a module, marked as good whatever the time of the source; empty
+    if there is none.
 
-    Files of an initramfs have the time of the boot. What Python keeps is taken where it is up to date.
+    Files of an initramfs have the time of the boot. What Python keeps is taken where it is up to
+    date.
     """
     magic = importlib.util.MAGIC_NUMBER
     times = (int(status.st_mtime) & 0xFFFFFFFF, len(source) & 0xFFFFFFFF)
@@ -213,7 +220,7 @@ def compiled(path: str, source: bytes, name: str, status: os.stat_result) -> byt
 
 
 def without_debugging(path: str) -> bytes:
-    """A program or library without debugging information."""
+    """Return a program or library without debugging information."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "stripped"
         command = ["strip", "--strip-debug", "-o", target, path]
@@ -222,7 +229,7 @@ def without_debugging(path: str) -> bytes:
 
 
 def linked(programs: list[str]) -> set[str]:
-    """The libraries of programs, and of those theirs, as the loader would find them."""
+    """Return the libraries of programs, and of those theirs, as the loader would find them."""
     said = subprocess.run(
         [tools.tool("ldd"), *programs], capture_output=True, text=True, check=False
     ).stdout
@@ -230,9 +237,9 @@ def linked(programs: list[str]) -> set[str]:
 
 
 def parcel(folder: str, extra: Iterable[str]) -> bytes:
-    """The archive for commands in ``folder``, and for what else is named.
+    """Return the archive for commands in ``folder``, and for what else is named.
 
-    Raises ConfigError for something named that is not there.
+    Raise ConfigError for something named that is not there.
     """
     made = Parcel()
     take_python(made)
@@ -251,7 +258,7 @@ def parcel(folder: str, extra: Iterable[str]) -> bytes:
 
 
 def take_python(made: Parcel) -> None:
-    """This interpreter, its library, and the distributions that are needed."""
+    """Take this interpreter, its library, and the distributions that are needed."""
     names = (f"python{sys.version_info[0]}.{sys.version_info[1]}", "python3", "python", "pytest")
     for prefix in {sys.prefix, sys.base_prefix}:
         for name in (*(f"bin/{program}" for program in names), "pyvenv.cfg"):
@@ -267,7 +274,9 @@ def take_python(made: Parcel) -> None:
 
 
 def distribution_files(names: Iterable[str]) -> Iterator[str]:
-    """The files of installed distributions and of what they require, but not of folders that .pth files name."""
+    """Yield the files of installed distributions and of what they require, but not of folders that
+    .pth files name.
+    """
     todo, seen = list(names), set()
     while todo:
         name = todo.pop()
@@ -288,7 +297,7 @@ def distribution_files(names: Iterable[str]) -> Iterator[str]:
 
 
 def take_project(made: Parcel, folder: str) -> None:
-    """The project that ``folder`` belongs to; of another folder nothing but the folder itself."""
+    """Take the project that ``folder`` belongs to; of another folder nothing but the folder itself."""
     project = surroundings.project_folder(folder)
     marked = any(os.path.exists(os.path.join(project, marker)) for marker in surroundings.MARKERS)
     made.folder(folder)
@@ -297,7 +306,7 @@ def take_project(made: Parcel, folder: str) -> None:
 
 
 def take_cache(made: Parcel) -> None:
-    """The current guests and the programs that run in guests."""
+    """Take the current guests and the programs that run in guests."""
     root = Path(cache_root())
     for linux in GUESTS:
         for path in inventory.guest_files(linux):
@@ -308,7 +317,7 @@ def take_cache(made: Parcel) -> None:
 
 
 def take_programs(made: Parcel) -> None:
-    """Programs of this machine that scripts use, and busybox for all others."""
+    """Take programs of this machine that scripts use, and busybox for all others."""
     for name in PROGRAMS:
         found = shutil.which(name)
         if found is not None:

@@ -49,24 +49,24 @@ class Frame(NamedTuple):
     payload: bytes
 
     def number(self) -> int:
-        """The payload of an exit or credit frame."""
+        """Return the payload of an exit or credit frame."""
         if len(self.payload) != 4:
             raise LabError(f"the lab sent a malformed frame of type {self.type!r}")
         return int.from_bytes(self.payload, "little", signed=self.type == EXIT)
 
 
 def frame(type: bytes, payload: bytes = b"") -> bytes:
-    """A frame as it goes over the port."""
+    """Return a frame as it goes over the port."""
     return HEADER.pack(type, len(payload)) + payload
 
 
 def strings(values: Sequence[str | int]) -> bytes:
-    """Values as zero-terminated strings, in the file system's encoding."""
+    """Return values as zero-terminated strings, in the file system's encoding."""
     return b"".join(os.fsencode(str(value)) + b"\0" for value in values)
 
 
 def setup(verbs: Sequence[Sequence[str]], now_ns: int) -> bytes:
-    """The setup frame.
+    """Return the setup frame.
 
     Verbs: ``share TAG PATH`` mounts a writable share of the host at its own path, ``overlay PATH``
     shows a host directory that a tmpfs hides, ``modules PATH RELEASE`` makes modprobe work, and
@@ -81,7 +81,9 @@ def setup(verbs: Sequence[Sequence[str]], now_ns: int) -> bytes:
 def run(
     command: Sequence[str], env: Mapping[str, str], folder: str, size: tuple[int, int] | None
 ) -> bytes:
-    """The run frame; ``size`` is rows and columns of the terminal that the command gets, if any."""
+    """Return the run frame; ``size`` is rows and columns of the terminal that the command gets, if
+    any.
+    """
     rows, columns = size or (0, 0)
     flat: list[str | int] = [folder, int(size is not None), rows, columns]
     flat += [len(command), *command, len(env)]
@@ -96,9 +98,9 @@ class Decoder:
         self._bytes = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """The frames that are complete with ``data``.
+        """Yield the frames that are complete with ``data``.
 
-        Raises LabError for a length that no frame has: the stream is not ours, or out of step.
+        Raise LabError for a length that no frame has: the stream is not ours, or out of step.
         """
         self._bytes += data
         while len(self._bytes) >= HEADER.size:

@@ -41,22 +41,23 @@ ICOUNT_TSC_KHZ = 1_000_000
 
 
 def kernel_words(icount: bool = False) -> str:
-    """The outer kernel's command line.
+    """Return the outer kernel's command line.
 
-    The rate of the TSC, which is this machine's, is told and not left to it to find. On a busy machine it finds one
-    that is off by a thousandth, and corrects itself after a second; a KVM that was loaded before then gives its guests
-    the old rate, and their timers come seconds late or never.
+    The rate of the TSC, which is this machine's, is told and not left to it to find. On a busy
+    machine it finds one that is off by a thousandth, and corrects itself after a second; a KVM that
+    was loaded before then gives its guests the old rate, and their timers come seconds late or
+    never.
     """
     return f"{KERNEL_WORDS} tsc_early_khz={ICOUNT_TSC_KHZ if icount else lib.tsc_khz(TSC_MS)}"
 
 
 def quoted(path: str) -> str:
-    """A path as part of an option: QEMU reads a doubled comma as one."""
+    """Return a path as part of an option: QEMU reads a doubled comma as one."""
     return path.replace(",", ",,")
 
 
 def tied() -> list[str]:
-    """A prefix that has the kernel kill the program when the thread that started it is gone."""
+    """Return a prefix that has the kernel kill the program when the thread that started it is gone."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
 
@@ -64,7 +65,9 @@ def tied() -> list[str]:
 def spawn(
     image: Image, *, cpus: int, memory: int, icount: bool, npt: bool, shares: Sequence[str]
 ) -> Spawned:
-    """Starts QEMU, which inherits a socket for the port and one for the console; it says its own messages there."""
+    """Start QEMU, which inherits a socket for the port and one for the console; it says its own
+    messages there.
+    """
     with contextlib.ExitStack() as undo:
         pairs = [socket.socketpair() for _ in range(2)]
         (port, far_port), (console, far_console) = pairs
@@ -89,7 +92,7 @@ def spawn(
 
 
 def start(argv: list[str], port: int, console: int) -> subprocess.Popen[bytes]:
-    """Starts QEMU, which inherits the two descriptors. What it says itself goes to the console too."""
+    """Start QEMU, which inherits the two descriptors. What it says itself goes to the console too."""
     try:
         return subprocess.Popen(
             argv,
@@ -114,11 +117,14 @@ def command(
     icount: bool = False,
     npt: bool = True,
 ) -> list[str]:
-    """The argument vector. ``memory`` is in MiB; the two descriptors are sockets that QEMU inherits.
+    """Return the argument vector.
+
+    ``memory`` is in MiB; the two descriptors are sockets that QEMU inherits.
 
     Without ``npt`` KVM is to shadow page tables, for which another QEMU may be taken.
 
-    With ``icount`` time is what the CPUs have executed, and goes on as the host's only while they all sleep.
+    With ``icount`` time is what the CPUs have executed, and goes on as the host's only while they
+    all sleep.
     """
     chosen = emulator.find(shadow=not npt)
     thread = "single" if chosen.one_thread or icount else "multi"
@@ -139,7 +145,7 @@ def command(
 
 
 def share(tag: str, path: str, readonly: str) -> list[str]:
-    """A directory of the host as a 9p device.
+    """Return a directory of the host as a 9p device.
 
     ``multidevs=remap`` keeps files of different host file systems from sharing an inode number.
     """

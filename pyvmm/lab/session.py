@@ -31,15 +31,16 @@ MAX_CPUS = 64
 
 
 class Lab:
-    """An outer Linux with emulated SVM or VT-x in which any number of commands run, one after another.
+    """An outer Linux with emulated SVM or VT-x in which any number of commands run, one after
+    another.
 
-    Use it in a `with`; it starts there and is gone after it. ``arch`` is "svm" or "vmx". ``memory`` is a size such as
-    "8G", of which the host gives only what is touched. ``npt`` off makes KVM in the lab use shadow paging. With
-    ``icount`` its time is what its CPUs have executed, so that figures can be repeated. ``share`` names directories
-    that are writable besides the project's own. ``log`` is a file for the outer console.
-    With VT-x the lab has a copy of some files only: ``pack`` names what is to be among them (docs/lab.md); what
-    commands write is gone with it, and there is no ``share`` and no ``icount``.
-    One lab serves one thread.
+    Use it in a `with`; it starts there and is gone after it. ``arch`` is "svm" or "vmx". ``memory``
+    is a size such as "8G", of which the host gives only what is touched. ``npt`` off makes KVM in
+    the lab use shadow paging. With ``icount`` its time is what its CPUs have executed, so that
+    figures can be repeated. ``share`` names directories that are writable besides the project's
+    own. ``log`` is a file for the outer console. With VT-x the lab has a copy of some files only:
+    ``pack`` names what is to be among them (docs/lab.md); what commands write is gone with it, and
+    there is no ``share`` and no ``icount``. One lab serves one thread.
     """
 
     def __init__(
@@ -94,9 +95,9 @@ class Lab:
         self.close(graceful=error is None)
 
     def start(self) -> None:
-        """Boots the outer machine and waits for it.
+        """Boot the outer machine and wait for it.
 
-        Raises LabError with the end of its console when it does not come up.
+        Raise LabError with the end of its console when it does not come up.
         """
         if self._outer is not None:
             raise StateError("the lab is already started")
@@ -113,7 +114,7 @@ class Lab:
             raise
 
     def _spawn(self) -> tuple[Spawned, list[tuple[str, ...]]]:
-        """Starts the emulator; returns it and what the first process is to set up."""
+        """Start the emulator; return it and what the first process is to set up."""
         if self.arch == "vmx":
             spawned = vmx.spawn(
                 cpus=self.cpus,
@@ -135,7 +136,7 @@ class Lab:
         return spawned, self._setup_verbs(files)
 
     def _open_log(self) -> OutFile | None:
-        """Raises ConfigError if it cannot be written."""
+        """Raise ConfigError if it cannot be written."""
         if self._log_path is None:
             return None
         log = self._stack.enter_context(OutFile("--log", self._log_path))
@@ -162,7 +163,7 @@ class Lab:
         return verbs
 
     def _expect(self, type: bytes, deadline: float) -> None:
-        """Waits for one frame while the machine comes up or goes down."""
+        """Wait for one frame while the machine comes up or goes down."""
         outer = self._machine()
         while True:
             left = deadline - time.monotonic()
@@ -195,13 +196,14 @@ class Lab:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
     ) -> int:
-        """Runs a command and returns its exit status, 128+n when signal n ended it.
+        """Run a command and return its exit status, 128+n when signal n ended it.
 
-        The streams are as in subprocess: None for our own, DEVNULL, a descriptor, a file; outputs also take
-        an object with ``write(bytes)``. Where stdin and stdout are the same kind of thing, a terminal, the command
-        gets one too. ``env`` is added to what is passed on (docs/lab.md). What the command leaves running is
-        killed when it ends. Raises LabTimeout after ``timeout`` seconds, and LabError when the machine fails; in
-        both cases the lab is over.
+        The streams are as in subprocess: None for our own, DEVNULL, a descriptor, a file; outputs
+        also take an object with ``write(bytes)``. Where stdin and stdout are the same kind of
+        thing, a terminal, the command gets one too. ``env`` is added to what is passed on
+        (docs/lab.md). What the command leaves running is killed when it ends. Raise LabTimeout
+        after ``timeout`` seconds, and LabError when the machine fails; in both cases the lab is
+        over.
         """
         if not command or any("\0" in word for word in command):
             raise ConfigError("a command is at least one word, and no word has a zero byte in it")
@@ -275,7 +277,7 @@ class Lab:
             outer.send(protocol.frame(protocol.WINSIZE, protocol.strings(tty.size())))
 
     def close(self, *, graceful: bool = True) -> None:
-        """Ends the outer machine; everything written to shares is on the host then, if ``graceful``."""
+        """End the outer machine; everything written to shares is on the host then, if ``graceful``."""
         try:
             if graceful and self._outer is not None:
                 self._outer.send(protocol.frame(protocol.END))
@@ -286,7 +288,7 @@ class Lab:
 
 
 def refuse_failure(outer: Outer, frame: protocol.Frame) -> None:
-    """Raises LabError if the lab says that it cannot go on."""
+    """Raise LabError if the lab says that it cannot go on."""
     if frame.type == protocol.FAIL:
         reason = frame.payload.decode("utf-8", "replace")
         raise LabError(outer.failure(f"the lab gave up: {reason}"))
@@ -300,21 +302,21 @@ class Flow(NamedTuple):
     err: streams.Sink
 
     def is_terminal(self) -> bool:
-        """Whether the command is to have a terminal: input and output both are one."""
+        """Return whether the command is to have a terminal: input and output both are one."""
         fds = (self.source.fd, self.out.fd)
         return all(fd is not None and os.isatty(fd) for fd in fds)
 
     def terminal(self) -> int:
-        """The terminal's descriptor."""
+        """Return the terminal's descriptor."""
         assert self.source.fd is not None
         return self.source.fd
 
     def pending(self) -> bool:
-        """Whether output waits for its reader."""
+        """Return whether output waits for its reader."""
         return bool(self.out.pending or self.err.pending)
 
     def wanted(self, *, reading: bool) -> dict[int, int]:
-        """What to poll for."""
+        """Return the descriptors to poll, each with its events."""
         wanted = {
             sink.fd: select.POLLOUT
             for sink in (self.out, self.err)
@@ -326,13 +328,13 @@ class Flow(NamedTuple):
         return wanted
 
     def drain(self, events: Mapping[int, int]) -> None:
-        """Writes to those outputs that are ready."""
+        """Write to those outputs that are ready."""
         for sink in (self.out, self.err):
             if sink.pending and sink.fd in events:
                 sink.drain()
 
     def take(self, frame: protocol.Frame) -> None:
-        """Handles a frame that belongs to the streams."""
+        """Handle a frame that belongs to the streams."""
         if frame.type == protocol.OUT:
             self.out.take(frame.payload)
         elif frame.type == protocol.ERR:
@@ -344,17 +346,17 @@ class Flow(NamedTuple):
 
 
 def listed(paths: str | Iterable[str] | None) -> list[str]:
-    """One path, several or none, as a list."""
+    """Return one path, several or none, as a list."""
     return [paths] if isinstance(paths, str) else list(paths or ())
 
 
 def numbers(most: int) -> str:
-    """How many CPUs there can be."""
+    """Say how many CPUs there can be."""
     return f"1 to {most} CPUs" if most > 1 else "one CPU"
 
 
 def refuse(memory: int, *, icount: bool, share: Sequence[str]) -> None:
-    """Raises ConfigError for what a lab with VT-x does not have."""
+    """Raise ConfigError for what a lab with VT-x does not have."""
     if icount:
         raise ConfigError("a lab with vmx counts instructions always: icount is for svm")
     if share:
@@ -367,9 +369,9 @@ def refuse(memory: int, *, icount: bool, share: Sequence[str]) -> None:
 
 
 def mebibytes(size: str | int) -> int:
-    """A memory size for QEMU; a bare number is MiB.
+    """Return a memory size for QEMU; a bare number is MiB.
 
-    Raises ConfigError below 512 MiB, where the outer Linux leaves too little.
+    Raise ConfigError below 512 MiB, where the outer Linux leaves too little.
     """
     from pyvmm.quantity import parse_size
 
@@ -396,7 +398,10 @@ def run(
     stderr: Stream = None,
     env: Mapping[str, str] | None = None,
 ) -> int:
-    """Runs one command in a lab of its own: `Lab` and `Lab.run` in one. The program itself is packed."""
+    """Run one command in a lab of its own: `Lab` and `Lab.run` in one.
+
+    The program itself is packed.
+    """
     packed = listed(pack)
     program = shutil.which(command[0]) if arch == "vmx" and command else None
     with Lab(

@@ -21,7 +21,7 @@ class Writer(Protocol):
     """Anything that takes bytes, as io.BytesIO does."""
 
     def write(self, data: bytes, /) -> object:
-        """Takes all of ``data``."""
+        """Take all of ``data``."""
 
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def descriptor(stream: object, standard: int) -> int | None:
-    """The file descriptor behind a stream argument, as subprocess reads it: None is our own.
+    """Return the file descriptor behind a stream argument, as subprocess reads it: None is our own.
 
     None comes back for an object without one, and for subprocess.DEVNULL.
     """
@@ -44,7 +44,7 @@ def descriptor(stream: object, standard: int) -> int | None:
 
 
 def is_open(fd: int) -> bool:
-    """Whether a descriptor exists at all; a daemon may run without standard streams."""
+    """Return whether a descriptor exists at all; a daemon may run without standard streams."""
     try:
         os.fstat(fd)
     except OSError:
@@ -70,16 +70,17 @@ class Sink:
             flush(stream)
 
     def take(self, data: bytes) -> None:
-        """Accepts bytes; those for a descriptor wait until `drain`."""
+        """Accept bytes; those for a descriptor wait until `drain`."""
         if self.fd is not None:
             self.pending += data
         elif self._writer is not None:
             self._writer.write(data)
 
     def drain(self) -> None:
-        """Writes once, after poll(2) said that it will not block.
+        """Write once, after poll(2) said that it will not block.
 
-        Raises BrokenPipeError when nobody reads any more, LabError when it cannot be written for another reason.
+        Raise BrokenPipeError when nobody reads any more, LabError when it cannot be written for
+        another reason.
         """
         assert self.fd is not None
         try:
@@ -106,11 +107,11 @@ class Source:
         self.credit = window
 
     def wants(self) -> bool:
-        """Whether there may be more input, and the lab has room for it."""
+        """Return whether there may be more input, and the lab has room for it."""
         return not self.ended and self.credit > 0
 
     def read(self) -> bytes:
-        """What there is, at most as much as the lab can take; empty at the end."""
+        """Read what there is, at most as much as the lab can take; empty at the end."""
         data = b"" if self.fd is None else self._read(self.fd)
         self.ended = not data
         self.credit -= len(data)
@@ -124,7 +125,7 @@ class Source:
 
 
 def flush(stream: object) -> None:
-    """Lets what Python has buffered for a stream go before what the command prints."""
+    """Let what Python has buffered for a stream go before what the command prints."""
     try:
         stream.flush()  # type: ignore[attr-defined]
     except (AttributeError, OSError, ValueError):
@@ -132,7 +133,10 @@ def flush(stream: object) -> None:
 
 
 def ready(wanted: dict[int, int], seconds: float | None) -> dict[int, int]:
-    """One poll(2): descriptor to the events that it has, of those it is asked for. Regular files are always ready."""
+    """Poll once (poll(2)); return descriptor to the events that it has, of those it is asked for.
+
+    Regular files are always ready.
+    """
     poll = select.poll()
     for fd, events in wanted.items():
         poll.register(fd, events)

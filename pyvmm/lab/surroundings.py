@@ -36,7 +36,9 @@ def environment(
     arch: str = "svm",
     threads: str = "single",
 ) -> dict[str, str]:
-    """The command's environment: the part of ``given`` that means something in the lab, and ``extra``."""
+    """Return the command's environment: the part of ``given`` that means something in the lab, and
+    ``extra``.
+    """
     kept = {
         name: value
         for name, value in given.items()
@@ -49,7 +51,9 @@ def environment(
 
 
 def project_folder(folder: str) -> str:
-    """The nearest folder from ``folder`` upwards that looks like the top of a project, else ``folder``."""
+    """Return the nearest folder from ``folder`` upwards that looks like the top of a project, else
+    ``folder``.
+    """
     at = folder
     while at != "/":
         if any(os.path.exists(os.path.join(at, marker)) for marker in MARKERS):
@@ -59,14 +63,15 @@ def project_folder(folder: str) -> str:
 
 
 def within(path: str, folder: str) -> bool:
-    """Whether ``path`` is ``folder`` or below it."""
+    """Return whether ``path`` is ``folder`` or below it."""
     return folder == "/" or path == folder or path.startswith(folder + "/")
 
 
 def writable_folders(folder: str, extra: Iterable[str]) -> list[str]:
-    """The directories that the lab shares writable: the project's of ``folder``, and ``extra``.
+    """Return the directories that the lab shares writable: the project's of ``folder``, and
+    ``extra``.
 
-    Outer ones first, none twice. Raises ConfigError for one that is no directory, or is the root.
+    Outer ones first, none twice. Raise ConfigError for one that is no directory, or is the root.
     """
     wanted = []
     for path in extra:
@@ -87,9 +92,10 @@ def writable_folders(folder: str, extra: Iterable[str]) -> list[str]:
 
 
 def uncovered_folders(shares: Sequence[str]) -> list[str]:
-    """Directories that are needed in the lab but lie where it has its own: the guests, this Python, pyvmm.
+    """Return the directories that are needed in the lab but lie where it has its own: the guests,
+    this Python, pyvmm.
 
-    Outer ones first, none within another. Raises ConfigError for one whose name cannot be mounted.
+    Outer ones first, none within another. Raise ConfigError for one whose name cannot be mounted.
     """
     chosen: list[str] = []
     for root in sorted({os.path.realpath(path) for path in needed_folders()}):
@@ -107,6 +113,6 @@ def uncovered_folders(shares: Sequence[str]) -> list[str]:
 
 
 def needed_folders() -> list[str]:
-    """What `pyvmm` in the lab reads of this machine's files, wherever it is."""
+    """List the folders of this machine that `pyvmm` in the lab reads, wherever they are."""
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     return [cache_root(), sys.prefix, sys.base_prefix, package]

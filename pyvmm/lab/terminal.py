@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The caller's terminal while a command in the lab has it: raw, its size passed on, always restored."""
+"""The caller's terminal while a command in the lab has it: raw, its size passed on, always
+restored.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ ESCAPE_COUNT = 3
 
 
 def size_of(fd: int) -> tuple[int, int]:
-    """Rows and columns of a terminal."""
+    """Return rows and columns of a terminal."""
     size = os.get_terminal_size(fd)
     return size.lines, size.columns
 
@@ -66,7 +68,7 @@ class RawTerminal:
             pass
 
     def size(self) -> tuple[int, int]:
-        """Rows and columns now; silences `wakeup`."""
+        """Return rows and columns now; silence `wakeup`."""
         try:
             os.read(self.wakeup, 4096)
         except BlockingIOError:
@@ -74,7 +76,7 @@ class RawTerminal:
         return size_of(self._fd)
 
     def escaped(self, typed: bytes) -> bool:
-        """Whether the user asked for the end of the lab with what was typed last."""
+        """Return whether the user asked for the end of the lab with what was typed last."""
         now = time.monotonic()
         for byte in typed:
             self._escapes = [*self._escapes, now] if byte == ESCAPE else []

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The outer machine with VT-x: what Bochs boots, made once and kept in the cache by its content, and its start."""
+"""The outer machine with VT-x: what Bochs boots, made once and kept in the cache by its content,
+and its start.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ class Image(NamedTuple):
 
 
 def prepared() -> Image:
-    """The image of the current sources; builds it and its kernel the first time, which takes minutes."""
+    """Return the image of the current sources; build it and its kernel the first time, which takes
+    minutes.
+    """
     kernel = outerkernel.build()
     folder = Path(cache_root()) / "lab" / f"vmx-{digest(kernel)}"
     if not folder.is_dir():
@@ -56,7 +60,7 @@ def prepared() -> Image:
 
 
 def digest(kernel: Path) -> str:
-    """Names what the image is made of."""
+    """List what the image is made of."""
     sum = hashlib.sha256("\0".join([FORMAT, kernel.name]).encode())
     for path in [bootdisk.ROM, *image.sources()]:
         sum.update(b"\0" + path.read_bytes())
@@ -64,7 +68,7 @@ def digest(kernel: Path) -> str:
 
 
 def build(folder: Path) -> None:
-    """Makes the files of an image."""
+    """Make the files of an image."""
     print("pyvmm lab: making the image of the outer machine", file=sys.stderr, flush=True)
     (folder / "rom").write_bytes(bootdisk.code(folder))
     archive = cpio.Archive()
@@ -78,7 +82,7 @@ def build(folder: Path) -> None:
 
 
 def spawn(*, cpus: int, memory: int, ept: bool, folder: str, pack: Iterable[str]) -> Spawned:
-    """Starts the machine with the files for commands in ``folder``. ``memory`` is in MiB."""
+    """Start the machine with the files for commands in ``folder``. ``memory`` is in MiB."""
     ready = prepared()
     files = [ready.init, parcel.parcel(folder, pack)]
     if sys.stderr.isatty():

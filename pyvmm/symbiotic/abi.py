@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers of the symbiotic interface, as a guest and the VMM both see them; docs/symbiotic.md explains them.
+"""The numbers of the symbiotic interface, as a guest and the VMM both see them; docs/symbiotic.md
+explains them.
 
-Those that the Palacios VMM defined (Lange and Dinda, VEE 2011) keep its values; the others are extensions.
+Those that the Palacios VMM defined (Lange and Dinda, VEE 2011) keep its values; the others are
+extensions.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest answered, taken apart with suspicion: counts, sizes and text are the guest's to lie about."""
+"""What a guest answered, taken apart with suspicion: counts, sizes and text are the guest's to lie
+about.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ PAUSE = 0.002
 
 
 def ask(raw: Raw, number: int, *args: int, want: int = 0) -> Results:
-    """One call; EAGAIN of the guest is tried again for `PATIENCE` seconds if `raw` says it is `patient`.
+    """Make one call; EAGAIN of the guest is tried again for `PATIENCE` seconds if `raw` says it is
+    `patient`.
 
     A hook's is not: as long as it runs, its vCPU cannot give back what the guest found locked.
     """
@@ -44,9 +47,11 @@ def ask(raw: Raw, number: int, *args: int, want: int = 0) -> Results:
 
 
 def unpack(layout: struct.Struct, results: Results, what: str) -> tuple[Any, ...]:
-    """The one structure a call left in the data area; RBX is its size, which its first field repeats.
+    """Return the one structure a call left in the data area; RBX is its size, which its first field
+    repeats.
 
-    A larger one is a newer guest's: the fields known here come first. Raises GuestDataError for anything shorter.
+    A larger one is a newer guest's: the fields known here come first. Raise GuestDataError for
+    anything shorter.
     """
     size, data = results.rbx, results.data
     if not layout.size <= size <= abi.PAGE_DATA_SIZE or size > len(data):
@@ -61,14 +66,15 @@ def unpack(layout: struct.Struct, results: Results, what: str) -> tuple[Any, ...
 
 
 def known(value: int) -> int | None:
-    """A 64-bit field, None if the guest says that it does not know."""
+    """Return a 64-bit field, None if the guest says that it does not know."""
     return None if value == UNKNOWN else value
 
 
 def text(raw: bytes) -> str:
-    """A name up to its NUL, fit for a terminal.
+    """Return a name up to its NUL, fit for a terminal.
 
-    A process chooses its name and may put anything there: what is not UTF-8 or not printable comes as \\x1b is written.
+    A process chooses its name and may put anything there: what is not UTF-8 or not printable comes
+    as \\x1b is written.
     """
     name = raw.partition(b"\0")[0].decode("utf-8", "backslashreplace")
     if name.isprintable():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls into the guest with names and types: docs/symcall.md is their manual.
 
-Each takes a `raw` first, the function that makes a call by number on some vCPU. Importing this module gives
-`VM.symcall` and `Vcpu.symcall` the names; `register` adds others.
+Each takes a `raw` first, the function that makes a call by number on some vCPU. Importing this
+module gives `VM.symcall` and `Vcpu.symcall` the names; `register` adds others.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ _WORD = (1 << 64) - 1
 
 
 def test(raw: Raw, *args: int) -> tuple[int, ...]:
-    """Up to five numbers; the guest gives each back with 1 added.
+    """Send up to five numbers; the guest gives each back with 1 added.
 
-    Raises SymcallError, GuestDataError if it does not, ConfigError for more numbers.
+    Raise SymcallError, GuestDataError if it does not, ConfigError for more numbers.
     """
     padded = (*args, *(0,) * (5 - len(args)))
     answer = tuple(ask(raw, abi.SYMCALL_TEST, *args)[:5])
@@ -56,17 +56,23 @@ def test(raw: Raw, *args: int) -> tuple[int, ...]:
 
 
 def read_facts(raw: Raw) -> Facts:
-    """What the guest's kernel is and where it lies. Raises SymcallError, GuestDataError if the answer is none."""
+    """Ask the guest's kernel for its release, addresses and notes.
+
+    Raise SymcallError, GuestDataError if the answer is none.
+    """
     return facts.parse(ask(raw, abi.SYMCALL_FACTS, want=abi.PAGE_DATA_SIZE))
 
 
 def read_current(raw: Raw) -> Current:
-    """The task that the vCPU is running. Raises SymcallError; any answer is one."""
+    """Return the task that the vCPU is running. Raise SymcallError; any answer is one."""
     return task.parse_current(ask(raw, abi.SYMCALL_CURRENT))
 
 
 def read_memory(raw: Raw) -> Memory:
-    """The guest's memory and swap statistics. Raises SymcallError, GuestDataError if the answer is none."""
+    """Return the guest's memory and swap statistics.
+
+    Raise SymcallError, GuestDataError if the answer is none.
+    """
     return memory.parse(ask(raw, abi.SYMCALL_MEMORY, want=abi.PAGE_DATA_SIZE))
 
 

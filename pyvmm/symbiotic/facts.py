@@ -22,13 +22,17 @@ OUT_OF_TREE = 1 << 0
 
 
 class Facts(NamedTuple):
-    """The guest kernel's own account of itself. None is what it cannot say, as a module cannot say everything.
+    """The guest kernel's own account of itself.
 
-    `release` and `version` are those of uname(2). `kaslr_offset` is added to every address of its vmlinux; `phys_base`
-    is where the address of the kernel's first byte less its link address lies in guest-physical memory; `page_offset`
-    is the virtual address of guest-physical 0. `vmcoreinfo_gpa` and `vmcoreinfo_size` (bytes) are where the note for
-    crash tools lies, `kernel_pgd_gpa` the root page table, of `page_table_levels`. `percpu_base` is the per-CPU offset
-    of the CPU `cpu` that answered, of `possible_cpus`. `out_of_tree`: a module answered, not the kernel's own driver.
+    None is what it cannot say, as a module cannot say everything.
+
+    `release` and `version` are those of uname(2). `kaslr_offset` is added to every address of its
+    vmlinux; `phys_base` is where the address of the kernel's first byte less its link address lies
+    in guest-physical memory; `page_offset` is the virtual address of guest-physical 0.
+    `vmcoreinfo_gpa` and `vmcoreinfo_size` (bytes) are where the note for crash tools lies,
+    `kernel_pgd_gpa` the root page table, of `page_table_levels`. `percpu_base` is the per-CPU
+    offset of the CPU `cpu` that answered, of `possible_cpus`. `out_of_tree`: a module answered, not
+    the kernel's own driver.
     """
 
     release: str
@@ -47,7 +51,7 @@ class Facts(NamedTuple):
 
 
 def parse(results: Results) -> Facts:
-    """Raises GuestDataError if the answer is none."""
+    """Raise GuestDataError if the answer is none."""
     fields = unpack(LAYOUT, results, "kernel facts")
     _, flags, kaslr_offset, phys_base, page_offset, vmcoreinfo_gpa, vmcoreinfo_size, *rest = fields
     possible_cpus, percpu_base, cpu, levels, kernel_pgd_gpa, release, version = rest

@@ -28,9 +28,11 @@ _ACCESSES = abi.ACCESS_READ | abi.ACCESS_WRITE | abi.ACCESS_EXECUTE
 
 
 class Memory(NamedTuple):
-    """Statistics as in the guest's /proc/meminfo and /proc/vmstat, in bytes; None is what the guest cannot say.
+    """Statistics as in the guest's /proc/meminfo and /proc/vmstat, in bytes; None is what the guest
+    cannot say.
 
-    `pswpin`, `pswpout`, `pgfault` and `pgmajfault` count events since its boot. `page_size` is in bytes.
+    `pswpin`, `pswpout`, `pgfault` and `pgmajfault` count events since its boot. `page_size` is in
+    bytes.
     """
 
     page_size: int
@@ -53,8 +55,9 @@ class Memory(NamedTuple):
 class Lookup(NamedTuple):
     """How an address is mapped in the address space that a vCPU has loaded.
 
-    `vaddr` is the address, None if the access that was asked for is not allowed. `pte_gpa` is the guest-physical
-    address of the page table entry, None if there is none; `permissions` has the bits of `abi.ACCESS_READ` and so on.
+    `vaddr` is the address, None if the access that was asked for is not allowed. `pte_gpa` is the
+    guest-physical address of the page table entry, None if there is none; `permissions` has the
+    bits of `abi.ACCESS_READ` and so on.
     """
 
     vaddr: int | None
@@ -78,15 +81,17 @@ class Lookup(NamedTuple):
 
 
 def parse(results: Results) -> Memory:
-    """The answer to MEMORY. Raises GuestDataError if it is none."""
+    """Return the answer to MEMORY. Raise GuestDataError if it is none."""
     _, page_size, *amounts = unpack(LAYOUT, results, "memory statistics")
     return Memory(page_size, *map(known, amounts))
 
 
 def lookup(raw: Raw, vaddr: int, pte: int = 0, access: int = abi.ACCESS_READ) -> Lookup:
-    """How `vaddr` is mapped, and whether `access` is allowed; with `pte` only if that is its page table entry.
+    """Ask how `vaddr` is mapped, and whether `access` is allowed; with `pte` only if that is its
+    page table entry.
 
-    Raises SymcallError, ConfigError for an address or access that cannot be, GuestDataError for such an answer.
+    Raise SymcallError, ConfigError for an address or access that cannot be, GuestDataError for such
+    an answer.
     """
     if not 0 <= vaddr < _SPACE:
         raise ConfigError(f"{vaddr:#x} is no 64-bit address")
@@ -107,13 +112,14 @@ def lookup(raw: Raw, vaddr: int, pte: int = 0, access: int = abi.ACCESS_READ) ->
 
 
 def read(raw: Raw, vaddr: int, length: int) -> bytes:
-    """Bytes at a virtual address of the address space that the vCPU has loaded, in as many calls as it takes.
+    """Read bytes at a virtual address of the address space that the vCPU has loaded, in as many
+    calls as it takes.
 
-    At most `MAX_READ` bytes. The result is shorter where the next page is not mapped or not present: the guest may not
-    wait for it in this context. If not even the first byte can be read, SymcallError with code EFAULT. Between the
-    calls of a long read the guest runs on, unless a hook reads. Raises ConfigError for a range that cannot be,
-    GuestDataError for an answer that is longer than what was asked for, or empty, LimitError for one that takes more
-    than 10 s in total.
+    At most `MAX_READ` bytes. The result is shorter where the next page is not mapped or not
+    present: the guest may not wait for it in this context. If not even the first byte can be read,
+    SymcallError with code EFAULT. Between the calls of a long read the guest runs on, unless a hook
+    reads. Raise ConfigError for a range that cannot be, GuestDataError for an answer that is longer
+    than what was asked for, or empty, LimitError for one that takes more than 10 s in total.
     """
     if not 0 <= length <= MAX_READ:
         raise ConfigError(f"a read of {length} bytes: at most {MAX_READ} at a time")

@@ -29,15 +29,17 @@ SIZE = HEAD.size + 8 * _WORDS
 
 
 class GuestSwap(NamedTuple):
-    """A swap disk as the guest's kernel sees it; pages of 4 KiB. What an older kernel does not know is 0.
+    """A swap disk as the guest's kernel sees it; pages of 4 KiB. What an older kernel does not know
+    is 0.
 
-    `mapped`: it took the aperture; `on`: a swap area on the disk is in use; `evicting`: it is handing pages back.
-    `slots` of the area and those `used`; `adopted` are used where they lie now, `adopted_total` since its boot, of
-    which the VMM `mapped_by_vmm`. `offered` faults could have been; `refused_shared` for an entry that processes share,
-    `refused_mode` by the mode, `refused_vmm` by the VMM, and for which of its reasons (`refused_reasons`, by number);
-    `lost_races` found the fault served by then. `freed` adopted pages are gone with their processes, `evicted` went
-    back to RAM, `evict_failed` could not. `pages_out` and `pages_in` were copied without the disk's queue;
-    `zero_filled` were known to be zero.
+    `mapped`: it took the aperture; `on`: a swap area on the disk is in use; `evicting`: it is
+    handing pages back. `slots` of the area and those `used`; `adopted` are used where they lie now,
+    `adopted_total` since its boot, of which the VMM `mapped_by_vmm`. `offered` faults could have
+    been; `refused_shared` for an entry that processes share, `refused_mode` by the mode,
+    `refused_vmm` by the VMM, and for which of its reasons (`refused_reasons`, by number);
+    `lost_races` found the fault served by then. `freed` adopted pages are gone with their
+    processes, `evicted` went back to RAM, `evict_failed` could not. `pages_out` and `pages_in` were
+    copied without the disk's queue; `zero_filled` were known to be zero.
     """
 
     mapped: bool
@@ -63,7 +65,7 @@ class GuestSwap(NamedTuple):
 
 
 def parse(results: Results) -> GuestSwap:
-    """The answer to SWAP_STATS. Raises GuestDataError for a size that cannot be."""
+    """Return the answer to SWAP_STATS. Raise GuestDataError for a size that cannot be."""
     size, data = results.rbx, results.data
     if not HEAD.size <= size <= min(abi.PAGE_DATA_SIZE, len(data)):
         raise GuestDataError(
@@ -82,18 +84,22 @@ def parse(results: Results) -> GuestSwap:
 
 
 def swap_stats(raw: Raw) -> GuestSwap:
-    """What the guest's kernel says of its swap disk. SymcallError with code ENODEV where it took no aperture.
+    """Ask the guest's kernel about its swap disk.
 
-    Raises GuestDataError if the answer is none.
+    Raise SymcallError with code ENODEV where it took no aperture.
+
+    Raise GuestDataError if the answer is none.
     """
     return parse(ask(raw, abi.SYMCALL_SWAP_STATS, want=abi.PAGE_DATA_SIZE))
 
 
 def swap_evict(raw: Raw, pages: int) -> int:
-    """Asks the guest to take up to so many adopted pages into its RAM, after the call. How many there are now.
+    """Ask the guest to take up to so many adopted pages into its RAM, after the call.
 
-    It stops where it has no free memory. SymcallError with code EBUSY while it is at that already, ENODEV as above.
-    Raises ConfigError for a number that cannot be.
+    Return how many there are now.
+
+    It stops where it has no free memory. SymcallError with code EBUSY while it is at that already,
+    ENODEV as above. Raise ConfigError for a number that cannot be.
     """
     if not 0 < pages < 1 << 64:
         raise ConfigError(f"{pages} pages to hand back: there is 1 and more")

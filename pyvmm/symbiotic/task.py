@@ -38,9 +38,11 @@ MAX_PAGES = 1 << 14
 
 
 class Current(NamedTuple):
-    """The task that a vCPU was running when it was interrupted; `address` is that of its task_struct.
+    """The task that a vCPU was running when it was interrupted; `address` is that of its
+    task_struct.
 
-    `kernel_thread`: it has no user space; `exiting`: it is on its way out; `idle`: the CPU had nothing to do.
+    `kernel_thread`: it has no user space; `exiting`: it is on its way out; `idle`: the CPU had
+    nothing to do.
     """
 
     pid: int
@@ -56,10 +58,11 @@ class Current(NamedTuple):
 class Task(NamedTuple):
     """One process or thread: ids as seen from the guest's initial namespaces.
 
-    `state` is a letter as in /proc (R S D Z T t X I P; ? if it is none). Times are in nanoseconds, `start_ns` since
-    the guest's boot. Memory is in bytes: `vsize_bytes` exactly, the others off by up to 32 pages for each CPU, as the
-    kernel counts them. None is what the guest cannot say. `cpu` is the one it runs on or ran on last, `threads` counts
-    those of its process. The flags are as in `Current`.
+    `state` is a letter as in /proc (R S D Z T t X I P; ? if it is none). Times are in nanoseconds,
+    `start_ns` since the guest's boot. Memory is in bytes: `vsize_bytes` exactly, the others off by
+    up to 32 pages for each CPU, as the kernel counts them. None is what the guest cannot say. `cpu`
+    is the one it runs on or ran on last, `threads` counts those of its process. The flags are as in
+    `Current`.
     """
 
     pid: int
@@ -86,7 +89,7 @@ def _flags(flags: int) -> tuple[bool, bool, bool]:
 
 
 def parse_current(results: Results) -> Current:
-    """The answer to CURRENT_TASK; any bits make one."""
+    """Return the answer to CURRENT_TASK; any bits make one."""
     ids, where = results.rbx, results.rcx
     comm = (results.rdx | results.rsi << 64).to_bytes(16, "little")
     flags = _flags(where >> 32)
@@ -94,7 +97,7 @@ def parse_current(results: Results) -> Current:
 
 
 def parse_task(record: bytes) -> Task:
-    """One record of TASKS, `RECORD.size` bytes."""
+    """Return one record of TASKS, `RECORD.size` bytes."""
     pid, tgid, ppid, uid, letter, flags, cpu, threads, *amounts, comm = RECORD.unpack(record)
     state = letter.decode() if letter.isalpha() else "?"
     of_task = (pid, tgid, ppid, uid, state, text(comm), cpu, threads)
@@ -102,11 +105,12 @@ def parse_task(record: bytes) -> Task:
 
 
 def tasks(raw: Raw, threads: bool = False) -> Iterator[Task]:
-    """Every process of the guest by pid, with `threads` every thread; a page is asked for when it is needed.
+    """Yield every process of the guest by pid, with `threads` every thread; a page is asked for
+    when it is needed.
 
-    Tasks come and go meanwhile: each that was there all along is seen, and none twice. Raises SymcallError,
-    GuestDataError for pages that cannot be, and when there is no end to them, and LimitError after `MAX_TASKS` of them
-    or 10 s of calls.
+    Tasks come and go meanwhile: each that was there all along is seen, and none twice. Raise
+    SymcallError, GuestDataError for pages that cannot be, and when there is no end to them, and
+    LimitError after `MAX_TASKS` of them or 10 s of calls.
     """
     cursor = last = seen = 0
     spent = 0.0
@@ -141,7 +145,10 @@ class TaskList(list[Task]):
 
 
 def task_list(raw: Raw, threads: bool = False) -> TaskList:
-    """All of `tasks` at once, or what there was of them at its limits. Raises what that does otherwise."""
+    """Return all of `tasks` at once, or what there was of them at its limits.
+
+    Raise what that does otherwise.
+    """
     found = TaskList()
     try:
         found.extend(tasks(raw, threads))
