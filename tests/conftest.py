@@ -10,8 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import hosts, second_try
+
 # What tests share: a failure there shows its values too.
 pytest.register_assert_rewrite("tests.support.integrity", "tests.support.remote")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--host", choices=hosts.HOSTS, help="run the tests of that host (hosts.py)")
 
 
 def pytest_configure() -> None:
@@ -20,6 +26,28 @@ def pytest_configure() -> None:
         if signal.getsignal(number) == signal.SIG_IGN:
             usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             signal.signal(number, usual)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves the tests of the host that is asked for."""
+    host = config.getoption("--host")
+    if host:
+        chosen = hosts.choose(items, host)
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _the_host_is_there(request: pytest.FixtureRequest) -> None:
+    lacking = hosts.missing(request.config.getoption("--host"))
+    if lacking:
+        pytest.fail(f"{lacking}: run these tests with python -m tests vmx", pytrace=False)
+
+
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Runs a test as pytest does, or a second time where the emulator may break guests."""
+    return second_try.run_protocol(item, nextitem) if second_try.has_several_threads() else None
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

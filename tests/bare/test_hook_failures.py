@@ -17,6 +17,8 @@ from tests.support.callee import MMIO, TARGET
 if TYPE_CHECKING:
     from pyvmm.machine.hooks import Exit
 
+pytestmark = [pytest.mark.host("linux"), pytest.mark.host("vmx", "shadow", rest=True)]
+
 MSR = 0x4B564D10
 PORT = 0x510
 

@@ -411,6 +411,7 @@ def test_split_irqchip() -> None:
 LOOP = bytes.fromhex("ebfe")
 
 
+@pytest.mark.host("vmx", "shadow")
 def test_immediate_exit() -> None:
     with Guest(LOOP) as guest:
         guest.vcpu.immediate_exit = True
@@ -429,6 +430,7 @@ def test_immediate_exit_completes_a_pending_input() -> None:
         assert (regs.rip, regs.rax & 0xFF) == (CODE + 2, 0x5A)
 
 
+@pytest.mark.host("vmx", "shadow")
 def test_a_signal_interrupts() -> None:
     old = signal.signal(signal.SIGALRM, lambda *_: None)
     # Again and again: the first may come before the guest is entered.
@@ -481,6 +483,7 @@ def test_the_interpreter_runs_while_the_guest_does() -> None:
 # Registers at an exit
 
 
+@pytest.mark.host("vmx", "shadow")
 def test_sync_regs() -> None:
     with Guest(bytes.fromhex("b85634 e710 e710 f4")) as guest:  # mov ax,0x3456; out 0x10,ax twice
         vcpu = guest.vcpu

@@ -36,23 +36,27 @@ def integrity(upcalls: int, made: int, share: float, pause: float, **options: An
     print(dict(guest.made), dict(guest.from_exits))
 
 
+@pytest.mark.host("linux")
 @pytest.mark.parametrize(("part", "isolate"), parts(True))
 def test_state_survives_handlers_that_lose_it(part: float, isolate: bool) -> None:
     """Without a promise: the handlers also lose vector registers and KERNEL_GS_BASE."""
     all_over(part, 6.0, 0.004, isolate=isolate)
 
 
+@pytest.mark.host("linux")
 @pytest.mark.parametrize(("part", "isolate"), parts(False))
 def test_state_survives_handlers_that_promise_to_keep_it(part: float, isolate: bool) -> None:
     all_over(part, 6.0, 0.004, promise=True, isolate=isolate)
 
 
+@pytest.mark.host("linux")
 @pytest.mark.parametrize(("part", "isolate"), parts(False))
 def test_state_survives_calls_of_a_thread(part: float, isolate: bool) -> None:
     """With nothing else than what the guest asks for, back to back."""
     all_over(part, 0.0, 0.002, isolate=isolate)
 
 
+@pytest.mark.host("linux")
 @pytest.mark.parametrize("late", ["thread", "exit"])
 def test_state_survives_a_handler_that_is_cut_short(late: str) -> None:
     """One that lost all it could, during calls of a thread and of hooks; it is cut short."""
@@ -60,6 +64,7 @@ def test_state_survives_a_handler_that_is_cut_short(late: str) -> None:
     integrity(MADE // 8, MADE // 8, 4.0, 0.004, promise=promise, isolate=promise, late=late)
 
 
+@pytest.mark.host("vmx", "shadow")
 @pytest.mark.parametrize("promise", [False, True], ids=["no-promise", "promise"])
 def test_state_survives_in_short(promise: bool) -> None:
     """Enough to see that it works at all on a KVM of another kind."""

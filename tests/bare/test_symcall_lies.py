@@ -21,6 +21,9 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from pyvmm.machine.hooks import Exit, Hypercall
 
+#: On VT-x exceptions and state go through VMCS fields of other rules.
+pytestmark = pytest.mark.host("linux", "vmx", "shadow", rest=True)
+
 NOT_CANONICAL = 0x8000_0000_0000_0000
 
 

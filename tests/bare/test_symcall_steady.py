@@ -13,6 +13,8 @@ from tests.support import guest64
 from tests.support.integrity import CHEAP, FAIL, LAB, NMI, OPERATIONS, Integrity, parts
 from tests.support.steady_caller import SteadyCaller
 
+pytestmark = pytest.mark.host("linux")
+
 #: Calls of C in each of two tests, 100,000 together. In the lab, where a change of threads takes a millisecond, fewer;
 #: PYVMM_STEADY_CALLS says how many.
 STEADY = int(os.environ.get("PYVMM_STEADY_CALLS", "3000" if LAB else "50000"))

@@ -14,6 +14,8 @@ from pyvmm.symbiotic import abi
 from tests.support import remote
 from tests.support.remote import Remote
 
+pytestmark = pytest.mark.host("linux", "vmx", "shadow")
+
 ELSEWHERE = 0x400000
 MEMORY = 16 << 20
 

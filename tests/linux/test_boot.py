@@ -90,7 +90,13 @@ def disk(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "cpus"), [("6.12", 1), ("6.12", 2), ("6.12", 4), kernels.one("6.1", 4)]
+    ("name", "cpus"),
+    [
+        pytest.param("6.12", 1, marks=pytest.mark.host("vmx")),
+        pytest.param("6.12", 2, marks=pytest.mark.host("vmx")),
+        ("6.12", 4),
+        kernels.one("6.1", 4),
+    ],
 )
 def test_own_kernel_by_pvh(name: str, cpus: int, disk: str, tmp_path: Path) -> None:
     done = linux.run(tmp_path, INSPECT, "--linux", name, "-c", str(cpus), "-d", disk)

@@ -139,6 +139,25 @@ def test_every_page_is_right(mode: str, bundle: str) -> None:
     assert counted.pages_out > 100, counted
 
 
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param(
+            "direct", marks=[pytest.mark.host("linux", rest=True), pytest.mark.host("vmx")]
+        ),
+        pytest.param("symcall", marks=pytest.mark.host("linux", "vmx", "shadow", rest=True)),
+    ],
+)
+def test_swapped_pages_are_right(mode: str) -> None:
+    """In short, for KVMs of other kinds."""
+    with Guest(script("random drop fork advise lock"), mode) as guest:
+        guest.start()
+        guest.work()
+        counted = guest.to_the_end()
+    assert counted.adopted_total > 100, counted
+    assert (counted.mapped_by_vmm > 100) == (mode == "symcall"), counted
+
+
 @pytest.mark.rest
 def test_switched_off_it_is_a_disk() -> None:
     with Guest(script("random fork advise"), "off") as guest:

@@ -31,6 +31,8 @@ WORK_SECONDS = int(os.environ.get("PYVMM_SYMCALL_SECONDS", "120"))
 
 #: Calls that are posted at once, which the vCPU makes one after the other.
 BATCH = 256
+#: While page tables are isolated.
+ISOLATED_CALLS = 1000
 FIVE = struct.Struct("=5Q")
 
 
@@ -107,6 +109,35 @@ class Caller(threading.Thread):
                 raise
             self.again += 1
         self.calls += 1
+
+
+@pytest.mark.host("linux", rest=True)
+@pytest.mark.host("vmx", "shadow")
+def test_symcalls_while_its_page_tables_are_isolated() -> None:
+    """Calls come in user mode too, where the kernel's page tables are not those in CR3."""
+    script = "grep -ow pti /proc/cpuinfo; echo READY; read go; "
+    script += "while ! test -e /tmp/over; do md5sum /bin/busybox; done > /tmp/sums & "
+    script += "read over; touch /tmp/over; wait; sort -u /tmp/sums | wc -l; echo DONE"
+    with linux.Guest(script, params=f"{linux.PATIENT} pti=on") as guest:
+        guest.start()
+        assert "pti" in guest.expect("READY")
+        caller = Caller(guest.vm, 0)
+        caller.start()
+        guest.say("go")
+        while caller.calls < ISOLATED_CALLS and caller.is_alive():
+            threading.Event().wait(0.1)
+        caller.ending.set()
+        caller.join()
+        guest.say("over")
+        text = guest.expect("DONE")
+        assert guest.finish().ok
+        log, counters = guest.vm.console_log(), guest.vm.symcalls
+    assert caller.failed is None
+    assert caller.calls >= ISOLATED_CALLS
+    assert "1\n" in text.replace("\r", ""), text  # one sum, whatever came in between
+    assert faults(log) == []
+    assert counters["deadlines"] == counters["faults"] == counters["stray_returns"] == 0
+    assert counters["calls"] == counters["returned"] + counters["errors"]
 
 
 @pytest.mark.rest

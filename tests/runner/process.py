@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: The longest test is silent for about 200 s on an emulated machine.
 SILENT_SECONDS = 420
 SILENT = 1000  # no status of a program: one of 124 is a lab that was not silent, but at work for too long
+#: Of processes at a time: a lab touches 1 to 2 GiB of memory.
+MOST = 4
 SHOWING = Lock()
 #: What is running, to be ended with this program.
 RUNNING: set[subprocess.Popen[bytes]] = set()
@@ -39,11 +41,9 @@ class End(NamedTuple):
     seconds: float
 
 
-def streamed(process: Process) -> End:
-    """Runs it, with its output as it comes."""
-    start = time.monotonic()
-    code = subprocess.run(process.command, cwd=ROOT, check=False).returncode
-    return End(code, time.monotonic() - start)
+def number_of(cpus: int) -> int:
+    """Processes at a time, each of which keeps so many CPUs busy."""
+    return max(1, min(MOST, (os.cpu_count() or 1) // cpus))
 
 
 def at_a_time(count: int, processes: Sequence[Process]) -> list[End]:

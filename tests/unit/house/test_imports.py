@@ -117,3 +117,44 @@ def test_bindings_import_nothing_of_the_machine() -> None:
     )
     output = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
     assert output.strip() == "['pyvmm.errors']"
+
+
+# The tests.
+
+
+def imported_tests(path: Path) -> list[str]:
+    """Each import of tests that stand elsewhere: what two of them share lies in tests/support."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        of_tests = [name.split(".") for name in names if name.startswith("tests.")]
+        found += [
+            f"{path}:{node.lineno}: {'.'.join(parts)}"
+            for parts in of_tests
+            if any(part == "conftest" or part.startswith("test_") for part in parts)
+        ]
+    return found
+
+
+def test_no_test_imports_another() -> None:
+    paths = [*ROOT.glob("tests/**/*.py"), *ROOT.glob("bench/**/*.py")]
+    assert [each for path in paths for each in imported_tests(path)] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from tests.bare.test_bus import Model",
+        "from tests.bare import conftest",
+        "from tests.bare import remote, test_bus",
+        "import tests.bare.test_bus",
+        "def f():\n    from tests.bare.test_bus import *",
+    ],
+)
+def test_the_check_sees_an_import_of_a_test(line: str, tmp_path: Path) -> None:
+    bad = tmp_path / "test_bad.py"
+    bad.write_text(line)
+    assert len(imported_tests(bad)) == 1

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -12,15 +13,16 @@ import psutil
 import pytest
 
 from tests import __main__ as stages
-from tests.__main__ import NO_TESTS, Choice, Job, Part
+from tests.__main__ import NO_TESTS, Choice
 from tests.fuzz.targets import TARGETS
-from tests.runner import needs, process
+from tests.runner import labs, needs, process
 from tests.runner.process import SILENT, End, Process
+from tests.support.hosts import LINUX, SHADOW, VMX
+from tests.support.tree import ROOT
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
-
 
 #: For pytest, of each of the two halves.
 EACH, REST = Choice().words, Choice(rest=True).words
@@ -39,51 +41,82 @@ EACH, REST = Choice().words, Choice(rest=True).words
     ],
 )
 def test_a_stage_is_as_good_as_its_worst_file(codes: list[int], status: int) -> None:
-    assert stages.worst(codes) == status
+    assert stages.status([End(code, 1.0) for code in codes]) == status
 
 
-def test_what_is_about_vt_x_runs_with_ept_and_as_a_rest_without() -> None:
-    found = stages.jobs("vmx", Choice())
-    assert {job.files for job in found} == {("test_bare",), ("test_linux",)}
-    assert not any(job.shadow for job in found)
-    found = stages.jobs("vmx", Choice(rest=True))
-    assert {job.files for job in found if job.shadow} == {
-        ("test_bare",),
-        ("test_lies",),
-        ("test_linux",),
-    }
-    assert {job.files for job in found if not job.shadow} == {("test_lies",), ("test_linux",)}
-    assert not any(job.shadow for job in stages.jobs("linux", Choice(rest=True)))
+def files_of(processes: list[Process]) -> list[list[str]]:
+    """Those that each process is to run."""
+    return [[w for w in each.command if w.startswith("tests/")] for each in processes]
 
 
-def test_files_share_a_lab(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "labs_at_a_time", lambda: 3)
-    jobs = stages.jobs("linux", Choice())
-    names = [name for job in jobs for name in job.files]
-    assert sorted(names) == sorted(stages.file_names("linux", EACH))
-    assert len(jobs) == 3 * stages.PILES
-    long = [sum(name in stages.LONG for name in job.files) for job in jobs]
+@pytest.fixture
+def in_labs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine's KVM is neither VT-x nor one that boots Linux; it has three CPUs for labs."""
+    monkeypatch.setattr(labs, "is_here", lambda host: False)
+    monkeypatch.setattr(labs, "at_a_time", lambda: 3)
+
+
+@pytest.mark.usefixtures("in_labs")
+@pytest.mark.parametrize("rest", [False, True])
+@pytest.mark.parametrize(
+    ("stage", "host"), [("linux", LINUX), ("vmx", VMX)], ids=lambda value: value
+)
+def test_files_share_labs(stage: str, host: str, rest: bool) -> None:
+    """Each file of the choice is in one of them, and those that take long are dealt out."""
+    choice = Choice(rest)
+    found = [each for each in stages.processes(stage, choice) if each.what.startswith(host)]
+    ran = files_of(found)
+    assert len(found) == min(3 * labs.PILES[host], sum(map(len, ran)))
+    names = stages.file_names(("bare", "linux"), ("--host", host, *choice.words))
+    assert sorted(name for pile in ran for name in pile) == sorted(names)
+    long = [sum(stages.rank(name) < len(stages.LONG) for name in pile) for pile in ran]
     assert max(long) - min(long) <= 1
-    assert str(Job("linux", ("test_a", "test_b", "test_c"))) == "linux/test_a and 2 more"
+    for each in found:
+        lab, test = each.command[: each.command.index("--")], each.command[-5:]
+        assert ("vmx" in lab) == (host == VMX)
+        assert "--no-npt" not in lab
+        assert test[-4:] == ["--host", host, *choice.words]
 
 
-def test_a_lab_without_ept_runs_what_is_marked() -> None:
-    words = (*REST, "-k", "page")
-    found = stages.jobs("vmx", Choice(rest=True, options=("-k", "page")))
-    shadow = next(job for job in found if job.shadow)
-    assert shadow.words == (*words, "-m", stages.SHADOW)
-    command = stages.vmx_command(shadow)
-    lab, test = command[: command.index("--")], command[command.index("--") + 1 :]
-    assert "--no-npt" in lab
-    assert test[-len(shadow.arguments) :] == shadow.arguments
-    assert "--no-npt" not in stages.vmx_command(shadow._replace(shadow=False))
+@pytest.mark.usefixtures("in_labs")
+def test_vt_x_without_ept_is_of_the_rest() -> None:
+    options = ("-k", "page")
+    assert not any(SHADOW in each.command for each in stages.processes("vmx", Choice()))
+    found = stages.processes("vmx", Choice(rest=True, options=options))
+    shadow = [each for each in found if SHADOW in each.command]
+    assert shadow
+    for each in shadow:
+        lab = each.command[: each.command.index("--")]
+        assert "--no-npt" in lab
+        assert each.what.startswith("shadow/")
+        assert each.command[-6:] == ["--host", SHADOW, *REST, *options]
 
 
+@pytest.mark.parametrize("stage", ["vmx", "linux"])
+def test_a_kvm_that_is_here_is_used(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labs, "is_here", lambda host: True)
+    found = stages.processes(stage, Choice())
+    assert found
+    for each in found:
+        assert each.command[1:3] == ["-m", "pytest"]
+        assert each.command[-4:] == ["--host", stage, *EACH]
+
+
+@pytest.mark.usefixtures("in_labs")
 def test_each_lab_keeps_a_log_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYVMM_ARTEFACTS", "kept")
-    commands = [stages.vmx_command(job) for job in stages.jobs("vmx", Choice(rest=True))]
-    logs = [command[command.index("--log") + 1] for command in commands]
+    found = [*stages.processes("vmx", Choice(rest=True)), *stages.processes("linux", Choice())]
+    logs = [each.command[each.command.index("--log") + 1] for each in found]
     assert len(set(logs)) == len(logs)
+    assert all(re.fullmatch(r"kept/[\w-]+-console\.log", log) for log in logs)
+
+
+@pytest.mark.parametrize(
+    ("files", "what"),
+    [(("tests/bare/test_a.py",), "linux/test_a"), (("test_a.py", "b", "c"), "linux/test_a and 2 more")],
+)  # fmt: skip
+def test_what_a_pile_is_called(files: tuple[str, ...], what: str) -> None:
+    assert stages.called("linux", files) == what
 
 
 def test_a_lab_that_falls_silent_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,32 +140,18 @@ def test_a_file_runs_once(
     """A second try would hide what hangs now and then."""
     outcomes = [(code, b"what it said")]
     monkeypatch.setattr(process, "watch", lambda command: outcomes.pop(0))
-    assert process.shown(Process(str(Job("vmx", ("test_linux",), shadow=True)), [])).code == code
+    assert process.shown(Process("shadow/test_boot", [])).code == code
     out = capfdbinary.readouterr().out
-    assert f"-- vmx/test_linux, shadow paging: status {code}, 0 s".encode() in out
+    assert f"-- shadow/test_boot: status {code}, 0 s".encode() in out
     assert b"what it said" in out
 
 
-@pytest.mark.parametrize("rest", [False, True])
-def test_each_job_of_a_stage_has_its_lab(rest: bool) -> None:
-    found = stages.in_labs("vmx", Choice(rest=rest))
-    assert [process.what for process in found] == list(
-        map(str, stages.jobs("vmx", Choice(rest=rest)))
-    )
-
-
 def test_the_files_of_all_stages_are_one_queue(ran: list[str]) -> None:
-    files = {name: Process(name, []) for name in ("a", "fails", "c", "d", "e")}
-    parts = [
-        Part("unit", 1, [files["a"], files["fails"]]),
-        Part("bare", 1, [files["c"]]),
-        Part("vmx", 0, [files["d"]]),
-        Part("linux", 1, [files["e"]]),
-    ]
-    ends = stages.run(parts)
-    assert [part for part, _ in ends] == parts
-    assert [[end.code for end in each] for _, each in ends] == [[0, 1], [0], [0], [0]]
-    assert ran == list(files)
+    parts = {"unit": ["a", "fails"], "bare": ["c"], "linux": []}
+    ends = stages.run(1, {name: [Process(w, []) for w in what] for name, what in parts.items()})
+    assert list(ends) == list(parts)
+    assert [[end.code for end in each] for each in ends.values()] == [[0, 1], [0], []]
+    assert ran == ["a", "fails", "c"]
 
 
 @pytest.mark.parametrize(
@@ -151,30 +170,35 @@ def test_no_pile_is_empty(count: int, piles: list[tuple[str, ...]]) -> None:
 @pytest.mark.parametrize("stage", ["unit", "bare", "qemu", "lab"])
 def test_each_file_of_a_stage_runs_once(stage: str) -> None:
     def files(choice: Choice) -> list[str]:
-        words = [word for process in stages.in_processes(stage, choice) for word in process.command]
-        return [word for word in words if word.startswith("tests/")]
+        return [name for pile in files_of(stages.processes(stage, choice)) for name in pile]
 
     ran = files(Choice())
     assert len(set(ran)) == len(ran)
     if stage in stages.STAGES_OF_REST:
         ran += files(Choice(rest=True))
-    found = (stages.ROOT / "tests" / stage).rglob("test_*.py")
-    assert set(ran) == {str(path.relative_to(stages.ROOT)) for path in found}
+    found = (ROOT / "tests" / stage).rglob("test_*.py")
+    assert set(ran) == {str(path.relative_to(ROOT)) for path in found}
+
+
+def test_every_folder_of_tests_is_of_a_stage() -> None:
+    folders = {
+        path.relative_to(ROOT / "tests").parts[0] for path in ROOT.glob("tests/**/test_*.py")
+    }
+    assert folders == {folder for stage in stages.STAGES.values() for folder in stage.folders}
 
 
 def test_the_rest_has_a_run_of_its_own() -> None:
     """Each test is in one of the two, and no lab starts for a file that has none."""
     assert EACH == ("-m", "not rest")
     assert REST == ("-m", "rest")
-    for stage in ("bare", "qemu", "lab", "linux"):
-        assert stages.file_names(stage, REST)
-    assert "test_workloads" in stages.file_names("linux", REST)
-    assert "test_workloads" not in stages.file_names("linux", EACH)
+    assert "tests/linux/test_workloads.py" in stages.file_names(("linux",), REST)
+    assert "tests/linux/test_workloads.py" not in stages.file_names(("linux",), EACH)
 
 
 def test_only_files_with_tests_of_the_choice_run() -> None:
-    assert stages.file_names("vmx", (*EACH, "-k", "boots", "-q")) == ["test_linux"]
-    assert stages.file_names("vmx", (*EACH, "-k", "no_test_has_this_name")) == []
+    words = (*EACH, "-k", "ping_and_tcp", "-q")
+    assert stages.file_names(("linux",), words) == ["tests/linux/test_network.py"]
+    assert stages.file_names(("linux",), (*EACH, "-k", "no_test_has_this_name")) == []
 
 
 def test_a_file_that_cannot_be_read_runs_and_so_fails(
@@ -185,7 +209,8 @@ def test_a_file_that_cannot_be_read_runs_and_so_fails(
     (folder / "test_good.py").write_text("def test_it(): pass\n")
     (folder / "test_bad.py").write_text("import no_module_has_this_name\n")
     monkeypatch.setattr(stages, "ROOT", tmp_path)
-    assert stages.file_names("broken", ()) == ["test_bad", "test_good"]
+    names = ["tests/broken/test_bad.py", "tests/broken/test_good.py"]
+    assert stages.file_names(("broken",), ()) == names
 
 
 @pytest.mark.parametrize(
@@ -212,12 +237,12 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return End(int("fails" in process.what), 1.0)
 
     monkeypatch.setattr(process, "shown", run)
-    monkeypatch.setattr(stages, "streamed", run)
     monkeypatch.setattr(stages, "number_of", lambda cpus: 1)
-    monkeypatch.setattr(stages, "part_of", lambda s, choice: Part(s, 1, [Process(s, [])]))
+    monkeypatch.setattr(labs, "at_a_time", lambda: 1)
+    monkeypatch.setattr(stages, "processes", lambda stage, choice: [Process(stage, [])])
     monkeypatch.setattr(sys, "argv", ["tests"])
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
-    monkeypatch.chdir(stages.ROOT)
+    monkeypatch.chdir(ROOT)
     return ran
 
 
@@ -241,9 +266,9 @@ def test_what_boots_no_kernel_runs_beside_the_builds(
 
 
 def test_each_fuzz_target_has_its_process() -> None:
-    part = stages.part_of("fuzz", Choice())
-    assert [process.what for process in part.processes] == [f"fuzz/{name}" for name in TARGETS]
-    for each in part.processes:
+    found = stages.processes("fuzz", Choice())
+    assert [process.what for process in found] == [f"fuzz/{name}" for name in TARGETS]
+    for each in found:
         assert each.command[-3:] == ["--seconds", str(stages.FUZZ_SECONDS), each.what[5:]]
 
 
@@ -264,7 +289,7 @@ signal.signal(signal.SIGTERM, end_all)
 script = "echo $$ > {tmp_path}/$0; exec sleep 1000"
 at_a_time(2, [Process(name, ["sh", "-c", script, name]) for name in ("one", "two", "three")])
 """
-    runner = subprocess.Popen([sys.executable, "-c", code], cwd=stages.ROOT)
+    runner = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     files = [tmp_path / name for name in ("one", "two")]
     until(lambda: all(file.exists() and file.read_text().strip() for file in files))
     runner.send_signal(signal.SIGTERM)
