@@ -23,6 +23,7 @@ SVM = 1 << 2  # leaf 0x8000_0001 ECX
 CMP_LEGACY = 1 << 1  # leaf 0x8000_0001 ECX
 GIB_PAGES = 1 << 26  # leaf 0x8000_0001 EDX
 
+TOPOLOGY, TOPOLOGY_V2 = 0xB, 0x1F  # leaves of threads and cores by APIC id
 LEVEL_SMT = 1
 LEVEL_CORE = 2
 
@@ -117,7 +118,7 @@ def adjust(
             _leaf_1(entry, apic_id, cpus, deadline, nested)
         elif function == 4:
             _leaf_4(entry, cpus)
-        elif function in (0xB, 0x1F):
+        elif function in (TOPOLOGY, TOPOLOGY_V2):
             _topology(entry, apic_id, cpus)
         elif 0x80000001 <= function <= 0x8000001E:
             _amd(entry, apic_id, cpus, nested)
@@ -134,20 +135,24 @@ def table(
 ) -> Any:
     """A fresh `struct kvm_cpuid2 *` for one vCPU, made from KVM's supported one.
 
-    The topology leaves are written anew: KVM lists at most their first sub-leaf. `more` are further leaves, each its
-    number and EAX to EDX.
+    The topology leaves are written anew, because KVM lists at most their first sub-leaf. Leaf 0xB
+    is there even where KVM's own table ends before it: each vCPU has an x2APIC, and a processor
+    with one has that leaf (SDM volume 3A, "CPUID Extensions And Topology Enumeration"). `more` are
+    further leaves, each its number and EAX to EDX.
     """
     kept = [
         supported.entries[i]
         for i in range(supported.nent)
-        if supported.entries[i].function not in (0xB, 0x1F)
+        if supported.entries[i].function not in (TOPOLOGY, TOPOLOGY_V2)
     ]
-    highest = next((entry.eax for entry in kept if entry.function == 0), 0)
-    topology = [leaf for leaf in (0xB, 0x1F) if leaf <= highest]
+    highest = max(next((entry.eax for entry in kept if entry.function == 0), 0), TOPOLOGY)
+    topology = [leaf for leaf in (TOPOLOGY, TOPOLOGY_V2) if leaf <= highest]
     count = len(kept) + 3 * len(topology) + len(more)
     result = kvm.ffi.new("struct kvm_cpuid2 *", {"nent": count, "entries": count})
     for i, entry in enumerate(kept):
         result.entries[i] = entry
+        if entry.function == 0:
+            result.entries[i].eax = highest
     at = len(kept)
     for leaf in topology:
         for index in range(3):

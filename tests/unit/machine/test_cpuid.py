@@ -82,6 +82,15 @@ def test_topology_leaves_only_where_the_table_reaches_so_far() -> None:
     assert kvm.find_cpuid(made, 0x1F) is None
 
 
+def test_an_x2apic_has_its_leaf_though_the_table_of_kvm_is_shorter() -> None:
+    short = [{"function": 0, "eax": 7, "ebx": 0x68747541}, *AMD[1:]]
+    made = table(short, 1, 2)
+    assert leaf(made, 0).eax == 0xB
+    assert leaf(made, 0).ebx == 0x68747541
+    assert leaf(made, 0xB, 1).edx == 1
+    assert kvm.find_cpuid(made, 0x1F) is None
+
+
 @pytest.mark.parametrize(("index", "sharing"), [(0, 0), (1, 0), (2, 7)])
 def test_caches(index: int, sharing: int) -> None:
     """The first two levels belong to a core, the third to all eight places of the package."""
