@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
+from threading import Event, Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.support.tree import ROOT
@@ -25,6 +25,8 @@ MOST = 4
 SHOWING = Lock()
 #: What is running, to be ended with this program.
 RUNNING: set[subprocess.Popen[bytes]] = set()
+#: Set before those are: a process that begins meanwhile ends itself.
+ENDING = Event()
 
 
 class Process(NamedTuple):
@@ -76,6 +78,8 @@ def watch(command: list[str]) -> tuple[int, bytes]:
     ) as process:
         assert process.stdout is not None
         RUNNING.add(process)
+        if ENDING.is_set():
+            process.terminate()
         try:
             fd = process.stdout.fileno()
             while True:
@@ -93,6 +97,7 @@ def watch(command: list[str]) -> tuple[int, bytes]:
 
 def end_all(number: int, frame: object) -> None:
     """The handler of a signal: labs would go on by themselves. What still waits for its turn does not begin."""
+    ENDING.set()
     for process in tuple(RUNNING):
         process.terminate()
     sys.exit(128 + number)

@@ -298,6 +298,34 @@ at_a_time(2, [Process(name, ["sh", "-c", script, name]) for name in ("one", "two
     assert not (tmp_path / "three").exists()
 
 
+def test_a_signal_ends_what_is_about_to_run() -> None:
+    """It comes while the process is there, and nobody knows of it yet."""
+    code = """
+import os, signal, subprocess, threading
+from tests.runner import process
+
+handled = threading.Event()
+
+def end(number, frame):
+    try:
+        process.end_all(number, frame)
+    finally:
+        handled.set()
+
+class Late(subprocess.Popen):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGTERM)
+        handled.wait()
+
+signal.signal(signal.SIGTERM, end)
+subprocess.Popen = Late
+process.at_a_time(1, [process.Process("one", ["sleep", "1000"])])
+"""
+    runner = subprocess.run([sys.executable, "-c", code], cwd=stages.ROOT, timeout=60, check=False)
+    assert runner.returncode == 128 + signal.SIGTERM
+
+
 def test_sources_are_compiled_before_labs_share_them(tmp_path):
     (tmp_path / "module.py").write_text("number = 1\n")
     needs.compile_sources(tmp_path)
