@@ -26,6 +26,8 @@ BOOT_DS = 0x18
 SYMCALL_DEADLINE = 2.0
 #: The first serial port: its I/O ports begin here, and its interrupt line.
 COM1, COM1_LINE = 0x3F8, 4
+#: For a policy that is a function of the program.
+FUNCTION = "function"
 #: The serial number of a swap disk, where nobody says; the init of the project's guests looks for it.
 SWAP_SERIAL = "pyvmm-swap"
 
@@ -152,7 +154,7 @@ class SwapConfig(NamedTuple):
     quota: int | None = None
 
 
-class TestdevConfig(NamedTuple):
+class KvmUnitTestsConfig(NamedTuple):
     """The devices of kvm-unit-tests (`pyvmm.testdev`)."""
 
 
@@ -176,7 +178,7 @@ if TYPE_CHECKING:
         | NetConfig
         | RngConfig
         | SwapConfig
-        | TestdevConfig
+        | KvmUnitTestsConfig
     )
 
 #: How JSON, and `Device.kind`, call the record of each device.
@@ -187,7 +189,7 @@ KINDS: dict[str, Any] = {
     "virtio-net": NetConfig,
     "virtio-rng": RngConfig,
     "swap": SwapConfig,
-    "testdev": TestdevConfig,
+    "testdev": KvmUnitTestsConfig,
 }
 _RECORDS: dict[str, Any] = {
     record.__name__: record for record in (MachineConfig, BootConfig, CpuState)
@@ -211,8 +213,11 @@ _WORDS = {
 
 
 def kind_of(device: Any) -> str:
-    """Return the word for the device that a record describes."""
-    return next(kind for kind, record in KINDS.items() if isinstance(device, record))
+    """Return the word for the device that a record describes. Raises ConfigError for what is no such record."""
+    for kind, record in KINDS.items():
+        if isinstance(device, record):
+            return kind
+    raise ConfigError(f"{_said(device)} is no record of a device")
 
 
 def to_plain(value: Any) -> Any:

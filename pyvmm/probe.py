@@ -13,7 +13,7 @@ import time
 from typing import Any, NamedTuple
 
 from pyvmm import kvm
-from pyvmm.config import CpuState
+from pyvmm.config import CpuState, MachineConfig
 from pyvmm.errors import Error
 from pyvmm.machine.machine import Machine
 
@@ -126,7 +126,7 @@ def _run_loop(path: str, code: bytes, rounds: int) -> float:
     """Return the seconds that a bare program takes from its first instruction to HLT, thread start
     included.
     """
-    with Machine(1 << 20, irqchip=False, kvm_path=path) as machine:
+    with Machine(MachineConfig(1 << 20, irqchip=False, kvm_path=path)) as machine:
         machine.memory.write(CODE_AT, code.replace(b"%s", rounds.to_bytes(4, "little")))
         machine.set_state(CpuState("protected", rip=CODE_AT))
         start = time.perf_counter()

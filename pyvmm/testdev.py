@@ -19,12 +19,15 @@ import os
 import struct
 
 from pyvmm._core import ffi
+from pyvmm.config import KvmUnitTestsConfig
 from pyvmm.errors import GuestMemoryError, HostError
+from pyvmm.machine.device import Device
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyvmm.machine.hooks import Exit
-    from pyvmm.vm import VM
 
 #: The test device, at the places where QEMU's pc-testdev has it.
 SCRATCH = 0xE0
@@ -52,7 +55,7 @@ class FwCfg:
     ``items`` maps numbers to bytes. Other items, and all that lies beyond the end of one, are zero.
     """
 
-    def __init__(self, vm: VM, items: dict[int, bytes]) -> None:
+    def __init__(self, vm: Any, items: dict[int, bytes]) -> None:
         self.items = items
         self.item = b""
         self.at = 0
@@ -70,7 +73,7 @@ class FwCfg:
         return byte
 
 
-class TestDevice:
+class TestDevice(Device):
     """All that kvm-unit-tests expect of a machine beside the serial port, added to a VM before it starts.
 
     * A write to port 0xf4 ends the run, with the byte as `Result.status`: 0 passed, 38 skipped.
@@ -79,11 +82,15 @@ class TestDevice:
     * Ports 0x2000 to 0x2017 are the interrupt lines 0 to 23: a write sets the line to 0 or 1.
     * 64 KiB at 0xff000000 are memory, every access to which is an exit.
     * fw_cfg tells the number of vCPUs, the size of RAM and the command line.
+
+    `vm` is a `pyvmm.VM`.
     """
 
     __test__ = False  # for pytest, which would take it for tests
+    kind = "testdev"
 
-    def __init__(self, vm: VM) -> None:
+    def __init__(self, vm: Any) -> None:
+        super().__init__(vm.machine)
         self.vm = vm
         self.kept = 0
         self.memory = bytearray(MEMORY_SIZE)
@@ -105,6 +112,12 @@ class TestDevice:
             CMDLINE: words,
         }
         self.fw_cfg = FwCfg(vm, items)
+        vm.machine.add_device(self)
+
+    @property
+    def config(self) -> KvmUnitTestsConfig:
+        """The record from which one like it can be made."""
+        return KvmUnitTestsConfig()
 
     def scratch(self, exit: Exit) -> int:
         """Keep what is written to a part of the 32 bits, or give that part."""

@@ -8,26 +8,35 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from pyvmm.boot import acpi, load
+from pyvmm.config import (
+    FUNCTION,
+    SWAP_SERIAL,
+    SYMCALL_DEADLINE,
+    BootConfig,
+    MachineConfig,
+    SwapConfig,
+    VMConfig,
+    kind_of,
+)
 from pyvmm.devices.serial import Serial
 from pyvmm.errors import ConfigError, StateError
-from pyvmm.machine import kernellog
 from pyvmm.machine import result as results
 from pyvmm.machine import symcall as symcalls
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.result import Result
-from pyvmm.machine.symbiosis import DEADLINE
 from pyvmm.quantity import check_seconds, parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, TypeVar
+    from typing import Any, Self, TypeVar
 
-    from pyvmm.config import CpuState
+    from pyvmm.config import CpuState, DeviceConfig
     from pyvmm.control.server import Server
     from pyvmm.devices.virtio_blk import VirtioBlk
     from pyvmm.devices.virtio_console import VirtioConsole
     from pyvmm.devices.virtio_net import VirtioNet
     from pyvmm.devices.virtio_rng import VirtioRng
+    from pyvmm.machine.device import Device
     from pyvmm.machine.question import Question
     from pyvmm.machine.vcpu import Vcpu
     from pyvmm.swap.disk import Policy, Swap
@@ -74,7 +83,7 @@ class VM:
         irqchip: bool = True,
         nested: bool = False,
         symbiotic: bool | None = None,
-        symcall_deadline: float = DEADLINE,
+        symcall_deadline: float = SYMCALL_DEADLINE,
         kvm_path: str = "/dev/kvm",
     ) -> None:
         self.kernel = os.fspath(kernel) if kernel is not None else None
@@ -87,16 +96,56 @@ class VM:
         self._state: CpuState | None = None
         self._loaded = False
         self.machine = Machine(
-            parse_size(memory, "memory"),
-            cpus,
-            shared=shared,
-            hugepages=hugepages,
-            irqchip=irqchip,
-            nested=nested,
-            symbiotic=symbiotic,
-            symcall_deadline=symcall_deadline,
-            kvm_path=kvm_path,
+            MachineConfig(
+                parse_size(memory, "memory"),
+                cpus,
+                shared=shared,
+                hugepages=hugepages,
+                irqchip=irqchip,
+                nested=nested,
+                symbiotic=symbiotic,
+                symcall_deadline=symcall_deadline,
+                kvm_path=kvm_path,
+            )
         )
+
+    @classmethod
+    def of(cls, config: VMConfig) -> Self:
+        """Make the VM that a record describes. Its serial port and consoles are connected to nothing.
+
+        Raises what the constructor does, and `add`.
+        """
+        machine, boot = config.machine._asdict(), config.boot
+        ends = machine.pop("end_at_status")
+        vm = cls(
+            **machine,
+            kernel=boot.kernel,
+            initrd=boot.initrd,
+            cmdline=boot.cmdline,
+            flat=boot.flat,
+        )
+        try:
+            if ends:
+                vm.end_at_status()
+            if boot.state is not None:
+                vm.load_state(boot.state)
+            for device in config.devices:
+                vm.add(device)
+        except BaseException:
+            vm.close()
+            raise
+        return vm
+
+    @property
+    def config(self) -> VMConfig:
+        """The record of this VM, from which `of` makes another like it.
+
+        Hooks and the descriptors of consoles are not in it. Raises ConfigError if a device has no record, as a disk
+        over memory of this process.
+        """
+        boot = BootConfig(self.kernel, tuple(self.initrd), self.cmdline, self.flat, self._state)
+        devices = tuple(device.config for device in self.machine.devices)
+        return VMConfig(self.machine.config, boot, devices)
 
     @property
     def memory(self) -> Any:
@@ -114,6 +163,31 @@ class VM:
         return "closed" if self.machine.closed else self.machine.state
 
     # Devices: all before `start`.
+
+    def add(self, device: DeviceConfig, **wires: Any) -> Any:
+        """Add the device that a record describes, and return what its own `add_` method does.
+
+        `wires` are further arguments of that: the descriptors of a serial port or a console.
+        """
+        add: dict[str, Callable[..., Any]] = {
+            "serial": self.add_serial,
+            "virtio-console": self.add_console,
+            "virtio-blk": self._add_disk,
+            "virtio-net": self.add_net,
+            "virtio-rng": self.add_rng,
+            "swap": self.add_swap,
+            "testdev": self._add_testdev,
+        }
+        return add[kind_of(device)](**device._asdict(), **wires)
+
+    def _add_disk(self, file: str | int, **options: Any) -> VirtioBlk:
+        return self.add_disk(file, **options)
+
+    def _add_testdev(self) -> Device:
+        from pyvmm.testdev import TestDevice
+
+        self._before_start("the test device")
+        return TestDevice(self)
 
     def add_serial(self, output_fd: int = -1, input_fd: int = -1, **options: Any) -> Serial:
         """COM1 on file descriptors that stay the caller's; -1 for none. Its last output is always kept."""
@@ -149,7 +223,7 @@ class VM:
         size: str | int,
         bypass: str = "off",
         *,
-        serial: str = "pyvmm-swap",
+        serial: str = SWAP_SERIAL,
         backing: str | os.PathLike[str] | None = None,
         policy: Policy = "pressure",
         quota: str | int | None = None,
@@ -163,24 +237,24 @@ class VM:
         `quota` bytes, or text), "always", "never", or a function that is asked about each fault. Raises ConfigError for
         what cannot be, HostError if the host refuses.
         """
-        from pyvmm.devices.virtio_blk import VirtioBlk, encode_serial
         from pyvmm.swap.disk import Swap
-        from pyvmm.swap.store import SwapStore
 
         self._before_start("a swap disk")
         if self.swap is not None:
             raise ConfigError("there is one swap disk, and it was added already")
-        if not encode_serial(serial):
-            raise ConfigError("a swap disk needs a serial number: the guest finds it by that")
         if serial in [getattr(device, "serial", None) for device in self.machine.devices]:
             raise ConfigError(f"disk serial number {serial!r}: another disk has it")
-        store = self.machine._keep(SwapStore(parse_size(size, "swap size"), backing))
-        most = parse_size(quota, "swap quota") if quota is not None else None
-        swap = Swap(self.machine, store, bypass, serial, policy, most)
-        swap.disk = VirtioBlk(self.machine, store.disk(), serial=serial)
-        store.watch(swap.disk)
-        self.swap = swap
-        return swap
+        decide = policy if callable(policy) else None
+        config = SwapConfig(
+            parse_size(size, "swap size"),
+            bypass,
+            serial,
+            None if backing is None else os.fspath(backing),
+            FUNCTION if callable(policy) else policy,
+            None if quota is None else parse_size(quota, "swap quota"),
+        )
+        self.swap = Swap(self.machine, config, decide)
+        return self.swap
 
     def add_console(
         self, input_fd: int | None = None, output_fd: int | None = None, **options: Any
@@ -205,8 +279,7 @@ class VM:
 
         self._before_start("a network card")
         if isinstance(tap, str):
-            tap = Tap(tap)
-            self.machine._undo.append(tap.close)
+            tap = self.machine.own(Tap(tap))
         return VirtioNet(self.machine, tap, mac=mac)
 
     def end_at_status(self) -> None:
@@ -314,7 +387,7 @@ class VM:
         if self.kernel is None:
             raise ConfigError("no kernel: give kernel=PATH, or registers with load_state()")
         rsdp = acpi.install(
-            self.memory, len(self.vcpus), self.machine.virtio_devices(), serial=True
+            self.memory, len(self.vcpus), self.machine.board.virtio_devices(), serial=True
         )
         return load.load_kernel(
             self.kernel,
@@ -332,7 +405,9 @@ class VM:
         A Linux kernel that panicked and restarted, for want of a pvpanic driver, ends by "panic": its log says so.
         """
         result = self.machine.wait(timeout)
-        if result is not None and not self.machine.closed:
+        if result is not None and result.reason in results.AFTER_PANIC and not self.machine.closed:
+            from pyvmm.machine import kernellog
+
             kernellog.judge(result, self.console_log())
         return result
 
@@ -364,8 +439,7 @@ class VM:
         """Lets the devices write out what the guest has queued, all of them in so much time."""
         until = time.monotonic() + seconds
         for device in self.machine.devices:
-            if drain := getattr(device, "drain", None):
-                drain(max(0.0, until - time.monotonic()))
+            device.drain(max(0.0, until - time.monotonic()))
 
     def pause(self, question: Question | None = None) -> None:
         """Stops every vCPU between two instructions, and waits for it (from a hook: only asks for it).
@@ -384,7 +458,7 @@ class VM:
 
     def power_button(self) -> bool:
         """Asks the guest to shut down; False while it does not listen to the ACPI power button."""
-        return self.machine.power_button()
+        return self.machine.board.power_button()
 
     def serve(self, name: str | None = None) -> str:
         """Makes it known as `name`, else vm-PID, to `pyvmm list` and its kin until `close`; returns the socket's path.
@@ -413,7 +487,7 @@ class VM:
 
     def close(self) -> None:
         """Ends a run that is still on and gives everything back. May be called twice."""
-        own_thread = self.machine._on_vcpu_thread()  # a hook, which is refused below
+        own_thread = self.machine.run.on_vcpu_thread()  # a hook, which is refused below
         if self._server is not None and not self.machine.closed and not own_thread:
             self._server.close()
             self.machine.stop()  # a client may be waiting for the guest

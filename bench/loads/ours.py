@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.loads import symguest
 from pyvmm._core import lib
-from pyvmm.config import CpuState
+from pyvmm.config import CpuState, MachineConfig
 from pyvmm.machine.machine import Machine
 
 PORT_IN_C = 0xF4
@@ -28,7 +28,7 @@ CPLS = {"CPL 0": 0, "CPL 3": symguest.FLAG_USER}
 
 def machine(port: int, flags: int, rounds: int, value: int = 0, **options: Any) -> Machine:
     """The benchmark's guest, not started."""
-    made = Machine(symguest.SIZE, **{"irqchip": False, **options})
+    made = Machine(MachineConfig(symguest.SIZE, **{"irqchip": False, **options}))
     made.memory.write(0, symguest.image())
     state = CpuState(
         "long", rip=symguest.CODE, rsp=symguest.STACK, rbx=rounds, rsi=port, rdi=flags, rax=value,
@@ -74,7 +74,7 @@ def call_in_c(flags: int, rounds: int) -> float:
     port, value = (PORT_OF_PROBE, 0) if user else (DOORBELL, ECHO)
     with machine(port, flags | symguest.FLAG_REGISTER, rounds, value) as made:
         if user:
-            assert lib.probe_attach(made.pio, PORT_OF_PROBE) == 0
+            assert lib.probe_attach(made.board.pio, PORT_OF_PROBE) == 0
         return checked(made, rounds)
 
 
@@ -110,7 +110,7 @@ def remote(flags: int, calls: int) -> dict[str, float]:
     with machine(0, flags | symguest.FLAG_REGISTER, 1, irqchip=True) as made:
         made.start()
         deadline = time.monotonic() + PATIENCE
-        while not made.platform.mark_ns:
+        while not made.board.platform.mark_ns:
             if time.monotonic() > deadline:
                 raise RuntimeError("the benchmark's guest did not reach its mark")
             time.sleep(0.001)

@@ -11,7 +11,7 @@ from bench import options, peers
 from bench.report import page, stats
 from bench.report.aims import Aim
 from bench.report.stats import Samples
-from pyvmm.config import CpuState
+from pyvmm.config import CpuState, MachineConfig
 from pyvmm.machine.machine import Machine
 
 PORT_IN_C = 0xF4
@@ -33,7 +33,7 @@ def bare(program: str, exits: int) -> float:
 def ours(port: int, hooked: bool, exits: int) -> float:
     """Seconds of `exits` exits in pyvmm, from the start of the vCPU's thread to its halt."""
     code = b"\xb9" + exits.to_bytes(4, "little") + b"\xe6" + bytes([port]) + b"\x49\x75\xfb\xf4"
-    with Machine(1 << 20, irqchip=False) as machine:
+    with Machine(MachineConfig(1 << 20, irqchip=False)) as machine:
         machine.memory.write(CODE_AT, code)
         machine.set_state(CpuState("protected", rip=CODE_AT))
         if hooked:

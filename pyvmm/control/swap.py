@@ -5,6 +5,7 @@ operations.
 
 from __future__ import annotations
 
+from pyvmm.config import FUNCTION
 from pyvmm.errors import StateError
 
 TYPE_CHECKING = False
@@ -12,9 +13,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm.machine.question import Question
-
-#: For a policy that is a function of the program.
-FUNCTION = "function"
 
 
 def swap_of(vm: Any) -> Any:

@@ -7,50 +7,23 @@ import errno
 import os
 
 from pyvmm._core import ffi, lib
-from pyvmm.devices.drain import drain
+from pyvmm.config import COM1, COM1_LINE, SerialConfig
 from pyvmm.devices.virtio import STOP_SECONDS, stopped
 from pyvmm.errors import ConfigError, HostError
+from pyvmm.machine.device import Device, drain
 from pyvmm.machine.handle import Handle
-from pyvmm.machine.part import check_stands
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NamedTuple
+    from typing import Any
 
     from pyvmm.machine.machine import Machine
-else:
-    from pyvmm.record import NamedTuple
-
-PORT = 0x3F8
-GSI = 4
 
 #: How long `Serial.close` waits for a reader that does not read, in seconds.
 CLOSE_SECONDS = 1.0
 
 
-class SerialStats(NamedTuple):
-    """Counters of a serial port; all in bytes but the first two.
-
-    `accesses` register accesses by the guest, `interrupts` edges raised, `sent` by the guest, `written` to the output
-    (all of it where there is none), `dropped` because the output was closed or stood still, `received` by the guest,
-    `waiting` input it has not read yet, `refused` typed while it read nothing, `overruns` lost in loopback mode.
-    `output_error` and `log_error` are the errno with which the output and the log ended, 0 while they take bytes.
-    """
-
-    accesses: int
-    interrupts: int
-    sent: int
-    written: int
-    dropped: int
-    received: int
-    waiting: int
-    refused: int
-    overruns: int
-    output_error: int
-    log_error: int
-
-
-class Serial:
+class Serial(Device):
     """A 16550A UART (National PC16550D data sheet) at `port` with interrupt line `gsi`.
 
     What the guest sends goes to `output_fd`, and its last 64 KiB are kept for `tail`; what is read from `input_fd`
@@ -65,6 +38,8 @@ class Serial:
     Raises ConfigError when the ports are taken, HostError for a descriptor that is not open.
     """
 
+    kind = "serial"
+
     def __init__(
         self,
         machine: Machine,
@@ -75,21 +50,22 @@ class Serial:
         quit_fd: int = -1,
         failed_fd: int = -1,
         log_fd: int = -1,
-        port: int = PORT,
-        gsi: int = GSI,
+        port: int = COM1,
+        gsi: int = COM1_LINE,
     ) -> None:
         if output_fd < 0:
             output_fd, log_fd = log_fd, -1
-        self._machine = machine
+        super().__init__(machine)
         self._port = port
+        self._gsi = gsi
         config = ffi.new("struct serial_config *")
-        config.irq_fd = machine.irqfd(gsi)
+        config.irq_fd = machine.board.irqfd(gsi)
         config.output_fd, config.input_fd = output_fd, input_fd
         config.quit_fd, config.escape = quit_fd, escape
         config.failed_fd, config.log_fd = failed_fd, log_fd
         self._handle = _create(config)
         handler = ffi.addressof(lib, "serial_access")
-        error = lib.bus_add(machine.pio, port, lib.SERIAL_PORTS, handler, self._c)
+        error = lib.bus_add(machine.board.pio, port, lib.SERIAL_PORTS, handler, self._c)
         if error:
             self._handle.release()
             reason = "already taken" if error == -errno.EEXIST else os.strerror(-error)
@@ -112,22 +88,34 @@ class Serial:
             return int(lib.serial_feed(serial, ffi.from_buffer("uint8_t[]", data), len(data)))
 
     def drain(self, timeout: float = 10.0) -> bool:
-        """Waits until everything sent so far has been written; False if `timeout` seconds pass first."""
+        """As `Device.drain`: until everything sent so far has been written."""
         return drain(self._handle, lib.serial_drain, timeout)
 
-    def stats(self) -> SerialStats:
-        """The counters as they are now."""
+    @property
+    def config(self) -> SerialConfig:
+        """The record from which a port like this one can be made."""
+        return SerialConfig(self._port, self._gsi)
+
+    def stats(self) -> dict[str, int]:
+        """Return the counters as they are now; all in bytes but the first two.
+
+        `accesses` register accesses by the guest, `interrupts` edges raised, `sent` by the guest,
+        `written` to the output (all of it where there is none), `dropped` because the output was
+        closed or stood still, `received` by the guest, `waiting` input it has not read yet,
+        `refused` typed while it read nothing, `overruns` lost in loopback mode. `output_error` and
+        `log_error` are the errno with which the output and the log ended, 0 while they take bytes.
+        """
         stats = ffi.new("struct serial_stats *")
         with self._handle as serial:
             lib.serial_get_stats(serial, stats)
-        return SerialStats(*(int(getattr(stats, name)) for name in SerialStats._fields))
+        return {name: int(getattr(stats, name)) for name, _ in _FIELDS}
 
     def close(self) -> None:
-        """Writes what is left, for at most a second, and frees the port. Raises what `VirtioDevice.close` does."""
-        check_stands(self._machine)
+        """As `Device.close`, once what is left is written, for at most a second."""
+        super().close()
         if not self._handle.released:
             self.drain(CLOSE_SECONDS)
-            lib.bus_remove(self._machine.pio, self._port)
+            lib.bus_remove(self._machine.board.pio, self._port)
             with self._handle as serial:
                 stopped(lib.serial_stop(serial, STOP_SECONDS * 1000), "serial port")
         self._handle.release()
@@ -148,3 +136,6 @@ def _create(config: Any) -> Handle:
                     error.errno, f"serial port: {name}={fd} is not an open descriptor; -1 is none"
                 ) from error
     return Handle(lib.serial_create(config), lib.serial_destroy, "the serial port")
+
+
+_FIELDS = ffi.typeof("struct serial_stats").fields

@@ -9,13 +9,13 @@ import os
 from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.kvm import KvmError
+from pyvmm.machine.device import Device
 from pyvmm.machine.handle import Handle
-from pyvmm.machine.part import check_stands
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, ClassVar
+    from typing import Any
 
     from pyvmm.machine.machine import Machine
 
@@ -25,17 +25,17 @@ NEEDS_RESET = 64
 STOP_SECONDS = 10
 
 
-class VirtioDevice:
+class VirtioDevice(Device):
     """A virtio device on the MMIO transport (virtio 1.2, section 4.2), with an I/O thread of its own.
 
     `base` is the guest-physical address of its registers, `gsi` its interrupt line, `kind` the name of the device.
     Made by the subclasses, before the machine starts; the machine closes it.
     """
 
-    kind: ClassVar[str] = "virtio"
+    kind = "virtio"
 
     def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+        super().__init__(machine)
         self._thread: Handle | None = None
         self._device: Handle | None = None
         self._attached = False
@@ -45,19 +45,19 @@ class VirtioDevice:
 
     def _attach(self, create: Callable[[Any, Any, int], Any]) -> None:
         """Makes the C device with `create(memory, thread, irq_fd)` and plugs it into the machine."""
-        machine = self._machine
-        self.base, self.gsi = machine.allocate_virtio()
-        irq_fd = machine.irqfd(self.gsi)
+        machine, board = self._machine, self._machine.board
+        self.base, self.gsi = board.allocate_virtio()
+        irq_fd = board.irqfd(self.gsi)
         thread = lib.iothread_create(self.kind.encode())
         self._thread = Handle(thread, lib.iothread_destroy, f"the I/O thread of {self.kind}")
         device = create(machine.memory._c, thread, irq_fd)
         self._device = Handle(device, lib.virtio_destroy, f"the {self.kind} device")
         for queue in range(lib.virtio_queue_count(self._c)):
-            kick = machine.ioeventfd(self.base + lib.VIRTIO_MMIO_NOTIFY, 4, queue)
+            kick = board.ioeventfd(self.base + lib.VIRTIO_MMIO_NOTIFY, 4, queue)
             lib.virtio_set_kick(self._c, queue, kick)
         self._save_exits()
         handler = ffi.addressof(lib, "virtio_mmio_access")
-        error = lib.bus_add(machine.mmio, self.base, lib.VIRTIO_MMIO_SIZE, handler, self._c)
+        error = lib.bus_add(board.mmio, self.base, lib.VIRTIO_MMIO_SIZE, handler, self._c)
         if error:
             reason = "already taken" if error == -errno.EEXIST else os.strerror(-error)
             raise ConfigError(f"{self.kind} at {self.base:#x}: the addresses are {reason}")
@@ -73,13 +73,13 @@ class VirtioDevice:
         """
         machine = self._machine
         page = int(ffi.cast("uintptr_t", lib.virtio_mmio_page(self._c)))
-        slot = machine.next_slot()
+        slot = machine.board.next_slot()
         try:
             machine.vm.set_memory_region(slot, self.base, lib.VIRTIO_MMIO_PAGE, page, readonly=True)
         except KvmError:
             return  # reads exit, and the handler answers them
         self._slot = slot
-        machine.ioeventfd(self.base + lib.VIRTIO_MMIO_ACK, 4, 1)
+        machine.board.ioeventfd(self.base + lib.VIRTIO_MMIO_ACK, 4, 1)
 
     @property
     def handle(self) -> Handle:
@@ -97,30 +97,39 @@ class VirtioDevice:
         with self.handle as device:
             return bool(lib.virtio_status(device) & NEEDS_RESET)
 
-    def stats(self) -> dict[str, Any]:
-        """Counters since the device was made; bytes are payload, `violations` maps kinds to counts above 0."""
+    def stats(self) -> dict[str, int]:
+        """Return the counters since the device was made; bytes are payload. `violations` are apart."""
+        stats = self._count()
+        return {name: int(getattr(stats, name)) for name, _ in _FIELDS if name != "violations"}
+
+    @property
+    def violations(self) -> dict[str, int]:
+        """How often the driver broke each rule, by the rule's name; those that it kept are left out."""
+        return {
+            ffi.string(lib.virtqueue_violation_name(kind)).decode(): int(count)
+            for kind, count in enumerate(self._count().violations)
+            if count
+        }
+
+    def report(self) -> dict[str, Any]:
+        """As `Device.report`, with the `violations`."""
+        return {**super().report(), "violations": self.violations}
+
+    def _count(self) -> Any:
         stats = ffi.new("struct virtio_stats *")
         with self.handle as device:
             lib.virtio_stats(device, stats)
-        result: dict[str, Any] = {
-            name: int(getattr(stats, name)) for name, _ in _FIELDS if name != "violations"
-        }
-        result["violations"] = {
-            ffi.string(lib.virtqueue_violation_name(kind)).decode(): int(count)
-            for kind, count in enumerate(stats.violations)
-            if count
-        }
-        return result
+        return stats
 
     def close(self) -> None:
-        """Stops the device's thread and frees it. May be called twice. Raises StateError while the machine runs.
+        """As `Device.close`.
 
         Raises HostError (ETIMEDOUT) where the host does not come to an end with what the thread asked it for, as with a
-        disk on a server that is gone. Nothing is freed then, and it may be called again.
+        disk on a server that is gone.
         """
-        check_stands(self._machine)
+        super().close()
         if self._attached:
-            lib.bus_remove(self._machine.mmio, self.base)
+            lib.bus_remove(self._machine.board.mmio, self.base)
             self._attached = False
         if self._slot >= 0:
             self._machine.vm.set_memory_region(self._slot, self.base, 0, 0)

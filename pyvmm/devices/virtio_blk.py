@@ -9,6 +9,7 @@ import os
 import stat
 
 from pyvmm._core import ffi, lib
+from pyvmm.config import DiskConfig
 from pyvmm.devices.virtio import VirtioDevice
 from pyvmm.errors import ConfigError, HostError, ImageError
 
@@ -16,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pyvmm.config import DeviceConfig
     from pyvmm.machine.machine import Machine
 
 SECTOR = 512
@@ -58,6 +60,7 @@ class VirtioBlk(VirtioDevice):
         encoded = encode_serial(serial)
         self.serial = serial
         self.readonly = readonly
+        self._format = format
         self._memory: Any = None
         try:
             if isinstance(disk, memoryview):
@@ -74,6 +77,7 @@ class VirtioBlk(VirtioDevice):
             raise
 
     def _take_file(self, disk: str | os.PathLike[str] | int, format: str | None) -> int:
+        self._file = disk if isinstance(disk, int) else os.fspath(disk)
         self.name = f"descriptor {disk}" if isinstance(disk, int) else os.fspath(disk)
         self._fd = _open_disk(disk, self.name, self.readonly)
         _check_kind(self._fd, self.name)
@@ -83,6 +87,13 @@ class VirtioBlk(VirtioDevice):
         _lock(self._fd, self.name, self.readonly)
         self.sectors = size // SECTOR
         return self._fd
+
+    @property
+    def config(self) -> DeviceConfig:
+        """The record from which a disk like this one can be made. Raises ConfigError for one over memory."""
+        if self._memory is not None:
+            raise ConfigError("a disk over memory of this process has no record")
+        return DiskConfig(self._file, self.readonly, self.serial, self._format)
 
     def _take(self, disk: memoryview) -> Any:
         self.name = "memory"

@@ -6,10 +6,10 @@ from __future__ import annotations
 import os
 
 from pyvmm._core import ffi, lib
-from pyvmm.devices.drain import drain
+from pyvmm.config import ConsoleConfig
 from pyvmm.devices.virtio import VirtioDevice
 from pyvmm.errors import ConfigError, HostError
-from pyvmm.machine.part import check_stands
+from pyvmm.machine.device import check_stands, drain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class VirtioConsole(VirtioDevice):
         plug.input_fd = _checked("input_fd", input_fd)
         plug.output_fd = _checked("output_fd", output_fd)
         plug.escape, plug.framed = escape, framed
+        self._framed = framed
         plug.quit_fd = _checked("quit_fd", quit_fd)
         plug.failed_fd = _checked("failed_fd", failed_fd)
         plug.gate_fd = _checked("gate_fd", gate_fd)
@@ -75,6 +76,12 @@ class VirtioConsole(VirtioDevice):
         _check_size(columns, rows)
         with self.handle as device:
             lib.virtio_console_set_size(device, columns, rows)
+        self._size = columns, rows
+
+    @property
+    def config(self) -> ConsoleConfig:
+        """The record from which a console like this one can be made."""
+        return ConsoleConfig(self._framed, self._size)
 
     def output_error(self) -> int:
         """The errno with which the output ended, 0 while it takes bytes."""
@@ -88,7 +95,7 @@ class VirtioConsole(VirtioDevice):
         return drain(self.handle, lib.virtio_console_drain, timeout)
 
     def close(self) -> None:
-        """Writes what is left, for at most a second, and frees the device. Raises what `VirtioDevice.close` does."""
+        """As `VirtioDevice.close`, once what is left is written, for at most a second."""
         check_stands(self._machine)
         if self._device is not None and not self._device.released:
             self.drain(CLOSE_SECONDS)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 
 from pyvmm._core import lib
+from pyvmm.config import NetConfig
 from pyvmm.devices.virtio import VirtioDevice
 from pyvmm.errors import ConfigError
 
@@ -44,6 +45,11 @@ class VirtioNet(VirtioDevice):
         except BaseException:
             self.close()
             raise
+
+    @property
+    def config(self) -> NetConfig:
+        """The record from which a card like this one can be made, with the same address."""
+        return NetConfig(self.tap.name, self.mac)
 
 
 def parse_mac(text: str) -> bytes:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pyvmm._core import lib
+from pyvmm.config import RngConfig
 from pyvmm.devices.virtio import VirtioDevice
 
 TYPE_CHECKING = False
@@ -26,3 +27,8 @@ class VirtioRng(VirtioDevice):
         except BaseException:
             self.close()
             raise
+
+    @property
+    def config(self) -> RngConfig:
+        """The record from which a source like this one can be made."""
+        return RngConfig()

@@ -179,7 +179,7 @@ def _report(vm: VM, plan: Plan, outputs: Outputs, result: Result, code: int) -> 
         record = result.as_dict() | {
             "config": plan.as_dict(),
             "footprint": of_machine(vm.machine)._asdict(),
-            "devices": [_device_record(device) for device in vm.machine.devices],
+            "devices": [device.report() for device in vm.machine.devices],
             "swap": _swap_record(vm),
         }
         return _write_record(record, outputs, code)
@@ -200,13 +200,6 @@ def _write_record(record: dict[str, Any], outputs: Outputs, code: int) -> int:
         print(f"pyvmm: the record was not written: {error}", file=sys.stderr)
         return code or status.HOST
     return code
-
-
-def _device_record(device: Any) -> dict[str, Any]:
-    """A device's kind and counters."""
-    kind = getattr(device, "kind", type(device).__name__.lower())
-    stats = device.stats() if hasattr(device, "stats") else {}
-    return {"kind": kind} | (stats if isinstance(stats, dict) else stats._asdict())
 
 
 def _swap_record(vm: VM) -> Any:

@@ -42,7 +42,7 @@ class Streams:
         self._copies_log = self._on_serial or plan.args.verbose
         if plan.console == "virtio":
             # A terminal that is not set up yet would take bytes of the input for control keys.
-            gate_fd = vm.machine.ready_fd() if plan.framed else -1
+            gate_fd = vm.machine.board.ready_fd() if plan.framed else -1
             self._console = vm.add_console(
                 IN, OUT, escape=tty, quit_fd=quit_fd, failed_fd=end_fd, framed=plan.framed, gate_fd=gate_fd
             )  # fmt: skip
@@ -50,7 +50,7 @@ class Streams:
     def output_error(self) -> int:
         """The errno with which standard output ended, or 0."""
         if self._on_serial:
-            return self._serial.stats().output_error
+            return self._serial.stats()["output_error"]
         return self._console.output_error() if self._console is not None else 0
 
     def log_error(self) -> int:
@@ -58,7 +58,7 @@ class Streams:
         stats = self._serial.stats()
         if self._outputs.log is None:
             return 0
-        return stats.log_error if self._copies_log else stats.output_error
+        return stats["log_error" if self._copies_log else "output_error"]
 
     def see(self, result: Result, code: int) -> int:
         """Says on stderr what could not be written; the status that is left of `code` by that.

@@ -141,7 +141,7 @@ def _named(value: int, names: dict[int, str]) -> str:
 
 def _exit_lines(run: Any) -> Iterator[str]:
     from pyvmm.kvm import lib
-    from pyvmm.machine.vcpu import exit_name
+    from pyvmm.machine.result import exit_name
 
     reason = run.exit_reason
     yield f"exit: {exit_name(reason)} ({reason})"

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 PANIC = rb"(?m)^(?:\[ *\d+\.\d+\](?:\[ *\w+\])? )?(Kernel panic - not syncing.*?)\r?$"
 RESTART = b"reboot: Restarting system"
-#: Ends that a panicked kernel may come to.
-AFTER_PANIC = (results.PANIC, results.REBOOT, results.TRIPLE_FAULT)
 #: Of the sentence, bytes: a guest may print what it likes.
 LONGEST = 300
 
@@ -34,7 +32,7 @@ def panic_of(log: bytes) -> str:
 
 def judge(result: Result, log: bytes) -> None:
     """Makes the end of a guest whose kernel panicked a panic, with the kernel's own sentence in its detail."""
-    if result.reason not in AFTER_PANIC:
+    if result.reason not in results.AFTER_PANIC:
         return
     said = panic_of(log)
     if said:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of a machine: who may close them."""
+"""What a machine has: parts that it alone closes, and the order in which all is given back."""
 
 from __future__ import annotations
+
+import errno
 
 from pyvmm import kvm
 from pyvmm.errors import StateError
@@ -9,9 +11,16 @@ from pyvmm.kvm.descriptor import Descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Protocol, TypeVar
 
-RUNS = ("running", "paused", "stopping")
+    class Closable(Protocol):
+        """Something that is closed once it is not needed any more."""
+
+        def close(self) -> None:
+            """Give back what it has. May be called again where it raised."""
+
+    T = TypeVar("T", bound=Closable)
 
 
 class Part:
@@ -36,6 +45,58 @@ class Part:
             )
 
 
+class Owner:
+    """All that a machine has to give back, in the order in which it came; `closed` once it takes nothing more."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._steps: list[Callable[[], None]] = []
+
+    def check_open(self) -> None:
+        """Raise StateError once the machine is closed."""
+        if self.closed:
+            raise StateError("the machine is closed")
+
+    def own(self, thing: T) -> T:
+        """Take `thing` over and return it: it is closed after what came later, before what came earlier.
+
+        Nobody else may close a `Part` from now on. Raises StateError once the machine is closed.
+        """
+        self.check_open()
+        if isinstance(thing, Part):
+            thing.keep()
+            self._steps.append(thing.give_back)
+        else:
+            self._steps.append(thing.close)
+        return thing
+
+    def later(self, step: Callable[[], None]) -> None:
+        """Have `step` called in its turn, for what has no `close`."""
+        self._steps.append(step)
+
+    def give_back(self) -> None:
+        """Close everything, the last thing first; one that fails does not keep the others.
+
+        Raises the first failure, and HostError (ETIMEDOUT) at once: a further call goes on from there.
+        """
+        failed: Exception | None = None
+        while self._steps:
+            step = self._steps.pop()
+            try:
+                step()
+            except Exception as error:
+                if getattr(error, "errno", None) == errno.ETIMEDOUT:
+                    self._steps.append(step)
+                    raise
+                failed = failed or error
+            except BaseException:
+                if hasattr(step, "__self__"):  # an interrupt: what may be called twice is
+                    self._steps.append(step)
+                raise
+        if failed is not None:
+            raise failed
+
+
 class _Descriptor(Part, Descriptor):
     """A descriptor of KVM's whose number C code keeps: another one may get it once it is closed."""
 
@@ -44,10 +105,6 @@ class _Descriptor(Part, Descriptor):
         super().close()
         Descriptor.close(self)
 
-    def __del__(self) -> None:
-        self._kept = False
-        super().__del__()
-
 
 class System(_Descriptor, kvm.Kvm):
     """The `pyvmm.kvm.Kvm` of a machine."""
@@ -55,11 +112,3 @@ class System(_Descriptor, kvm.Kvm):
 
 class Vm(_Descriptor, kvm.Vm):
     """The `pyvmm.kvm.Vm` of a machine."""
-
-
-def check_stands(machine: Any) -> None:
-    """Raises StateError while a machine runs: its devices can be closed before and afterwards."""
-    if getattr(machine, "state", None) in RUNS:
-        raise StateError(
-            f"the machine is {machine.state}; its devices are closed when it has ended"
-        )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pyvmm import kvm
 from pyvmm._core import lib
 
 TYPE_CHECKING = False
@@ -38,6 +39,8 @@ BY_EVENT = {
 
 #: The guest ended on its own terms.
 CLEAN = frozenset({POWEROFF, REBOOT, HALT})
+#: Ends that a panicked kernel may come to: its log says whether it did (`pyvmm.machine.kernellog`).
+AFTER_PANIC = frozenset({PANIC, REBOOT, TRIPLE_FAULT})
 #: The VMM or the host is at fault, or the guest did what KVM cannot run.
 VMM_FAULTS = frozenset({INTERNAL_ERROR, ENTRY_FAILURE, UNKNOWN_EXIT, RUN_FAILED})
 
@@ -90,3 +93,17 @@ class Result:
         if self.detail:
             parts.append(self.detail)
         return f"<Result {', '.join(parts)}>"
+
+
+_EXIT_NAMES: dict[int, str] = {}
+
+
+def exit_name(reason: int) -> str:
+    """The name of a KVM exit reason without its prefix, in lower case: "io", "mmio", "hlt"."""
+    if not _EXIT_NAMES:
+        for name in dir(kvm.lib):
+            if name.startswith("KVM_EXIT_") and not name.startswith(
+                ("KVM_EXIT_IO_", "KVM_EXIT_HYPERV_", "KVM_EXIT_XEN_")
+            ):
+                _EXIT_NAMES.setdefault(getattr(kvm.lib, name), name[9:].lower())
+    return _EXIT_NAMES.get(reason, f"exit-{reason}")

@@ -83,8 +83,8 @@ class Symbiosis(Part):
             raise
 
     def _build(self, machine: Machine, deadline: float, nested: bool) -> None:
-        cpus = len(machine.vcpus)
-        self.hypercalls = self._own(lib.bus_create(), lib.bus_destroy, "the bus of hypercalls")
+        cpus, board = len(machine.vcpus), machine.board
+        hypercalls = self._own(lib.bus_create(), lib.bus_destroy, "the bus of hypercalls")
         spy = lib.symspy_create(machine.memory._c, cpus)
         self._spy = self._own(spy, lib.symspy_destroy, "the symbiotic interface")
         done(lib.symspy_reserve(spy, *FIRMWARE))
@@ -107,11 +107,12 @@ class Symbiosis(Part):
             vcpu.calls = self._own(call, lib.symcall_destroy, "the machine")
             self._calls.append(vcpu.calls)
         self._owned.append(owned_watch)  # its thread looks at the calls, so it goes first
-        done(lib.symspy_attach(spy, machine.msr))
-        done(lib.symcall_attach(machine.msr))
-        done(lib.doorbell_attach(machine.pio, self.hypercalls.pointer))
-        done(lib.swapbypass_attach(bypass, self.hypercalls.pointer))
-        machine.filter_msrs([MSRS])
+        done(lib.symspy_attach(spy, board.msr))
+        done(lib.symcall_attach(board.msr))
+        done(lib.doorbell_attach(board.pio, hypercalls.pointer))
+        done(lib.swapbypass_attach(bypass, hypercalls.pointer))
+        machine.hooks.hypercalls = hypercalls
+        machine.hooks.filter_msrs([MSRS])
 
     def _own(self, pointer: Any, destroy: Callable[[Any], object], what: str) -> Handle:
         handle = Handle(pointer, destroy, what)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from collections.abc import Callable
 
 from pyvmm._core import ffi, lib
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from typing import Any, NamedTuple
 
     from pyvmm.machine.question import Question
+    from pyvmm.machine.run import Run
+    from pyvmm.machine.vcpu import Vcpu
 else:
     from pyvmm.record import NamedTuple
 
@@ -25,6 +28,8 @@ ARGUMENTS: int = lib.SYMCALL_REGISTERS
 #: How often a thread that waits for a symcall looks for an interrupt.
 WAIT_MS = 100
 ZEROS = (0,) * ARGUMENTS
+#: How long a thread waits for a vCPU to begin its symcall: it may be in a hook, or the host may hold up its device.
+SYMCALL_PATIENCE = 30.0
 
 
 class Results(NamedTuple):
@@ -239,3 +244,65 @@ def await_end(vcpu: Any, call: Call, patience: float, question: Question | None 
                 "it is in a hook, or waits for the host",
                 "deadline",
             )
+
+
+class Symcalls:
+    """Calls into the guest kernel on the vCPUs of a machine, from any thread, also while the machine is paused."""
+
+    def __init__(self, run: Run, vcpus: list[Vcpu], deadline: float) -> None:
+        self._run = run
+        self._vcpus = vcpus
+        self._deadline = deadline
+
+    def call(
+        self,
+        cpu: int,
+        call: int | str,
+        *args: Any,
+        data: bytes = b"",
+        want: int = 0,
+        question: Question | None = None,
+    ) -> Any:
+        """Make a call, by number or by name.
+
+        Raises what `Vcpu.symcall` does, StateError if the machine neither runs nor is paused, ConfigError for a vCPU
+        that does not exist, LimitError once the `question` has no time left.
+        """
+        raw = self.raw(cpu, question)
+        if isinstance(call, str):
+            return call_typed(call, raw, args)
+        return raw(call, *args, data=data, want=want)
+
+    def raw(self, cpu: int, question: Question | None = None) -> Raw:
+        """Return the function that makes calls by number on a vCPU, for those who make several, in a question's time.
+
+        Raises ConfigError for a vCPU that does not exist.
+        """
+        if not 0 <= cpu < len(self._vcpus):
+            raise ConfigError(f"vCPU {cpu}: there are 0 to {len(self._vcpus) - 1}")
+        vcpu = self._vcpus[cpu]
+        if threading.current_thread() is vcpu.thread:
+            return vcpu.raw
+
+        def raw(number: int, *args: int, data: bytes = b"", want: int = 0) -> Results:
+            return self._make(vcpu, number, args, data, want, question)
+
+        raw.patient = not self._run.on_vcpu_thread()  # type: ignore[attr-defined]
+        return raw
+
+    def _make(
+        self,
+        vcpu: Vcpu,
+        number: int,
+        args: tuple[int, ...],
+        data: bytes,
+        want: int,
+        question: Question | None,
+    ) -> Results:
+        if question is not None:
+            question.check()
+        self._run.check_takes_calls()
+        # Two hooks that call each other's vCPU would wait for ever.
+        patience = self._deadline if self._run.on_vcpu_thread() else SYMCALL_PATIENCE
+        with vcpu.handle as c, vcpu.calls or vcpu.handle:
+            return make(c, number, args, data, want, self._run.notify, patience, question)

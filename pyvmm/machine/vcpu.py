@@ -99,6 +99,8 @@ class Vcpu(Part):
 
     def __init__(self, machine: Machine, index: int) -> None:
         self.machine = machine
+        self._run = machine.run
+        self._hooks = machine.hooks
         self.index = index
         self.kvm = machine.vm.create_vcpu(index, Registers)
         self.parked = False
@@ -106,18 +108,19 @@ class Vcpu(Part):
         #: What a symbiotic machine adds to it.
         self.calls: Handle | None = None
         self.thread: Thread | None = None
+        board = machine.board
         run = int(ffi.cast("uintptr_t", kvm.ffi.cast("uintptr_t", self.kvm.run)))
         made = lib.vcpu_create(
-            self.kvm.fd, index, run, self.kvm.run_size, machine.pio, machine.mmio, machine.msr
+            self.kvm.fd, index, run, self.kvm.run_size, board.pio, board.mmio, board.msr
         )
         try:
-            self._handle = Handle(made, lib.vcpu_destroy, f"vCPU {index}")
+            self.handle = Handle(made, lib.vcpu_destroy, f"vCPU {index}")
         except HostError:
             self.kvm.close()
             raise
         #: For its own thread, which ends before it is closed; others use the handle.
         self._c: Any = made
-        self.kvm.loop = self._handle
+        self.kvm.loop = self.handle
         self._call: Call | None = Call()
         self._ident = 0  # of the thread, while there is one
         self._hypercall = ffi.buffer(self._c.hypercall)
@@ -174,10 +177,10 @@ class Vcpu(Part):
 
     def start(self) -> None:
         """Starts the vCPU's thread, once: for `Machine.start`. Raises HostError if the host gives no more threads."""
-        self._handle.check()
+        self.handle.check()
         if self.thread is not None:
             raise StateError(f"vCPU {self.index} was started already")
-        if self.machine.state == "built":
+        if self._run.state == "built":
             raise StateError(f"vCPU {self.index} is started by its machine: start that")
         self.thread = Thread(self._main, f"vcpu{self.index}")
         self._ident = STARTING
@@ -193,7 +196,7 @@ class Vcpu(Part):
 
     def request(self, bits: int) -> None:
         """Gets the vCPU out of the guest, from any thread, to look at a VCPU_REQUEST_* bit."""
-        with self._handle as c:
+        with self.handle as c:
             lib.vcpu_request(c, bits)
 
     def symcall(self, call: int | str, *args: Any, data: bytes = b"", want: int = 0) -> Any:
@@ -258,11 +261,11 @@ class Vcpu(Part):
         if event == lib.VCPU_KICKED:
             raise SymcallError(f"symcall {number:#x}: the machine stops", "stopped")
         if not self._serve(event):
-            self.machine._ended(self, self._result(event))
+            self._run.end(self, self._result(event))
             raise SymcallError(f"symcall {number:#x}: the guest ended in it", "fault")
 
     def _main(self) -> None:
-        with self.machine._change:
+        with self._run.lock:
             if self._ident != STARTING:
                 return  # called off
             self._ident = get_ident()
@@ -270,12 +273,12 @@ class Vcpu(Part):
         try:
             self._loop()
         except BaseException as error:
-            self.machine._failed(self, error)
+            self._run.fail(self, error)
         finally:
             lib.symcall_close(self._c)
             lib.vcpu_detach(self._c)
             self._ident = 0
-            self.machine._left(self)
+            self._run.leave()
 
     def _loop(self) -> None:
         run, c, kicked = lib.vcpu_run, self._c, lib.VCPU_KICKED
@@ -285,7 +288,7 @@ class Vcpu(Part):
                 if not self._serve_requests():
                     return
             elif not self._serve(event):
-                self.machine._ended(self, self._result(event))
+                self._run.end(self, self._result(event))
                 return
 
     def _serve(self, event: int) -> bool:
@@ -307,7 +310,7 @@ class Vcpu(Part):
             value = 0xFFFFFFFFFFFFFFFF
         exit = Exit(self, access.address, access.offset, access.length, bool(is_write), value)
         try:
-            answer = self.machine.hooks[c.hook](exit)
+            answer = self._hooks.handlers[c.hook](exit)
         except GuestFault:
             access.refused = 1
             return
@@ -319,7 +322,7 @@ class Vcpu(Part):
     def _serve_hypercall(self) -> None:
         c = self._c
         call = Hypercall(self, _HYPERCALL.unpack(self._hypercall))
-        answer = self.machine.hypercall_hooks[c.hook](call)
+        answer = self._hooks.hypercall_handlers[c.hook](call)
         if not answer:
             return  # the guest has been answered so far
         words = [word & 0xFFFFFFFFFFFFFFFF for word in answer]
@@ -333,12 +336,12 @@ class Vcpu(Part):
         if requests & lib.VCPU_REQUEST_STOP:
             return False
         if requests & lib.VCPU_REQUEST_PAUSE:
-            return self.machine._park(self)
+            return self._run.park(self)
         return True
 
     def is_called(self) -> bool:
         """Whether another thread waits for a symcall."""
-        with self._handle as c, self.calls or self._handle:
+        with self.handle as c, self.calls or self.handle:
             return bool(lib.symcall_pending(c))
 
     def serve_symcalls(self) -> bool:
@@ -356,7 +359,7 @@ class Vcpu(Part):
                     if lib.vcpu_take_requests(self._c) & lib.VCPU_REQUEST_STOP:
                         return False
                 elif not self._serve(event):
-                    self.machine._ended(self, self._result(event))
+                    self._run.end(self, self._result(event))
                     return False
         finally:
             self._c.held = 0
@@ -372,7 +375,7 @@ class Vcpu(Part):
 
     def _reason(self, event: int) -> str:
         run = self.kvm.run
-        name = exit_name(self._c.exit_reason)
+        name = results.exit_name(self._c.exit_reason)
         if event == lib.VCPU_IOCTL_FAILED:
             error = self._c.error
             said = f"KVM_RUN failed: {os.strerror(error)} (errno {error}), exit reason {name}"
@@ -395,14 +398,14 @@ class Vcpu(Part):
 
     def exits(self) -> dict[str, int]:
         """Exits so far, by kind; kinds that never came are left out."""
-        with self._handle as c:
+        with self.handle as c:
             counts = list(c.exits)
-        return {exit_name(i): count for i, count in enumerate(counts) if count}
+        return {results.exit_name(i): count for i, count in enumerate(counts) if count}
 
     @property
     def unclaimed(self) -> int:
         """Accesses that no device and no hook answered."""
-        with self._handle as c:
+        with self.handle as c:
             return int(c.unclaimed)
 
     def close(self) -> None:
@@ -416,19 +419,5 @@ class Vcpu(Part):
             self._call.close()
             self._call = None
         self._c = self._hypercall = Closed(f"vCPU {self.index}")
-        self._handle.release()
+        self.handle.release()
         self.kvm.close()
-
-
-_EXIT_NAMES: dict[int, str] = {}
-
-
-def exit_name(reason: int) -> str:
-    """The name of a KVM exit reason without its prefix, in lower case: "io", "mmio", "hlt"."""
-    if not _EXIT_NAMES:
-        for name in dir(kvm.lib):
-            if name.startswith("KVM_EXIT_") and not name.startswith(
-                ("KVM_EXIT_IO_", "KVM_EXIT_HYPERV_", "KVM_EXIT_XEN_")
-            ):
-                _EXIT_NAMES.setdefault(getattr(kvm.lib, name), name[9:].lower())
-    return _EXIT_NAMES.get(reason, f"exit-{reason}")

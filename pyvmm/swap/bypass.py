@@ -75,8 +75,8 @@ class SwapBypass:
         bits = address_bits(machine.vcpus[0].cpuid)
         self.handle: Handle = machine.symbiosis.bypass
         self.aperture = placed = aperture.place(machine.memory.ram, store.size, bits)
-        machine.add_window(placed.start, placed.room)
-        machine.add_window(placed.base, placed.size, store.mapped)
+        machine.board.add_window(placed.start, placed.room)
+        machine.board.add_window(placed.base, placed.size, store.mapped)
         offer = ffi.new(
             "struct symspy_swap *",
             {"mode": wanted, "base": placed.base, "size": placed.size, "room": placed.room},
@@ -109,9 +109,7 @@ class SwapBypass:
         self.handle.check()
         self._decide = decide
         if decide is not None and self._hook < 0:
-            with self._machine._change:  # other threads may add hooks
-                self._machine.hypercall_hooks.append(self._on_fault)
-                self._hook = len(self._machine.hypercall_hooks) - 1
+            self._hook = self._machine.hooks.add_hypercall_handler(self._on_fault)
         with self.handle as bypass:
             lib.swapbypass_ask(bypass, self._hook if decide is not None else lib.SWAPBYPASS_NO_HOOK)
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pyvmm.config import FUNCTION, SwapConfig
+from pyvmm.devices.virtio_blk import VirtioBlk, encode_serial
 from pyvmm.errors import ConfigError, GuestDataError, LimitError, StateError, SymcallError
 from pyvmm.machine.question import Question
 from pyvmm.swap.bypass import ANSWERS, SwapBypass, SwapFault, mode_number
@@ -13,9 +15,8 @@ from pyvmm.symbiotic.swapstats import GuestSwap, swap_evict, swap_stats
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
-    from typing import Any, NamedTuple
+    from typing import NamedTuple
 
     from pyvmm.machine.machine import Machine
     from pyvmm.swap.aperture import Aperture
@@ -60,58 +61,80 @@ class SwapStats(NamedTuple):
     guest: GuestSwap | None
 
 
+class SwapDisk(VirtioBlk):
+    """The disk of a `Swap`: its record says what that is made of."""
+
+    def __init__(self, machine: Machine, swap: Swap) -> None:
+        self._swap = swap
+        super().__init__(machine, swap.store.disk(), serial=swap.serial)
+
+    @property
+    def config(self) -> SwapConfig:
+        """The record from which a swap disk like this one can be made."""
+        return self._swap.config
+
+
 class Swap:
     """A swap disk made by `VM.add_swap`: memory of the VMM that the guest sees as a disk and in its address space.
 
-    `size` is in bytes, `slots` in pages of 4 KiB, `serial` is the disk's serial number. On a machine that is not
-    symbiotic it is a disk and nothing else.
+    `config` is what it is made of, by `decide` instead of a policy's name where that is a function. `size` is in bytes,
+    `slots` in pages of 4 KiB, `serial` is the disk's serial number, `store` has the pages. On a machine that is not
+    symbiotic it is a disk and nothing else. The machine owns all of it.
     """
 
     def __init__(
         self,
         machine: Machine,
-        store: SwapStore,
-        mode: str,
-        serial: str,
-        policy: Policy = "pressure",
-        quota: int | None = None,
+        config: SwapConfig,
+        decide: Callable[[SwapFault], bool] | None = None,
     ) -> None:
         self._machine = machine
-        self._store = store
-        self.serial = serial
-        self.disk: Any = None
+        self.serial = config.serial
         self._bypass: SwapBypass | None = None
-        self._policy: Policy = policy
-        self._quota = quota
-        if not callable(policy):
-            policy_number(policy, quota)
-        if mode_number(mode) and machine.symbiosis is None:
-            raise ConfigError(f"swap bypass {mode!r} needs a symbiotic machine")
+        self._policy: Policy = config.policy if decide is None else decide
+        self._quota = config.quota
+        if not encode_serial(config.serial):
+            raise ConfigError("a swap disk needs a serial number: the guest finds it by that")
+        if decide is None:
+            policy_number(config.policy, config.quota)
+        if mode_number(config.bypass) and machine.symbiosis is None:
+            raise ConfigError(f"swap bypass {config.bypass!r} needs a symbiotic machine")
+        self.store = machine.own(SwapStore(config.size, config.backing))
         if machine.symbiosis is not None:
-            self._bypass = SwapBypass(machine, store, mode, serial)
-            self._governor = machine._keep(SwapGovernor(self._bypass, store))
-            self._set_policy(policy)
-            self._evictor = machine._keep(Evictor(machine, self._governor))
+            self._bypass = SwapBypass(machine, self.store, config.bypass, config.serial)
+            self._governor = machine.own(SwapGovernor(self._bypass, self.store))
+            self._set_policy(self._policy)
+            self._evictor = machine.own(Evictor(machine, self._governor))
+        self.disk = SwapDisk(machine, self)
+        self.store.watch(self.disk)
+
+    @property
+    def config(self) -> SwapConfig:
+        """The record from which a swap disk like this one can be made, with the mode and policy that it has now."""
+        policy = self._policy if isinstance(self._policy, str) else FUNCTION
+        return SwapConfig(
+            self.size, self.mode, self.serial, self.store.backing, policy, self._quota
+        )
 
     @property
     def size(self) -> int:
         """Bytes."""
-        return self._store.size
+        return self.store.size
 
     @property
     def slots(self) -> int:
         """Pages that fit into it, the header of the swap area among them."""
-        return self._store.slots
+        return self.store.slots
 
     @property
     def bytes_used(self) -> int:
         """What the pages take now of host memory, or of the backing file."""
-        return self._store.bytes_used
+        return self.store.bytes_used
 
     @property
-    def backing(self) -> str | os.PathLike[str] | None:
+    def backing(self) -> str | None:
         """The file that holds the pages, None for host memory."""
-        return self._store.backing
+        return self.store.backing
 
     @property
     def aperture(self) -> Aperture | None:

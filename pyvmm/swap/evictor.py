@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from _weakref import ref  # weakref itself imports more
 
 from pyvmm.errors import GuestDataError, LimitError, StateError, SymcallError
 from pyvmm.machine.part import Part
@@ -45,16 +46,16 @@ class Evictor(Part):
         self._governor = governor
         self.asked = 0
         self._closing = threading.Event()
-        self._thread = Thread(self._main, "swap-evict")
+        weak = ref(self)
+        self._thread = Thread(lambda: _serve(governor, weak), "swap-evict")
         self._thread.start()
 
-    def _main(self) -> None:
-        while (found := self._governor.wait(TURN)) >= 0:
-            if found:
-                try:
-                    self._ask(self._machine.raw(0, Question()))
-                except (SymcallError, StateError, GuestDataError, LimitError):
-                    continue  # it is no guest that can be asked, or not now
+    def ask(self) -> None:
+        """Ask the guest for pages, if it is one that can be asked, and now."""
+        try:
+            self._ask(self._machine.raw(0, Question()))
+        except (SymcallError, StateError, GuestDataError, LimitError):
+            return
 
     def _ask(self, raw: Raw) -> None:
         adopted = swap_stats(raw).adopted
@@ -80,4 +81,16 @@ class Evictor(Part):
         super().close()
         self._closing.set()
         self._governor.end()
-        self._thread.join()
+        if threading.current_thread() is not self._thread:  # where a dropped machine is collected
+            self._thread.join()
+
+
+def _serve(governor: SwapGovernor, weak: ref[Evictor]) -> None:
+    """Wait for the governor's word. The thread holds no machine, so that one that is dropped is collected."""
+    while (found := governor.wait(TURN)) >= 0:
+        evictor = weak()
+        if evictor is None:
+            return
+        if found:
+            evictor.ask()
+        del evictor

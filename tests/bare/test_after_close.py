@@ -39,8 +39,8 @@ for turn in range(int(sys.argv[1])):
         threading.Thread(target=use, args=(do, over))
         for do in (
             serial.tail, serial.stats, serial.drain, lambda: serial.feed(b"x"), console.drain, console.stats,
-            lambda: rng.needs_reset, machine.exits, machine.power_button, lambda: machine.symcalls,
-            lambda: machine.platform and machine.ready_fd(), lambda: vcpu.request(0), vcpu.is_called,
+            lambda: rng.needs_reset, machine.exits, machine.board.power_button, lambda: machine.symcalls,
+            lambda: machine.board.platform and machine.board.ready_fd(), lambda: vcpu.request(0), vcpu.is_called,
             lambda: vcpu.unclaimed, lambda: vm.memory.read(0x1000, 64), vm.memory.slots, lambda: swap.stats,
             lambda: swap.effective, lambda: setattr(swap, "policy", "always"), lambda: swap.bytes_used,
             lambda: machine.symbiosis.page(0), lambda: vm.serial.tail(7),
@@ -89,7 +89,7 @@ go_on = False
 vm.on_port(0xe0)(lambda exit: int(go_on))
 swap, machine = vm.swap, vm.machine
 vm.start()
-parts = [vm.memory, *vm.vcpus, *(vcpu.kvm for vcpu in vm.vcpus), *machine.devices, swap._store, machine.vm, machine.kvm]
+parts = [vm.memory, *vm.vcpus, *(vcpu.kvm for vcpu in vm.vcpus), *machine.devices, swap.store, machine.vm, machine.kvm]
 parts += [machine.symbiosis, swap._governor, swap._evictor] if machine.symbiosis else []
 for part in parts:
     try:
@@ -104,7 +104,7 @@ for forbidden in (vm.vcpus[0].kvm.enter,):
         continue
 go_on = True
 print(vm.run(60).reason, len(parts) > 8)
-for part in (vm.memory, *vm.vcpus, swap._store, machine.vm, machine.kvm):
+for part in (vm.memory, *vm.vcpus, swap.store, machine.vm, machine.kvm):
     try:
         part.close()
     except StateError:

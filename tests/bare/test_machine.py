@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pyvmm.config import CpuState
+from pyvmm.config import CpuState, MachineConfig
 from pyvmm.devices.serial import Serial
 from pyvmm.devices.virtio_console import VirtioConsole
 from pyvmm.errors import ConfigError, HostError, LimitError, StateError
@@ -21,7 +23,7 @@ from pyvmm.machine.machine import Machine
 from pyvmm.machine.question import Question
 from pyvmm.machine.result import Result
 from pyvmm.swap.store import SwapStore
-from tests.support import bare
+from tests.support import bare, closed_machine
 
 MMIO = 0xD0100000
 NO_DESCRIPTOR = 1 << 30
@@ -208,7 +210,7 @@ def test_hooks_that_several_threads_add_are_each_called_for_their_own_port() -> 
     with bare.machine(
         f"mov edx, {first}\n1: out dx, al\ninc edx\ncmp edx, {first + each * threads}\njne 1b\nhlt"
     ) as machine:
-        machine.hooks = Slow()
+        machine.hooks.handlers = Slow()
 
         def add(thread: int) -> None:
             for port in range(first + thread, first + each * threads, threads):
@@ -434,29 +436,60 @@ def test_a_vcpu_is_started_by_its_machine() -> None:
 
 
 def test_nothing_leaks() -> None:
-    bare.run(bare.machine("hlt"))  # whatever is made once for the process
-    import gc
-
-    gc.collect()
+    with bare.machine("hlt") as machine:
+        bare.run(machine)  # whatever is made once for the process
     before = open_descriptors()
     for _ in range(5):
         with bare.machine("hlt", irqchip=True, cpus=3) as machine:
-            machine.irqfd(20)
-            machine.ioeventfd(MMIO, 4, 0)
+            machine.board.irqfd(20)
+            machine.board.ioeventfd(MMIO, 4, 0)
             machine.start()
     assert open_descriptors() == before
     with pytest.raises(ConfigError, match="vCPUs"):
-        Machine(1 << 20, cpus=1 << 20)
+        Machine(MachineConfig(1 << 20, cpus=1 << 20))
     with pytest.raises(ConfigError, match="memory"):
-        Machine(12345)
+        Machine(MachineConfig(12345))
     assert open_descriptors() == before
+
+
+def dropped_machine() -> None:
+    """With devices; never started."""
+    machine = bare.machine("hlt", irqchip=True, cpus=2)
+    VirtioConsole(machine)
+    Serial(machine)
+
+
+def dropped_after_its_run() -> None:
+    """Its threads held it."""
+    machine = bare.machine("hlt")
+    Serial(machine)
+    bare.run(machine)
+
+
+def dropped_vm() -> None:
+    """With one of everything; a thread of Python waits for the host to be short of memory."""
+    closed_machine.built()
+
+
+def collected(drop: Callable[[], None]) -> None:
+    drop()
+    gc.collect()
+
+
+@pytest.mark.parametrize("drop", [dropped_machine, dropped_after_its_run, dropped_vm])
+def test_one_that_is_dropped_says_so_and_gives_all_back(drop: Callable[[], None]) -> None:
+    gc.collect()
+    descriptors, threads = open_descriptors(), threading.active_count()
+    with pytest.warns(ResourceWarning, match="dropped without close"):
+        collected(drop)
+    assert (open_descriptors(), threading.active_count()) == (descriptors, threads)
 
 
 def test_an_unknown_device_is_a_clear_error() -> None:
     from pyvmm import kvm
 
     with pytest.raises(kvm.KvmUnavailable, match="no-such-kvm"):
-        Machine(1 << 20, kvm_path="/dev/no-such-kvm")
+        Machine(MachineConfig(1 << 20, kvm_path="/dev/no-such-kvm"))
 
 
 def test_irqfd_wakes_a_halted_guest() -> None:
@@ -487,12 +520,12 @@ def test_irqfd_wakes_a_halted_guest() -> None:
     """
     handler = "mov al, 7; out 0xf4, al; mov dx, 0xcf9; mov al, 6; out dx, al"
     ready = threading.Event()
-    with Machine(1 << 20) as machine:
+    with Machine(MachineConfig(1 << 20)) as machine:
         machine.memory.write(bare.CODE, bare.assemble(code, 16))
         machine.memory.write(0x1100, bare.assemble(handler, 16, 0x1100))
         machine.set_state(CpuState("real", rip=bare.CODE))
         machine.on_port(0xE0, lambda exit: ready.set())
-        line = machine.irqfd(5)
+        line = machine.board.irqfd(5)
         machine.start()
         assert ready.wait(60)
         os.eventfd_write(line, 1)
@@ -503,7 +536,7 @@ def test_irqfd_wakes_a_halted_guest() -> None:
 
 def test_ioeventfd_takes_the_write_without_an_exit() -> None:
     with bare.machine(f"mov eax, 3; mov [{MMIO:#x}], eax; mov [{MMIO:#x}], eax; hlt") as machine:
-        kick = machine.ioeventfd(MMIO, 4, 3)
+        kick = machine.board.ioeventfd(MMIO, 4, 3)
         result = bare.run(machine)
         assert os.eventfd_read(kick) == 2
     assert "mmio" not in result.exits
@@ -512,7 +545,7 @@ def test_ioeventfd_takes_the_write_without_an_exit() -> None:
 @pytest.mark.parametrize("size", [64 << 20, (3 << 30) + (64 << 20), 5 << 30])
 def test_memory_around_the_hole(size: int) -> None:
     """RAM ends at 3 GiB and goes on at 4 GiB; nothing is committed until it is touched."""
-    with Machine(size) as machine:
+    with Machine(MachineConfig(size)) as machine:
         regions = machine.memory.ram
         assert sum(region.size for region in regions) == size
         assert regions[0].gpa == 0
@@ -535,7 +568,7 @@ def test_memory_that_is_gone_ends_the_run_and_says_which(tmp_path: Path, access:
     other = bare.machine("spin: jmp spin")
     other.start()
     machine = bare.machine(access.format(at=window + (1 << 20)) + "\nhlt")
-    machine.add_window(window, size, store.mapped)
+    machine.board.add_window(window, size, store.mapped)
     os.truncate(tmp_path / "swap", 1 << 20)
     result = bare.run(machine)
     assert isinstance(result, Result)
@@ -563,14 +596,14 @@ def test_memory_that_is_gone_ends_the_run_and_says_which(tmp_path: Path, access:
 def test_machines_that_cannot_be(memory: Any, cpus: Any, complaint: str) -> None:
     before = open_descriptors()
     with pytest.raises(ConfigError, match=complaint):
-        Machine(memory, cpus)
+        Machine(MachineConfig(memory, cpus))
     assert open_descriptors() == before
 
 
 @pytest.mark.parametrize("deadline", [float("nan"), float("inf"), -1, 0])
 def test_symcall_deadlines_that_cannot_be(deadline: float) -> None:
     with pytest.raises(ConfigError, match="a symcall deadline"):
-        Machine(1 << 20, symbiotic=False, symcall_deadline=deadline)
+        Machine(MachineConfig(1 << 20, symbiotic=False, symcall_deadline=deadline))
 
 
 def test_arguments_that_cannot_be() -> None:

@@ -63,7 +63,7 @@ class Pressed(Faulting):
 
     def grows_by_huge_pages(self) -> bool:
         """As /proc says it of the mapping of the store."""
-        memory = self.swap._store.memory
+        memory = self.swap.store.memory
         assert memory is not None
         with open("/proc/self/smaps", encoding="ascii") as file:
             for line in file:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from pyvmm._core import lib
-from pyvmm.machine import machine
+from pyvmm.config import MachineConfig
+from pyvmm.machine import symcall
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.symcall import make
 from pyvmm.symbiotic import abi
@@ -31,7 +32,7 @@ def interrupt() -> None:
 
 def test_a_call_that_is_queued_is_withdrawn() -> None:
     """The interrupt comes when the call was posted and nobody waits for it so far."""
-    with Machine(1 << 20, symbiotic=True) as built:
+    with Machine(MachineConfig(1 << 20, symbiotic=True)) as built:
         c = built.vcpus[0]._c
         with pytest.raises(KeyboardInterrupt):
             make(c, abi.SYMCALL_TEST, (), b"", 0, interrupt, 60)
@@ -73,7 +74,7 @@ def busy(guest: Remote) -> Iterator[Remote]:
 
 
 def test_a_vcpu_that_does_not_come_to_a_call(busy: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "SYMCALL_PATIENCE", 0.3)
+    monkeypatch.setattr(symcall, "SYMCALL_PATIENCE", 0.3)
     error = busy.refusal(abi.SYMCALL_TEST)
     assert error.reason == "deadline"
     assert "it is in a hook" in str(error)

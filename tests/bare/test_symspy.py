@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pyvmm.config import MachineConfig
 from pyvmm.errors import ConfigError
 from pyvmm.machine.machine import Machine
 from pyvmm.symbiotic import abi
@@ -175,6 +176,6 @@ def test_a_machine_that_shows_nothing() -> None:
 
 
 def test_the_leaf_is_hidden() -> None:
-    with Machine(1 << 20, symbiotic=False) as machine:
+    with Machine(MachineConfig(1 << 20, symbiotic=False)) as machine:
         table = machine.vcpus[0].kvm.get_cpuid2()
         assert abi.CPUID_LEAF not in {table.entries[i].function for i in range(table.nent)}

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from pyvmm.config import CpuState
+from pyvmm.config import CpuState, MachineConfig
 from pyvmm.machine.machine import Machine
 
 CODE = 0x1000
@@ -31,7 +31,7 @@ def assemble(text: str, bits: int = 32, origin: int = CODE) -> bytes:
 
 def machine(text: str, *, irqchip: bool = False, memory: int = 1 << 20, cpus: int = 1) -> Machine:
     """A machine whose first vCPU will run the 32-bit protected-mode code, with a stack."""
-    built = Machine(memory, cpus, irqchip=irqchip)
+    built = Machine(MachineConfig(memory, cpus, irqchip=irqchip))
     built.memory.write(CODE, assemble(text))
     built.set_state(CpuState("protected", rip=CODE, rsp=STACK))
     return built

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyvmm.boot import segments
-from pyvmm.config import BOOT_CS, CpuState
+from pyvmm.config import BOOT_CS, CpuState, MachineConfig
 from pyvmm.machine.machine import Machine
 from pyvmm.symbiotic import abi
 from tests.support import bare
@@ -101,7 +101,7 @@ def machine(code: str, *, handler: str = "", promise: bool = True, **options: An
     Its handler of symcalls begins with `handler`, and returns RBX + 1. With `promise` it says that it keeps the state
     which the VMM would save otherwise. Options go to the machine.
     """
-    built = Machine(MEMORY, 1, irqchip=False, symbiotic=True, **options)
+    built = Machine(MachineConfig(MEMORY, 1, irqchip=False, symbiotic=True, **options))
     cr3 = segments.write_identity_map(built.memory)
     entry = cr3 + 2 * 4096 + ABSENT // LARGE_PAGE * 8
     promises = abi.PROMISE_STATE_KEPT if promise else 0

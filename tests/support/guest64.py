@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from pyvmm.config import CpuState
+from pyvmm.config import CpuState, MachineConfig
 from pyvmm.machine.machine import Machine
 from tests.support.tree import ROOT
 
@@ -109,7 +109,7 @@ def page_tables(image: Image) -> bytes:
 
 def machine(image: Image, **options: Any) -> Machine:
     """A machine whose first vCPU will begin with the guest."""
-    built = Machine(16 << 20, **options)
+    built = Machine(MachineConfig(16 << 20, **options))
     built.memory.write(image.base, image.flat)
     built.memory.write(KERNEL_TABLES, page_tables(image))
     gdt = [0, 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF]

@@ -7,10 +7,10 @@ import mmap
 import struct
 from typing import Any
 
-from pyvmm.devices.virtio_blk import VirtioBlk
+from pyvmm.config import FUNCTION, SwapConfig
 from pyvmm.machine.memory import MIB
 from pyvmm.swap.disk import Swap
-from pyvmm.swap.store import SLOT, SwapStore
+from pyvmm.swap.store import SLOT
 from pyvmm.symbiotic import abi
 from tests.support import guest64
 from tests.support.remote import Remote
@@ -41,12 +41,13 @@ class SwapGuest(Remote):
         super().__init__(**options)
         machine = self.machine
         try:
-            self.store = machine._keep(SwapStore(size))
+            decide = policy if callable(policy) else None
+            config = SwapConfig(size, mode, SERIAL, policy=FUNCTION if decide else policy)
+            self.swap = Swap(machine, config, decide)
+            self.disk, self.store = self.swap.disk, self.swap.store
             if not huge:
+                assert self.store.memory is not None
                 self.store.memory.map.madvise(mmap.MADV_NOHUGEPAGE)
-            self.swap = Swap(machine, self.store, mode, SERIAL, policy)
-            self.disk = self.swap.disk = VirtioBlk(machine, self.store.disk(), serial=SERIAL)
-            self.store.watch(self.disk)
             assert self.swap.aperture is not None
             self.aperture = self.swap.aperture
             guest64.map_window(machine, self.aperture.start, self.aperture.region.size)

@@ -56,6 +56,7 @@ class FakeMachine:
 
     def __init__(self, memory: int = MIB) -> None:
         self.memory = GuestMemory(memory)
+        self.board = self
         self.vm = FakeVm()
         self.mmio = lib.bus_create()
         self.pio = lib.bus_create()

@@ -26,7 +26,11 @@ class FakeVM:
         self.cmdline = "a b"
         self.lines: list[tuple[int, bool]] = []
         self.ends = False
-        self.machine = SimpleNamespace(vm=SimpleNamespace(irq_line=lambda *a: self.lines.append(a)))
+        self.devices: list[TestDevice] = []
+        self.machine = SimpleNamespace(
+            vm=SimpleNamespace(irq_line=lambda *a: self.lines.append(a)),
+            add_device=self.devices.append,
+        )
 
     def on_port(self, port: int, count: int = 1) -> Any:
         return lambda handler: self.hooks.setdefault(port, handler)
@@ -45,8 +49,9 @@ class FakeVM:
 @pytest.fixture
 def vm() -> FakeVM:
     made = FakeVM()
-    TestDevice(made)  # type: ignore[arg-type]
+    device = TestDevice(made)
     assert made.ends
+    assert made.devices == [device]
     return made
 
 

@@ -12,8 +12,9 @@ import pytest
 from pyvmm._core import ffi, lib
 from pyvmm.errors import HostError, StateError
 from pyvmm.machine import handle
+from pyvmm.machine.device import check_stands
 from pyvmm.machine.handle import Closed, Handle
-from pyvmm.machine.part import Part, check_stands
+from pyvmm.machine.part import Part
 
 SECONDS = 30.0
 

@@ -127,7 +127,7 @@ def test_features_are_final(driver: Driver) -> None:
     queue.offer(0)
     queue.kick()
     driver.settle()
-    assert driver.device.stats()["violations"] == {"bad indirect table": 1}
+    assert driver.device.violations == {"bad indirect table": 1}
 
 
 def test_order_of_status(driver: Driver) -> None:

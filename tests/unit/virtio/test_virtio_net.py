@@ -264,7 +264,7 @@ def test_malformed_chains(card: Card) -> None:
     card.tx.offer(0)
     card.tx.kick()
     card.driver.settle()
-    assert card.device.stats()["violations"] == {"malformed request": 1}
+    assert card.device.violations == {"malformed request": 1}
     card.start()
     card.offer(4, HEADER - 1)
     card.host.send(frame(60))

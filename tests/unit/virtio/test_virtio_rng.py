@@ -36,4 +36,4 @@ def test_requests_without_room() -> None:
         queue.offer(0)
         queue.kick()
         assert queue.wait() == [(0, 0)]
-        assert device.stats()["violations"] == {}
+        assert device.violations == {}

@@ -62,7 +62,7 @@ class Rng:
         self.driver.settle()
 
     def violations(self) -> dict[str, int]:
-        result: dict[str, int] = self.device.stats()["violations"]
+        result: dict[str, int] = self.device.violations
         return result
 
     def close(self) -> None:
@@ -468,8 +468,7 @@ def test_noise(
             # A device may overwrite a table and then use what it wrote.
             if not overwrites_tables(ranges, queue):
                 assert masked(before, ranges) == masked(after, ranges)
-        stats = device.stats()
-        broken = sum(stats["violations"].values())
+        broken = sum(device.violations.values())
         assert broken == device.needs_reset
         if not broken and device.kind != "virtio-console":
             assert queue.used_idx == queue.idx & 0xFFFF
