@@ -65,8 +65,10 @@ class Run:
             for vcpu in self._vcpus:
                 vcpu.start()
         except BaseException as error:
+            # An interrupt (ctrl-c) is no failure: whoever catches it says so.
+            detail = f"the start failed: {error}" if isinstance(error, Exception) else ""
             with self.lock:
-                self._finish(Result(results.STOPPED, detail=f"the start failed: {error}"))
+                self._finish(Result(results.STOPPED, detail=detail))
                 self._leave(sum(vcpu.call_off() for vcpu in self._vcpus))
             raise
 
