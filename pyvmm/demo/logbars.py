@@ -90,6 +90,7 @@ def picture(path: str | os.PathLike[str], title: str, panels: Mapping[str, Seque
     from matplotlib import pyplot
 
     heights = [len(bars) + 1.5 for bars in panels.values()]
+    colours = colours_of(panels)
     figure, rows = pyplot.subplots(
         len(panels),
         1,
@@ -99,14 +100,20 @@ def picture(path: str | os.PathLike[str], title: str, panels: Mapping[str, Seque
         layout="constrained",
     )
     for axes, (name, bars) in zip(rows[:, 0], panels.items(), strict=True):
-        draw(axes, name, bars)
+        draw(axes, name, bars, colours)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
 
-def draw(axes: object, name: str, bars: Sequence[Bar]) -> None:
-    """One panel."""
+def colours_of(panels: Mapping[str, Sequence[Bar]]) -> dict[str, str]:
+    """Return a colour for each name: it has the same in every panel, also where others are missing."""
+    names = dict.fromkeys(bar.name for bars in panels.values() for bar in bars)
+    return {name: f"C{index % 10}" for index, name in enumerate(names)}
+
+
+def draw(axes: object, name: str, bars: Sequence[Bar], colours: Mapping[str, str]) -> None:
+    """Draw one panel."""
     from matplotlib.axes import Axes
 
     assert isinstance(axes, Axes)
@@ -117,8 +124,8 @@ def draw(axes: object, name: str, bars: Sequence[Bar]) -> None:
         [(bar.seconds if bar.high is None else bar.high) - bar.seconds for bar in bars],
     ]
     low, high = decades(bars)
-    colours = [f"C{height % 10}" for height in heights]
-    axes.barh(heights, values, left=0, xerr=spread, capsize=3, color=colours)
+    filling = [colours[bar.name] for bar in bars]
+    axes.barh(heights, values, left=0, xerr=spread, capsize=3, color=filling)
     axes.set_xscale("log")
     axes.set_xlim(10.0**low, 10.0 ** (high + 0.7))
     for height, bar in enumerate(bars):

@@ -135,6 +135,14 @@ def test_bars_on_a_terminal_fit() -> None:
     assert all(len(text) <= 90 for text in lines)
 
 
+def test_a_name_has_one_colour_in_all_panels() -> None:
+    first, second, third = (Bar(name, 1e-6) for name in ("RAM", "direct", "stock"))
+    found = logbars.colours_of(
+        {"at random": [first, second, third], "first touch": [second, third]}
+    )
+    assert found == {"RAM": "C0", "direct": "C1", "stock": "C2"}
+
+
 def test_a_picture_of_bars(tmp_path: Path) -> None:
     target = tmp_path / "bars.png"
     bars = [Bar("RAM", 1e-6), Bar("stock", 1e-3, 8e-4, 2e-3)]
