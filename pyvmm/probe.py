@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the KVM of this machine is and can do, found out by asking it and by running a few
+"""Find out what the KVM of this machine is and can do, by asking it and by running a few
 instructions.
 
 No CPU flag and no kernel version decides anything here: software KVMs have neither and still run
@@ -53,7 +53,7 @@ SPIN_TRIES = 8
 
 
 class Probe(NamedTuple):
-    """What was found. Times in seconds; `error` says why KVM cannot be used at all, or is empty."""
+    """The findings. Times are in seconds; `error` says why KVM cannot be used at all, or is empty."""
 
     path: str
     error: str

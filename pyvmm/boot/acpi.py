@@ -32,7 +32,7 @@ PM1A_CONTROL_PORT = 0x604
 SCI_GSI = 9
 RESET_PORT = 0xCF9
 RESET_VALUE = 6
-#: What the guest writes to SLP_TYP of PM1 control, with SLP_EN, to power off.
+#: The value that the guest writes to SLP_TYP of PM1 control, with SLP_EN, to power off.
 SLEEP_TYPE_S5 = 5
 
 IOAPIC_ADDRESS = 0xFEC00000

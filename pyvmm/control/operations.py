@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be asked of a running VM over its control socket. docs/control.md has the list."""
+"""Operations of a running VM's control socket. docs/control.md has the list."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.question import Question
 
     class Served(Protocol):
-        """What is used of a `pyvmm.VM`."""
+        """The part of a `pyvmm.VM` that is used."""
 
         kernel: str | None
         machine: Any

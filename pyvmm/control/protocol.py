@@ -28,7 +28,7 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 class ProtocolError(errors.Error, ValueError):
-    """What came is not what the protocol says."""
+    """A line or message that breaks the protocol."""
 
 
 def encode(message: dict[str, Any]) -> bytes:

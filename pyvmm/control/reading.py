@@ -29,7 +29,7 @@ GUEST_SWAPPING = ("adopted_total", "freed", "evicted", "pages_in", "pages_out")
 
 
 class Reading(NamedTuple):
-    """What was found.
+    """The findings.
 
     `at` is in seconds of some clock, processor times are in seconds, sizes in bytes.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the control socket says of a VM's swap disk, and changes of it. docs/control.md has the
+"""The control socket's answers about a VM's swap disk, and changes of it. docs/control.md has the
 operations.
 """
 

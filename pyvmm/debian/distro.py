@@ -24,7 +24,7 @@ from pyvmm.errors import HostError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-#: What the disk is found by in a guest.
+#: The serial number by which a guest finds the disk.
 SERIAL = "pyvmm-programs"
 IMAGE = "disk.img"
 #: Raise it when the same packages make another disk.
@@ -123,7 +123,7 @@ def dependencies(names: Iterable[str]) -> list[str]:
 
 
 class Closure(NamedTuple):
-    """What programs are and load: the files by their places on the disk, and who wants libraries
+    """Programs and their libraries: the files by their places on the disk, and who wants libraries
     that are not there.
     """
 

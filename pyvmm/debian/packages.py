@@ -251,7 +251,7 @@ def module_name(text: str) -> str:
 
 
 class ModuleIndex:
-    """What depmod wrote about the modules of one kernel."""
+    """The files that depmod wrote about the modules of one kernel."""
 
     def __init__(self, modules_dir: str) -> None:
         self.folder = Path(modules_dir)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every step of a guest build shares: external programs, locks, and putting results into the
+"""Tools that all steps of a guest build share: external programs, locks, and putting results into the
 cache at once.
 """
 

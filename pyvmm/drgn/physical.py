@@ -17,7 +17,7 @@ ENDED = "the machine whose memory is read has ended"
 
 
 class PhysicalMemory(Protocol):
-    """What is needed of a guest's RAM; `pyvmm.machine.memory.GuestMemory` has it."""
+    """The part of a guest's RAM that drgn needs; `pyvmm.machine.memory.GuestMemory` has it."""
 
     @property
     def ram(self) -> tuple[Region, ...]:

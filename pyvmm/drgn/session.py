@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs over a program: drgn's own prompt, a script, a line of code, or what stands on standard
-input.
+"""Code that runs over a program: drgn's own prompt, a script, a line of code, or what stands on
+standard input.
 
 Names are there as drgn's command has them: a prompt, a line and standard input get `prog`, drgn's
 and the helpers for Linux; a script gets `prog`.

@@ -66,7 +66,7 @@ class VmcoreInfo(NamedTuple):
 
     @property
     def five_levels(self) -> bool:
-        """Whether the kernel uses 5-level paging."""
+        """True if the kernel uses 5-level paging."""
         return bool(self.number("NUMBER(pgtable_l5_enabled)"))
 
     @property

@@ -54,7 +54,7 @@ class Descriptor:
 
     @property
     def closed(self) -> bool:
-        """Whether close() has happened."""
+        """True once close() has happened."""
         return self._fd < 0
 
     def close(self) -> None:

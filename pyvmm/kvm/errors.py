@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What KVM refuses, and what to do about it.
+"""Refusals of KVM, as exceptions with a remedy.
 
 Every failure of /dev/kvm becomes one of these by `error_of`, which names the ioctl, the errno and
 the remedy. All are `OSError`s with `errno` set.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to do about a refusal, by ioctl and errno. Loaded when something failed."""
+"""Remedies for refusals, by ioctl and errno. Loaded when something failed."""
 
 from __future__ import annotations
 

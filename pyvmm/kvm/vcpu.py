@@ -121,7 +121,7 @@ class Vcpu(State):
 
     @property
     def immediate_exit(self) -> bool:
-        """Whether the next enter() completes pending work and comes back with EINTR before any
+        """True if the next enter() completes pending work and comes back with EINTR before any
         guest code.
         """
         return bool(self.run.immediate_exit)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Bochs boots: an option ROM, and a disk with kernel, initramfs and parameters for it.
+"""The files that Bochs boots: an option ROM, and a disk with kernel, initramfs and parameters for
+it.
 
 Bochs takes no kernel. A boot loader in real mode would read by the BIOS and have the kernel unpack
 itself; a ROM of a few instructions (rom.S) reads the ELF kernel to where it runs, and enters it by

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the lab raises when it, and not the command in it, has failed."""
+"""Exceptions for a lab that has failed itself, rather than the command in it."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ SIGNATURE = b"~Module signature appended~\n"
 
 
 class Image(NamedTuple):
-    """What QEMU boots, all paths, and what the first process has to be told."""
+    """The paths of the files that QEMU boots, and the settings for the first process."""
 
     kernel: str
     initramfs: str

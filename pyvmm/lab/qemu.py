@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pyvmm.lab.image import Image
 
-# What each word buys, in docs/lab.md.
+# docs/lab.md says what each word is for.
 KERNEL_WORDS = (
     "console=ttyS0 panic=-1 quiet nokaslr mitigations=off tsc=reliable no_timer_check "
     "cryptomgr.notests rodata=off clearcpuid=rep_good"

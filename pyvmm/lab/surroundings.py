@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a command in the lab finds around it: writable folders, visible folders, environment."""
+"""The surroundings of a command in the lab: writable folders, visible folders, environment."""
 
 from __future__ import annotations
 

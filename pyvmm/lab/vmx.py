@@ -35,7 +35,7 @@ KERNEL_WORDS = (
 
 
 class Image(NamedTuple):
-    """What Bochs boots, but for the files that go along."""
+    """The paths of the files that Bochs boots, but for the parcel."""
 
     kernel: bootdisk.Flat
     rom: bytes

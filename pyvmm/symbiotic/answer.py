@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest answered, taken apart with suspicion: counts, sizes and text are the guest's to lie
+"""Take a guest's answer apart, with suspicion: counts, sizes and text are the guest's to lie
 about.
 """
 

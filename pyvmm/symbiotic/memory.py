@@ -66,17 +66,17 @@ class Lookup(NamedTuple):
 
     @property
     def readable(self) -> bool:
-        """Whether the mapping lets it be read."""
+        """True if the mapping lets it be read."""
         return bool(self.permissions & abi.ACCESS_READ)
 
     @property
     def writable(self) -> bool:
-        """Whether the mapping lets it be written."""
+        """True if the mapping lets it be written."""
         return bool(self.permissions & abi.ACCESS_WRITE)
 
     @property
     def executable(self) -> bool:
-        """Whether the mapping lets it be executed."""
+        """True if the mapping lets it be executed."""
         return bool(self.permissions & abi.ACCESS_EXECUTE)
 
 
