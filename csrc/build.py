@@ -11,47 +11,20 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cffi import FFI
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 #: This file: other flags, other modules.
 OWN = "csrc/build.py"
 
-# Later headers use the types of earlier ones.
-CORE_HEADERS = [
-    "host/thread.h",
-    "host/layout.h",
-    "machine/memory.h",
-    "host/guard.h",
-    "machine/bus.h",
-    "host/iothread.h",
-    "machine/vcpu.h",
-    "symbiotic/symspy.h",
-    "symbiotic/symcall.h",
-    "symbiotic/watch.h",
-    "symbiotic/doorbell.h",
-    "host/pagemap.h",
-    "swap/store.h",
-    "swap/map.h",
-    "swap/bypass.h",
-    "host/memory.h",
-    "swap/governor.h",
-    "symbiotic/probe.h",
-    "machine/platform.h",
-    "host/terminal.h",
-    "host/tsc.h",
-    "host/framing.h",
-    "serial/serial.h",
-    "virtio/queue.h",
-    "virtio/device.h",
-    "virtio/mmio.h",
-    "virtio/blk.h",
-    "virtio/console.h",
-    "virtio/rng.h",
-    "virtio/net.h",
-]
+#: The folders of the core, of which docs/architecture.md has a diagram.
+WINGS = ("host", "machine", "virtio", "serial", "symbiotic", "swap")
 CFLAGS = [
     "-std=gnu11",
     "-D_GNU_SOURCE",
@@ -86,6 +59,7 @@ CFLAGS += HARDENED
 CFLAGS += ["-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-sign-compare"]
 
 MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
+INCLUDED = re.compile(r'^#include "(.+)"$', re.MULTILINE)
 
 
 def declarations(header: Path) -> str:
@@ -93,17 +67,35 @@ def declarations(header: Path) -> str:
     return "\n".join(MARKED.findall(header.read_text()))
 
 
+def files(ending: str) -> list[str]:
+    """The wings' files, WING/NAME."""
+    return [
+        str(path.relative_to(HERE))
+        for wing in WINGS
+        for path in sorted((HERE / wing).glob(f"*{ending}"))
+    ]
+
+
+def in_order(headers: Iterable[str], placed: dict[str, None]) -> dict[str, None]:
+    """Puts each header behind those that it includes: later ones use the types of earlier ones."""
+    for name in headers:
+        if name not in placed:
+            in_order(INCLUDED.findall((HERE / name).read_text()), placed)
+            placed[name] = None
+    return placed
+
+
 def builder_of_core() -> FFI:
     """The C engine: memory, buses, the vCPU loop and the devices."""
     ffi = FFI()
-    headers = [HERE / name for name in CORE_HEADERS]
-    for header in headers:
-        ffi.cdef(declarations(header))
+    headers = [name for name in in_order(files(".h"), {}) if declarations(HERE / name)]
+    for name in headers:
+        ffi.cdef(declarations(HERE / name))
     ffi.set_source(
         "pyvmm._core",
-        "\n".join(f'#include "{name}"' for name in CORE_HEADERS),
-        sources=sorted(str(path.relative_to(ROOT)) for path in HERE.glob("*/*.c")),
-        depends=[OWN, *sorted(str(path.relative_to(ROOT)) for path in HERE.glob("*/*.h"))],
+        "\n".join(f'#include "{name}"' for name in headers),
+        sources=[f"csrc/{name}" for name in files(".c")],
+        depends=[OWN, *(f"csrc/{name}" for name in files(".h"))],
         include_dirs=["csrc"],
         extra_compile_args=CFLAGS,
         extra_link_args=LINKED,
