@@ -10,7 +10,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "machine/vcpu_exit.h"
 #include "symbiotic/symcall.h"
 
 /* Real-time signals below SIGRTMIN + 8 are left to the program that imports us, as is SIGUSR1. */
@@ -41,9 +40,9 @@ struct vcpu *vcpu_create(int fd, uint32_t index, uintptr_t run, uint32_t run_siz
 	vcpu->index = index;
 	vcpu->run = (struct kvm_run *)run;
 	vcpu->run_size = run_size;
-	vcpu->pio = pio;
-	vcpu->mmio = mmio;
-	vcpu->msr = msr;
+	vcpu->buses[VCPU_PORT] = pio;
+	vcpu->buses[VCPU_MMIO] = mmio;
+	vcpu->buses[VCPU_MSR] = msr;
 	vcpu->settled = 1;
 	vcpu->may_sleep = 1;
 	vcpu->touched = 1;
@@ -105,8 +104,9 @@ int vcpu_memory_gone(void *opaque, struct bus_access *access)
 }
 
 /* Finds who serves the access. 0: done; positive: an event; BUS_FAULT: nobody, or refused. */
-static int dispatch(struct vcpu *vcpu, struct bus *bus, struct bus_access *access)
+static int dispatch(struct vcpu *vcpu, struct bus_access *access)
 {
+	struct bus *bus = vcpu->buses[vcpu->exit.access];
 	const struct bus_range *range = bus_find(bus, access->address);
 
 	if (!range) {
@@ -131,9 +131,9 @@ static void finish_element(struct vcpu *vcpu, const struct bus_access *access, b
 
 	if (!exit->is_write)
 		memcpy(vcpu_exit_element(exit), &value, exit->length);
-	if (exit->bus == vcpu->msr)
+	if (exit->access == VCPU_MSR)
 		vcpu->run->msr.error = refused;
-	else if (vcpu->symcall && exit->bus == vcpu->mmio && !exit->is_write)
+	else if (vcpu->symcall && exit->access == VCPU_MMIO && !exit->is_write)
 		replay_remember(vcpu);
 	exit->next++;
 }
@@ -153,7 +153,7 @@ static int serve_access(struct vcpu *vcpu)
 
 		if (exit->is_write)
 			memcpy(&access.value, vcpu_exit_element(exit), exit->length);
-		result = dispatch(vcpu, exit->bus, &access);
+		result = dispatch(vcpu, &access);
 		if (result == VCPU_HOOK)
 			return result;
 		finish_element(vcpu, &access, result == BUS_FAULT);
@@ -183,11 +183,11 @@ int vcpu_serve(struct vcpu *vcpu)
 
 	vcpu->exit_reason = reason;
 	vcpu->exits[reason < VCPU_EXIT_KINDS ? reason : 0]++;
-	if (!vcpu_exit_take(vcpu, reason))
+	if (!vcpu_exit_take(&vcpu->exit, vcpu->run, vcpu->run_size, reason))
 		return VCPU_UNKNOWN_EXIT;
 	if (vcpu->lingering && symcall_lingered(vcpu))
 		return 0;
-	if (vcpu->exit.bus)
+	if (vcpu->exit.access)
 		return serve_access(vcpu);
 	switch (reason) {
 	case KVM_EXIT_IRQ_WINDOW_OPEN:

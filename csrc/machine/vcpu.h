@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "machine/bus.h"
+#include "machine/exit.h"
 
 /* cffi: begin */
 enum vcpu_event {
@@ -46,27 +47,14 @@ enum {
 
 struct symcall;
 
-/* The access at hand: machine/vcpu_exit.h. */
-struct vcpu_exit {
-	struct bus *bus; /* NULL: the exit is none */
-	uint64_t address;
-	uint8_t *data;   /* what is written, or where KVM takes the answer from */
-	uint32_t length; /* bytes of an element: 8 at most */
-	uint32_t count;  /* elements: string I/O has several */
-	uint32_t next;   /* the first that is not served */
-	uint32_t is_write;
-};
-
 struct vcpu {
 	int fd;
 	uint32_t index;
 	struct kvm_run *run;
 	uint32_t run_size;
-	struct bus *pio;
-	struct bus *mmio;
-	struct bus *msr;
+	struct bus *buses[4]; /* by enum vcpu_access; the first is none */
 
-	struct vcpu_exit exit;
+	struct vcpu_exit exit;    /* the access at hand */
 	struct bus_access access; /* the element of it that a hook serves */
 	uint32_t hook;
 	uint32_t hook_pending;

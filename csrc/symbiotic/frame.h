@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #include "machine/bus.h"
-#include "machine/vcpu_exit.h"
+#include "machine/vcpu.h"
 
 struct frame {
 	bool kept;

@@ -12,23 +12,23 @@ enum { EXITS_OF_ONE_INSTRUCTION = 8192 };
 
 bool replay_needed(const struct vcpu *vcpu)
 {
-	return !vcpu->settled && vcpu_exit_is_input(vcpu);
+	return !vcpu->settled && vcpu_exit_is_input(&vcpu->exit);
 }
 
 static void answer_zero(struct vcpu *vcpu)
 {
 	const struct vcpu_exit *exit = &vcpu->exit;
 
-	if (exit->bus && !exit->is_write)
+	if (exit->access && !exit->is_write)
 		memset(exit->data, 0, vcpu_exit_size(exit));
-	if (exit->bus == vcpu->msr)
+	if (exit->access == VCPU_MSR)
 		vcpu->run->msr.error = 0;
 }
 
 /* With these registers, but for RCX. */
 static int finish_with_zeros(struct vcpu *vcpu, const struct kvm_regs *regs)
 {
-	if (vcpu->exit.bus == vcpu->mmio) {
+	if (vcpu->exit.access == VCPU_MMIO) {
 		vcpu->run->s.regs.regs = *regs;
 		vcpu->run->s.regs.regs.rcx = 1;
 		vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
@@ -44,7 +44,7 @@ static int finish_with_zeros(struct vcpu *vcpu, const struct kvm_regs *regs)
 			return 0;
 		if (error)
 			return vcpu_give_up(vcpu, -error);
-		vcpu_exit_take(vcpu, vcpu->run->exit_reason);
+		vcpu_exit_take(&vcpu->exit, vcpu->run, vcpu->run_size, vcpu->run->exit_reason);
 	}
 	return vcpu_give_up(vcpu, ELOOP);
 }
@@ -80,7 +80,7 @@ void replay_take_answer(struct vcpu *vcpu)
 	if (replay->state != REPLAY_WANTED || vcpu->in_symcall)
 		return;
 	replay->exit = vcpu->exit;
-	replay->refused = vcpu->exit.bus == vcpu->msr && vcpu->run->msr.error;
+	replay->refused = vcpu->exit.access == VCPU_MSR && vcpu->run->msr.error;
 	replay->data_size = vcpu_exit_size(&vcpu->exit);
 	if (replay->data_size)
 		memcpy(replay->data, vcpu->exit.data, replay->data_size);
@@ -92,7 +92,7 @@ void replay_take_answer(struct vcpu *vcpu)
 
 static bool same_access(const struct vcpu_exit *now, const struct vcpu_exit *then)
 {
-	return now->bus == then->bus && now->address == then->address &&
+	return now->access == then->access && now->address == then->address &&
 	       now->length == then->length && now->count == then->count &&
 	       now->is_write == then->is_write;
 }
@@ -101,7 +101,7 @@ static void give_answer(struct vcpu *vcpu, const struct replay *replay)
 {
 	if (!vcpu->exit.is_write && replay->data_size)
 		memcpy(vcpu->exit.data, replay->data, replay->data_size);
-	if (vcpu->exit.bus == vcpu->msr)
+	if (vcpu->exit.access == VCPU_MSR)
 		vcpu->run->msr.error = replay->refused;
 }
 
@@ -125,7 +125,7 @@ static bool serve_part(struct vcpu *vcpu, const struct replay *replay)
 {
 	const struct vcpu_exit *exit = &vcpu->exit;
 
-	if (exit->bus != vcpu->mmio || exit->is_write)
+	if (exit->access != VCPU_MMIO || exit->is_write)
 		return false;
 	for (uint32_t i = 1; i <= REPLAY_PARTS; i++) {
 		const struct replay_part *part =

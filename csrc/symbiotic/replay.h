@@ -24,7 +24,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "machine/vcpu_exit.h"
+#include "machine/vcpu.h"
 
 enum { REPLAY_PARTS = 8 }; /* more exits than any instruction needs to read MMIO once */
 

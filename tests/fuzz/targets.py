@@ -47,7 +47,7 @@ LOOP = Target(
     "loop",
     "the vCPU loop with symcalls, replay and the swap map, under a scripted KVM",
     parts=(
-        *("machine/memory", "machine/bus", "machine/vcpu", "machine/vcpu_exit"),
+        *("machine/memory", "machine/bus", "machine/exit", "machine/vcpu"),
         *("symbiotic/symspy", "symbiotic/symcall", "symbiotic/begin", "symbiotic/entry"),
         *("symbiotic/queue", "symbiotic/frame", "symbiotic/context", "symbiotic/replay"),
         *("symbiotic/hold", "symbiotic/doorbell", "symbiotic/probe"),

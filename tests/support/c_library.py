@@ -18,7 +18,7 @@ MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 
 #: The vCPU loop and what it calls.
 LOOP = (
-    *("machine/memory", "machine/bus", "machine/vcpu", "machine/vcpu_exit"),
+    *("machine/memory", "machine/bus", "machine/exit", "machine/vcpu"),
     *("symbiotic/symspy", "symbiotic/symcall", "symbiotic/watch", "symbiotic/begin"),
     *("symbiotic/entry", "symbiotic/queue", "symbiotic/frame", "symbiotic/context"),
     *("symbiotic/replay", "symbiotic/hold"),

@@ -148,7 +148,7 @@ int fake_ioctl(int fd, unsigned long request, ...)
 
 static void wrmsr(struct vcpu *vcpu, uint32_t index, uint64_t value)
 {
-	const struct bus_range *range = bus_find(vcpu->msr, index);
+	const struct bus_range *range = bus_find(vcpu->buses[VCPU_MSR], index);
 	struct bus_access access = {
 	        .address = index, .length = 8, .is_write = 1, .value = value, .vcpu = vcpu};
 

@@ -1,30 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "machine/vcpu_exit.h"
+#include "machine/exit.h"
 
 #include <linux/kvm.h>
 
-static bool take_port(struct vcpu *vcpu, struct vcpu_exit *exit)
+static bool take_port(struct vcpu_exit *exit, struct kvm_run *run, uint32_t run_size)
 {
-	const struct kvm_run *run = vcpu->run;
 	uint64_t offset = run->io.data_offset, size;
 
-	exit->bus = vcpu->pio;
+	exit->access = VCPU_PORT;
 	exit->address = run->io.port;
 	exit->length = run->io.size;
 	exit->count = run->io.count;
 	exit->is_write = run->io.direction == KVM_EXIT_IO_OUT;
-	exit->data = (uint8_t *)vcpu->run + offset;
+	exit->data = (uint8_t *)run + offset;
 	size = (uint64_t)exit->length * exit->count;
 	return (exit->length == 1 || exit->length == 2 || exit->length == 4) &&
-	       size <= VCPU_EXIT_DATA && offset <= vcpu->run_size &&
-	       size <= vcpu->run_size - offset;
+	       size <= VCPU_EXIT_DATA && offset <= run_size && size <= run_size - offset;
 }
 
-static bool take_mmio(struct vcpu *vcpu, struct vcpu_exit *exit)
+static bool take_mmio(struct vcpu_exit *exit, struct kvm_run *run)
 {
-	struct kvm_run *run = vcpu->run;
-
-	exit->bus = vcpu->mmio;
+	exit->access = VCPU_MMIO;
 	exit->address = run->mmio.phys_addr;
 	exit->length = run->mmio.len;
 	exit->count = 1;
@@ -33,11 +29,9 @@ static bool take_mmio(struct vcpu *vcpu, struct vcpu_exit *exit)
 	return exit->length <= sizeof(run->mmio.data);
 }
 
-static bool take_msr(struct vcpu *vcpu, struct vcpu_exit *exit, bool is_write)
+static bool take_msr(struct vcpu_exit *exit, struct kvm_run *run, bool is_write)
 {
-	struct kvm_run *run = vcpu->run;
-
-	exit->bus = vcpu->msr;
+	exit->access = VCPU_MSR;
 	exit->address = run->msr.index;
 	exit->length = sizeof(run->msr.data);
 	exit->count = 1;
@@ -46,27 +40,27 @@ static bool take_msr(struct vcpu *vcpu, struct vcpu_exit *exit, bool is_write)
 	return true;
 }
 
-bool vcpu_exit_take(struct vcpu *vcpu, uint32_t reason)
+bool vcpu_exit_take(struct vcpu_exit *exit, struct kvm_run *run, uint32_t run_size, uint32_t reason)
 {
-	struct vcpu_exit exit = {0};
+	struct vcpu_exit taken = {0};
 	bool possible = true;
 
 	switch (reason) {
 	case KVM_EXIT_IO:
-		possible = take_port(vcpu, &exit);
+		possible = take_port(&taken, run, run_size);
 		break;
 	case KVM_EXIT_MMIO:
-		possible = take_mmio(vcpu, &exit);
+		possible = take_mmio(&taken, run);
 		break;
 	case KVM_EXIT_X86_RDMSR:
 	case KVM_EXIT_X86_WRMSR:
-		possible = take_msr(vcpu, &exit, reason == KVM_EXIT_X86_WRMSR);
+		possible = take_msr(&taken, run, reason == KVM_EXIT_X86_WRMSR);
 		break;
 	default:
 		break;
 	}
 	if (!possible)
-		exit = (struct vcpu_exit){0};
-	vcpu->exit = exit;
+		taken = (struct vcpu_exit){0};
+	*exit = taken;
 	return possible;
 }
