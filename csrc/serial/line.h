@@ -15,7 +15,23 @@
 
 #include "host/iothread.h"
 #include "host/terminal.h"
-#include "serial/serial.h"
+
+/* cffi: begin */
+enum {
+	SERIAL_RING = 65536,
+	SERIAL_BACKLOG = 65536,
+};
+
+struct serial_config {
+	int irq_fd;    /* eventfd, an edge each time an interrupt source appears; -1: polled only */
+	int output_fd; /* -1: the log alone */
+	int input_fd;  /* -1: none but serial_feed() */
+	int quit_fd;   /* eventfd for ctrl-a x, or -1 */
+	int escape;    /* filter the input for ctrl-a keys */
+	int failed_fd; /* eventfd, signalled when the output takes no more; or -1 */
+	int log_fd;    /* gets what the output gets; or -1 */
+};
+/* cffi: end */
 
 /* Bytes that a port takes before its guest has read them. */
 enum { SERIAL_FIFO = 16 };

@@ -62,8 +62,8 @@ SERIAL = Target(
     harness=("serial_target", "host", "turn"),
     max_length=256,
     smaller=(
-        ("serial/serial.h", "SERIAL_RING = 65536", "SERIAL_RING = 256"),
-        ("serial/serial.h", "SERIAL_BACKLOG = 65536", "SERIAL_BACKLOG = 256"),
+        ("serial/line.h", "SERIAL_RING = 65536", "SERIAL_RING = 256"),
+        ("serial/line.h", "SERIAL_BACKLOG = 65536", "SERIAL_BACKLOG = 256"),
     ),
 )
 BOOT = Target("boot", "kernel images and initrds", max_length=4096)

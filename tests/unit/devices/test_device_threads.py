@@ -11,7 +11,7 @@ import pytest
 from tests.support import c_library
 
 SOURCE = Path(__file__).resolve().parent / "device_threads.c"
-PARTS = tuple(dict.fromkeys((*c_library.DEVICES, "serial/serial", "serial/line", *c_library.LOOP)))
+PARTS = tuple(dict.fromkeys((*c_library.DEVICES, "serial/line", "serial/serial", *c_library.LOOP)))
 LIVES = 40
 
 
