@@ -3,10 +3,23 @@
 
 #include <errno.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdlib.h>
 
 #include "machine/vcpu.h"
 #include "symbiotic/doorbell.h"
+
+#define CR4_LA57    (1ULL << 12)
+#define PTE_FRAME   0x000ffffffffff000ULL /* bits 51 to 12 */
+#define PTE_PRESENT (1ULL << 0)
+#define PTE_WRITE   (1ULL << 1)
+#define PTE_USER    (1ULL << 2)
+#define PTE_NX      (1ULL << 63)
+/* PWT, PCD, PAT and global: memory is write-back, and the page a process's own. */
+#define PTE_BAD (1ULL << 3 | 1ULL << 4 | 1ULL << 7 | 1ULL << 8)
+
+/* As MEM_LOOKUP has them. */
+enum { ACCESS_READ = 1, ACCESS_WRITE = 2, ACCESS_EXECUTE = 4 };
 
 struct swapbypass *swapbypass_create(struct symspy *symspy, const struct guest_memory *memory,
                                      uint32_t cpus)
@@ -94,7 +107,7 @@ void swapbypass_ask(struct swapbypass *bypass, uint32_t hook)
 	announce(bypass, &bypass->hook, hook);
 }
 
-/* What the guest says. */
+/* What the guest takes of it. */
 
 static void count(uint64_t *counter)
 {
@@ -132,11 +145,172 @@ static int on_attach(void *opaque, struct bus_access *access)
 	return BUS_DONE;
 }
 
+/* A fault on a page in the store. */
+
+static struct swapmap *swapmap_of(struct symcall_call *call)
+{
+	return (struct swapmap *)((char *)call - offsetof(struct swapmap, call));
+}
+
+static void count_answer(struct swapbypass *bypass, enum swap_reason reason)
+{
+	__atomic_fetch_add(&bypass->counters.answers[reason], 1, __ATOMIC_RELAXED);
+}
+
+static void answer(struct swapbypass *bypass, struct vcpu *vcpu, enum swap_reason reason)
+{
+	const uint64_t result = reason;
+
+	count_answer(bypass, reason);
+	doorbell_reply(vcpu, HYPERCALL_DONE, &result, 1);
+}
+
+/* What the guest says of it, checked. */
+
+static bool is_user_page(const struct vcpu *vcpu, uint64_t vaddr)
+{
+	uint64_t end = 1ULL << (vcpu->run->s.regs.sregs.cr4 & CR4_LA57 ? 56 : 47);
+
+	return vaddr < end && vaddr % SWAPSTORE_SLOT == 0;
+}
+
+static bool is_good_proposal(uint64_t pte)
+{
+	return (pte & (PTE_PRESENT | PTE_USER)) == (PTE_PRESENT | PTE_USER) && !(pte & PTE_BAD);
+}
+
+static enum swap_reason check(struct swapbypass *bypass, const struct vcpu *vcpu,
+                              const struct swapmap *map)
+{
+	if (!load(&bypass->attached) || load(&bypass->wanted) == SWAP_MODE_OFF)
+		return SWAP_BAD_MODE;
+	if (!map->slot || !swapstore_written(bypass->store, map->slot))
+		return SWAP_BAD_SLOT;
+	if (!is_user_page(vcpu, map->vaddr) || !map->old || (map->old & PTE_PRESENT) ||
+	    !is_good_proposal(map->proposed))
+		return SWAP_BAD_PTE;
+	return SWAP_MAPPED;
+}
+
+static uint64_t granted(uint64_t pte)
+{
+	return ACCESS_READ | (pte & PTE_WRITE ? ACCESS_WRITE : 0) |
+	       (pte & PTE_NX ? 0 : ACCESS_EXECUTE);
+}
+
+/* Writing its entry. */
+
+static uint64_t composed(const struct swapbypass *bypass, const struct swapmap *map)
+{
+	uint64_t gpa = bypass->offer.base + map->slot * SWAPSTORE_SLOT;
+
+	return (map->proposed & ~PTE_FRAME) | (gpa & PTE_FRAME);
+}
+
+static enum swap_reason write_entry(struct swapbypass *bypass, const struct swapmap *map,
+                                    uint64_t gpa)
+{
+	uint64_t expected = map->old, *entry;
+
+	if (gpa % sizeof(*entry) || symspy_holds(bypass->symspy, gpa, sizeof(*entry)))
+		return SWAP_BAD_PTE;
+	entry = guest_memory_ram_at(bypass->memory, gpa, sizeof(*entry));
+	if (!entry)
+		return SWAP_BAD_PTE;
+	if (!__atomic_compare_exchange_n(entry, &expected, composed(bypass, map), false,
+	                                 __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+		return SWAP_BAD_RACE;
+	return SWAP_MAPPED;
+}
+
+static enum swap_reason finish(const struct swapmap *map)
+{
+	const struct symcall_message *message = &map->call.message;
+	uint64_t needed = granted(map->proposed);
+
+	if (message->status != SYMCALL_OK || message->regs[0] != map->vaddr ||
+	    (message->regs[2] & needed) != needed)
+		return SWAP_BAD_LOOKUP;
+	return write_entry(map->bypass, map, message->regs[1]);
+}
+
+static int looked_up(struct vcpu *vcpu, struct symcall_call *call, struct kvm_regs *regs)
+{
+	struct swapmap *map = swapmap_of(call);
+	enum swap_reason reason = finish(map);
+
+	(void)vcpu;
+	count_answer(map->bypass, reason);
+	regs->rax = HYPERCALL_DONE;
+	regs->rbx = reason;
+	return 0;
+}
+
+/* Its way. */
+
+static void look_up(struct vcpu *vcpu, struct swapmap *map)
+{
+	struct symcall_message *message = &map->call.message;
+
+	message->number = SYMCALL_NUMBER_LOOKUP;
+	message->regs[0] = map->vaddr;
+	message->regs[1] = map->old;
+	message->regs[2] = map->proposed & PTE_WRITE ? ACCESS_READ | ACCESS_WRITE : ACCESS_READ;
+	message->regs[3] = message->regs[4] = 0;
+	if (symcall_begin_c(vcpu, &map->call, looked_up))
+		answer(map->bypass, vcpu, SWAP_BAD_LOOKUP);
+}
+
+int swapmap_go_on(struct swapbypass *bypass, struct vcpu *vcpu, int allowed)
+{
+	int error = symcall_freshen(vcpu);
+
+	if (error)
+		return error;
+	if (allowed)
+		look_up(vcpu, &bypass->maps[vcpu->index]);
+	else
+		answer(bypass, vcpu, SWAP_BAD_POLICY);
+	return 0;
+}
+
+static int on_map(void *opaque, struct bus_access *access)
+{
+	struct swapbypass *bypass = opaque;
+	struct vcpu *vcpu = access->vcpu;
+	struct swapmap *map = &bypass->maps[vcpu->index];
+	uint32_t hook = load(&bypass->hook);
+	enum swap_reason reason;
+
+	__atomic_fetch_add(&bypass->counters.offered, 1, __ATOMIC_RELAXED);
+	/* In a call it may be that of our own map that is under way. */
+	if (vcpu->in_symcall) {
+		answer(bypass, vcpu, SWAP_BAD_LOOKUP);
+		return BUS_DONE;
+	}
+	map->vaddr = vcpu->hypercall[1];
+	map->slot = vcpu->hypercall[2];
+	map->old = vcpu->hypercall[3];
+	map->proposed = vcpu->hypercall[4];
+	reason = check(bypass, vcpu, map);
+	if (reason == SWAP_MAPPED && hook != SWAPBYPASS_NO_HOOK) {
+		vcpu->hook = hook;
+		return VCPU_HYPERCALL;
+	}
+	if (reason == SWAP_MAPPED && !load(&bypass->allowed))
+		reason = SWAP_BAD_POLICY;
+	if (reason == SWAP_MAPPED)
+		look_up(vcpu, map);
+	else
+		answer(bypass, vcpu, reason);
+	return BUS_DONE;
+}
+
 int swapbypass_attach(struct swapbypass *bypass, struct bus *hypercalls)
 {
 	int error = bus_add(hypercalls, HYPERCALL_SWAP_ATTACH, 2, on_attach, bypass);
 
-	return error ? error : swapmap_attach(bypass, hypercalls);
+	return error ? error : bus_add(hypercalls, HYPERCALL_SWAP_MAP, 1, on_map, bypass);
 }
 
 int swapbypass_is_attached(struct swapbypass *bypass)

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * SwapBypass: the guest uses a page that it swapped out where it lies, in the swap disk's memory,
- * which it sees as the aperture. Here is what the VMM offers and what the guest took of it.
- * docs/symbiotic.md, "SwapBypass".
+ * which it sees as the aperture. docs/symbiotic.md, "SwapBypass". Here are
+ * - what the VMM offers, and what the guest took of it;
+ * - a fault on a page in the store, put before the VMM: may the guest use the page where it lies,
+ *   and if so, the VMM writes the page table entry. The guest is asked by a symcall where that
+ *   entry is, and nothing it says is believed.
  */
 #ifndef PYVMM_SWAP_BYPASS_H
 #define PYVMM_SWAP_BYPASS_H
@@ -12,14 +15,18 @@
 
 #include "machine/bus.h"
 #include "machine/memory.h"
-#include "swap/map.h"
 #include "swap/store.h"
+#include "symbiotic/symcall.h"
 #include "symbiotic/symspy.h"
 
 /* cffi: begin */
 enum {
 	HYPERCALL_SWAP_ATTACH = 0x5001, /* RBX, RCX: base and size of the aperture */
 	HYPERCALL_SWAP_DETACH = 0x5002,
+	/* RBX: the faulting address, RCX: the slot, RDX: the entry that is there, RSI: the one that
+	 * the guest would write. RBX of the answer is an enum swap_reason. */
+	HYPERCALL_SWAP_MAP = 0x5003,
+	SYMCALL_NUMBER_LOOKUP = 10,
 
 	SWAPBYPASS_NO_HOOK = 0xffffffff,
 };
@@ -28,6 +35,16 @@ enum swap_mode {
 	SWAP_MODE_OFF,     /* pages are read back, as from any disk */
 	SWAP_MODE_SYMCALL, /* the VMM writes the page table entry, having asked the guest */
 	SWAP_MODE_DIRECT,  /* the guest writes it */
+};
+
+enum swap_reason {
+	SWAP_MAPPED,
+	SWAP_BAD_MODE,   /* off, or the guest did not attach */
+	SWAP_BAD_SLOT,   /* not there, or nothing was written to it */
+	SWAP_BAD_POLICY, /* the VMM's owner would rather not */
+	SWAP_BAD_LOOKUP, /* the symcall failed, or its answer does not fit */
+	SWAP_BAD_PTE,    /* a proposal or an address of the entry that cannot be */
+	SWAP_BAD_RACE,   /* another entry was there by then */
 };
 
 struct swapbypass_counters {
@@ -39,6 +56,7 @@ struct swapbypass_counters {
 };
 
 struct swapbypass;
+struct vcpu;
 
 /* For a machine of `cpus` vCPUs, with nothing to offer so far. NULL and errno on failure. */
 struct swapbypass *swapbypass_create(struct symspy *symspy, const struct guest_memory *memory,
@@ -62,6 +80,10 @@ void swapbypass_allow(struct swapbypass *bypass, int allowed);
  * SWAPBYPASS_NO_HOOK: no longer. */
 void swapbypass_ask(struct swapbypass *bypass, uint32_t hook);
 
+/* On the vCPU's thread, after VCPU_HYPERCALL for a fault: goes on with what the hook decided. 0 or
+ * -errno. */
+int swapmap_go_on(struct swapbypass *bypass, struct vcpu *vcpu, int allowed);
+
 /* The mode that the guest is told now, an enum swap_mode. */
 uint32_t swapbypass_mode(struct swapbypass *bypass);
 
@@ -69,6 +91,16 @@ uint32_t swapbypass_mode(struct swapbypass *bypass);
 int swapbypass_is_attached(struct swapbypass *bypass);
 void swapbypass_count(struct swapbypass *bypass, struct swapbypass_counters *counters);
 /* cffi: end */
+
+/* The fault that one vCPU has under way. */
+struct swapmap {
+	struct symcall_call call;
+	struct swapbypass *bypass;
+	uint64_t vaddr;
+	uint64_t slot;
+	uint64_t old;
+	uint64_t proposed;
+};
 
 struct swapbypass {
 	struct symspy *symspy;

@@ -51,7 +51,7 @@ LOOP = Target(
         *("symbiotic/symspy", "symbiotic/symcall", "symbiotic/begin", "symbiotic/entry"),
         *("symbiotic/queue", "symbiotic/frame", "symbiotic/context", "symbiotic/replay"),
         *("symbiotic/hold", "symbiotic/doorbell", "symbiotic/probe"),
-        *("swap/bypass", "swap/map", "host/thread"),
+        *("swap/bypass", "host/thread"),
     ),
     harness=("loop_target", "kvm"),
 )
