@@ -10,7 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "symbiotic/symcall.h"
+#include "machine/overlay.h"
 
 /* Real-time signals below SIGRTMIN + 8 are left to the program that imports us, as is SIGUSR1. */
 #define KICK_SIGNAL (SIGRTMIN + 8)
@@ -46,6 +46,7 @@ struct vcpu *vcpu_create(int fd, uint32_t index, uintptr_t run, uint32_t run_siz
 	vcpu->settled = 1;
 	vcpu->may_sleep = 1;
 	vcpu->touched = 1;
+	vcpu->heeds = VCPU_HEED_ALL;
 	return vcpu;
 }
 
@@ -86,9 +87,9 @@ void vcpu_request(struct vcpu *vcpu, uint32_t bits)
 
 uint32_t vcpu_take_requests(struct vcpu *vcpu)
 {
-	/* About symcalls the loop forgets them itself, where it serves them: one that comes just
-	 * now would be lost here. */
-	const uint32_t kept = VCPU_REQUEST_SYMCALL | VCPU_REQUEST_LATE;
+	/* The loop forgets the overlay's itself, where it passes them on: one that comes just now
+	 * would be lost here. */
+	const uint32_t kept = VCPU_REQUEST_OVERLAY | VCPU_REQUEST_LATE;
 
 	/* In this order: a request that comes between the two leaves immediate_exit set, which
 	 * costs one idle turn. */
@@ -133,9 +134,9 @@ static void finish_element(struct vcpu *vcpu, const struct bus_access *access, b
 		memcpy(vcpu_exit_element(exit), &value, exit->length);
 	if (exit->access == VCPU_MSR)
 		vcpu->run->msr.error = refused;
-	else if (vcpu->symcall && exit->access == VCPU_MMIO && !exit->is_write)
-		replay_remember(vcpu);
 	exit->next++;
+	if (vcpu->overlay && vcpu_exit_is_input(exit))
+		vcpu->overlay->answered(vcpu);
 }
 
 /* Serves the elements that are left of the access at hand. */
@@ -185,7 +186,7 @@ int vcpu_serve(struct vcpu *vcpu)
 	vcpu->exits[reason < VCPU_EXIT_KINDS ? reason : 0]++;
 	if (!vcpu_exit_take(&vcpu->exit, vcpu->run, vcpu->run_size, reason))
 		return VCPU_UNKNOWN_EXIT;
-	if (vcpu->lingering && symcall_lingered(vcpu))
+	if (vcpu->watched && vcpu->overlay->exit(vcpu))
 		return 0;
 	if (vcpu->exit.access)
 		return serve_access(vcpu);
@@ -210,21 +211,12 @@ int vcpu_serve(struct vcpu *vcpu)
 	}
 }
 
-static int resume_hook(struct vcpu *vcpu)
+/* Takes the hook's answer over and goes on with what it interrupted. */
+int vcpu_resume(struct vcpu *vcpu)
 {
 	vcpu->hook_pending = 0;
 	finish_element(vcpu, &vcpu->access, vcpu->access.refused);
 	return serve_access(vcpu);
-}
-
-/* Takes the hook's answer over and goes on with what it interrupted. */
-int vcpu_resume(struct vcpu *vcpu)
-{
-	int event = resume_hook(vcpu);
-
-	if (!event && vcpu->symcall)
-		replay_take_answer(vcpu);
-	return event;
 }
 
 int vcpu_fail(struct vcpu *vcpu, int error)
@@ -285,64 +277,42 @@ static int settle(struct vcpu *vcpu)
 
 bool vcpu_must_leave(const struct vcpu *vcpu)
 {
-	uint32_t bits = VCPU_REQUEST_STOP | (vcpu->in_symcall ? VCPU_REQUEST_LATE : 0);
+	uint32_t bits = vcpu->heeds & (VCPU_REQUEST_STOP | VCPU_REQUEST_LATE);
 
 	return __atomic_load_n(&vcpu->requests, __ATOMIC_RELAXED) & bits;
 }
 
-static void forget_request(struct vcpu *vcpu, uint32_t bit)
+static int pass_on(struct vcpu *vcpu, uint32_t request)
 {
-	__atomic_fetch_and(&vcpu->requests, ~bit, __ATOMIC_SEQ_CST);
+	__atomic_fetch_and(&vcpu->requests, ~request, __ATOMIC_SEQ_CST);
+	return vcpu->overlay ? vcpu->overlay->request(vcpu, request) : 0;
 }
 
 static int serve_requests(struct vcpu *vcpu, uint32_t requests)
 {
 	/* Before the exit at hand is settled: the rest of it may have a thousand exits, each with a
 	 * hook, and none of them matters any more. */
-	if (requests & VCPU_REQUEST_LATE) {
-		forget_request(vcpu, VCPU_REQUEST_LATE);
-		return symcall_late(vcpu);
-	}
+	if (requests & VCPU_REQUEST_LATE)
+		return pass_on(vcpu, VCPU_REQUEST_LATE);
 	if (!vcpu->settled)
 		return settle(vcpu);
 	if (requests & VCPU_REQUEST_STOP)
 		return VCPU_KICKED;
-	if (requests & VCPU_REQUEST_SYMCALL) {
-		forget_request(vcpu, VCPU_REQUEST_SYMCALL);
-		return symcall_next(vcpu);
-	}
+	if (requests & VCPU_REQUEST_OVERLAY)
+		return pass_on(vcpu, VCPU_REQUEST_OVERLAY);
 	return VCPU_KICKED;
-}
-
-/* During a symcall the others wait: it is short, or too late. */
-static uint32_t heeded(const struct vcpu *vcpu)
-{
-	return vcpu->in_symcall ? VCPU_REQUEST_STOP | VCPU_REQUEST_LATE : ~0u;
 }
 
 static int go_on(struct vcpu *vcpu)
 {
-	uint32_t requests = __atomic_load_n(&vcpu->requests, __ATOMIC_SEQ_CST) & heeded(vcpu);
+	uint32_t requests = __atomic_load_n(&vcpu->requests, __ATOMIC_SEQ_CST) & vcpu->heeds;
 
 	if (requests)
 		return serve_requests(vcpu, requests);
-	if (vcpu->held && !vcpu->in_symcall)
+	/* A pause that lasts: it waits for the overlay as one does. */
+	if (vcpu->held && vcpu->heeds & VCPU_REQUEST_PAUSE)
 		return VCPU_KICKED;
 	return enter(vcpu);
-}
-
-/* What the guest's handler of a symcall did to the vCPU may be undone. */
-static bool may_be_undone(int event)
-{
-	return event == VCPU_TRIPLE_FAULT || event == VCPU_INTERNAL_ERROR ||
-	       event == VCPU_ENTRY_FAILURE || event == VCPU_IOCTL_FAILED || event == VCPU_HALTED;
-}
-
-static int end_of_symcall(struct vcpu *vcpu, int event)
-{
-	if (event == VCPU_RETURNED)
-		return symcall_returned(vcpu);
-	return vcpu->in_symcall && may_be_undone(event) ? symcall_collapsed(vcpu, event) : event;
 }
 
 int vcpu_flush(struct vcpu *vcpu)
@@ -365,8 +335,8 @@ int vcpu_run(struct vcpu *vcpu)
 	if (vcpu->broken)
 		return VCPU_UNFINISHED;
 	for (;;) {
-		if (event)
-			event = end_of_symcall(vcpu, event);
+		if (event && vcpu->overlay)
+			event = vcpu->overlay->event(vcpu, event);
 		if (event)
 			return event;
 		event = go_on(vcpu);

@@ -41,10 +41,16 @@ enum {
 	/* Requests, a bit each. */
 	VCPU_REQUEST_PAUSE = 1,
 	VCPU_REQUEST_STOP = 2,
-	VCPU_REQUEST_SYMCALL = 4, /* another thread posted a symcall */
-	VCPU_REQUEST_LATE = 8,    /* the symcall under way missed its deadline */
+	VCPU_REQUEST_OVERLAY = 4, /* another thread has something for the overlay */
+	VCPU_REQUEST_LATE = 8,    /* what the overlay has the guest do takes too long */
+
+	/* What a vCPU heeds of them: all, or only these, while an overlay has the guest do
+	 * something. That is short, or too late, and the others wait. */
+	VCPU_HEED_ALL = 7,
+	VCPU_HEED_URGENT = 10,
 };
 
+struct vcpu_overlay;
 struct symcall;
 
 struct vcpu {
@@ -65,13 +71,13 @@ struct vcpu {
 	uint32_t settled;   /* the last exit left nothing open in KVM */
 	uint32_t may_sleep; /* the last KVM_RUN came back without an exit: maybe from a HLT */
 	uint32_t touched;   /* somebody outside may have set registers since the last KVM_RUN */
-	uint32_t held;      /* only symcalls run: the guest itself does not go on */
+	uint32_t held;      /* the guest goes on only where an overlay has it do something */
 
-	struct symcall *symcall; /* NULL: the guest cannot be called */
-	uint32_t in_symcall;
-	uint32_t lingering; /* exits for which KVM still shares the registers */
-	uint64_t symcall_number;
-	uint64_t hypercall[6]; /* the number, RBX RCX RDX RSI RDI */
+	const struct vcpu_overlay *overlay; /* machine/overlay.h; NULL for none */
+	uint32_t watched;                   /* OVERLAY_*: who looks at exits */
+	uint32_t heeds;                     /* VCPU_HEED_* */
+	struct symcall *symcall;            /* the overlay's; NULL: the guest cannot be called */
+	uint64_t hypercall[6];              /* the number, RBX RCX RDX RSI RDI */
 
 	uint32_t requests;
 	int tid; /* of the thread that runs this vCPU, 0 for none */
@@ -104,7 +110,7 @@ int vcpu_flush(struct vcpu *vcpu);
 /* From any thread: sets request bits and gets the vCPU out of the guest. */
 void vcpu_request(struct vcpu *vcpu, uint32_t bits);
 
-/* On the attached thread: takes the pending requests; those about symcalls stay for the loop. */
+/* On the attached thread: takes the pending requests; those for the overlay stay for the loop. */
 uint32_t vcpu_take_requests(struct vcpu *vcpu);
 
 /* A bus_handler for addresses where the guest has memory that is a file: where the host cannot give
@@ -116,8 +122,7 @@ int vcpu_memory_gone(void *opaque, struct bus_access *access);
 int vcpu_setup_kick(void);
 /* cffi: end */
 
-/* Between the parts of the loop. */
-enum { VCPU_RETURNED = 1000 }; /* an event: the guest's handler of a symcall returned */
+/* For overlays, on the vCPU's thread. */
 
 /* Lets KVM finish what the last exit left open, without running guest code: -EINTR when nothing is
  * left, 0 when that brought a further exit, or -errno. */
@@ -130,8 +135,7 @@ int vcpu_give_up(struct vcpu *vcpu, int error);
 int vcpu_fail(struct vcpu *vcpu, int error);
 
 /* For handlers of an access that wait for somebody, on the vCPU's thread: whether the machine
- * stops, or the access is one of a symcall that missed its deadline, and nobody needs the answer.
- */
+ * stops, or what the overlay has the guest do is late, and nobody needs the answer. */
 bool vcpu_must_leave(const struct vcpu *vcpu);
 
 /* Serves the exit at hand; goes on with one whose hook has answered. 0 or an event. */

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "machine/vcpu.h"
+#include "symbiotic/begin.h"
 #include "symbiotic/doorbell.h"
 
 #define CR4_LA57    (1ULL << 12)
@@ -257,7 +258,7 @@ static void look_up(struct vcpu *vcpu, struct swapmap *map)
 	message->regs[1] = map->old;
 	message->regs[2] = map->proposed & PTE_WRITE ? ACCESS_READ | ACCESS_WRITE : ACCESS_READ;
 	message->regs[3] = message->regs[4] = 0;
-	if (symcall_begin_c(vcpu, &map->call, looked_up))
+	if (symcall_begin(vcpu, &map->call, looked_up))
 		answer(map->bypass, vcpu, SWAP_BAD_LOOKUP);
 }
 
@@ -284,7 +285,7 @@ static int on_map(void *opaque, struct bus_access *access)
 
 	__atomic_fetch_add(&bypass->counters.offered, 1, __ATOMIC_RELAXED);
 	/* In a call it may be that of our own map that is under way. */
-	if (vcpu->in_symcall) {
+	if (vcpu->symcall->active) {
 		answer(bypass, vcpu, SWAP_BAD_LOOKUP);
 		return BUS_DONE;
 	}

@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How a symcall begins: whether the vCPU takes one, and what becomes of the exit at hand. */
+#include "symbiotic/begin.h"
+
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
-#include "machine/vcpu.h"
-#include "symbiotic/symcall.h"
-#include "symbiotic/watch.h"
+#include "machine/overlay.h"
 
 enum {
 	/* Exits after a call for which KVM goes on to share the registers: the next call is likely
@@ -17,22 +15,13 @@ enum {
 	NESTED_STATE_SIZE = 16384,
 };
 
-int symcall_refuse(struct symcall_call *call, enum symcall_status status, const char *text)
-{
-	call->message.status = status;
-	snprintf(call->message.text, sizeof(call->message.text), "%s", text);
-	return VCPU_SYMCALL;
-}
-
 static int refuse_host(struct symcall_call *call, int error)
 {
 	call->message.error = (uint64_t)-error;
 	return symcall_refuse(call, SYMCALL_HOST, "KVM refused");
 }
 
-/* Whether the vCPU takes a call at all, as far as that shows without its registers: 0 or
- * VCPU_SYMCALL. */
-static int check(struct symcall *symcall, struct symcall_call *call)
+int symcall_check(struct symcall *symcall, struct symcall_call *call)
 {
 	uint8_t *page = symspy_vcpu_page(symcall->symspy, symcall->vcpu->index);
 
@@ -47,7 +36,7 @@ static int check(struct symcall *symcall, struct symcall_call *call)
 		return symcall_refuse(call, SYMCALL_ABSENT, "");
 	}
 	if (symcall->disabled || !page ||
-	    !(__atomic_load_n(symcall_flags(page), __ATOMIC_ACQUIRE) & SYMSPY_VCPU_ENABLED)) {
+	    !(__atomic_load_n(symspy_flags(page), __ATOMIC_ACQUIRE) & SYMSPY_VCPU_ENABLED)) {
 		symcall->counters.refused_disabled++;
 		return symcall_refuse(call, SYMCALL_DISABLED,
 		                      symcall->disabled
@@ -93,14 +82,21 @@ static bool is_fresh(const struct vcpu *vcpu)
 	return vcpu->settled && vcpu->run->kvm_valid_regs == CONTEXT_SYNC && !vcpu->touched;
 }
 
+/* For the next KVM_RUN, and some after it. */
+static void share_registers(struct vcpu *vcpu)
+{
+	vcpu->run->kvm_valid_regs = CONTEXT_SYNC;
+	vcpu->symcall->linger = LINGER;
+	vcpu->watched |= OVERLAY_SYMCALL;
+}
+
 int symcall_freshen(struct vcpu *vcpu)
 {
 	int error;
 
 	if (is_fresh(vcpu))
 		return 0;
-	vcpu->run->kvm_valid_regs = CONTEXT_SYNC;
-	vcpu->lingering = LINGER;
+	share_registers(vcpu);
 	error = vcpu_settle_step(vcpu);
 	return error == -EINTR ? 0 : error ? error : -EBUSY;
 }
@@ -125,7 +121,7 @@ static void give_data(struct symcall *symcall, struct symcall_call *call)
 		size = SYMSPY_DATA_SIZE;
 	if (size)
 		memcpy(page + SYMSPY_DATA, call->message.data, size);
-	__atomic_fetch_or(symcall_flags(page), SYMSPY_VCPU_ACTIVE, __ATOMIC_RELEASE);
+	__atomic_fetch_or(symspy_flags(page), SYMSPY_VCPU_ACTIVE, __ATOMIC_RELEASE);
 }
 
 /* Saves the state that the guest does not promise to keep: 0 or VCPU_SYMCALL. Nothing is changed by
@@ -141,7 +137,7 @@ static int save_extras(struct symcall *symcall, struct symcall_call *call)
 }
 
 /* With the context in symcall->context, and its extras: puts the vCPU at the guest's entry. */
-static int enter(struct symcall *symcall, struct symcall_call *call)
+static int enter(struct symcall *symcall, struct symcall_call *call, symcall_done *done)
 {
 	struct vcpu *vcpu = symcall->vcpu;
 	const uint64_t *given = call->message.regs;
@@ -154,79 +150,67 @@ static int enter(struct symcall *symcall, struct symcall_call *call)
 	        .rdi = given[4],
 	};
 
-	hold_interrupts(vcpu, symcall->context.events.nmi.masked);
+	call->done = done;
+	hold_interrupts(&symcall->hold, vcpu, symcall->context.events.nmi.masked);
 	give_data(symcall, call);
 	context_enter(vcpu, &symcall->context, &symcall->entry, &regs);
-	vcpu->run->kvm_valid_regs = CONTEXT_SYNC;
-	vcpu->lingering = LINGER;
+	share_registers(vcpu);
 	symcall->active = call;
-	vcpu->in_symcall = 1;
-	vcpu->symcall_number = call->message.number;
+	symcall->number = call->message.number;
+	vcpu->heeds = VCPU_HEED_URGENT;
 	symcall->counters.calls++;
-	symcall_count(symcall);
+	symcall_watch_count(&symcall->watched);
 	symcall_watch_begin(symcall->watch);
 	return 0;
 }
 
-static int start(struct symcall *symcall, struct symcall_call *call)
+static int start(struct symcall *symcall, struct symcall_call *call, symcall_done *done)
 {
 	int event = save_extras(symcall, call);
 
-	return event ? event : enter(symcall, call);
+	return event ? event : enter(symcall, call, done);
 }
 
-int symcall_begin_c(struct vcpu *vcpu, struct symcall_call *call, symcall_done *done)
+int symcall_begin(struct vcpu *vcpu, struct symcall_call *call, symcall_done *done)
 {
 	struct symcall *symcall = vcpu->symcall;
-	int event = check(symcall, call);
+	int event = symcall_check(symcall, call);
 
 	if (event)
 		return event;
 	take_context(symcall);
 	symcall->context.slept = false;
 	event = check_context(symcall, call);
-	if (event)
-		return event;
-	call->done = done;
-	call->local = false;
-	return start(symcall, call);
+	return event ? event : start(symcall, call, done);
 }
 
-static int refuse_local(struct vcpu *vcpu, struct symcall_call *call, int event)
+/* Its context is the one before the instruction. */
+int symcall_begin_in_input(struct vcpu *vcpu, struct symcall_call *call, symcall_done *done)
 {
-	frame_put_back(vcpu, &call->frame);
-	return event;
-}
-
-/* The exit under way is an input: its context is the one before the instruction. */
-static int begin_in_input(struct symcall *symcall, struct symcall_call *call)
-{
+	struct symcall *symcall = vcpu->symcall;
 	struct context *context = &symcall->context;
-	struct vcpu *vcpu = symcall->vcpu;
 	int error = context_fetch(vcpu, &context->regs, &context->sregs, &context->events);
 	int event;
 
 	if (error)
 		return refuse_host(call, error);
+	context->slept = false;
 	event = check_context(symcall, call);
 	if (!event)
 		event = save_extras(symcall, call);
 	/* From here on there is no way back but through the call. */
 	if (!event)
-		event = replay_put_aside(vcpu, &context->regs);
-	return event ? event : enter(symcall, call);
+		event = replay_put_aside(&symcall->replay, vcpu, &context->regs);
+	return event ? event : enter(symcall, call, done);
 }
 
-/* Any other exit is completed first. It may have more to it, which is then served. The entry is
- * looked at once more, because serving it takes its time. */
-static int begin_settled(struct symcall *symcall, struct symcall_call *call)
+/* The entry is looked at once more, because serving the exit takes its time. */
+int symcall_begin_settled(struct vcpu *vcpu, struct symcall_call *call, symcall_done *done)
 {
-	struct vcpu *vcpu = symcall->vcpu;
 	int error, event;
 
 	while (!is_fresh(vcpu)) {
-		vcpu->run->kvm_valid_regs = CONTEXT_SYNC;
-		vcpu->lingering = LINGER;
+		share_registers(vcpu);
 		error = vcpu_settle_step(vcpu);
 		event = error ? 0 : vcpu_serve(vcpu);
 		if (event)
@@ -234,69 +218,13 @@ static int begin_settled(struct symcall *symcall, struct symcall_call *call)
 		if (error && error != -EINTR)
 			return vcpu_fail(vcpu, -error);
 	}
-	event = check(symcall, call);
-	if (event)
-		return event;
-	take_context(symcall);
-	event = check_context(symcall, call);
-	return event ? event : start(symcall, call);
+	return symcall_begin(vcpu, call, done);
 }
 
-static int begin(struct vcpu *vcpu, struct symcall_call *call)
+int symcall_begin_posted(struct vcpu *vcpu, struct symcall_call *call, symcall_done *done)
 {
 	struct symcall *symcall = vcpu->symcall;
-	int event = 0;
-
-	if (!symcall)
-		return symcall_refuse(call, SYMCALL_ABSENT, "");
-	if (!call->frame.kept)
-		event = check(symcall, call);
-	else if (vcpu->hook_pending)
-		event = vcpu_resume(vcpu);
-	if (event)
-		return event;
-	call->done = NULL;
-	call->local = true;
-	symcall->context.slept = false;
-	if (!call->frame.kept && replay_needed(vcpu)) {
-		frame_keep(vcpu, &call->frame);
-		event = begin_in_input(symcall, call);
-	} else {
-		frame_keep(vcpu, &call->frame);
-		event = begin_settled(symcall, call);
-	}
-	if (event == VCPU_SYMCALL)
-		return refuse_local(vcpu, call, event);
-	return event;
-}
-
-int symcall_continue(struct vcpu *vcpu, struct symcall_call *call)
-{
-	bool begun = vcpu->symcall && vcpu->symcall->active == call;
-	int event = begun ? 0 : begin(vcpu, call);
-
-	return event ? event : vcpu_run(vcpu);
-}
-
-int symcall_make(struct vcpu *vcpu, struct symcall_call *call, uint64_t number, uint64_t rbx,
-                 uint64_t rcx, uint64_t rdx, uint64_t rsi, uint64_t rdi)
-{
-	struct symcall_message *message = &call->message;
-
-	message->number = number;
-	message->regs[0] = rbx;
-	message->regs[1] = rcx;
-	message->regs[2] = rdx;
-	message->regs[3] = rsi;
-	message->regs[4] = rdi;
-	return symcall_continue(vcpu, call);
-}
-
-/* A vCPU that waits for its start, or that KVM does not let us wake, takes no call. */
-int symcall_begin_posted(struct symcall *symcall, struct symcall_call *call)
-{
-	struct vcpu *vcpu = symcall->vcpu;
-	int error = 0, event = check(symcall, call);
+	int error = 0, event = symcall_check(symcall, call);
 
 	if (event)
 		return event;
@@ -315,5 +243,5 @@ int symcall_begin_posted(struct symcall *symcall, struct symcall_call *call)
 		error = context_wake(vcpu, &symcall->context);
 	if (error == -EAGAIN)
 		return symcall_refuse(call, SYMCALL_STOPPED, "");
-	return error ? refuse_host(call, error) : enter(symcall, call);
+	return error ? refuse_host(call, error) : enter(symcall, call, done);
 }

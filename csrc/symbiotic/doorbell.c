@@ -4,8 +4,8 @@
 #include <errno.h>
 #include <stdbool.h>
 
-#include "machine/vcpu.h"
-#include "symbiotic/symcall.h"
+#include "symbiotic/begin.h"
+#include "symbiotic/end.h"
 
 static struct kvm_regs *regs_of(struct vcpu *vcpu)
 {
@@ -65,7 +65,7 @@ static int on_echo(void *opaque, struct bus_access *access)
 
 	(void)opaque;
 	/* In a call it may be our own that is under way. */
-	if (vcpu->in_symcall) {
+	if (vcpu->symcall->active) {
 		vcpu->symcall->counters.refused_active++;
 		answer(vcpu, HYPERCALL_REFUSED);
 		return BUS_DONE;
@@ -73,7 +73,7 @@ static int on_echo(void *opaque, struct bus_access *access)
 	message->number = SYMCALL_NUMBER_TEST;
 	for (int i = 0; i < SYMCALL_REGISTERS; i++)
 		message->regs[i] = vcpu->hypercall[i + 1];
-	if (symcall_begin_c(vcpu, call, echo_done))
+	if (symcall_begin(vcpu, call, echo_done))
 		answer(vcpu, HYPERCALL_REFUSED);
 	return BUS_DONE;
 }
@@ -104,13 +104,13 @@ static int hypercall(struct vcpu *vcpu, struct bus *hypercalls, uint32_t number)
 
 static int end_of_call(struct vcpu *vcpu, bool failed)
 {
-	if (!vcpu->in_symcall) {
+	if (!vcpu->symcall->active) {
 		vcpu->symcall->counters.stray_returns++;
 		answer(vcpu, HYPERCALL_REFUSED);
 		return BUS_DONE;
 	}
 	symcall_outcome(vcpu, failed);
-	return VCPU_RETURNED;
+	return SYMCALL_RETURNED;
 }
 
 static int ring(void *opaque, struct bus_access *access)

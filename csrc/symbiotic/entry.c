@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The MSRs by which a guest registers where symcalls enter it. */
-#include "machine/vcpu.h"
+#include "symbiotic/entry.h"
+
 #include "symbiotic/symcall.h"
 
 /* Sign-extended from bit 56, the widest that any CPU takes; the call itself looks closer. */

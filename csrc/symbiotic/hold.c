@@ -5,16 +5,14 @@
 #include <sys/ioctl.h>
 
 #include "machine/vcpu.h"
-#include "symbiotic/symcall.h"
 
 /* Older headers lack it. */
 #ifndef KVM_GUESTDBG_BLOCKIRQ
 #define KVM_GUESTDBG_BLOCKIRQ 0x00100000
 #endif
 
-void hold_interrupts(struct vcpu *vcpu, bool on)
+void hold_interrupts(struct hold *hold, struct vcpu *vcpu, bool on)
 {
-	struct hold *hold = &vcpu->symcall->hold;
 	struct kvm_guest_debug debug = {
 	        .control = on ? KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_BLOCKIRQ : 0,
 	};

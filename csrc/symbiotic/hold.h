@@ -22,6 +22,6 @@ struct hold {
 };
 
 /* Where KVM cannot, or refuses, nothing happens. */
-void hold_interrupts(struct vcpu *vcpu, bool on);
+void hold_interrupts(struct hold *hold, struct vcpu *vcpu, bool on);
 
 #endif

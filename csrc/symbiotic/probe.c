@@ -4,8 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "machine/vcpu.h"
-#include "symbiotic/symcall.h"
+#include "symbiotic/begin.h"
 
 /* The guest's registers stay what they were: the results are for nobody. */
 static int probe_done(struct vcpu *vcpu, struct symcall_call *call, struct kvm_regs *regs)
@@ -24,7 +23,7 @@ static int on_probe(void *opaque, struct bus_access *access)
 
 	(void)opaque;
 	/* The elements of a string write would come again. */
-	if (!access->is_write || vcpu->exit.count != 1 || !vcpu->symcall || vcpu->in_symcall)
+	if (!access->is_write || vcpu->exit.count != 1 || !vcpu->symcall || vcpu->symcall->active)
 		return BUS_FAULT;
 	/* Puts RIP past the instruction. Nothing more comes of a single write. */
 	vcpu->run->kvm_valid_regs = CONTEXT_SYNC;
@@ -35,7 +34,7 @@ static int on_probe(void *opaque, struct bus_access *access)
 	message->number = SYMCALL_NUMBER_TEST;
 	memset(message->regs, 0, sizeof(message->regs));
 	/* A refusal is counted where all are. */
-	(void)symcall_begin_c(vcpu, vcpu->symcall->echo, probe_done);
+	(void)symcall_begin(vcpu, vcpu->symcall->echo, probe_done);
 	return BUS_DONE;
 }
 

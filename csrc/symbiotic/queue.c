@@ -1,22 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Symcalls that other threads ask for. */
+#include "symbiotic/queue.h"
+
 #include <errno.h>
 
 #include "host/thread.h"
-#include "machine/vcpu.h"
-#include "symbiotic/symcall.h"
+#include "symbiotic/begin.h"
+#include "symbiotic/end.h"
 
 static void request_more(struct symcall *symcall)
 {
 	if (symcall->first)
-		__atomic_fetch_or(&symcall->vcpu->requests, VCPU_REQUEST_SYMCALL, __ATOMIC_SEQ_CST);
+		__atomic_fetch_or(&symcall->vcpu->requests, VCPU_REQUEST_OVERLAY, __ATOMIC_SEQ_CST);
 }
 
 /*
  * The thread that posted the call may free it from the moment the lock is given up, so this is the
  * last that is done with it.
  */
-void symcall_give_back(struct symcall *symcall, struct symcall_call *call)
+static void give_back(struct symcall *symcall, struct symcall_call *call)
 {
 	bool disowned;
 
@@ -28,6 +29,13 @@ void symcall_give_back(struct symcall *symcall, struct symcall_call *call)
 	pthread_mutex_unlock(&symcall->lock);
 	if (disowned)
 		symcall_call_destroy(call);
+}
+
+static int over(struct vcpu *vcpu, struct symcall_call *call, struct kvm_regs *regs)
+{
+	(void)regs;
+	give_back(vcpu->symcall, call);
+	return 0;
 }
 
 static void enqueue(struct symcall *symcall, struct symcall_call *call)
@@ -45,8 +53,6 @@ void symcall_post(struct vcpu *vcpu, struct symcall_call *call)
 	struct symcall *symcall = vcpu->symcall;
 	bool closed;
 
-	call->done = NULL;
-	call->local = false;
 	call->next = NULL;
 	if (!symcall) {
 		symcall_refuse(call, SYMCALL_ABSENT, "");
@@ -60,7 +66,7 @@ void symcall_post(struct vcpu *vcpu, struct symcall_call *call)
 	if (closed)
 		symcall_refuse(call, SYMCALL_STOPPED, "");
 	else
-		vcpu_request(vcpu, VCPU_REQUEST_SYMCALL);
+		vcpu_request(vcpu, VCPU_REQUEST_OVERLAY);
 }
 
 int symcall_wait(struct vcpu *vcpu, struct symcall_call *call, uint32_t milliseconds)
@@ -157,8 +163,8 @@ int symcall_next(struct vcpu *vcpu)
 {
 	struct symcall_call *call = take_first(vcpu->symcall);
 
-	if (call && symcall_begin_posted(vcpu->symcall, call))
-		symcall_give_back(vcpu->symcall, call);
+	if (call && symcall_begin_posted(vcpu, call, over))
+		give_back(vcpu->symcall, call);
 	return 0;
 }
 
@@ -174,11 +180,10 @@ void symcall_close(struct vcpu *vcpu)
 	if (symcall->active) {
 		enum symcall_status status = symcall->active->message.status;
 
-		symcall_abandon(vcpu, symcall->active,
-		                status == SYMCALL_FAULT ? SYMCALL_FAULT : SYMCALL_STOPPED);
+		symcall_cut_short(vcpu, status == SYMCALL_FAULT ? SYMCALL_FAULT : SYMCALL_STOPPED);
 	}
 	for (struct symcall_call *call = take_first(symcall); call; call = take_first(symcall)) {
 		symcall_refuse(call, SYMCALL_STOPPED, "");
-		symcall_give_back(symcall, call);
+		give_back(symcall, call);
 	}
 }

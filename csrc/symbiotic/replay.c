@@ -5,7 +5,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-#include "symbiotic/symcall.h"
+#include "symbiotic/context.h"
 
 /* More exits than KVM makes of 1024 elements, each of which is read and written in four parts. */
 enum { EXITS_OF_ONE_INSTRUCTION = 8192 };
@@ -49,9 +49,8 @@ static int finish_with_zeros(struct vcpu *vcpu, const struct kvm_regs *regs)
 	return vcpu_give_up(vcpu, ELOOP);
 }
 
-int replay_put_aside(struct vcpu *vcpu, const struct kvm_regs *regs)
+int replay_put_aside(struct replay *replay, struct vcpu *vcpu, const struct kvm_regs *regs)
 {
-	struct replay *replay = &vcpu->symcall->replay;
 	int event = finish_with_zeros(vcpu, regs);
 
 	if (event)
@@ -73,11 +72,9 @@ int replay_abandon(struct vcpu *vcpu)
 	return finish_with_zeros(vcpu, &regs);
 }
 
-void replay_take_answer(struct vcpu *vcpu)
+void replay_take_answer(struct replay *replay, struct vcpu *vcpu)
 {
-	struct replay *replay = &vcpu->symcall->replay;
-
-	if (replay->state != REPLAY_WANTED || vcpu->in_symcall)
+	if (replay->state != REPLAY_WANTED)
 		return;
 	replay->exit = vcpu->exit;
 	replay->refused = vcpu->exit.access == VCPU_MSR && vcpu->run->msr.error;
@@ -87,7 +84,7 @@ void replay_take_answer(struct vcpu *vcpu)
 	replay->state = REPLAY_READY;
 	/* Where that cannot be, the guest may take an interrupt first: the answer then waits for
 	 * its return. */
-	hold_interrupts(vcpu, true);
+	hold_interrupts(replay->hold, vcpu, true);
 }
 
 static bool same_access(const struct vcpu_exit *now, const struct vcpu_exit *then)
@@ -105,15 +102,10 @@ static void give_answer(struct vcpu *vcpu, const struct replay *replay)
 		vcpu->run->msr.error = replay->refused;
 }
 
-void replay_remember(struct vcpu *vcpu)
+void replay_remember(struct replay *replay, const struct vcpu_exit *exit)
 {
-	struct replay *replay = &vcpu->symcall->replay;
-	const struct vcpu_exit *exit = &vcpu->exit;
 	struct replay_part *part = &replay->parts[replay->next_part % REPLAY_PARTS];
 
-	/* A handler's reads are none of the instruction that it interrupts. */
-	if (vcpu->in_symcall)
-		return;
 	replay->next_part++;
 	part->address = exit->address;
 	part->length = exit->length;
@@ -139,9 +131,8 @@ static bool serve_part(struct vcpu *vcpu, const struct replay *replay)
 	return false;
 }
 
-bool replay_serve(struct vcpu *vcpu)
+bool replay_serve(struct replay *replay, struct vcpu *vcpu)
 {
-	struct replay *replay = &vcpu->symcall->replay;
 	const struct kvm_regs *regs = &vcpu->run->s.regs.regs;
 	/* Another access (of an interrupt handler, say) is not meant; the stack tells the contexts
 	 * apart. */
@@ -151,7 +142,7 @@ bool replay_serve(struct vcpu *vcpu)
 
 	if (same_place && !same && serve_part(vcpu, replay))
 		return true;
-	hold_interrupts(vcpu, false);
+	hold_interrupts(replay->hold, vcpu, false);
 	if (!same)
 		return false;
 	give_answer(vcpu, replay);

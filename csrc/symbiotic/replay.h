@@ -25,6 +25,7 @@
 #include <stdint.h>
 
 #include "machine/vcpu.h"
+#include "symbiotic/hold.h"
 
 enum { REPLAY_PARTS = 8 }; /* more exits than any instruction needs to read MMIO once */
 
@@ -42,6 +43,7 @@ struct replay_part {
 };
 
 struct replay {
+	struct hold *hold;
 	enum replay_state state;
 	uint64_t rip;
 	uint64_t rsp;
@@ -53,22 +55,22 @@ struct replay {
 	uint32_t next_part;
 };
 
-/* Remembers the answer to the read of MMIO at hand. */
-void replay_remember(struct vcpu *vcpu);
+/* Remembers the answer to a read of MMIO. */
+void replay_remember(struct replay *replay, const struct vcpu_exit *exit);
 
 /* Whether the exit at hand is an input that a symcall has to put aside. */
 bool replay_needed(const struct vcpu *vcpu);
 
 /* Gets rid of the exit at hand, at which the registers are these: 0 or VCPU_UNFINISHED. */
-int replay_put_aside(struct vcpu *vcpu, const struct kvm_regs *regs);
+int replay_put_aside(struct replay *replay, struct vcpu *vcpu, const struct kvm_regs *regs);
 
 /* The same for an exit that does not come again, of code that does not go on. */
 int replay_abandon(struct vcpu *vcpu);
 
 /* Takes the answer, once the exit is wholly served, if one is wanted. */
-void replay_take_answer(struct vcpu *vcpu);
+void replay_take_answer(struct replay *replay, struct vcpu *vcpu);
 
 /* If the exit at hand is the one to come again, gives the answer and returns true. */
-bool replay_serve(struct vcpu *vcpu);
+bool replay_serve(struct replay *replay, struct vcpu *vcpu);
 
 #endif

@@ -5,8 +5,11 @@
  * context back as it was. docs/symbiotic.md, "SymCall".
  *
  * A call is part of the vCPU loop: while one is active, vcpu_run() serves its exits as any others,
- * hooks of Python included. It ends in one of three ways: a C caller is called back, a caller on
- * the vCPU's own thread gets VCPU_SYMCALL, a caller on another thread is woken.
+ * hooks of Python included. Callers are C code in a doorbell's exit (begin.h), hooks on the vCPU's
+ * own thread (local.h), and other threads (queue.h). Each gets the end of its call by the call's
+ * `done`.
+ *
+ * Here is what all of them share: the record of a vCPU's calls, and a call.
  */
 #ifndef PYVMM_SYMBIOTIC_SYMCALL_H
 #define PYVMM_SYMBIOTIC_SYMCALL_H
@@ -15,12 +18,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "machine/bus.h"
+#include "machine/vcpu.h"
 #include "symbiotic/context.h"
 #include "symbiotic/frame.h"
 #include "symbiotic/hold.h"
 #include "symbiotic/replay.h"
 #include "symbiotic/symspy.h"
+#include "symbiotic/watch.h"
 
 /* cffi: begin */
 enum {
@@ -82,77 +86,29 @@ struct symcall_counters {
 
 struct symcall; /* of one vCPU */
 struct symcall_call;
-struct symcall_watch;
 struct vcpu;
 
-/* What symcall_create() is to know of this KVM. */
-struct symcall_setup {
-	uint32_t xsave_size;           /* of KVM_CAP_XSAVE2, 0 without it */
-	uint32_t can_block_interrupts; /* KVM_GUESTDBG_BLOCKIRQ */
-	uint32_t nested;               /* the guest may have guests */
-	uint32_t svm;                  /* the back end is kvm_amd */
-};
-
-/* Makes the vCPU one that can be called; destroyed with symcall_destroy() before the vCPU is.
- * NULL and errno on failure. */
-struct symcall *symcall_create(struct vcpu *vcpu, struct symspy *symspy,
-                               struct symcall_watch *watch, const struct symcall_setup *setup);
-void symcall_destroy(struct symcall *symcall);
 struct symcall_counters *symcall_counters(struct symcall *symcall);
-
-/* Claims the MSRs on the bus, for all vCPUs: 0 or the error of bus_add(). */
-int symcall_attach(struct bus *msr);
 
 struct symcall_call *symcall_call_create(void);
 void symcall_call_destroy(struct symcall_call *call);
 struct symcall_message *symcall_message(struct symcall_call *call);
 
-/*
- * On the vCPU's own thread, in a hook: makes the call. VCPU_SYMCALL: it is over, see the message.
- * Any other event: serve it as one of vcpu_run(), then go on with symcall_continue(). `given`,
- * `wanted` and the data are the caller's to set before.
+/* On the vCPU's own thread: whether a call is under way, and the number of the last one that was.
  */
-int symcall_make(struct vcpu *vcpu, struct symcall_call *call, uint64_t number, uint64_t rbx,
-                 uint64_t rcx, uint64_t rdx, uint64_t rsi, uint64_t rdi);
-int symcall_continue(struct vcpu *vcpu, struct symcall_call *call);
-
-/* On the vCPU's own thread: gives up a call that is under way, with that status, or that an event
- * kept from beginning. */
-void symcall_abandon(struct vcpu *vcpu, struct symcall_call *call, uint32_t status);
-
-/*
- * From any other thread: asks for the call. From here until symcall_wait() or symcall_withdraw()
- * returns 1 it belongs to the vCPU's thread: nobody else may look at its message or destroy it.
- */
-void symcall_post(struct vcpu *vcpu, struct symcall_call *call);
-/* 1 when it is over, 0 if the time passed first. */
-int symcall_wait(struct vcpu *vcpu, struct symcall_call *call, uint32_t milliseconds);
-/* 1 if the call had not begun and never will, 0 if it is to be waited for. */
-int symcall_withdraw(struct vcpu *vcpu, struct symcall_call *call);
-/* Instead of symcall_call_destroy(), at any time and without waiting: takes the call back if it has
- * not begun, and frees it. One that is under way is freed by the vCPU's thread, at its end. */
-void symcall_disown(struct vcpu *vcpu, struct symcall_call *call);
-
-/* Whether calls of other threads wait. */
-int symcall_pending(struct vcpu *vcpu);
-
-/* The vCPU runs no more: every caller is told so, now and later. */
-void symcall_close(struct vcpu *vcpu);
+int symcall_is_active(const struct vcpu *vcpu);
+uint64_t symcall_number(const struct vcpu *vcpu);
 /* cffi: end */
 
-/* Called when a call made by C is over, before the interrupted context goes on; may change the
- * registers it goes on with. Returns 0 or an enum vcpu_event. */
+/* Called when a call is over, on the vCPU's thread, before the interrupted context goes on; may
+ * change the registers that it goes on with, and nobody looks at the call afterwards. Returns 0 or
+ * an enum vcpu_event. */
 typedef int symcall_done(struct vcpu *vcpu, struct symcall_call *call, struct kvm_regs *regs);
-
-/* A call of C code, during the doorbell's exit: 0 if it began, VCPU_SYMCALL if it was refused, and
- * `done` comes when it is over. */
-int symcall_begin_c(struct vcpu *vcpu, struct symcall_call *call, symcall_done *done);
 
 struct symcall_call {
 	struct symcall_message message;
-	symcall_done *done; /* a C caller */
-	bool local;         /* a caller on the vCPU's own thread */
-	struct frame frame;
+	symcall_done *done;
+	struct frame frame; /* of a hook's call */
 
 	/* Of a call of another thread, with the lock of the queue held. */
 	bool posted;   /* the vCPU's thread has it */
@@ -169,13 +125,11 @@ struct symcall {
 	struct context_entry entry;
 
 	struct symcall_call *active;
+	uint64_t number;        /* of it, or of the last one */
 	struct context context; /* what the active call interrupted */
 	uint32_t linger;        /* exits until the shared registers are given up again */
 
-	/* For the watch: counts calls, odd while one is active; and which one is too late. */
-	uint64_t sequence;
-	uint64_t late;
-
+	struct symcall_watched watched;
 	struct replay replay;
 	struct hold hold;
 	struct symcall_counters counters;
@@ -188,39 +142,7 @@ struct symcall {
 	bool closed;
 };
 
-/* For the vCPU loop. */
-int symcall_returned(struct vcpu *vcpu);             /* the doorbell said so */
-int symcall_next(struct vcpu *vcpu);                 /* begins a call of another thread */
-int symcall_late(struct vcpu *vcpu);                 /* the watch rang */
-int symcall_collapsed(struct vcpu *vcpu, int event); /* the handler brought the vCPU down */
-/* An exit while KVM shares the registers: true when it is served already. */
-bool symcall_lingered(struct vcpu *vcpu);
-
-/* The flags of a vCPU's page, which the guest may change at any time. */
-static inline uint32_t *symcall_flags(uint8_t *page)
-{
-	enum { PAGE_FLAGS = 0x008 };
-
-	return (uint32_t *)(page + PAGE_FLAGS);
-}
-
-/* Counts the beginning and the end of a call, for the watch. */
-static inline void symcall_count(struct symcall *symcall)
-{
-	__atomic_store_n(&symcall->sequence, symcall->sequence + 1, __ATOMIC_SEQ_CST);
-}
-
-/* Between the parts of it: ends a call that did not begin, returns VCPU_SYMCALL; begins one of
- * another thread, 0 or VCPU_SYMCALL; gives a call that is over back to the thread that posted it,
- * which may free it at once. */
+/* Ends a call that did not begin: VCPU_SYMCALL. */
 int symcall_refuse(struct symcall_call *call, enum symcall_status status, const char *text);
-int symcall_begin_posted(struct symcall *symcall, struct symcall_call *call);
-void symcall_give_back(struct symcall *symcall, struct symcall_call *call);
-
-/* The doorbell's part: what the guest said, with registers that are fresh. */
-void symcall_outcome(struct vcpu *vcpu, bool failed);
-
-/* Makes the shared registers fresh: 0 or -errno. */
-int symcall_freshen(struct vcpu *vcpu);
 
 #endif

@@ -63,4 +63,12 @@ uint64_t symspy_refused(struct symspy *symspy);
 /* Host address of the page of a vCPU, NULL for none. On that vCPU's thread. */
 uint8_t *symspy_vcpu_page(const struct symspy *symspy, uint32_t cpu);
 
+/* The flags of such a page, SYMSPY_VCPU_*, which the guest may change at any time. */
+static inline uint32_t *symspy_flags(uint8_t *page)
+{
+	enum { PAGE_FLAGS = 0x008 };
+
+	return (uint32_t *)(page + PAGE_FLAGS);
+}
+
 #endif

@@ -9,7 +9,6 @@
 
 #include "host/thread.h"
 #include "machine/vcpu.h"
-#include "symbiotic/symcall.h"
 
 enum {
 	TURNS = 8,         /* within a deadline */
@@ -17,8 +16,8 @@ enum {
 	LEAST_TURN = 1000, /* nanoseconds */
 };
 
-struct watched {
-	struct symcall *symcall;
+struct look {
+	struct symcall_watched *watched;
 	uint64_t sequence; /* as last seen */
 	uint32_t turns;    /* for which it was the same call */
 };
@@ -32,26 +31,26 @@ struct symcall_watch {
 	uint64_t turn_ns;
 	uint32_t room;
 	uint32_t count;
-	struct watched watched[];
+	struct look looks[];
 };
 
 /* Whether the vCPU called since the last look. */
-static bool look(struct watched *watched)
+static bool look_at(struct look *look)
 {
-	struct symcall *symcall = watched->symcall;
-	uint64_t sequence = __atomic_load_n(&symcall->sequence, __ATOMIC_ACQUIRE);
+	struct symcall_watched *watched = look->watched;
+	uint64_t sequence = __atomic_load_n(&watched->sequence, __ATOMIC_ACQUIRE);
 
-	if (sequence != watched->sequence) {
-		watched->sequence = sequence;
-		watched->turns = 0;
+	if (sequence != look->sequence) {
+		look->sequence = sequence;
+		look->turns = 0;
 		return true;
 	}
 	if (!(sequence & 1))
 		return false;
-	if (++watched->turns > TURNS) {
-		watched->turns = 0;
-		__atomic_store_n(&symcall->late, sequence, __ATOMIC_RELEASE);
-		vcpu_request(symcall->vcpu, VCPU_REQUEST_LATE);
+	if (++look->turns > TURNS) {
+		look->turns = 0;
+		__atomic_store_n(&watched->late, sequence, __ATOMIC_RELEASE);
+		vcpu_request(watched->vcpu, VCPU_REQUEST_LATE);
 	}
 	return true;
 }
@@ -61,7 +60,7 @@ static bool look_at_all(struct symcall_watch *watch)
 	bool busy = false;
 
 	for (uint32_t i = 0; i < watch->count; i++)
-		busy |= look(&watch->watched[i]);
+		busy |= look_at(&watch->looks[i]);
 	return busy;
 }
 
@@ -111,7 +110,7 @@ static void *main_of_watch(void *opaque)
 
 struct symcall_watch *symcall_watch_create(uint32_t milliseconds, uint32_t cpus)
 {
-	struct symcall_watch *watch = calloc(1, sizeof(*watch) + cpus * sizeof(struct watched));
+	struct symcall_watch *watch = calloc(1, sizeof(*watch) + cpus * sizeof(struct look));
 	pthread_condattr_t attributes;
 	int error;
 
@@ -150,7 +149,7 @@ void symcall_watch_destroy(struct symcall_watch *watch)
 	free(watch);
 }
 
-int symcall_watch_add(struct symcall_watch *watch, struct symcall *symcall)
+int symcall_watch_add(struct symcall_watch *watch, struct symcall_watched *watched)
 {
 	int error = 0;
 
@@ -158,7 +157,7 @@ int symcall_watch_add(struct symcall_watch *watch, struct symcall *symcall)
 	if (watch->count == watch->room)
 		error = -ENOSPC;
 	else
-		watch->watched[watch->count++].symcall = symcall;
+		watch->looks[watch->count++].watched = watched;
 	pthread_mutex_unlock(&watch->lock);
 	return error;
 }

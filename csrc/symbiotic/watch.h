@@ -8,6 +8,7 @@
 #ifndef PYVMM_SYMBIOTIC_WATCH_H
 #define PYVMM_SYMBIOTIC_WATCH_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* cffi: begin */
@@ -18,9 +19,29 @@ struct symcall_watch *symcall_watch_create(uint32_t milliseconds, uint32_t cpus)
 void symcall_watch_destroy(struct symcall_watch *watch);
 /* cffi: end */
 
-struct symcall;
+struct vcpu;
 
-int symcall_watch_add(struct symcall_watch *watch, struct symcall *symcall);
+/* What it looks at: a vCPU's calls, which are counted at their beginning and at their end. */
+struct symcall_watched {
+	struct vcpu *vcpu;
+	uint64_t sequence; /* odd while a call is under way */
+	uint64_t late;     /* the one that was too late */
+};
+
+/* It must live as long as the watch. 0 or -ENOSPC. */
+int symcall_watch_add(struct symcall_watch *watch, struct symcall_watched *watched);
+
+/* A call begins, or is over. */
+static inline void symcall_watch_count(struct symcall_watched *watched)
+{
+	__atomic_store_n(&watched->sequence, watched->sequence + 1, __ATOMIC_SEQ_CST);
+}
+
+/* After VCPU_REQUEST_LATE: whether it is the call under way that is late. */
+static inline bool symcall_watch_is_late(const struct symcall_watched *watched)
+{
+	return __atomic_load_n(&watched->late, __ATOMIC_ACQUIRE) == watched->sequence;
+}
 
 /* A call begins: the watch wakes if it sleeps. */
 void symcall_watch_begin(struct symcall_watch *watch);

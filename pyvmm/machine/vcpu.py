@@ -257,7 +257,7 @@ class Vcpu(Part):
 
     def _serve_in_symcall(self, event: int) -> None:
         """Serves what the guest's handler brought about. Raises SymcallError if the guest ended with it."""
-        number = self._c.symcall_number
+        number = lib.symcall_number(self._c)
         if event == lib.VCPU_KICKED:
             raise SymcallError(f"symcall {number:#x}: the machine stops", "stopped")
         if not self._serve(event):
@@ -353,7 +353,7 @@ class Vcpu(Part):
             raise StateError(f"vCPU {self.index} is in a hook: its access is not over")
         self._c.held = 1
         try:
-            while lib.symcall_pending(self._c) or self._c.in_symcall:
+            while lib.symcall_pending(self._c) or lib.symcall_is_active(self._c):
                 event = lib.vcpu_run(self._c)
                 if event == lib.VCPU_KICKED:
                     if lib.vcpu_take_requests(self._c) & lib.VCPU_REQUEST_STOP:
@@ -370,7 +370,8 @@ class Vcpu(Part):
         return results.Result(reason, vcpu=self.index, detail=self._detail(event))
 
     def _detail(self, event: int) -> str:
-        where = f"in symcall {self._c.symcall_number:#x}" if self._c.in_symcall else ""
+        c = self._c
+        where = f"in symcall {lib.symcall_number(c):#x}" if lib.symcall_is_active(c) else ""
         return ": ".join(filter(None, (where, self._reason(event))))
 
     def _reason(self, event: int) -> str:

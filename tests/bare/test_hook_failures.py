@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pyvmm._core import lib
 from pyvmm.errors import SymcallError
 from pyvmm.machine.hooks import GuestFault
 from tests.support import bare, callee
@@ -153,7 +154,7 @@ def test_a_call_with_little_of_python_s_stack_left() -> None:
             ends["over"] += 1
         except RecursionError:
             ends["out of stack"] += 1
-        assert not exit.vcpu._c.in_symcall
+        assert not lib.symcall_is_active(exit.vcpu._c)
         assert exit.vcpu.symcall(1, 41).rbx == 42
 
     code = f"mov edx, {PORT:#x}\n" + "".join(f"mov al, {n}\nout dx, al\n" for n in SPARES)

@@ -129,7 +129,7 @@ static bool same_context(void)
 /* At the door of KVM_RUN: a symcall has begun, or is over. */
 static void follow_symcalls(const struct kvm_regs *regs, const struct kvm_sregs *sregs)
 {
-	uint64_t sequence = world->vcpu->symcall->sequence;
+	uint64_t sequence = world->vcpu->symcall->watched.sequence;
 
 	if (sequence == before.sequence)
 		return;

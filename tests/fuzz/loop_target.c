@@ -12,8 +12,11 @@
 #include "machine/vcpu.h"
 #include "swap/bypass.h"
 #include "symbiotic/doorbell.h"
+#include "symbiotic/entry.h"
+#include "symbiotic/local.h"
+#include "symbiotic/overlay.h"
 #include "symbiotic/probe.h"
-#include "symbiotic/symcall.h"
+#include "symbiotic/queue.h"
 #include "symbiotic/symspy.h"
 #include "symbiotic/watch.h"
 
@@ -54,10 +57,10 @@ struct symcall_watch *symcall_watch_create(uint32_t milliseconds, uint32_t cpus)
 	return NULL;
 }
 
-int symcall_watch_add(struct symcall_watch *watch, struct symcall *symcall)
+int symcall_watch_add(struct symcall_watch *watch, struct symcall_watched *watched)
 {
 	(void)watch;
-	(void)symcall;
+	(void)watched;
 	return 0;
 }
 
@@ -122,7 +125,8 @@ static void disown(struct world *world, uint8_t how)
 
 static void miss_deadline(struct world *world)
 {
-	__atomic_store_n(&world->symcall->late, world->symcall->sequence, __ATOMIC_RELEASE);
+	__atomic_store_n(&world->symcall->watched.late, world->symcall->watched.sequence,
+	                 __ATOMIC_RELEASE);
 	vcpu_request(world->vcpu, VCPU_REQUEST_LATE);
 }
 
@@ -232,7 +236,7 @@ static bool turn(struct world *world)
 	/* What is under way is given up when the loop is left. */
 	if (!serve(world, event))
 		return false;
-	if (!vcpu->in_symcall && (input_8(&world->input) & 0x1f) == 0x1f)
+	if (!symcall_is_active(vcpu) && (input_8(&world->input) & 0x1f) == 0x1f)
 		vcpu_flush(vcpu);
 	vcpu->held = (input_8(&world->input) & 0x1f) == 0x1f;
 	return true;

@@ -48,9 +48,10 @@ LOOP = Target(
     "the vCPU loop with symcalls, replay and the swap map, under a scripted KVM",
     parts=(
         *("machine/memory", "machine/bus", "machine/exit", "machine/vcpu"),
-        *("symbiotic/symspy", "symbiotic/symcall", "symbiotic/begin", "symbiotic/entry"),
-        *("symbiotic/queue", "symbiotic/frame", "symbiotic/context", "symbiotic/replay"),
-        *("symbiotic/hold", "symbiotic/doorbell", "symbiotic/probe"),
+        *("symbiotic/symspy", "symbiotic/context", "symbiotic/hold", "symbiotic/replay"),
+        *("symbiotic/frame", "symbiotic/symcall", "symbiotic/begin", "symbiotic/end"),
+        *("symbiotic/local", "symbiotic/queue", "symbiotic/overlay", "symbiotic/entry"),
+        *("symbiotic/doorbell", "symbiotic/probe"),
         *("swap/bypass", "host/thread"),
     ),
     harness=("loop_target", "kvm"),

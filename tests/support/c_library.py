@@ -17,11 +17,15 @@ CSRC = ROOT / "csrc"
 MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 
 #: The vCPU loop and what it calls.
+VCPU = ("machine/bus", "machine/exit", "machine/vcpu")
+
+#: The same with symcalls.
 LOOP = (
-    *("machine/memory", "machine/bus", "machine/exit", "machine/vcpu"),
-    *("symbiotic/symspy", "symbiotic/symcall", "symbiotic/watch", "symbiotic/begin"),
-    *("symbiotic/entry", "symbiotic/queue", "symbiotic/frame", "symbiotic/context"),
-    *("symbiotic/replay", "symbiotic/hold"),
+    *("machine/memory", *VCPU),
+    *("symbiotic/symspy", "symbiotic/watch", "symbiotic/context", "symbiotic/hold"),
+    *("symbiotic/replay", "symbiotic/frame", "symbiotic/symcall", "symbiotic/begin"),
+    *("symbiotic/end", "symbiotic/local", "symbiotic/queue", "symbiotic/overlay"),
+    "symbiotic/entry",
     "host/thread",
 )
 

@@ -13,6 +13,14 @@ from pyvmm.machine import result as results
 from tests.support import scripted_kvm
 from tests.support.scripted_kvm import RUN_SIZE
 
+OVERLAY = """
+struct vcpu_overlay {
+	_Bool (*exit)(struct vcpu *vcpu);
+	void (*answered)(struct vcpu *vcpu);
+	int (*event)(struct vcpu *vcpu, int event);
+	int (*request)(struct vcpu *vcpu, uint32_t request);
+};
+"""
 PORT = 0x510
 
 SHUTDOWN, RESET, CRASH, WAKEUP = 1, 2, 3, 4  # <linux/kvm.h>: KVM_SYSTEM_EVENT_*
@@ -20,7 +28,7 @@ SHUTDOWN, RESET, CRASH, WAKEUP = 1, 2, 3, 4  # <linux/kvm.h>: KVM_SYSTEM_EVENT_*
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    return scripted_kvm.load(tmp_path_factory.mktemp("loop"))
+    return scripted_kvm.load(tmp_path_factory.mktemp("loop"), declared=OVERLAY)
 
 
 class Loop:
@@ -146,8 +154,89 @@ def test_a_request_is_seen_before_the_guest_is_entered(built: tuple[Any, Any]) -
 def test_a_request_for_a_symcall_is_not_taken(built: tuple[Any, Any]) -> None:
     """Only the loop forgets it, when it serves the call: one that came just before would wait for ever."""
     loop = Loop(built, (0, kvm.KVM_EXIT_HLT, 0))
-    posted = loop.lib.VCPU_REQUEST_SYMCALL | loop.lib.VCPU_REQUEST_LATE
+    posted = loop.lib.VCPU_REQUEST_OVERLAY | loop.lib.VCPU_REQUEST_LATE
     loop.lib.vcpu_request(loop.vcpu, posted | loop.lib.VCPU_REQUEST_PAUSE)
     assert loop.lib.vcpu_take_requests(loop.vcpu) == posted | loop.lib.VCPU_REQUEST_PAUSE
     assert loop.lib.vcpu_take_requests(loop.vcpu) == posted
+    loop.close()
+
+
+class Overlay:
+    """An overlay that notes what it is asked, and has nothing to say unless a test has it say something."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+        self.serves = False
+        self.says: dict[int, int] = {}
+        ffi, vcpu = loop.ffi, loop.vcpu
+
+        @ffi.callback("_Bool(struct vcpu *)")  # type: ignore[untyped-decorator]
+        def exit(_: Any) -> bool:
+            self.seen.append(("exit", loop.vcpu.exit.access))
+            return self.serves
+
+        @ffi.callback("void(struct vcpu *)")  # type: ignore[untyped-decorator]
+        def answered(_: Any) -> None:
+            self.seen.append(("answered", loop.vcpu.exit.next, loop.vcpu.exit.data[0]))
+
+        @ffi.callback("int(struct vcpu *, int)")  # type: ignore[untyped-decorator]
+        def event(_: Any, event: int) -> int:
+            self.seen.append(("event", event))
+            return self.says.get(event, event)
+
+        @ffi.callback("int(struct vcpu *, uint32_t)")  # type: ignore[untyped-decorator]
+        def request(_: Any, request: int) -> int:
+            self.seen.append(("request", request))
+            return 0
+
+        self.functions = (exit, answered, event, request)
+        self.c = ffi.new("struct vcpu_overlay *", self.functions)
+        vcpu.overlay = self.c
+
+
+READ = (0, kvm.KVM_EXIT_MMIO, 4, 0)
+WRITE = (0, kvm.KVM_EXIT_MMIO, 4, 7)
+HALT = (0, kvm.KVM_EXIT_HLT, 0, 0)
+
+
+def test_an_overlay_is_told_of_answers_and_events(built: tuple[Any, Any]) -> None:
+    loop = Loop(built, READ, WRITE, HALT)
+    overlay = Overlay(loop)
+    assert loop.step() == loop.lib.VCPU_HALTED
+    assert overlay.seen == [("answered", 1, 0xFF), ("event", loop.lib.VCPU_HALTED)]
+    loop.close()
+
+
+def test_an_overlay_that_watches_may_serve_an_exit(built: tuple[Any, Any]) -> None:
+    loop = Loop(built, READ, HALT)
+    overlay = Overlay(loop)
+    overlay.serves = True
+    loop.vcpu.watched = 1
+    assert loop.step() == loop.lib.VCPU_IOCTL_FAILED  # it took the halt for its own too
+    mmio = loop.lib.VCPU_MMIO
+    assert overlay.seen[:2] == [("exit", mmio), ("exit", loop.lib.VCPU_NO_ACCESS)]
+    assert loop.vcpu.unclaimed == 0
+    loop.close()
+
+
+def test_an_overlay_may_take_an_event_for_its_own(built: tuple[Any, Any]) -> None:
+    loop = Loop(built, HALT, (0, kvm.KVM_EXIT_SHUTDOWN, 0, 0))
+    overlay = Overlay(loop)
+    overlay.says = {loop.lib.VCPU_HALTED: 0, loop.lib.VCPU_TRIPLE_FAULT: loop.lib.VCPU_PANIC}
+    assert loop.step() == loop.lib.VCPU_PANIC
+    loop.close()
+
+
+def test_an_overlay_gets_its_requests_and_holds_others_up(built: tuple[Any, Any]) -> None:
+    loop = Loop(built, HALT, HALT)
+    overlay, lib = Overlay(loop), loop.lib
+    lib.vcpu_request(loop.vcpu, lib.VCPU_REQUEST_LATE | lib.VCPU_REQUEST_OVERLAY)
+    assert loop.step() == lib.VCPU_HALTED
+    assert overlay.seen == [("request", lib.VCPU_REQUEST_OVERLAY), ("event", lib.VCPU_HALTED)]
+    loop.vcpu.heeds = lib.VCPU_HEED_URGENT
+    lib.vcpu_request(loop.vcpu, lib.VCPU_REQUEST_PAUSE)
+    assert loop.step() == lib.VCPU_HALTED
+    assert overlay.seen[2:] == [("request", lib.VCPU_REQUEST_LATE), ("event", lib.VCPU_HALTED)]
+    loop.vcpu.heeds = lib.VCPU_HEED_ALL
+    assert loop.step() == lib.VCPU_KICKED
     loop.close()

@@ -23,7 +23,10 @@
 #include "machine/memory.h"
 #include "machine/vcpu.h"
 #include "symbiotic/doorbell.h"
-#include "symbiotic/symcall.h"
+#include "symbiotic/entry.h"
+#include "symbiotic/local.h"
+#include "symbiotic/overlay.h"
+#include "symbiotic/queue.h"
 #include "symbiotic/symspy.h"
 #include "symbiotic/watch.h"
 
@@ -101,15 +104,15 @@ static int enter(struct vcpu *vcpu)
 	if (__atomic_load_n(&run->immediate_exit, __ATOMIC_SEQ_CST))
 		return interrupted();
 	run->exit_reason = KVM_EXIT_INTR;
-	if (vcpu->in_symcall && chance < 700)
+	if (symcall_is_active(vcpu) && chance < 700)
 		return out(run, DOORBELL_PORT, chance < 600 ? HYPERCALL_RETURN : HYPERCALL_ERROR);
-	if (vcpu->in_symcall && chance < 702)
+	if (symcall_is_active(vcpu) && chance < 702)
 		run->exit_reason = KVM_EXIT_SHUTDOWN;
 	else if (chance < 730)
 		return out(run, HOOK, chance);
 	else if (chance > 990)
 		vcpu->symcall->entry.rip = chance > 991 ? 0x1000 : 0;
-	else if (!vcpu->in_symcall)
+	else if (!symcall_is_active(vcpu))
 		vcpu->symcall->disabled = false;
 	return 0;
 }
@@ -180,7 +183,7 @@ static void serve_hook(struct vcpu *vcpu, struct symcall_call *own)
 {
 	int event;
 
-	if (vcpu->in_symcall || below(2))
+	if (symcall_is_active(vcpu) || below(2))
 		return;
 	symcall_message(own)->number = 1;
 	event = symcall_continue(vcpu, own);

@@ -12,7 +12,7 @@ import pytest
 from pyvmm import kvm
 from pyvmm.machine import result as results
 from pyvmm.symbiotic import abi
-from tests.support import scripted_kvm
+from tests.support import c_library, scripted_kvm
 from tests.support.scripted_kvm import RUN_SIZE
 
 MEMORY = 0x10000
@@ -45,7 +45,7 @@ HELD = 0x00100001  # KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_BLOCKIRQ
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     return scripted_kvm.load(
-        tmp_path_factory.mktemp("symcall"), "symbiotic/probe", declared=OFFSETS
+        tmp_path_factory.mktemp("symcall"), *c_library.LOOP, "symbiotic/probe", declared=OFFSETS
     )
 
 
@@ -379,8 +379,8 @@ def test_a_probe_behind_which_more_comes_ends_the_run(called: Maker) -> None:
 def test_who_waits_on_a_vcpu_is_told_to_leave(called: Maker, in_symcall: bool) -> None:
     """By a stop, and in a symcall by its deadline; other requests may wait."""
     it = called(HALT)
-    it.vcpu.in_symcall = in_symcall
-    it.lib.vcpu_request(it.vcpu, it.lib.VCPU_REQUEST_PAUSE | it.lib.VCPU_REQUEST_SYMCALL)
+    it.vcpu.heeds = it.lib.VCPU_HEED_URGENT if in_symcall else it.lib.VCPU_HEED_ALL
+    it.lib.vcpu_request(it.vcpu, it.lib.VCPU_REQUEST_PAUSE | it.lib.VCPU_REQUEST_OVERLAY)
     assert not it.lib.vcpu_must_leave(it.vcpu)
     it.lib.vcpu_request(it.vcpu, it.lib.VCPU_REQUEST_LATE)
     assert it.lib.vcpu_must_leave(it.vcpu) == in_symcall

@@ -243,7 +243,7 @@ def test_a_vcpu_that_is_to_stop_does_not_wait(machine: FakeMachine, disk_fd: int
     queue.offer(0)
     queue.kick()
     until(lambda: writes.seen)
-    vcpu = ffi.new("struct vcpu *")
+    vcpu = ffi.new("struct vcpu *", {"heeds": lib.VCPU_HEED_ALL})
     driver.access.vcpu = vcpu
     threading.Timer(0.2, lambda: setattr(vcpu, "requests", lib.VCPU_REQUEST_STOP)).start()
     driver.write(at, 0)  # comes back
@@ -266,9 +266,8 @@ def test_a_vcpu_that_is_to_leave_does_not_wait_for_another(
     other = Driver(machine, driver.device)
     resetting = threading.Thread(target=other.write, args=(STATUS, 0))
     resetting.start()
-    vcpu = ffi.new("struct vcpu *")
+    vcpu = ffi.new("struct vcpu *", {"heeds": lib.VCPU_HEED_URGENT})
     driver.access.vcpu = vcpu
-    vcpu.in_symcall, vcpu.requests = 1, 0
     threading.Timer(0.2, lambda: setattr(vcpu, "requests", lib.VCPU_REQUEST_LATE)).start()
     driver.write(offset, 0)  # comes back
     assert resetting.is_alive()
