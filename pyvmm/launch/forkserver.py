@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that VMs of `pyvmm run --detach` are forked from: what they have in common is in memory once.
 
-It loads all that a run needs, then does nothing but fork: a child for each connection, which reads what it is to
-do itself. It goes when none of its children runs and nobody has come for a while.
+The server forks a child for each connection, and the child reads what it is to do. It loads what every run needs, and
+learns the rest: a child whose guest runs tells which modules it had to import, and the server imports them for the
+next child. The server goes when none of its children runs and nobody has come for a while.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import contextlib
 import errno
 import gc
 import importlib
+import marshal
 import os
+import select
 import signal
 import socket
 import sys
@@ -21,6 +24,8 @@ from pyvmm.control.runtime_dir import RuntimeDir, default_name
 from pyvmm.control.server import peer_uid
 from pyvmm.errors import HostError
 from pyvmm.launch import detach, status
+from pyvmm.launch.launch import launch
+from pyvmm.launch.options import Options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,16 +41,10 @@ PATIENCE = 30.0
 PAGE = 4096
 HEAP = 64 << 20
 MAPPINGS = 1 << 40
-#: What a run loads, and the first question over its control socket.
-MODULES = (
-    "json", "threading", "signal",
-    "pyvmm.launch.launch", "pyvmm.launch.options", "pyvmm.launch.plan",
-    "pyvmm.vm", "pyvmm.boot.pvh", "pyvmm.boot.bzimage", "pyvmm.boot.flat",
-    "pyvmm.boot.load", "pyvmm.boot.acpi", "pyvmm.control.operations", "pyvmm.launch.terminal",
-    "pyvmm.devices.virtio_blk", "pyvmm.devices.virtio_console", "pyvmm.devices.virtio_net", "pyvmm.devices.virtio_rng",
-    "pyvmm.guest.cache", "pyvmm.guest.overlay", "pyvmm.swap.bypass", "pyvmm.swap.governor",
-    "pyvmm.symbiotic.calls", "pyvmm.swap.evictor",
-)  # fmt: skip
+#: What every run needs, and the first question over its control socket; children teach the rest.
+COMMON = ("pyvmm.vm", "pyvmm.control.operations")
+#: Of a lesson, bytes.
+LESSON = 1 << 16
 
 
 class ForkServer:
@@ -54,19 +53,21 @@ class ForkServer:
     def __init__(self, listener: socket.socket) -> None:
         self.listener = listener
         self.children: set[int] = set()
+        self.lessons, self.teacher = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (self.lessons, self.teacher):
+            end.setblocking(False)
 
     def serve(self) -> None:
         """Comes back when there is nothing more to do, with the socket's name still there."""
         signal.signal(signal.SIGCHLD, lambda *_: self.reap())
-        self.listener.settimeout(IDLE)
         while True:
-            try:
-                visitor, _ = self.listener.accept()
-            except TimeoutError:
-                if not self.children:
-                    return
-                continue
-            self.attend(visitor)
+            ready, _, _ = select.select([self.listener, self.lessons], [], [], IDLE)
+            if self.lessons in ready:
+                learn(self.lessons.recv(LESSON))
+            if self.listener in ready:
+                self.attend(self.listener.accept()[0])
+            if not ready and not self.children:
+                return
 
     def drain(self) -> None:
         """Serves those who came before the name was gone."""
@@ -98,7 +99,23 @@ class ForkServer:
                     self.children.add(pid)
                     return
             self.listener.close()
-            become(visitor)
+            self.lessons.close()
+            become(visitor, self.teacher)
+
+
+def learn(lesson: bytes) -> None:
+    """Imports the modules that a child had to, so that the next one has them."""
+    for name in marshal.loads(lesson):
+        if name.startswith("pyvmm.") or name.partition(".")[0] in sys.stdlib_module_names:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+    settle()
+
+
+def settle() -> None:
+    """Lets the collector look at all there is once more, and then never: it would write to it in each child."""
+    gc.collect()
+    gc.freeze()
 
 
 @contextlib.contextmanager
@@ -121,15 +138,18 @@ def shift_layout() -> None:
     lib.layout_shift(heap, mappings)
 
 
-def become(visitor: socket.socket, *, forked: bool = True) -> NoReturn:
-    """The run that the visitor wants, and the end of this process: nothing of the server's is to be unwound."""
+def become(visitor: socket.socket, teacher: socket.socket | None = None) -> NoReturn:
+    """The run that the visitor wants, and the end of this process: nothing of the server's is to be unwound.
+
+    A child that was forked has a `teacher`, to tell the server what it imports.
+    """
     code = status.VMM
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        if forked:
+        if teacher is not None:
             os.setsid()
             shift_layout()
-        code = Child(visitor).run()
+        code = Child(visitor, teacher).run()
     except BaseException:
         traceback.print_exc()
     finally:
@@ -142,16 +162,15 @@ def become(visitor: socket.socket, *, forked: bool = True) -> NoReturn:
 class Child:
     """One run. Its visitor hears a first word when there is a child, and a second when the guest runs or cannot."""
 
-    def __init__(self, visitor: socket.socket) -> None:
+    def __init__(self, visitor: socket.socket, teacher: socket.socket | None = None) -> None:
         self.visitor = visitor
+        self.teacher = teacher
+        self.known = set(sys.modules)
         visitor.settimeout(PATIENCE)
         visitor.sendall(detach.packed({}))
 
     def run(self) -> int:
         """The exit status of the run."""
-        from pyvmm.launch.launch import launch
-        from pyvmm.launch.options import Options
-
         args = Options()
         try:
             vars(args).update(self.take_over())
@@ -191,6 +210,17 @@ class Child:
         if not self.say({"name": name, "pid": os.getpid()}):
             raise HostError(errno.EPIPE, "the one who wanted this VM has gone")
         self.visitor.close()
+        self.teach()
+
+    def teach(self) -> None:
+        """Tells the server what it did not have; it may be gone, or have other lessons to hear."""
+        if self.teacher is None:
+            return
+        new = sorted(sys.modules.keys() - self.known)
+        with contextlib.suppress(OSError):
+            if new:
+                self.teacher.send(marshal.dumps(new))
+        self.teacher.close()
 
     def say(self, answer: dict[str, Any]) -> bool:
         """A message for the visitor; whether it is still there."""
@@ -204,14 +234,10 @@ class Child:
 def main(argv: Sequence[str]) -> None:
     """With the number of a listening socket and its name in the runtime directory, or `ALONE` and that of a visitor."""
     if argv[0] == detach.ALONE:
-        become(socket.socket(fileno=int(argv[1])), forked=False)
+        become(socket.socket(fileno=int(argv[1])))
     listener = socket.socket(fileno=int(argv[0]))
-    for name in MODULES:
-        importlib.import_module(name)
+    learn(marshal.dumps(COMMON))
     os.chdir("/")
-    # What the collector has looked at once it would write to, in each child, until nothing is shared.
-    gc.collect()
-    gc.freeze()
     server = ForkServer(listener)
     server.serve()
     with RuntimeDir() as directory:

@@ -332,6 +332,66 @@ def test_one_whose_caller_has_gone_does_not_run() -> None:
     stop("first")
 
 
+#: A fork server that notes what its children had to import.
+NOTING = """
+import os, sys
+from pyvmm.launch import forkserver
+def noting(child, teach=forkserver.Child.teach):
+    with open("imports", "a") as file:
+        print(*sorted(sys.modules.keys() - child.known), file=file)
+    teach(child)
+forkserver.Child.teach = noting
+forkserver.main(sys.argv[1:])
+"""
+
+
+def ask(server: str, name: str, **options: Any) -> None:
+    """Has a run of the guest that says a word, by the server of that name."""
+    given = {"kernel": "say", "flat": "protected", "memory": "2M", "name": name}
+    request = {
+        "options": vars(Options()) | given | options,
+        "umask": 0o22,
+        "environment": dict(os.environb),
+        "empty": True,
+    }
+    with RuntimeDir() as directory:
+        visitor = directory.connect(server)
+        assert visitor is not None
+        with visitor, open(os.devnull, "wb") as log:
+            here = os.open(".", os.O_PATH)
+            socket.send_fds(visitor, [detach.packed(request)], [log.fileno(), here])
+            os.close(here)
+            assert detach.unpacked(visitor) == {}
+            answer = detach.unpacked(visitor)
+            assert answer.get("name") == name, answer
+
+
+def test_a_server_learns_what_its_runs_import(tmp_path: Path) -> None:
+    """The second of a kind has all there is before its guest's first instruction."""
+    (tmp_path / "disk").write_bytes(bytes(1 << 20))
+    more = {"disk": ["disk,format=raw"], "swap": "2M", "console": "virtio", "debug_exit": True}
+    kinds: list[dict[str, Any]] = [{}, more]
+    with RuntimeDir() as directory:
+        listener = directory.claim(".forkserver-test")
+        fd = listener.fileno()
+        server = subprocess.Popen(
+            [sys.executable, "-c", NOTING, str(fd), ".forkserver-test"], pass_fds=[fd]
+        )
+        listener.close()
+    notes = tmp_path / "imports"
+    try:
+        for kind in kinds:
+            for name in ("first", "second"):
+                ask(".forkserver-test", name, **kind)
+                stop(name)
+    finally:
+        server.kill()
+        server.wait()
+    lines = notes.read_text().splitlines()
+    assert [bool(line) for line in lines] == [True, False, True, False], lines
+    assert "pyvmm.devices.virtio_blk" in lines[2].split()
+
+
 def test_a_server_that_is_idle_goes(tmp_path: Path) -> None:
     with RuntimeDir() as directory:
         listener = directory.claim(".forkserver-test")
