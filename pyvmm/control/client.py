@@ -26,12 +26,16 @@ LIST_TIMEOUT = 5.0
 #: All together, as long as each that is left gets at least so much.
 LIST_TOTAL = 20.0
 LIST_LEAST = 0.5
+#: How often the state of a silent VM's process is looked at, seconds, and how often in a row it may be stopped.
+LOOK = 1.0
+STOPPED_LOOKS = 3
 #: How long a VM that was stopped may take to be gone, seconds.
 GONE_SECONDS = 60.0
 
 _CHUNK = 1 << 16
 _MAX_FDS = 4
 _FD = struct.Struct("i")
+_UCRED = struct.Struct("iII")
 
 
 class Client:
@@ -54,8 +58,8 @@ class Client:
         """Return the result of an operation (docs/control.md).
 
         Raise what it raised in the VM: `SymcallError`, `StateError`, ...; StateError too if the VM
-        ends meanwhile, HostError if it does not answer, ProtocolError for an answer that is none.
-        StateError after `close`.
+        ends meanwhile, HostError if it does not answer or its process is stopped, ProtocolError for
+        an answer that is none. StateError after `close`.
         """
         try:
             return self._call(op, params)
@@ -138,22 +142,36 @@ class Client:
         searched = 0
         # Of the whole answer, and not of each piece of it.
         until = None if self._timeout is None else time.monotonic() + self._timeout
+        stopped = 0
         while (end := self._buffer.find(b"\n", searched)) < 0:
             searched = len(self._buffer)
             if searched > protocol.MAX_ANSWER:
                 raise ProtocolError(f"{self.name} answers more than {protocol.MAX_ANSWER} bytes")
-            if until is not None:
-                left = until - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError
-                self._connection.settimeout(left)
-            data = self._receive()
+            left = LOOK if until is None else until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._connection.settimeout(min(left, LOOK))
+            try:
+                data = self._receive()
+            except TimeoutError:
+                stopped = stopped + 1 if is_stopped(pid := self._pid()) else 0
+                if stopped == STOPPED_LOOKS:
+                    raise HostError(
+                        errno.ETIMEDOUT,
+                        f"{self.name} cannot answer: its process is stopped; kill -CONT {pid} lets it go on",
+                    ) from None
+                continue
             if not data:
                 raise self._ended()
             self._buffer += data
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         return line
+
+    def _pid(self) -> int:
+        """The process that serves, from the kernel (SO_PEERCRED, unix(7)); 0 if it is of another namespace."""
+        raw = self._connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        return int(_UCRED.unpack(raw)[0])
 
     def _receive(self) -> bytes:
         # socket.recv_fds() of Python 3.11 takes flags and drops them.
@@ -181,6 +199,15 @@ class Client:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def is_stopped(pid: int) -> bool:
+    """Say whether a signal or a debugger has stopped a process (proc_pid_stat(5)); False if it cannot be seen."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] in (b"T", b"t")
+    except OSError:
+        return False
 
 
 def connect(name: str | None = None, timeout: float = TIMEOUT) -> Client:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Of the serial log, shown when a run ended badly: a panic with its trace takes about 40.
 LOG_LINES = 60
+#: Of one line, letters: a guest need not end its lines.
+LINE_LETTERS = 1000
 #: The status of a guest whose init failed (guest-linux-patch/init/end.h); a command may have it as well.
 INIT_FAILED = 125
 #: Init begins its reason so, and the kernel, before it, that of an initramfs it could not read.
@@ -69,6 +71,12 @@ def after(beginning: str, log: str) -> list[str]:
     return [line.partition(beginning)[2].strip() for line in log.splitlines() if beginning in line]
 
 
+def shortened(line: str) -> str:
+    """The end of a line, with the number of letters that were left away."""
+    more = len(line) - LINE_LETTERS
+    return line if more <= 0 else f"[{more} letters] {line[-LINE_LETTERS:]}"
+
+
 def _show(plan: Plan, result: Result, log: str) -> None:
     out = sys.stderr
     print(f"pyvmm: the guest ended by {result.reason}. {result.detail}".rstrip(), file=out)
@@ -76,6 +84,6 @@ def _show(plan: Plan, result: Result, log: str) -> None:
         tail = log.splitlines()[-LOG_LINES:]
         if tail:
             print("pyvmm: the end of its serial log:", file=out)
-            print("\n".join(f"  {line}" for line in tail), file=out)
+            print("\n".join(f"  {shortened(line)}" for line in tail), file=out)
     if result.dump:
         print(result.dump, file=out)

@@ -69,12 +69,19 @@ def _launch(
             symbiotic=False if args.no_symbiotic else None,
             kvm_path=args.kvm,
         ) as vm:
-            return _run(vm, plan, outputs, quit_fd, begin)
+            return _run(vm, plan, outputs, signals, quit_fd, begin)
     finally:
         os.close(quit_fd)
 
 
-def _run(vm: VM, plan: Plan, outputs: Outputs, quit_fd: int, begin: Callable[[VM], None]) -> int:
+def _run(
+    vm: VM,
+    plan: Plan,
+    outputs: Outputs,
+    signals: Signals,
+    quit_fd: int,
+    begin: Callable[[VM], None],
+) -> int:
     from pyvmm.launch.terminal import Terminal
 
     with Terminal(0, 1) if plan.interactive else _Plain() as terminal:
@@ -88,6 +95,8 @@ def _run(vm: VM, plan: Plan, outputs: Outputs, quit_fd: int, begin: Callable[[VM
             os.eventfd_write(quit_fd, 1)
             watcher.join()
     code = status.INTERRUPTED if interrupted else status.of_result(result.reason, result.status)
+    if code == status.STOPPED:
+        code = signals.status
     return _report(vm, plan, outputs, result, streams.see(result, code))
 
 

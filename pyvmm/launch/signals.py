@@ -22,7 +22,7 @@ class Signals:
 
     def __init__(self) -> None:
         self._vm: VM | None = None
-        self._came = False
+        self._came = 0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -39,6 +39,13 @@ class Signals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    @property
+    def status(self) -> int:
+        """The exit status of a run that the signal ended: of a hang-up what a shell gives, else `STOPPED`."""
+        import signal
+
+        return status.HUNG_UP if self._came == signal.SIGHUP else status.STOPPED
+
     def stop(self, vm: VM) -> None:
         """From now on they end this guest, which is about to start."""
         self._vm = vm
@@ -49,7 +56,7 @@ class Signals:
             vm.stop()
 
     def _handle(self, number: int, frame: object) -> None:
+        self._came = self._came or number
         if self._vm is None:
-            sys.exit(status.STOPPED)  # what was made so far is taken back on the way
-        self._came = True
+            sys.exit(self.status)  # what was made so far is taken back on the way
         self._vm.stop()

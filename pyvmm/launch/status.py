@@ -14,6 +14,7 @@ USAGE = 122
 HOST = 123
 TIMEOUT = 124
 VMM = 125
+HUNG_UP = 129
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
@@ -26,6 +27,7 @@ MEANINGS = {
     HOST: "the host refused: no KVM, no permission, no memory, no such tap, no room for the output",
     TIMEOUT: "the time given with --timeout passed",
     VMM: "an error of pyvmm or KVM",
+    HUNG_UP: "the terminal hung up, or SIGHUP",
     INTERRUPTED: "ctrl-c",
     BROKEN_PIPE: "whoever read the output has gone",
 }

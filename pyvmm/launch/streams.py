@@ -29,6 +29,8 @@ class Streams:
 
     def __init__(self, vm: VM, plan: Plan, outputs: Outputs, *, tty: bool, quit_fd: int) -> None:
         self._outputs = outputs
+        #: Once it has hung up, it is a terminal no more.
+        self._on_terminal = os.isatty(OUT)
         self._on_serial = plan.console == "serial"
         self._console: VirtioConsole | None = None
         log = outputs.log_fd
@@ -60,10 +62,18 @@ class Streams:
             return 0
         return stats["log_error" if self._copies_log else "output_error"]
 
+    def _gone(self, error: int) -> int:
+        """The status for that nobody is there any more to read the output, or 0."""
+        if error == errno.EPIPE:
+            return status.BROKEN_PIPE
+        # A write to a terminal fails so once it has hung up, before SIGHUP comes.
+        return status.HUNG_UP if error == errno.EIO and self._on_terminal else 0
+
     def see(self, result: Result, code: int) -> int:
         """Says on stderr what could not be written; the status that is left of `code` by that.
 
-        A reader that has gone is no fault: the status is a pipe's. A failure of the guest's own stays.
+        A reader that has gone is no fault: the status is a pipe's, or that of a hang-up. A failure of the guest's own
+        stays.
         """
         error, log_error = self.output_error(), self.log_error()
         if error:
@@ -71,9 +81,10 @@ class Streams:
             stopped = result.reason == "stopped"
             if stopped:
                 result.detail = result.detail or reason
+            gone = self._gone(error)
             if stopped or not code:
-                code = status.BROKEN_PIPE if error == errno.EPIPE else status.HOST
-            if error != errno.EPIPE:
+                code = gone or status.HOST
+            if not gone:
                 print(f"pyvmm: {reason}; what the guest wrote is lost", file=sys.stderr)
         if log_error and self._outputs.log is not None:
             refusal = self._outputs.log.refusal(os.strerror(log_error))

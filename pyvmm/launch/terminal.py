@@ -13,6 +13,21 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
+#: Signals that a fault of the process's own code raises (signal(7)).
+FAULTS = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")
+#: Signals that cannot be caught, or do not end a process.
+OTHERS = (
+    "SIGKILL",
+    "SIGSTOP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGCONT",
+    "SIGCHLD",
+    "SIGURG",
+    "SIGWINCH",
+)
+
 # Indices into what tcgetattr returns (termios(3)).
 IFLAG, OFLAG, CFLAG, LFLAG, CC = 0, 1, 2, 3, 6
 
@@ -36,13 +51,24 @@ def raw_attributes(attributes: list[Any]) -> list[Any]:
     return raw
 
 
+def ending_signals() -> set[int]:
+    """Those that end a process by default, without the faults: a handler would return to the faulting instruction.
+
+    The realtime signals stay out: pyvmm's own threads have one of them.
+    """
+    import signal
+
+    named = {int(getattr(signal, name)) for name in FAULTS + OTHERS}
+    return {int(number) for number in signal.valid_signals() if number < signal.SIGRTMIN} - named
+
+
 class Terminal:
     """Context manager: raw mode for the time within, when `fd_in` is a terminal; else nothing happens.
 
     The settings come back at every kind of end that a process can see: leaving the block, an exception, the end of
-    the interpreter, SIGINT, SIGTERM, SIGHUP and SIGQUIT; and for as long as SIGTSTP stops us. A signal handler that
-    was there before runs after that; if it returns, the terminal becomes raw again. After SIGKILL type ``reset`` or
-    ``stty sane``.
+    the interpreter, and each signal that ends a process (`ending_signals`); and for as long as SIGTSTP stops us. A
+    signal handler that was there before runs after that; if it returns, the terminal becomes raw again. After SIGKILL
+    or a crash type ``reset`` or ``stty sane``.
 
     Signals are looked after only when the block is entered on the main thread, for Python allows it nowhere else.
     A process in the background leaves the terminal alone until it is brought to the foreground.
@@ -174,7 +200,7 @@ class Terminal:
             return
         wanted: dict[int, Callable[[int, FrameType | None], None]] = {}
         if self.active:
-            for end in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            for end in ending_signals():
                 if signal.getsignal(end) != signal.SIG_IGN:  # as under nohup
                     wanted[end] = self._on_end
             if (

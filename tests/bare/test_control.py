@@ -20,6 +20,7 @@ import pytest
 from pyvmm.cli import vms
 from pyvmm.cli.main import main
 from pyvmm.config import CpuState
+from pyvmm.control import client
 from pyvmm.control.client import connect, running
 from pyvmm.errors import ConfigError, StateError, SymcallError
 from pyvmm.launch import status
@@ -323,7 +324,7 @@ def test_a_second_run_of_a_name(folder: Path) -> None:
     [
         (signal.SIGINT, status.INTERRUPTED),
         (signal.SIGTERM, status.STOPPED),
-        (signal.SIGHUP, status.STOPPED),
+        (signal.SIGHUP, status.HUNG_UP),
     ],
 )
 def test_a_signal_leaves_no_socket(number: int, expected: int, folder: Path) -> None:
@@ -332,6 +333,24 @@ def test_a_signal_leaves_no_socket(number: int, expected: int, folder: Path) -> 
         process.send_signal(number)
         assert process.wait(SECONDS) == expected
         assert os.listdir(folder) == [".lock"]
+
+
+def test_a_vm_whose_process_is_stopped_is_not_waited_for(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with program(folder, "--name", "web") as process:
+        until(lambda: names() == ["web"])
+        process.send_signal(signal.SIGSTOP)
+        until(lambda: client.is_stopped(process.pid))
+        assert main(["info", "web"]) == status.HOST
+        assert f"its process is stopped; kill -CONT {process.pid}" in capsys.readouterr().err
+        [found] = running()
+        assert (found["state"], "is stopped" in found["error"]) == ("silent", True)
+        # One that goes on in time has its answer.
+        threading.Timer(1.5 * client.LOOK, process.send_signal, [signal.SIGCONT]).start()
+        assert main(["stop", "web"]) == status.OK
+        assert process.wait(SECONDS) == status.STOPPED
+    assert not client.is_stopped(process.pid)
 
 
 def test_a_killed_run_is_not_listed_and_its_name_is_free(folder: Path) -> None:

@@ -29,6 +29,8 @@ SILENT = "3: hlt; jmp 3b"
 #: Restarts by the keyboard controller, after a word of a kernel's.
 RESET = "mov al, 0xfe; out 0x64, al; 4: jmp 4b"
 PANIC = "".join(map(PUT.format, b"[ 1.0] Kernel panic - not syncing: no root\n")) + RESET
+#: The same after many letters without the end of a line.
+FLOOD = "mov ecx, 20000; 5:" + PUT.format(0x78) + "dec ecx; jnz 5b;" + PUT.format(0x0A) + PANIC
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +44,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "silent": SILENT,
         "panic": PANIC,
         "reset": RESET,
+        "flood": FLOOD,
     }.items():
         Path(name).write_bytes(bare.assemble(code))
 
@@ -153,21 +156,47 @@ def test_a_restart_after_a_panic_is_no_success() -> None:
     assert (record["reason"], record["ok"]) == ("panic", False)
     assert record["detail"] == "Kernel panic - not syncing: no root"
     assert run("panic", "--console", "none").returncode == status.GUEST_PANIC
+    done = run("flood", "--console", "none")
+    assert done.returncode == status.GUEST_PANIC
+    assert max(map(len, done.stderr.splitlines())) < 1100
+    assert "letters] xxxx" in done.stderr
     assert run("reset").returncode == status.OK
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+#: The status of a run that a signal ended.
+ENDED = {
+    signal.SIGTERM: status.STOPPED,
+    signal.SIGHUP: status.HUNG_UP,
+    signal.SIGINT: status.INTERRUPTED,
+}
+
+
+@pytest.mark.parametrize("number", ENDED)
 def test_signals_end_the_guest_in_order(number: signal.Signals) -> None:
     with subprocess.Popen(words("yes", "--json", "record"), stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.read(2)
         process.send_signal(number)
         process.stdout.read()
-        ended = status.INTERRUPTED if number == signal.SIGINT else status.STOPPED
-        assert process.wait(SECONDS) == ended
+        assert process.wait(SECONDS) == ENDED[number]
     record = json.loads(Path("record").read_text())
     assert record["reason"] == "stopped"
     assert (record["detail"] == "ctrl-c") == (number == signal.SIGINT)
+
+
+def test_a_terminal_that_hangs_up_ends_the_guest() -> None:
+    """With no SIGHUP: it is not the controlling terminal."""
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        words("yes", "--json", "record"), stdin=theirs, stdout=theirs, stderr=subprocess.PIPE
+    ) as process:
+        os.close(theirs)
+        assert os.read(ours, 1) == b"y"
+        os.close(ours)
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        assert process.wait(SECONDS) == status.HUNG_UP
+    assert json.loads(Path("record").read_text())["reason"] == "stopped"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -181,7 +210,7 @@ def test_a_signal_before_the_start_leaves_no_file(number: signal.Signals) -> Non
     )
     code = code.replace("int(sys.argv[1])", str(int(number)))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (status.STOPPED, "")
+    assert (done.returncode, done.stderr) == (ENDED[number], "")
     assert not Path("new").exists()
 
 

@@ -141,12 +141,14 @@ def test_timeout(run: Run) -> None:
     assert done.record["reason"] == "timeout"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_signal_stops_the_guest(number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "expected"), [(signal.SIGTERM, status.STOPPED), (signal.SIGHUP, status.HUNG_UP)]
+)
+def test_signal_stops_the_guest(number: signal.Signals, expected: int) -> None:
     with Process("run", "-c", "2", "--", "sh", "-c", "echo ready; sleep 1000") as pyvmm:
         pyvmm.expect("ready")
         pyvmm.process.send_signal(number)
-        assert pyvmm.finish() == status.STOPPED, pyvmm.text
+        assert pyvmm.finish() == expected, pyvmm.text
 
 
 def processes() -> set[int]:
