@@ -3,40 +3,32 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 
-from bench import options
-from bench.suites import SUITES
+from bench import options, suites, torture
+from bench.report import compare
 from pyvmm.errors import Error
 from pyvmm.launch import status
 from pyvmm.launch.parser import Parser
 
 #: What measures nothing.
-OTHERS = {
-    "torture": "memory used in every way while it is swapped, checked (on a KVM that boots Linux)",
-    "compare": "two runs of one suite: OLD.json NEW.json; ends with 1 if a figure got worse",
-}
-
-
-def module(name: str) -> str:
-    """Where its code is."""
-    return f"bench.report.{name}" if name == "compare" else f"bench.suites.{name}"
+OTHERS = {"torture": torture, "compare": compare}
 
 
 def main() -> int:
     parser = Parser(prog="python -m bench", description=__doc__)
     sub = parser.add_subparsers(dest="suite", required=True)
-    texts = {name: suite.text for name, suite in SUITES.items()}
-    for name, text in {**texts, **OTHERS}.items():
-        suite = sub.add_parser(name, help=text)
-        if name in SUITES:
-            options.add(suite)
-        importlib.import_module(module(name)).add_options(suite)
+    for name, suite in suites.every().items():
+        suite.add_options(sub.add_parser(name, help=suite.text))
+    for name, other in OTHERS.items():
+        other.add_options(sub.add_parser(name, help=other.TEXT))
     args = parser.parse_args()
     try:
         options.check(args)
-        importlib.import_module(module(args.suite)).main(args)
+        if args.suite in OTHERS:
+            OTHERS[args.suite].main(args)
+        else:
+            suites.every()[args.suite].run(args.suite, args)
     except Error as error:
         print(f"bench: {error}", file=sys.stderr)
         return status.of_error(error)

@@ -8,7 +8,7 @@ import math
 import random
 from pathlib import Path
 
-from bench.report.stats import Plan
+from bench.rounds import Plan
 from pyvmm.errors import ConfigError
 
 

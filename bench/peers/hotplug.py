@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import peers
-from bench.peers import qmp
+from bench.peers import qmp, vmm
 from pyvmm.demo import swapload
 
 MIB = 1 << 20
@@ -56,7 +55,7 @@ def command(guest: Any, initrd: str, door: str, mib: int, more: int) -> list[str
         "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
         "-object", f"memory-backend-ram,id=more,size={more}M",
         "-device", f"virtio-mem-pci,memdev=more,requested-size=0,id={DEVICE}", *qmp.options(door),
-        "-kernel", guest.kernel, "-initrd", initrd, "-append", f"{peers.CMDLINE} {peers.ENDING}",
+        "-kernel", guest.kernel, "-initrd", initrd, "-append", f"{vmm.CMDLINE} {vmm.ENDING}",
     ]  # fmt: skip
 
 
@@ -81,8 +80,8 @@ def run(words: Sequence[str], mib: int, more: int, folder: str, timeout: float) 
     guest = find_stock(LINUX)
     wanted = str((more << 10) - MISSING)
     argv = ["sh", "-c", SCRIPT, "sh", wanted, *words]
-    initrd = peers.initrd(guest, folder, argv, files(), "initrd-hotplug")
+    initrd = vmm.initrd(guest, folder, argv, files(), "initrd-hotplug")
     door = str(Path(folder) / "hotplug")
     path = f"/machine/peripheral/{DEVICE}"
     qmp.soon(door, "qom-set", path=path, property="requested-size", value=more * MIB)
-    return peers.output(command(guest, initrd, door, mib, more), timeout)
+    return vmm.output(command(guest, initrd, door, mib, more), timeout)

@@ -13,7 +13,7 @@ from bench.report import stats
 from pyvmm.demo import logbars
 
 if TYPE_CHECKING:
-    from bench.loads.steps import Share
+    from bench.report.steps import Share
 
 FULL, HALF, SPREAD = "█", "▌", "─"
 LEAST_WIDTH = 72
@@ -38,12 +38,14 @@ def quartiles(values: Sequence[float]) -> tuple[float, float]:
     return first, third
 
 
-def bars(samples: Mapping[str, Mapping[str, list[float]]], base: str) -> list[Bar]:
-    """The bars, group after group: each figure that the base subject has is a group."""
+def bars(
+    samples: Mapping[str, Mapping[str, list[float]]], base: str, figures: Iterable[str]
+) -> list[Bar]:
+    """The bars, group after group: each of the figures that the base subject has is a group."""
     made = []
-    for group in samples[base]:
-        for name, figures in samples.items():
-            if values := figures.get(group):
+    for group in (figure for figure in figures if figure in samples[base]):
+        for name, found in samples.items():
+            if values := found.get(group):
                 low, high = quartiles(values)
                 ratio = stats.ratio(values, samples[base][group])
                 made.append(Bar(group, name, statistics.median(values), low, high, ratio))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from bench.report import record, stats
 from bench.report.stats import LEVEL, Samples
 
+TEXT = "two runs of one suite: OLD.json NEW.json; ends with 1 if a figure got worse"
 #: Less than this is not looked at: a figure is worse from here on.
 TOLERANCE = 0.05
 

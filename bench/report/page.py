@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a suite ends with; and all records of a folder as one page, with a summary in Markdown and pictures."""
+"""All records of a folder as one page, with a summary in Markdown and pictures."""
 
 from __future__ import annotations
 
-import argparse
 import base64
 import html
 from collections.abc import Iterable, Sequence
@@ -11,15 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bench.report import chart, points, results, stats
+from bench.report import picture, points, results
 from bench.report import record as records
-from bench.report.aims import Aim, text, verdicts
 from bench.report.results import Row
-from bench.report.stats import Samples
 from pyvmm.demo import logbars
-
-#: A picture whose bars differ by more than this has a logarithmic scale.
-FAR = 20.0
 
 STYLE = """
 body { font: 15px/1.45 sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em; color: #222; background: #fff }
@@ -50,20 +44,6 @@ def caution(machine: dict[str, Any]) -> str:
     if lab:
         return f"{LAB} {COUNTED}" if lab.endswith("-icount") else LAB
     return "" if machine.get("kvm") in ("kvm_amd", "kvm_intel") else SOFTWARE
-
-
-def picture(record: dict[str, Any], target: Path) -> None:
-    """A panel of bars for each figure, or lines where figures are points of a curve. Wants matplotlib."""
-    title, samples = records.title(record), record["samples"]
-    panels = chart.panels(samples, results.figures(record))
-    middles = [bar.seconds for bars in panels.values() for bar in bars]
-    if "x" in record:
-        chart.curve(str(target), title, record)
-    elif max(middles) / min(middles) < FAR:
-        bars = chart.bars(samples, record["base"])
-        chart.picture(str(target), title, bars, {}, record["unit"], record["scale"])
-    else:
-        logbars.picture(target, title, panels)
 
 
 def table(record: dict[str, Any], rows: Sequence[Row]) -> str:
@@ -204,7 +184,7 @@ def write(folder: Path) -> Path:
     for path, (record, rows) in zip(found, judged, strict=True):
         image = path.with_suffix(".png")
         if logbars.available():
-            picture(record, image)
+            picture.draw(record, image)
         sections.append(section(record, rows, image))
     page = folder / "report.html"
     page.write_text(
@@ -216,30 +196,3 @@ def write(folder: Path) -> Path:
     )
     (folder / "summary.md").write_text(in_short + summary(judged), encoding="utf-8")
     return page
-
-
-def conclude(
-    args: argparse.Namespace,
-    suite: str,
-    samples: Samples,
-    aims: Iterable[Aim],
-    *,
-    base: str,
-    scale: float,
-    unit: str,
-    notes: str = "",
-    **more: Any,
-) -> None:
-    """What a suite ends with: its table and aims, the record, and the picture if one is asked for."""
-    judged = verdicts(aims, samples)
-    if notes:
-        print(notes)
-    print(stats.table(samples, base, unit, scale))
-    print(text(judged))
-    made = records.write(
-        args.json, suite, samples, base=base, scale=scale, unit=unit, judged=judged, notes=notes, **more
-    )  # fmt: skip
-    if args.plot:
-        Path(args.plot).parent.mkdir(parents=True, exist_ok=True)
-        picture(made, Path(args.plot))
-        print(f"\n{args.plot}")

@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -103,12 +104,12 @@ def machine_text(machine: dict[str, Any]) -> str:
     return f"{machine['kvm']} on {machine['cpu']}{lab}, Linux {machine['kernel']}"
 
 
-def name(record: dict[str, Any]) -> str:
+def name(record: Mapping[str, Any]) -> str:
     """The suite, or the cell of a sweep."""
     return str(record.get("cell", record).get("name", record["suite"]))
 
 
-def title(record: dict[str, Any]) -> str:
+def title(record: Mapping[str, Any]) -> str:
     """What was measured, and where."""
     return f"{name(record)}, {record['revision']}, {machine_text(record['machine'])}"
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bench.report import chart, stats
@@ -26,7 +27,7 @@ class Row(NamedTuple):
     chance: float | None
 
 
-def row(record: dict[str, Any], figure: str, subject: str) -> Row:
+def row(record: Mapping[str, Any], figure: str, subject: str) -> Row:
     """One of them."""
     samples, scale, base = record["samples"], record["scale"], record["base"]
     values = samples[subject][figure]
@@ -45,14 +46,14 @@ def row(record: dict[str, Any], figure: str, subject: str) -> Row:
     )
 
 
-def figures(record: dict[str, Any]) -> list[str]:
+def figures(record: Mapping[str, Any]) -> list[str]:
     """Their names, in the order of the base's."""
     samples = record["samples"]
     order = [record["base"], *samples]
     return list(dict.fromkeys(name for subject in order for name in samples.get(subject, {})))
 
 
-def rows(record: dict[str, Any]) -> list[Row]:
+def rows(record: Mapping[str, Any]) -> list[Row]:
     """All of them, figure after figure."""
     return [
         row(record, figure, subject)
@@ -87,3 +88,26 @@ def chance_text(found: Row) -> str:
     if found.chance is None:
         return ""
     return "< 0.001" if found.chance < 0.001 else f"{found.chance:.3f}"
+
+
+def table(record: Mapping[str, Any]) -> str:
+    """For people: median, range, and ratio to the base subject of each figure."""
+    samples, base = record["samples"], record["base"]
+    unit, scale = record["unit"], record["scale"]
+    lines = []
+    for figure in samples[base]:
+        lines.append(f"{figure}")
+        lines.append(
+            f"  {'':24} {'median':>10} {'min':>10} {'max':>10} {unit:4} ratio to {base} (95%)"
+        )
+        for name, figures in samples.items():
+            values = figures.get(figure)
+            if not values:
+                lines.append(f"  {name:24} not measured")
+                continue
+            middle, low, high = stats.ratio(values, samples[base][figure])
+            lines.append(
+                f"  {name:24} {statistics.median(values) * scale:10.2f} {min(values) * scale:10.2f}"
+                f" {max(values) * scale:10.2f} {unit:4} {middle:.3f} ({low:.3f} to {high:.3f})"
+            )
+    return "\n".join(lines)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples of things measured side by side: interleaved in one run, compared as ratios with spread."""
+"""Samples compared: ratios of medians with their spread, and the chance of a difference."""
 
 from __future__ import annotations
 
@@ -7,77 +7,14 @@ import itertools
 import math
 import random
 import statistics
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 RESAMPLES = 2000
 PERMUTATIONS = 5000
 #: How sure one must be that a difference is not chance.
 LEVEL = 0.01
-
-
+#: {subject: {figure: its samples}}
 Samples = dict[str, dict[str, list[float]]]
-
-
-class Plan(NamedTuple):
-    """How long it goes on: at most `rounds`, and `budget` seconds; no longer once each subject is told from `base`."""
-
-    rounds: int
-    base: str = ""
-    budget: float = math.inf
-    seed: int = 1
-
-    @property
-    def level(self) -> float:
-        """LEVEL, divided among all the times that one may look: who looks often enough finds a difference by chance."""
-        return LEVEL / max(1, self.rounds // 2)
-
-
-def interleave(
-    subjects: Mapping[str, Callable[[], dict[str, float]]],
-    plan: Plan,
-    keep: Callable[[Samples], None] | None = None,
-) -> Samples:
-    """Runs all subjects round by round: {subject: {figure: samples}}.
-
-    The order of a round is drawn by lot, and the next round has it the other way round: A B, B A. `keep` is called with
-    what there is after each round, so that a long run that is cut short was not for nothing.
-    """
-    chance = random.Random(plan.seed)
-    end = time.monotonic() + plan.budget
-    samples: Samples = {name: {} for name in subjects}
-    order: list[str] = []
-    for turn in range(plan.rounds):
-        order = order[::-1] if turn % 2 else chance.sample(list(subjects), len(subjects))
-        for name in order:
-            progress(f"round {turn + 1} of {plan.rounds}: {name}")
-            for figure, value in subjects[name]().items():
-                samples[name].setdefault(figure, []).append(value)
-        if keep:
-            keep(samples)
-        if turn % 2 and (settled(samples, plan.base, plan.level) or time.monotonic() > end):
-            break
-    progress("")
-    return samples
-
-
-def settled(samples: Samples, base: str, level: float) -> bool:
-    """Whether all figures of all subjects are told from the base's, by that level. Without a base nothing is."""
-    return base in samples and all(
-        permutation(values, samples[base][figure]) < level
-        for name, figures in samples.items()
-        if name != base
-        for figure, values in figures.items()
-        if figure in samples[base]
-    )
-
-
-def progress(text: str) -> None:
-    """One line that overwrites itself, only on a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def ratio(samples: list[float], base: list[float]) -> tuple[float, float, float]:
@@ -150,24 +87,3 @@ def apart(samples: list[float], base: list[float]) -> float:
     """
     mine, theirs = (statistics.fmean(map(math.log, side)) for side in (samples, base))
     return round(abs(mine - theirs), 12)
-
-
-def table(samples: dict[str, dict[str, list[float]]], base: str, unit: str, scale: float) -> str:
-    """For people: median, range, and ratio to the base subject of each figure."""
-    lines = []
-    for figure in samples[base]:
-        lines.append(f"{figure}")
-        lines.append(
-            f"  {'':24} {'median':>10} {'min':>10} {'max':>10} {unit:4} ratio to {base} (95%)"
-        )
-        for name, figures in samples.items():
-            values = figures.get(figure)
-            if not values:
-                lines.append(f"  {name:24} not measured")
-                continue
-            middle, low, high = ratio(values, samples[base][figure])
-            lines.append(
-                f"  {name:24} {statistics.median(values) * scale:10.2f} {min(values) * scale:10.2f}"
-                f" {max(values) * scale:10.2f} {unit:4} {middle:.3f} ({low:.3f} to {high:.3f})"
-            )
-    return "\n".join(lines)

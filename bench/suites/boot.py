@@ -13,16 +13,15 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from bench import options, peers
-from bench.report import page, stats
+from bench.peers import vmm
 from bench.report.aims import Aim
-
-READY = b"@@READY@@"
-SECONDS = 120
-NAME = f"bench{os.getpid()}"
+from bench.suite import Subjects, Suite
+from pyvmm.guest.named import find_guest
 
 OURS, OURS_BZ = "pyvmm vmlinux", "pyvmm bzImage"
 MICROVM, MICROVM_BZ = "QEMU microvm vmlinux", "QEMU microvm bzImage"
@@ -47,9 +46,9 @@ def launch(command: list[str]) -> dict[str, float]:
     try:
         while chunk := os.read(process.stdout.fileno(), 65536):
             seen += chunk
-            if ready is None and READY in seen:
+            if ready is None and vmm.READY in seen:
                 ready = time.perf_counter() - start
-        process.wait(SECONDS)
+        process.wait(vmm.START_PATIENCE)
     finally:
         process.kill()
         process.wait()
@@ -60,47 +59,43 @@ def launch(command: list[str]) -> dict[str, float]:
     return {INIT: ready, EXIT: total}
 
 
-def commands(
-    guest: Any, initrd: str, lkvm: str | None, mib: int = peers.MIB
-) -> dict[str, list[str]]:
-    """How each VMM is started with a guest of so much memory."""
-    microvm = [
-        "qemu-system-x86_64", "-M", "microvm,accel=kvm,acpi=off,rtc=off,pit=on,pic=on", "-cpu", "max",
-        "-m", str(mib), "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
-        "-no-reboot", "-initrd", initrd,
-    ]  # fmt: skip
-    ending = f"{peers.CMDLINE} {peers.ENDING}"
-    result = {
-        OURS: peers.pyvmm(guest.vmlinux, initrd, mib=mib),
-        OURS_BZ: peers.pyvmm(guest.kernel, initrd, mib=mib),
-        MICROVM: [*microvm, "-kernel", guest.vmlinux, "-append", ending],
-        MICROVM_BZ: [*microvm, "-kernel", guest.kernel, "-append", ending],
+def commands(guest: Any, initrd: str, lkvm: str | None) -> dict[str, list[str]]:
+    """How each VMM is started."""
+    mib = vmm.MIB
+    made = {
+        OURS: vmm.pyvmm(guest.vmlinux, initrd, mib=mib),
+        OURS_BZ: vmm.pyvmm(guest.kernel, initrd, mib=mib),
+        MICROVM: vmm.microvm(guest.vmlinux, initrd, mib),
+        MICROVM_BZ: vmm.microvm(guest.kernel, initrd, mib),
     }
     if lkvm:
-        result[KVMTOOL] = [
-            lkvm, "run", "-k", guest.kernel, "-i", initrd, "-m", str(mib), "-c", "1", "--console", "serial",
-            "-p", peers.CMDLINE + " reboot=k pyvmm.end=reboot", "--name", NAME,
-        ]  # fmt: skip
-    return result
+        made[KVMTOOL] = vmm.kvmtool(lkvm, guest.kernel, initrd, mib, f"bench{os.getpid()}")
+    return made
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--linux", default="6.12")
-    parser.add_argument("--lkvm", default=shutil.which("lkvm"), help="kvmtool's program")
-
-
-def main(args: argparse.Namespace) -> None:
-    from pyvmm.guest.named import find_guest
-
+@contextmanager
+def subjects(args: argparse.Namespace) -> Iterator[Subjects]:
     guest = find_guest(args.linux)
-    base = KVMTOOL if args.lkvm else MICROVM
     with tempfile.TemporaryDirectory() as folder:
-        initrd = peers.initrd(guest, folder, ["echo", READY.decode()])
+        initrd = vmm.initrd(guest, folder, ["echo", vmm.READY.decode()])
         todo = commands(guest, initrd, args.lkvm)
         for command in todo.values():
             launch(command)  # the page cache is warm for everybody
-        samples = stats.interleave(
-            {name: partial(launch, command) for name, command in todo.items()},
-            options.plan(args, base, rounds=9, quick=3),
-        )
-    page.conclude(args, "boot", samples, AIMS, base=base, scale=1, unit="s", linux=args.linux)
+        made = {name: partial(launch, command) for name, command in todo.items()}
+        yield Subjects(made, KVMTOOL if args.lkvm else MICROVM, AIMS)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--lkvm", default=shutil.which("lkvm"), help="kvmtool's program")
+
+
+SUITE = Suite(
+    "launch to init and to exit, against QEMU microvm and kvmtool",
+    subjects,
+    unit="s",
+    scale=1,
+    rounds=9,
+    quick=3,
+    linux=True,
+    options=add_options,
+)

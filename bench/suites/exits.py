@@ -6,11 +6,13 @@ from __future__ import annotations
 import argparse
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from bench import options, peers
-from bench.report import page, stats
+from bench.loads import build
 from bench.report.aims import Aim
-from bench.report.stats import Samples
+from bench.rounds import Measure
+from bench.suite import Subjects, Suite
 from pyvmm.config import CpuState, MachineConfig
 from pyvmm.machine.machine import Machine
 
@@ -46,29 +48,33 @@ def ours(port: int, hooked: bool, exits: int) -> float:
         return result.seconds
 
 
-def per_exit(measure: object, exits: int) -> dict[str, float]:
+def per_exit(measure: Callable[[int], float], exits: int) -> Measure:
     """Seconds of one exit: a long run less a run with one exit, so that start and end do not count."""
-    assert callable(measure)
-    return {"exit": (measure(exits) - measure(1)) / (exits - 1)}
+    return lambda: {"exit": (measure(exits) - measure(1)) / (exits - 1)}
 
 
-def measure(plan: stats.Plan, exits: int) -> Samples:
+@contextmanager
+def subjects(args: argparse.Namespace) -> Iterator[Subjects]:
     with tempfile.TemporaryDirectory() as folder:
-        program = peers.compiled(folder, "bare_loop")
-        return stats.interleave(
-            {
-                BARE: lambda: per_exit(lambda n: bare(program, n), exits),
-                IN_C: lambda: per_exit(lambda n: ours(PORT_IN_C, False, n), exits),
-                IN_PYTHON: lambda: per_exit(lambda n: ours(PORT_IN_PYTHON, True, n), exits),
-            },
-            plan,
-        )
+        program = build.compiled(folder, "bare_loop")
+        made = {
+            BARE: per_exit(lambda exits: bare(program, exits), args.exits),
+            IN_C: per_exit(lambda exits: ours(PORT_IN_C, False, exits), args.exits),
+            IN_PYTHON: per_exit(lambda exits: ours(PORT_IN_PYTHON, True, exits), args.exits),
+        }
+        yield Subjects(made, BARE, AIMS, about={"exits": args.exits})
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exits", type=int, default=EXITS)
 
 
-def main(args: argparse.Namespace) -> None:
-    samples = measure(options.plan(args, BARE, rounds=21, quick=7), args.exits)
-    page.conclude(args, "exits", samples, AIMS, base=BARE, scale=1e6, unit="us", exits=args.exits)
+SUITE = Suite(
+    "an exit to user space: bare C loop, C, Python hook",
+    subjects,
+    unit="us",
+    scale=1e6,
+    rounds=21,
+    quick=7,
+    options=add_options,
+)

@@ -19,13 +19,15 @@ from typing import NamedTuple
 
 import psutil
 
-from bench import options, peers
-from bench.report import page, stats
+from bench.peers import vmm
 from bench.report.aims import Aim
-from bench.suites import boot
+from bench.suite import Subjects, Suite
+from pyvmm.guest.named import find_guest
 
 OURS, DETACHED, QEMU, KVMTOOL = "pyvmm", "pyvmm --detach", "QEMU microvm", "kvmtool"
 MEMORY_MIB = 128
+#: What each of kvmtool's guests is called, with a number.
+NAME = f"bench{os.getpid()}"
 #: Seconds before CPU time and memory are looked at, and how long CPU time is.
 SETTLE, IDLE = 3.0, 10.0
 #: Mappings of so many KiB that can be written are the guest's memory.
@@ -153,7 +155,7 @@ def wait_for_all(guests: Sequence[Running], patience: float) -> None:
             said[stream] += data
             if not data:
                 raise RuntimeError(f"a guest ended: {said[stream][-2000:]!r}")
-            if boot.READY in said[stream]:
+            if vmm.READY in said[stream]:
                 waiting.remove(stream)
 
 
@@ -168,7 +170,7 @@ def bare_guest(folder: str) -> str:
         "f4 eb fd"  # hlt; jmp to it
     )
     path = Path(folder) / "bare"
-    path.write_bytes(code + boot.READY + b"\n\0")
+    path.write_bytes(code + vmm.READY + b"\n\0")
     return str(path)
 
 
@@ -183,7 +185,7 @@ def measure(
     for count in counts:
         begin = time.perf_counter()
         with started([named(command, number) for number in range(count)]) as guests:
-            wait_for_all(guests, boot.SECONDS * (1 + count / 4))
+            wait_for_all(guests, vmm.START_PATIENCE * (1 + count / 4))
             found[start(count)] = time.perf_counter() - begin
             time.sleep(SETTLE)
             pids = [guest.pid for guest in guests]
@@ -198,7 +200,7 @@ def measure(
 
 def named(command: Sequence[str], number: int) -> list[str]:
     """kvmtool wants a name that no other has."""
-    return [word.replace(boot.NAME, f"{boot.NAME}-{number}") for word in command]
+    return [word.replace(NAME, f"{NAME}-{number}") for word in command]
 
 
 def aims(counts: Sequence[int]) -> list[Aim]:
@@ -212,7 +214,6 @@ def aims(counts: Sequence[int]) -> list[Aim]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--linux", default="6.12")
     parser.add_argument(
         "--guests", type=numbers, default=[1, 8], metavar="N,N", help="at once (1,8)"
     )
@@ -232,14 +233,16 @@ def numbers(text: str) -> list[int]:
 
 def linux_commands(args: argparse.Namespace, folder: str) -> dict[str, list[str]]:
     """How each VMM starts a Linux guest that sleeps."""
-    from pyvmm.guest.named import find_guest
-
     guest = find_guest(args.linux)
-    script = f"echo {boot.READY.decode()}; exec sleep 1000000"
-    initrd = peers.initrd(guest, folder, ["sh", "-c", script])
-    made = boot.commands(guest, initrd, args.lkvm, MEMORY_MIB)
-    names = {boot.OURS: OURS, boot.MICROVM: QEMU, boot.KVMTOOL: KVMTOOL}
-    return {names[name]: command for name, command in made.items() if name in names}
+    script = f"echo {vmm.READY.decode()}; exec sleep 1000000"
+    initrd = vmm.initrd(guest, folder, ["sh", "-c", script])
+    made = {
+        OURS: vmm.pyvmm(guest.vmlinux, initrd, mib=MEMORY_MIB),
+        QEMU: vmm.microvm(guest.vmlinux, initrd, MEMORY_MIB),
+    }
+    if args.lkvm:
+        made[KVMTOOL] = vmm.kvmtool(args.lkvm, guest.kernel, initrd, MEMORY_MIB, NAME)
+    return made
 
 
 def bare_commands(folder: str) -> dict[str, list[str]]:
@@ -257,14 +260,24 @@ def bare_commands(folder: str) -> dict[str, list[str]]:
     return {OURS: [sys.executable, "-m", "pyvmm", "run", *options]}
 
 
-def main(args: argparse.Namespace) -> None:
-    base = OURS if args.bare else QEMU
+@contextmanager
+def subjects(args: argparse.Namespace) -> Iterator[Subjects]:
     with tempfile.TemporaryDirectory() as folder:
-        made = bare_commands(folder) if args.bare else linux_commands(args, folder)
-        subjects = {name: partial(measure, command, args.guests) for name, command in made.items()}
-        subjects[DETACHED] = partial(measure, made[OURS], args.guests, detached)
-        samples = stats.interleave(subjects, options.plan(args, base, rounds=7, quick=2))
-    page.conclude(
-        args, "footprint", samples, aims(args.guests), base=base, scale=1, unit="as named", notes=NOTES,
-        linux=None if args.bare else args.linux,
-    )  # fmt: skip
+        todo = bare_commands(folder) if args.bare else linux_commands(args, folder)
+        made = {name: partial(measure, command, args.guests) for name, command in todo.items()}
+        made[DETACHED] = partial(measure, todo[OURS], args.guests, detached)
+        about = {"linux": None} if args.bare else {}
+        base = OURS if args.bare else QEMU
+        yield Subjects(made, base, aims(args.guests), NOTES, about)
+
+
+SUITE = Suite(
+    "idle guests, one and several: start, memory, CPU, against QEMU microvm",
+    subjects,
+    unit="as named",
+    scale=1,
+    rounds=7,
+    quick=2,
+    linux=True,
+    options=add_options,
+)

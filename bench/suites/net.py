@@ -8,14 +8,16 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from bench import options, peers
-from bench.report import page, stats
+from bench.loads import build
+from bench.peers import vmm
 from bench.report.aims import Aim
+from bench.suite import Subjects, Suite
+from pyvmm.guest.named import find_guest
 
 SPACE = f"pyvmm-bench-{os.getpid()}"
 INSIDE = ("ip", "netns", "exec", SPACE)
@@ -69,7 +71,7 @@ def run(server: list[str], command: list[str]) -> dict[str, float]:
     """One guest, with the other side on the host."""
     host = subprocess.Popen([*INSIDE, *server])
     try:
-        return figures(peers.output([*INSIDE, *command]))
+        return figures(vmm.output([*INSIDE, *command]))
     finally:
         host.kill()
         host.wait()
@@ -79,7 +81,7 @@ def commands(guest: Any, initrd: str) -> dict[str, list[str]]:
     """How each VMM is started."""
     made = {
         QEMU: qemu(guest, initrd, "off"),
-        OURS: peers.pyvmm(guest.vmlinux, initrd, "--net", TAP),
+        OURS: vmm.pyvmm(guest.vmlinux, initrd, "--net", TAP),
     }
     if has_vhost():
         made[VHOST] = qemu(guest, initrd, "on")
@@ -88,7 +90,7 @@ def commands(guest: Any, initrd: str) -> dict[str, list[str]]:
 
 def qemu(guest: Any, initrd: str, vhost: str) -> list[str]:
     tap = f"tap,id=n,ifname={TAP},script=no,downscript=no,vhost={vhost}"
-    return peers.qemu(guest, initrd, "-netdev", tap, "-device", "virtio-net-device,netdev=n")
+    return vmm.qemu(guest, initrd, "-netdev", tap, "-device", "virtio-net-device,netdev=n")
 
 
 def has_vhost() -> bool:
@@ -98,27 +100,24 @@ def has_vhost() -> bool:
     return os.access("/dev/vhost-net", os.R_OK | os.W_OK)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--linux", default="6.12")
-
-
-def subjects(guest: Any, folder: str) -> dict[str, Callable[[], dict[str, float]]]:
-    """All of them, ready to be run."""
-    program = peers.compiled(folder, "netload", "-static")
-    initrd = peers.initrd(guest, folder, ["sh", "-c", SCRIPT], {PROGRAM: program})
-    server = [program, "-s", HOST, PORT]
-    made = commands(guest, initrd)
-    return {name: partial(run, server, words) for name, words in made.items()}
-
-
-def main(args: argparse.Namespace) -> None:
-    from pyvmm.guest.named import find_guest
-
+@contextmanager
+def subjects(args: argparse.Namespace) -> Iterator[Subjects]:
     guest = find_guest(args.linux)
     with tempfile.TemporaryDirectory() as folder, namespace():
-        samples = stats.interleave(
-            subjects(guest, folder), options.plan(args, QEMU, rounds=7, quick=2)
-        )
-    page.conclude(
-        args, "net", samples, AIMS, base=QEMU, scale=1e6, unit="us", notes=NOTES, linux=args.linux
-    )
+        program = build.compiled(folder, "netload", "-static")
+        initrd = vmm.initrd(guest, folder, ["sh", "-c", SCRIPT], {PROGRAM: program})
+        server = [program, "-s", HOST, PORT]
+        made = commands(guest, initrd)
+        measures = {name: partial(run, server, words) for name, words in made.items()}
+        yield Subjects(measures, QEMU, AIMS, NOTES)
+
+
+SUITE = Suite(
+    "virtio-net on a tap against QEMU: streams both ways, round trips",
+    subjects,
+    unit="us",
+    scale=1e6,
+    rounds=7,
+    quick=2,
+    linux=True,
+)

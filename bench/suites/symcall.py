@@ -2,27 +2,29 @@
 """A symcall's round trip against a plain exit: from C and Python, from CPL 0 and 3, against calls without care.
 
 Every subject runs the same guest. A round is an exit of it, with a call into it or without. All KVM ioctls are timed by
-a library preloaded into this program (ioctl_clock.c); a sample is the median round of a run.
+a library preloaded into this program (bench/loads/clock.py); a sample is the median round of a run.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import options, peers
-from bench.loads import naive, ours, steps, symguest
-from bench.report import chart, record, stats
-from bench.report.aims import Aim, Verdict, text, verdicts
-from bench.report.stats import Plan, Samples
+from bench import rounds
+from bench.loads import build, clock, naive, ours, symguest
+from bench.loads.clock import Clock, Record
+from bench.report import picture, steps
+from bench.report.aims import Aim
+from bench.report.stats import Samples
+from bench.rounds import Measure, Plan
+from bench.suite import Subjects, Suite
 
 PATIENCE = 60.0
 TRIES = 3
@@ -59,14 +61,14 @@ AIMS = (
 #: Whose steps are shown.
 STEPPED = (CALL, PYTHON_CALL, BARE_SYNC, BARE_IOCTLS)
 
-Subject = Callable[[int, int], list[steps.Record]]
+Subject = Callable[[int, int], list[Record]]
 
 
 class Bare:
     """The program bare_symcall, built in a folder with the guest's image beside it."""
 
     def __init__(self, folder: str, library: str) -> None:
-        self.program = peers.compiled(folder, "bare_symcall")
+        self.program = build.compiled(folder, "bare_symcall")
         self.image = str(Path(folder) / "image")
         self.library = library
         Path(self.image).write_bytes(symguest.image())
@@ -76,21 +78,21 @@ class Bare:
         port = ours.PORT_IN_C if flags & symguest.FLAG_USER or method == "plain" else ours.DOORBELL
         return [self.program, self.image, method, str(port), str(flags), str(rounds)]
 
-    def run(self, method: str, flags: int, rounds: int) -> list[steps.Record]:
+    def run(self, method: str, flags: int, rounds: int) -> list[Record]:
         """Its ioctls. A program that hangs, as the lab's emulator now and then makes it, is run again and counted."""
         for _ in range(TRIES):
             try:
-                return steps.trace(self.library, self.command(method, flags, rounds), PATIENCE)
+                return clock.trace(self.library, self.command(method, flags, rounds), PATIENCE)
             except subprocess.TimeoutExpired:
                 self.lost += 1
         raise RuntimeError(f"{self.program} hung {TRIES} times")
 
 
-def subjects(bare: Bare, clock: steps.Clock) -> dict[str, Subject]:
+def runs(bare: Bare, within_us: Clock) -> dict[str, Subject]:
     """What is measured: functions of the guest's flags and of rounds, to the ioctls that were made."""
 
     def within(run: Callable[..., float], extra: int = 0, **options: Any) -> Subject:
-        return lambda flags, rounds: clock.record(lambda: run(flags | extra, rounds, **options))
+        return lambda flags, rounds: within_us.record(lambda: run(flags | extra, rounds, **options))
 
     def alone(method: str) -> Subject:
         return lambda flags, rounds: bare.run(method, flags, rounds)
@@ -116,27 +118,26 @@ def subjects(bare: Bare, clock: steps.Clock) -> dict[str, Subject]:
     }
 
 
-class Measured:
-    """Each subject's rounds: seconds of the usual round of each run, and the steps of that round."""
+class Steps:
+    """The steps of the calls' rounds, as they were in each run."""
 
-    def __init__(self, runs: dict[str, Subject], plan: Plan, exits: int) -> None:
+    def __init__(self) -> None:
         self._shares: dict[str, list[list[steps.Share]]] = {}
-        self.samples: Samples = stats.interleave(
-            {name: partial(self._once, name, run, exits) for name, run in runs.items()}, plan
-        )
 
-    def _once(self, name: str, run: Subject, exits: int) -> dict[str, float]:
+    def measure(self, name: str, run: Subject, exits: int) -> dict[str, float]:
+        """Run a subject at each CPL: the seconds of its usual round."""
         figures = {}
         for cpl, flags in ours.CPLS.items():
-            cut = steps.rounds_of(run(flags, exits), exits)
+            cut = steps.rounds_of(run(flags, exits), exits, symguest.WARM_UP)
             figures[cpl] = steps.seconds(cut)
             if name in STEPPED:
                 self._shares.setdefault(f"{name}, {cpl}", []).append(steps.shares(cut))
         return figures
 
-    def steps(self) -> dict[str, list[steps.Share]]:
-        """The steps of the calls, CPL 0 first."""
-        return {name: steps.merged(self._shares[name]) for name in sorted(self._shares, key=order)}
+    def merged(self) -> dict[str, list[dict[str, Any]]]:
+        """For the record: those of the usual run, CPL 0 first."""
+        made = {name: steps.merged(self._shares[name]) for name in sorted(self._shares, key=order)}
+        return {name: [share._asdict() for share in shares] for name, shares in made.items()}
 
 
 def order(name: str) -> tuple[str, int]:
@@ -145,7 +146,7 @@ def order(name: str) -> tuple[str, int]:
 
 
 def measure_remote(plan: Plan, calls: int) -> Samples:
-    return stats.interleave(
+    return rounds.interleave(
         {name: partial(ours.remote, flags, calls) for name, flags in ours.WHILE.items()},
         plan._replace(base=""),
     )
@@ -163,50 +164,41 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exits", type=int, help="exits a sample: 2000, with --quick 300")
 
 
-def main(args: argparse.Namespace) -> None:
-    args.exits = args.exits or (300 if args.quick else 2000)
-    library = os.environ.get("LD_PRELOAD", "")
-    if Path(library).name == steps.LIBRARY:
-        return run(args, library)
+@contextmanager
+def subjects(args: argparse.Namespace) -> Iterator[Subjects]:
+    library = clock.preloaded()
+    exits = args.exits or (300 if args.quick else 2000)
     with tempfile.TemporaryDirectory() as folder:
-        environment = steps.clocked(steps.build_clock(folder))
-        command = [sys.executable, "-m", "bench", *sys.argv[1:]]
-        raise SystemExit(subprocess.run(command, env=environment, check=False).returncode)
+        bare, found = Bare(folder, library), Steps()
+
+        def afterwards(plan: Plan) -> dict[str, Any]:
+            remote = measure_remote(plan, max(exits // 20, 10))
+            return {"remote": remote, "lost": bare.lost, "steps": found.merged()}
+
+        made: dict[str, Measure] = {
+            name: partial(found.measure, name, run, exits)
+            for name, run in runs(bare, Clock()).items()
+        }
+        yield Subjects(made, EXIT, AIMS, LEGEND, {"exits": exits}, afterwards)
 
 
-def run(args: argparse.Namespace, library: str) -> None:
-    """In a process that has the clock."""
-    with tempfile.TemporaryDirectory() as folder:
-        bare = Bare(folder, library)
-        plan = options.plan(args, EXIT, rounds=15, quick=5)
-        measured = Measured(subjects(bare, steps.Clock()), plan, args.exits)
-        remote = measure_remote(plan, max(args.exits // 20, 10))
-    samples, found = measured.samples, measured.steps()
-    judged = verdicts(AIMS, samples)
-    made = record.write(
-        args.json, "symcall", samples, base=EXIT, scale=1e6, unit="us", judged=judged, notes=LEGEND,
-        exits=args.exits, remote=remote, lost=bare.lost,
-        steps={name: [share._asdict() for share in shares] for name, shares in found.items()},
-    )  # fmt: skip
-    report(args, made, remote, found, judged)
+def tell(record: Mapping[str, Any]) -> str:
+    """Calls from other threads, and the steps of a round."""
+    table = steps.table(picture.shares(record))
+    return f"""\
+{remote_table(record["remote"])}
+
+steps of a round: the median of each, timed around its ioctl
+{table}"""
 
 
-def report(
-    args: argparse.Namespace,
-    made: dict[str, Any],
-    remote: Samples,
-    found: dict[str, list[steps.Share]],
-    judged: list[Verdict],
-) -> None:
-    samples = made["samples"]
-    print(stats.table(samples, EXIT, "us", 1e6))
-    print(LEGEND)
-    print(f"\n{remote_table(remote)}")
-    print(f"\nsteps of a round: the median of each, timed around its ioctl\n{steps.table(found)}")
-    print(f"\n{text(judged)}")
-    bars = chart.bars(samples, EXIT)
-    if not args.plot:
-        print(f"\n{chart.text(bars, 'us', 1e6)}")
-        return
-    chart.picture(args.plot, record.title(made), bars, found, "us", 1e6)
-    print(f"\n{args.plot}")
+SUITE = Suite(
+    "a call into the guest: C and Python, from CPL 0 and 3, its steps",
+    subjects,
+    unit="us",
+    scale=1e6,
+    rounds=15,
+    quick=5,
+    options=add_options,
+    tell=tell,
+)

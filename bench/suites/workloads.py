@@ -10,29 +10,30 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import options, peers
+from bench import rounds
 from bench.loads import programs
 from bench.loads.programs import MEMBENCH, PACKAGES, PROGRAMS, UPDATE, Program, Size, ran_out
-from bench.report import page, record, stats
-from bench.report.aims import Aim, verdicts
-from bench.report.stats import Samples
-from bench.suites import swap
+from bench.peers import arms, vmm
+from bench.report.aims import Aim
+from bench.suite import Subjects, Suite
 from pyvmm.debian import distro
 from pyvmm.demo import swapload
 from pyvmm.demo.swapload import DISK, ZRAM, Arm, Job
 from pyvmm.errors import HostError
+from pyvmm.guest.named import find_guest
 
 MIB = 1 << 20
 RAM_MIB, FACTOR = 128, 1.6
 QUICK_RAM_MIB, QUICK_FACTOR = 96, 1.2
 #: The swap disk has so many times the RAM beyond what is worked on: programs take some for themselves.
 SPARE = 0.5
-AIMS = (Aim(swap.DIRECT, UPDATE, swap.STOCK, 1 / 10),)
+AIMS = (Aim(arms.DIRECT, UPDATE, arms.STOCK, 1 / 10),)
 
 
 class Setting(NamedTuple):
@@ -74,16 +75,16 @@ def by_qemu(setting: Setting, arm: Arm, chosen: Program) -> str:
     job = setting.job(arm, chosen)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         swap_file = Path(folder) / "swap"
-        peers.empty(swap_file, setting.swap_mib * MIB)
-        devices = peers.swap_disk(swap_file, swapload.SERIAL)
+        vmm.empty(swap_file, setting.swap_mib * MIB)
+        devices = vmm.swap_disk(swap_file, swapload.SERIAL)
         if job.disk:
             devices += [
                 "-drive", f"file={job.disk},if=none,id=programs,format=raw,readonly=on",
                 "-device", f"virtio-blk-device,drive=programs,serial={job.serial}",
             ]  # fmt: skip
-        initrd = peers.initrd(setting.guest, folder, job.argv, job.files)
-        command = peers.qemu(setting.guest, initrd, *devices, mib=arm.memory, cpus=job.cpus)
-        return peers.output(command, setting.timeout)
+        initrd = vmm.initrd(setting.guest, folder, job.argv, job.files)
+        command = vmm.qemu(setting.guest, initrd, *devices, mib=arm.memory, cpus=job.cpus)
+        return vmm.output(command, setting.timeout)
 
 
 def one(setting: Setting, arm: Arm) -> dict[str, float]:
@@ -91,10 +92,10 @@ def one(setting: Setting, arm: Arm) -> dict[str, float]:
 
     Raises HostError, naming the program, where one fails or finds something wrong.
     """
-    run = by_qemu if arm.name == swap.QEMU else by_pyvmm
+    run = by_qemu if arm.name == arms.QEMU else by_pyvmm
     found: dict[str, float] = {}
     for name, chosen in setting.programs.items():
-        stats.progress(f"{arm.name}: {name}")
+        rounds.progress(f"{arm.name}: {name}")
         try:
             said = run(setting, arm, chosen)
             if ran_out(said):
@@ -106,17 +107,17 @@ def one(setting: Setting, arm: Arm) -> dict[str, float]:
     return found
 
 
-def arms(ram_mib: int, swap_mib: int) -> list[Arm]:
+def every_arm(ram_mib: int, swap_mib: int) -> list[Arm]:
     """All of them, by the names that are shown."""
     swaps = {
-        swap.STOCK: DISK,
-        swap.QEMU: DISK,
+        arms.STOCK: DISK,
+        arms.QEMU: DISK,
         ZRAM: ZRAM,
-        swap.OFF: "off",
-        swap.SYMCALL: "symcall",
-        swap.DIRECT: "direct",
+        arms.OFF: "off",
+        arms.SYMCALL: "symcall",
+        arms.DIRECT: "direct",
     }
-    made = [Arm(swap.RAM, ram_mib + swap_mib, "none")]
+    made = [Arm(arms.RAM, ram_mib + swap_mib, "none")]
     return made + [Arm(name, ram_mib, how) for name, how in swaps.items()]
 
 
@@ -124,7 +125,7 @@ def notes(setting: Setting) -> str:
     """What the figures are of."""
     size = setting.size
     return f"""\
-{setting.cpus} vCPU and {setting.ram_mib} MiB, in "{swap.RAM}" all that is wanted; {size.mib} MiB are worked on.
+{setting.cpus} vCPU and {setting.ram_mib} MiB, in "{arms.RAM}" all that is wanted; {size.mib} MiB are worked on.
 Processes: {size.processes}, whose rates add up. Each program has a guest of its own, and checks what it worked on.
 stock: an ordinary virtio-blk disk in the host's memory. bypass off: the disk that can be bypassed, with that
 switched off. zram: compressed in the guest's own RAM. Nothing where a guest ran out of memory."""
@@ -132,7 +133,6 @@ switched off. zram: compressed in the guest's own RAM. Nothing where a guest ran
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--linux", default="6.12")
     add("--ram", type=int, metavar="MIB", help="of the guest: 128, with --quick 96")
     add("--factor", type=float, help="worked on, times the RAM: 1.6, with --quick 1.2")
     add("--cpus", type=int, default=1, help="vCPUs (1)")
@@ -154,8 +154,6 @@ def chosen_programs(names: list[str]) -> dict[str, Program]:
 
 def setting_of(args: argparse.Namespace) -> Setting:
     """What the options say."""
-    from pyvmm.guest.named import find_guest
-
     if min(args.processes, args.cpus) < 1:
         raise SystemExit("bench: --processes and --cpus are at least 1")
     ram = args.ram or (QUICK_RAM_MIB if args.quick else RAM_MIB)
@@ -174,17 +172,26 @@ def setting_of(args: argparse.Namespace) -> Setting:
     return Setting(guest, ram, swap_mib, args.cpus, size, programs, disk, args.timeout)
 
 
-def main(args: argparse.Namespace) -> None:
+@contextmanager
+def subjects(args: argparse.Namespace) -> Iterator[Subjects]:
     setting = setting_of(args)
-    every = arms(setting.ram_mib, setting.swap_mib)
-    made = swap.chosen({arm.name: partial(one, setting, arm) for arm in every}, args.arm)
-    about: dict[str, Any] = {
-        "base": swap.base_of(made), "scale": 1e9, "unit": "ns", "notes": notes(setting), "linux": args.linux,
-        "ram_mib": setting.ram_mib, "swap_mib": setting.swap_mib, "cpus": args.cpus, "size": setting.size._asdict(),
+    every = every_arm(setting.ram_mib, setting.swap_mib)
+    made = arms.chosen({arm.name: partial(one, setting, arm) for arm in every}, args.arm)
+    about = {
+        "ram_mib": setting.ram_mib, "swap_mib": setting.swap_mib, "cpus": setting.cpus,
+        "size": setting.size._asdict(),
     }  # fmt: skip
+    yield Subjects(made, arms.base_of(made), AIMS, notes(setting), about)
 
-    def keep(samples: Samples) -> None:
-        record.write(args.json, "workloads", samples, judged=verdicts(AIMS, samples), **about)
 
-    plan = options.plan(args, about["base"], rounds=3, quick=1)
-    page.conclude(args, "workloads", stats.interleave(made, plan, keep), AIMS, **about)
+SUITE = Suite(
+    "GUPS, STREAM, a sort, Redis, SQLite and stress-ng short of memory",
+    subjects,
+    unit="ns",
+    scale=1e9,
+    rounds=3,
+    quick=1,
+    linux=True,
+    options=add_options,
+    prepare=prepare,
+)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import fcntl
-import importlib
 import json
 import os
 import select
@@ -29,8 +28,10 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from bench import run as measuring
 from bench.report import record
 from bench.sweep.matrix import Cell
+from pyvmm.errors import Error
 
 #: What the keeper ends with when the time is over, as timeout(1) does.
 TIMED_OUT = 124
@@ -198,15 +199,11 @@ def end_all() -> None:
 
 def run(folder: str) -> int:
     """Measures as `pyvmm bench SUITE` does, without the report."""
-    from pyvmm.cli import bench as command
-    from pyvmm.errors import Error
-
-    suites = importlib.import_module("bench.suites").SUITES
     cell, common = spec_of(folder)[:2]
     linux = cell.options.get("linux", common["linux"])
     args = argparse.Namespace(**{**common, "linux": linux}, words=cell.words)
     try:
-        failed = command.measure(args, {cell.suite: suites[cell.suite].linux}, Path(folder))
+        failed = measuring.measure(args, [cell.suite], Path(folder))
     except Error as error:
         print(f"bench: {error}", flush=True)
         return 1

@@ -7,13 +7,12 @@ A cell is never divided: its subjects are compared in one run on one machine, or
 from __future__ import annotations
 
 import argparse
-import importlib
 import itertools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from bench import options
+from bench import suites
 from pyvmm.errors import ConfigError
 
 #: Files: a cell has its own.
@@ -53,8 +52,7 @@ def swept_options(suite: str) -> dict[str, Any]:
     with each other and stay together.
     """
     parser = argparse.ArgumentParser(add_help=False)
-    options.add(parser)
-    importlib.import_module(f"bench.suites.{suite}").add_options(parser)
+    suites.every()[suite].add_options(parser)
     return {
         action.option_strings[-1].removeprefix("--"): action.type or str
         for action in parser._actions
@@ -103,20 +101,20 @@ def check(suite: str, swept: dict[str, list[str]]) -> None:
                 raise ConfigError(f"--sweep {name}: {suite} wants {kind}, not {value!r}") from None
 
 
-def cells(suites: Sequence[str], swept: dict[str, list[str]], repeat: int = 1) -> list[Cell]:
+def cells(names: Sequence[str], swept: dict[str, list[str]], repeat: int = 1) -> list[Cell]:
     """All of them, a run of each before the second of any. Raises ConfigError for what cannot be run."""
     if repeat < 1:
         raise ConfigError(f"--repeat {repeat}: at least 1")
-    for suite in suites:
+    for suite in names:
         check(suite, swept)
     made = [
         Cell(suite, dict(zip(swept, values, strict=True)), run if repeat > 1 else 0)
         for run in range(1, repeat + 1)
-        for suite in suites
+        for suite in names
         for values in itertools.product(*swept.values())
     ]
-    names = [cell.name for cell in made]
-    for name in names:
-        if names.count(name) > 1:
+    called = [cell.name for cell in made]
+    for name in called:
+        if called.count(name) > 1:
             raise ConfigError(f"two cells would be called {name}; sweep values that differ in more")
     return made

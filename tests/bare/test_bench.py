@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.loads import naive, ours, steps, symguest
+from bench.loads import clock, naive, ours, symguest
+from bench.report import steps
 from bench.suites.symcall import (
     AIMS,
     BARE_IOCTLS,
@@ -48,10 +49,10 @@ def test_suite_yields_every_row(tmp_path: Path) -> None:
 
 
 def test_a_call_from_the_doorbell_is_two_entries_and_nothing_else(tmp_path: Path) -> None:
-    library = steps.build_clock(str(tmp_path))
+    library = clock.library(str(tmp_path))
     for kind in ("call", "python-call"):
         command = [sys.executable, "-m", "bench.loads.ours", kind, "0", "200"]
-        cut = steps.rounds_of(steps.trace(library, command, 300), 200)
+        cut = steps.rounds_of(clock.trace(library, command, 300), 200, symguest.WARM_UP)
         found = {share.step: share.times for share in steps.shares(cut)}
         assert {steps.EXIT: 1, steps.HANDLER: 1}.items() <= found.items()
         assert set(found) == {steps.EXIT, steps.HANDLER, steps.VMM}, kind
@@ -59,9 +60,10 @@ def test_a_call_from_the_doorbell_is_two_entries_and_nothing_else(tmp_path: Path
 
 @pytest.mark.parametrize("flags", ours.CPLS.values(), ids=list(ours.CPLS))
 def test_every_way_of_calling_answers_right(tmp_path: Path, flags: int) -> None:
-    bare = Bare(str(tmp_path), steps.build_clock(str(tmp_path)))
+    bare = Bare(str(tmp_path), clock.library(str(tmp_path)))
     for method in ("plain", "sync", "regs"):
-        assert len(steps.rounds_of(bare.run(method, flags, 50), 50)) > 40
+        records = bare.run(method, flags, 50)
+        assert len(steps.rounds_of(records, 50, symguest.WARM_UP)) > 40
     assert naive.run(ours.PORT_IN_C, flags, 20, calling=True) > 0
     assert ours.call_in_c(flags, 20) > 0
     assert ours.call_in_python(flags, 20) > 0

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.suites import footprint, net, swap
+from bench.peers import arms
+from bench.suites import footprint, net
 from tests.support.benchmark import measured
 
 pytestmark = pytest.mark.rest
@@ -36,10 +37,10 @@ def test_network(tmp_path: Path) -> None:
 
 
 def test_memory(tmp_path: Path) -> None:
-    arms = (swap.DIRECT, swap.STOCK)
-    more = [word for name in arms for word in ("--arm", name)]
+    names = (arms.DIRECT, arms.STOCK)
+    more = [word for name in names for word in ("--arm", name)]
     found = measured("swap", tmp_path, *more, "--memory", "280", "--seconds", "0.5")
-    assert set(found["samples"]) == set(arms)
-    assert found["base"] == swap.STOCK
+    assert set(found["samples"]) == set(names)
+    assert found["base"] == arms.STOCK
     aims = {(aim["subject"], aim["base"]) for aim in found["aims"]}
-    assert (swap.DIRECT, swap.STOCK) in aims
+    assert (arms.DIRECT, arms.STOCK) in aims

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench.loads import programs
-from bench.suites import swap
+from bench.peers import arms
 from tests.support.benchmark import measured
 
 if TYPE_CHECKING:
@@ -35,22 +35,22 @@ def only(*names: str) -> list[str]:
 
 
 def test_every_program(tmp_path: Path) -> None:
-    found = figures(tmp_path, swap.DIRECT)
+    found = figures(tmp_path, arms.DIRECT)
     assert set(found) == GUPS | REDIS | OTHERS
     assert min(found.values()) > 0
     assert found[programs.P50] <= found[programs.P99] <= found[programs.P999]
 
 
 def test_with_stock_swap(tmp_path: Path) -> None:
-    assert set(figures(tmp_path, swap.STOCK, *only("gups"))) == GUPS
+    assert set(figures(tmp_path, arms.STOCK, *only("gups"))) == GUPS
 
 
 def test_processes_on_two_vcpus(tmp_path: Path) -> None:
-    found = figures(tmp_path, swap.DIRECT, *TWO, *only("gups", "redis"))
+    found = figures(tmp_path, arms.DIRECT, *TWO, *only("gups", "redis"))
     assert set(found) == GUPS | REDIS
 
 
 def test_under_qemu(tmp_path: Path) -> None:
     """It swaps very slowly in the lab: this one does not."""
-    found = figures(tmp_path, swap.QEMU, *TWO, "--factor", "0.25", *only("sqlite"))
+    found = figures(tmp_path, arms.QEMU, *TWO, "--factor", "0.25", *only("sqlite"))
     assert set(found) == {programs.LOOKUP}

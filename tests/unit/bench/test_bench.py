@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from bench import rounds
 from bench.__main__ import main
-from bench.loads import steps, symguest
-from bench.report import chart, compare, stats
+from bench.loads import clock, symguest
+from bench.report import chart, compare, stats, steps
 from bench.report import record as records
 from bench.report.aims import Aim, Verdict, verdicts
 from bench.suites import symcall
@@ -39,11 +40,11 @@ def test_ratio_of_medians_and_its_interval() -> None:
 # Traces
 
 
-def record(request: int, begin: int, end: int, result: int = 0, fd: int = 5) -> steps.Record:
-    return steps.Record(begin, end, request, result, 77, fd)
+def record(request: int, begin: int, end: int, result: int = 0, fd: int = 5) -> clock.Record:
+    return clock.Record(begin, end, request, result, 77, fd)
 
 
-def symcall_trace(rounds: int) -> list[steps.Record]:
+def symcall_trace(rounds: int) -> list[clock.Record]:
     """Set-up on other descriptors, then rounds of an exit of 10 us, a settle of 1, a handler of 12, 0.5 in between."""
     records = [record(0xAE01, 0, 50, fd=3), record(steps.SET_REGS, 60, 70)]
     at = 1000
@@ -57,18 +58,22 @@ def symcall_trace(rounds: int) -> list[steps.Record]:
     return records
 
 
+def cut(records: list[clock.Record], rounds: int) -> list[list[clock.Record]]:
+    return steps.rounds_of(records, rounds, symguest.WARM_UP)
+
+
 def test_records_are_read_back() -> None:
     records = symcall_trace(3)
-    data = b"".join(steps.RECORD.pack(*one) for one in records)
-    assert steps.parse(data) == records
+    data = b"".join(clock.RECORD.pack(*one) for one in records)
+    assert clock.parse(data) == records
 
 
 def test_rounds_and_their_steps() -> None:
     records = symcall_trace(20)
-    rounds = steps.rounds_of(records, 20)
-    assert len(rounds) == 20
-    assert {len(one) for one in rounds} == {4}
-    found = {share.step: share for share in steps.shares(rounds)}
+    found_rounds = cut(records, 20)
+    assert len(found_rounds) == 20
+    assert {len(one) for one in found_rounds} == {4}
+    found = {share.step: share for share in steps.shares(found_rounds)}
     assert list(found) == [steps.EXIT, steps.SETTLE, steps.HANDLER, steps.VMM]
     assert found[steps.EXIT].seconds == pytest.approx(10e-6)
     assert found[steps.SETTLE].seconds == pytest.approx(1e-6)
@@ -76,15 +81,15 @@ def test_rounds_and_their_steps() -> None:
     assert found[steps.VMM].seconds == pytest.approx(1.5e-6)
     assert found[steps.VMM].times == 3
     assert sum(share.part for share in found.values()) == pytest.approx(1)
-    assert steps.seconds(rounds) == pytest.approx(24.5e-6)
+    assert steps.seconds(found_rounds) == pytest.approx(24.5e-6)
 
 
 def test_a_disturbed_round_is_left_out() -> None:
     records = symcall_trace(20)
     at = next(i for i, one in enumerate(records) if one.begin > 2_900_000)
     records[at] = records[at]._replace(request=steps.GET_REGS)
-    assert len(steps.rounds_of(records, 20)) in (18, 19)
-    assert steps.GET_REGS not in {one.request for r in steps.rounds_of(records, 20) for one in r}
+    assert len(cut(records, 20)) in (18, 19)
+    assert steps.GET_REGS not in {one.request for r in cut(records, 20) for one in r}
 
 
 def test_register_ioctls_are_named() -> None:
@@ -101,7 +106,7 @@ def test_register_ioctls_are_named() -> None:
             records.append(record(request, at, at + 10))
             at += 10
     records.append(record(steps.KVM_RUN, at, at + 10))
-    found = {share.step: share for share in steps.shares(steps.rounds_of(records, 5))}
+    found = {share.step: share for share in steps.shares(cut(records, 5))}
     assert found["set registers"].times == 2
     assert found["set registers"].seconds == pytest.approx(20e-9)
     assert found["get registers"].times == 1
@@ -118,7 +123,7 @@ def test_steps_of_several_runs_are_merged() -> None:
 
 
 def test_steps_as_text() -> None:
-    text = steps.table({"call": steps.shares(steps.rounds_of(symcall_trace(5), 5))})
+    text = steps.table({"call": steps.shares(cut(symcall_trace(5), 5))})
     assert "call: 24.50 us a round" in text
     assert "49.0 %" in text
 
@@ -152,31 +157,31 @@ def test_rounds_are_mirrored_and_their_order_drawn() -> None:
         return {"figure": 1.0}
 
     subjects = {name: partial(subject, name) for name in "ABCDE"}
-    samples = stats.interleave(subjects, stats.Plan(4, seed=7))
-    rounds = [seen[at : at + 5] for at in range(0, 20, 5)]
-    assert rounds[1] == rounds[0][::-1]
-    assert rounds[3] == rounds[2][::-1]
-    assert rounds[2] != rounds[0]
-    assert all(sorted(order) == list("ABCDE") for order in rounds)
+    samples = rounds.interleave(subjects, rounds.Plan(4, seed=7))
+    orders = [seen[at : at + 5] for at in range(0, 20, 5)]
+    assert orders[1] == orders[0][::-1]
+    assert orders[3] == orders[2][::-1]
+    assert orders[2] != orders[0]
+    assert all(sorted(order) == list("ABCDE") for order in orders)
     assert {name: len(found["figure"]) for name, found in samples.items()} == dict.fromkeys(
         "ABCDE", 4
     )
 
 
-def count_rounds(value: float, plan: stats.Plan) -> int:
+def count_rounds(value: float, plan: rounds.Plan) -> int:
     chance = random.Random(1)
     subjects = {
         "base": lambda: {"figure": chance.uniform(1, 1.1)},
         "other": lambda: {"figure": value * chance.uniform(1, 1.1)},
     }
-    return len(stats.interleave(subjects, plan)["base"]["figure"])
+    return len(rounds.interleave(subjects, plan)["base"]["figure"])
 
 
 def test_rounds_end_when_the_difference_is_beyond_chance() -> None:
-    assert count_rounds(2.0, stats.Plan(20, "base")) == 8  # for 2 in 12870, and not 2 in 924
-    assert count_rounds(1.0, stats.Plan(20, "base")) == 20
-    assert count_rounds(2.0, stats.Plan(20)) == 20
-    assert count_rounds(1.0, stats.Plan(20, "base", budget=0)) == 2
+    assert count_rounds(2.0, rounds.Plan(20, "base")) == 8  # for 2 in 12870, and not 2 in 924
+    assert count_rounds(1.0, rounds.Plan(20, "base")) == 20
+    assert count_rounds(2.0, rounds.Plan(20)) == 20
+    assert count_rounds(1.0, rounds.Plan(20, "base", budget=0)) == 2
 
 
 # Programs that hang
@@ -189,7 +194,7 @@ def test_a_program_that_hangs_is_run_again_and_counted(
     monkeypatch.setattr(symcall, "PATIENCE", 2.0)
     program = tmp_path / "program"
     records = tmp_path / "records"
-    records.write_bytes(steps.RECORD.pack(*record(steps.KVM_RUN, 1, 2)))
+    records.write_bytes(clock.RECORD.pack(*record(steps.KVM_RUN, 1, 2)))
     program.write_text(
         f"#!/bin/sh\n[ -e {tmp_path}/been ] && exec cp {records} $IOCTL_CLOCK\n"
         f": > {tmp_path}/been\nexec sleep 60\n"
@@ -205,7 +210,7 @@ def test_a_program_that_hangs_is_run_again_and_counted(
 
 
 def test_bars_are_grouped_and_compared() -> None:
-    made = chart.bars(SAMPLES, "exit")
+    made = chart.bars(SAMPLES, "exit", ["CPL 0", "CPL 3"])
     assert [(bar.group, bar.name) for bar in made] == [
         ("CPL 0", "exit"),
         ("CPL 0", "call"),
@@ -219,7 +224,9 @@ def test_bars_are_grouped_and_compared() -> None:
 
 
 def test_chart_on_a_terminal() -> None:
-    lines = chart.text(chart.bars(SAMPLES, "exit"), "us", 1.0, width=100).splitlines()
+    lines = chart.text(
+        chart.bars(SAMPLES, "exit", ["CPL 0", "CPL 3"]), "us", 1.0, width=100
+    ).splitlines()
     assert lines[0] == "CPL 0"
     assert "10.00 us   1.00 x" in lines[1]
     assert "20.00 us   2.00 x" in lines[2]
@@ -229,8 +236,10 @@ def test_chart_on_a_terminal() -> None:
 
 def test_picture(tmp_path: Path) -> None:
     target = tmp_path / "chart.png"
-    shares = {"call": steps.shares(steps.rounds_of(symcall_trace(5), 5))}
-    chart.picture(str(target), "a title", chart.bars(SAMPLES, "exit"), shares, "us", 1.0)
+    shares = {"call": steps.shares(cut(symcall_trace(5), 5))}
+    chart.picture(
+        str(target), "a title", chart.bars(SAMPLES, "exit", ["CPL 0", "CPL 3"]), shares, "us", 1.0
+    )
     data = target.read_bytes()
     assert data.startswith(b"\x89PNG")
     assert len(data) > 10_000
@@ -325,7 +334,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 def test_a_file_that_cannot_be_written_is_found_out_before_measuring(
     option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("bench.suites.exits.main", lambda args: pytest.fail("it measured"))
+    monkeypatch.setattr("bench.suite.Suite.run", lambda *rest: pytest.fail("it measured"))
     monkeypatch.setattr("pyvmm.demo.logbars.available", lambda: True)
     assert bench(monkeypatch, "exits", option, str(tmp_path)) == status.USAGE
     assert f"{option} {tmp_path}: Is a directory" in capsys.readouterr().err

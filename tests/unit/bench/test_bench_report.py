@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 import pyvmm
-from bench import peers
+from bench import command, run, suites
+from bench.loads import build
 from bench.report import page, record, results
 from bench.report.aims import Aim, verdicts
-from bench.suites import SUITES, footprint, net
-from pyvmm.cli import bench as command
+from bench.suites import footprint, net
+from pyvmm.cli import bench as bench_command
 from pyvmm.cli import main as cli
 from pyvmm.errors import ConfigError
 
@@ -121,18 +122,18 @@ def test_what_the_machine_can_tell_is_said(machine: dict[str, Any], words: list[
 def test_suites_are_listed_and_chosen(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench"]) == 0
     said = capsys.readouterr().out
-    assert all(name in said for name in SUITES)
-    assert command.chosen(["swap", "exits"], list(SUITES)) == ["exits", "swap"]
-    assert command.chosen(["all"], list(SUITES)) == list(SUITES)
+    assert all(name in said for name in suites.every())
+    assert command.chosen(["swap", "exits"], list(suites.every())) == ["exits", "swap"]
+    assert command.chosen(["all"], list(suites.every())) == list(suites.every())
     with pytest.raises(ConfigError, match="no suite disc; there are exits"):
-        command.chosen(["disc"], list(SUITES))
+        command.chosen(["disc"], list(suites.every()))
 
 
 def test_every_suite_can_be_run_alone() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--help"], capture_output=True, text=True, check=True
     )
-    assert all(name in done.stdout for name in SUITES)
+    assert all(name in done.stdout for name in suites.every())
 
 
 def test_without_the_source_tree_it_says_so(
@@ -140,7 +141,7 @@ def test_without_the_source_tree_it_says_so(
 ) -> None:
     monkeypatch.setattr(pyvmm, "__file__", str(tmp_path / "pyvmm" / "__init__.py"))
     with pytest.raises(ConfigError, match="source tree"):
-        command.enter_source_tree()
+        bench_command.enter_source_tree()
 
 
 def options(**given: Any) -> argparse.Namespace:
@@ -149,13 +150,12 @@ def options(**given: Any) -> argparse.Namespace:
 
 
 def test_options_reach_the_suite(tmp_path: Path) -> None:
-    command.enter_source_tree()
-    words = command.command(options(quick=True, budget=2.5), "swap", tmp_path)[3:]
+    words = run.command(options(quick=True, budget=2.5), "swap", tmp_path)[3:]
     assert words == [
         *("swap", "--json", str(tmp_path / "swap.json"), "--quick"),
         *("--budget", "2.5", "--linux", "6.12"),
     ]
-    assert command.command(options(rounds=3), "exits", tmp_path)[-2:] == ["--rounds", "3"]
+    assert run.command(options(rounds=3), "exits", tmp_path)[-2:] == ["--rounds", "3"]
 
 
 def test_two_runs_are_compared(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -177,7 +177,7 @@ def test_two_runs_are_compared(tmp_path: Path, capfdbinary: pytest.CaptureFixtur
 
 def test_output_is_shown_and_kept(tmp_path: Path, capfdbinary: Any) -> None:
     with (tmp_path / "text").open("wb") as file:
-        command.Tee(file).write(b"a line\n")
+        run.Tee(file).write(b"a line\n")
     assert (tmp_path / "text").read_bytes() == b"a line\n"
     assert capfdbinary.readouterr().out == b"a line\n"
 
@@ -203,7 +203,7 @@ def test_what_the_network_load_says() -> None:
 
 
 def test_the_network_load_over_loopback(tmp_path: Path) -> None:
-    program = peers.compiled(str(tmp_path), "netload", "-static")
+    program = build.compiled(str(tmp_path), "netload", "-static")
     with socket.create_server(("127.0.0.1", 0)) as free:
         place = ["127.0.0.1", str(free.getsockname()[1])]
     host = subprocess.Popen([program, "-s", *place])

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench.report import aims, chart, stats
+from bench.peers import arms
+from bench.report import aims, chart, results
 from bench.suites import swap
 from pyvmm.demo import logbars, swapdemo, swapload
 from pyvmm.demo.logbars import Bar
@@ -85,25 +86,26 @@ def test_figures_are_seconds() -> None:
 
 def test_aims_need_both_sides() -> None:
     samples = {
-        swap.RAM: {swap.STEADY: [1e-6] * 3},
-        swap.DIRECT: {
+        arms.RAM: {swap.STEADY: [1e-6] * 3},
+        arms.DIRECT: {
             swap.STEADY: [1.05e-6] * 3,
             swap.SWAPPED: [4e-6] * 3,
             swap.FRESH: [1e-6] * 3,
         },
     }
     near, touch = aims.verdicts(swap.AIMS, samples)
-    assert (near.aim.base, near.ratio) == (swap.RAM, pytest.approx(1.05))
+    assert (near.aim.base, near.ratio) == (arms.RAM, pytest.approx(1.05))
     assert str(near).endswith("met")
     assert str(touch).endswith("missed")
 
 
 def test_panels_have_the_arms_that_were_measured() -> None:
-    samples = {swap.RAM: {swap.LAST: [1e-6]}, swap.STOCK: {swap.LAST: [1e-3], swap.OUT: [1e-4]}}
+    samples = {arms.RAM: {swap.LAST: [1e-6]}, arms.STOCK: {swap.LAST: [1e-3], swap.OUT: [1e-4]}}
     found = chart.panels(samples, swap.SHOWN)
-    assert [bar.name for bar in found[swap.LAST]] == [swap.RAM, swap.STOCK]
-    assert [bar.name for bar in found[swap.OUT]] == [swap.STOCK]
-    assert "not measured" in stats.table(samples, swap.STOCK, "us", 1e6)
+    assert [bar.name for bar in found[swap.LAST]] == [arms.RAM, arms.STOCK]
+    assert [bar.name for bar in found[swap.OUT]] == [arms.STOCK]
+    record = {"samples": samples, "base": arms.STOCK, "unit": "us", "scale": 1e6}
+    assert "not measured" in results.table(record)
 
 
 # Bars

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from bench import command, run
 from bench.report import page, points, record, stats
 from bench.sweep import cell, dispatch, matrix, sweep
 from bench.sweep.cell import TIMED_OUT, Outcome, Spec, kept
 from bench.sweep.dispatch import TRIES, Dispatch, Ended, Lost, Worker
 from bench.sweep.matrix import Cell
-from pyvmm.cli import bench as command
 from pyvmm.cli import main as cli
 from pyvmm.errors import ConfigError, HostError
 
@@ -82,11 +82,10 @@ def test_without_dask_the_remedy_is_told(
 
 
 def test_words_of_a_cell_come_last() -> None:
-    command.enter_source_tree()
     common = {**dict.fromkeys(command.COMMON), "linux": "6.1"}
     args = argparse.Namespace(**common, words=["--exits", "7"])
-    assert command.command(args, "exits", Path("x"))[-2:] == ["--exits", "7"]
-    assert command.command(args, "disk", Path("x"))[-4:] == ["--linux", "6.1", "--exits", "7"]
+    assert run.command(args, "exits", Path("x"))[-2:] == ["--exits", "7"]
+    assert run.command(args, "disk", Path("x"))[-4:] == ["--linux", "6.1", "--exits", "7"]
 
 
 # Handing out

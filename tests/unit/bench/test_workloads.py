@@ -13,7 +13,8 @@ import pytest
 from bench import suites
 from bench.loads import programs
 from bench.loads.programs import PROGRAMS, Size
-from bench.suites import swap, workloads
+from bench.peers import arms
+from bench.suites import workloads
 from pyvmm.debian import distro
 from pyvmm.demo import swapload
 from pyvmm.demo.swapload import Job
@@ -193,13 +194,12 @@ def test_our_own_programs_refuse_what_makes_no_sense(words: list[str]) -> None:
 
 def arguments(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true")
-    workloads.add_options(parser)
+    workloads.SUITE.add_options(parser)
     return parser.parse_args(words)
 
 
 def test_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("pyvmm.guest.named.find_guest", lambda linux: linux)
+    monkeypatch.setattr(workloads, "find_guest", lambda linux: linux)
     monkeypatch.setattr(distro, "disk", lambda wanted: tmp_path)
     setting = workloads.setting_of(arguments())
     assert (setting.ram_mib, setting.size.mib, setting.swap_mib % 2) == (128, 204, 0)
@@ -219,12 +219,12 @@ def test_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_a_guest_is_given_what_its_program_needs(tmp_path: Path) -> None:
     setting = workloads.Setting("guest", 128, 300, 2, SIZE, PROGRAMS, str(tmp_path), 1)
-    by_name = {arm.name: arm for arm in workloads.arms(128, 300)}
-    assert by_name[swap.RAM].memory == 428
-    own = setting.job(by_name[swap.STOCK], PROGRAMS["sort"])
+    by_name = {arm.name: arm for arm in workloads.every_arm(128, 300)}
+    assert by_name[arms.RAM].memory == 428
+    own = setting.job(by_name[arms.STOCK], PROGRAMS["sort"])
     assert (own.disk, own.cpus, own.argv[4]) == ("", 2, swapload.DISK)
     assert set(own.files) == {programs.MEMBENCH}
-    redis = setting.job(by_name[swap.DIRECT], PROGRAMS["redis"])
+    redis = setting.job(by_name[arms.DIRECT], PROGRAMS["redis"])
     assert (redis.disk, redis.serial) == (str(tmp_path), distro.SERIAL)
     assert set(redis.files) == {"/opt/fill.lua", "/opt/compare.lua"}
 
@@ -233,7 +233,7 @@ def test_a_program_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     setting = workloads.Setting("guest", 128, 300, 1, SIZE, PROGRAMS, "", 1)
     monkeypatch.setattr(swapload, "run", lambda *rest: "Segmentation fault\noom_kill 0\n")
     with pytest.raises(HostError, match=r"gups, direct: .*\nSegmentation fault"):
-        workloads.one(setting, workloads.arms(128, 300)[-1])
+        workloads.one(setting, workloads.every_arm(128, 300)[-1])
 
 
 def test_a_guest_that_ran_out_of_memory_has_no_figures(
@@ -246,7 +246,7 @@ def test_a_guest_that_ran_out_of_memory_has_no_figures(
         return said("sort") + "oom_kill 0\n" if "sort" in job.argv else "oom_kill 2\n"
 
     monkeypatch.setattr(swapload, "run", run)
-    assert set(workloads.one(setting, workloads.arms(128, 300)[-1])) == {programs.KEY}
+    assert set(workloads.one(setting, workloads.every_arm(128, 300)[-1])) == {programs.KEY}
     assert capsys.readouterr().err == "gups, direct: the guest ran out of memory\n"
 
 
@@ -259,5 +259,5 @@ def test_what_guests_run_is_made_before_they_are(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_suite_is_one_of_all() -> None:
-    assert suites.SUITES["workloads"].linux
+    assert suites.every()["workloads"].linux
     assert "{" not in workloads.notes(workloads.Setting("g", 1, 2, 3, SIZE, {}, "", 1))

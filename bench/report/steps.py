@@ -1,29 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time of a symcall goes: a program's KVM ioctls, timed (ioctl_clock.c), cut into rounds and named.
+"""Where the time of a symcall goes: a program's KVM ioctls, timed, cut into rounds and named.
 
 A step is one ioctl; what lies between two of them is the VMM's own work.
 """
 
 from __future__ import annotations
 
-import ctypes
 import itertools
-import os
 import statistics
-import struct
-import subprocess
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from bench.loads import symguest
-
-HERE = Path(__file__).resolve().parent
-RECORD = struct.Struct("=QQIiii")
-LIBRARY = "ioctl_clock.so"
-ROOM = 200_000  # records
+from bench.loads.clock import Record
 
 KVM_RUN = 0xAE80
 GET_REGS, SET_REGS = 0x8090AE81, 0x4090AE82
@@ -40,17 +29,6 @@ SETTLE = "settle"
 VMM = "between ioctls"
 
 
-class Record(NamedTuple):
-    """One ioctl; times in nanoseconds."""
-
-    begin: int
-    end: int
-    request: int
-    result: int
-    thread: int
-    fd: int
-
-
 class Share(NamedTuple):
     """A step of a round: how often it comes, the median of its seconds in all, and its part of the round."""
 
@@ -60,22 +38,17 @@ class Share(NamedTuple):
     part: float
 
 
-def parse(data: bytes) -> list[Record]:
-    """The records of a file that ioctl_clock.c wrote."""
-    return [Record(*fields) for fields in RECORD.iter_unpack(data)]
+def rounds_of(records: list[Record], rounds: int, warm_up: int) -> list[list[Record]]:
+    """Cut the records of the vCPU that ran most into rounds; those that something disturbed are left out.
 
-
-def rounds_of(records: list[Record], rounds: int) -> list[list[Record]]:
-    """The records of the vCPU that ran most, a list a round; rounds that something disturbed are left out.
-
-    A round begins with the guest's exit. The last KVM_RUN that came back for an exit is the guest's end, so the rounds
-    are counted from there backwards. To the records of a round the first one of the next is added, which tells when the
-    round is over.
+    A round begins with the guest's exit; the guest did `warm_up` rounds before those that count. The last KVM_RUN that
+    came back for an exit is the guest's end, so the rounds are counted from there backwards. To the records of a round
+    the first one of the next is added, which tells when the round is over.
     """
     vcpu = Counter(r.fd for r in records if r.request == KVM_RUN).most_common(1)[0][0]
     of_vcpu = [r for r in records if r.fd == vcpu]
     last = max(i for i, r in enumerate(of_vcpu) if r.request == KVM_RUN and r.result == 0)
-    period = last // (rounds + symguest.WARM_UP)
+    period = last // (rounds + warm_up)
     starts = range(last - period * rounds, last, period)
     cut = [of_vcpu[start : start + period + 1] for start in starts]
     kinds = [tuple((r.request, r.result < 0) for r in one) for one in cut]
@@ -136,53 +109,6 @@ def merged(runs: list[list[Share]]) -> list[Share]:
         same[0]._replace(seconds=statistics.median(share.seconds for share in same))
         for same in zip(*alike, strict=True)
     )
-
-
-def build_clock(folder: str) -> str:
-    """The library to preload."""
-    library = str(Path(folder) / LIBRARY)
-    source = str(HERE / "ioctl_clock.c")
-    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
-    return library
-
-
-def clocked(library: str, target: str = "") -> dict[str, str]:
-    """The environment of a program that the clock is preloaded into; it may write its records to a file in the end."""
-    return os.environ | {
-        "LD_PRELOAD": library,
-        "IOCTL_CLOCK": target,
-        "IOCTL_CLOCK_RECORDS": str(ROOM),
-    }
-
-
-def trace(library: str, command: list[str], timeout: float) -> list[Record]:
-    """Runs a command with the clock: its records."""
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "records"
-        subprocess.run(
-            command,
-            env=clocked(library, str(target)),
-            check=True,
-            timeout=timeout,
-            stdout=subprocess.DEVNULL,
-        )
-        return parse(target.read_bytes())
-
-
-class Clock:
-    """The clock that was preloaded into this very program."""
-
-    def __init__(self) -> None:
-        self._c = ctypes.CDLL(None)
-        self._c.ioctl_clock_records.restype = ctypes.c_void_p
-        self._c.ioctl_clock_count.restype = ctypes.c_uint64
-
-    def record(self, run: Callable[[], object]) -> list[Record]:
-        """Calls the function; the records of its ioctls."""
-        self._c.ioctl_clock_reset()
-        run()
-        count = self._c.ioctl_clock_count()
-        return parse(ctypes.string_at(self._c.ioctl_clock_records(), count * RECORD.size))
 
 
 def table(shares_of: dict[str, list[Share]]) -> str:

@@ -28,6 +28,7 @@ from tests.support.swapguest import STOCK, SwapGuest
 if TYPE_CHECKING:
     from pyvmm.swap.disk import Swap
 
+TEXT = "memory used in every way while it is swapped, checked (on a KVM that boots Linux)"
 SCHEMA = 3
 MODES = ("direct", "symcall", "off")
 #: Takes the swap disk from the others, so that they swap elsewhere: not in every guest.
