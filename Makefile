@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-C_FILES = $(wildcard csrc/*/*.[ch] pyvmm/lab/init/*.[ch] pyvmm/guest/programs/*.c guest-linux-patch/init/*.[ch] \
+C_FILES = $(wildcard csrc/*/*.[ch] pyvmm/lab/init/*.[ch] pyvmm/demo/*.c guest-linux-patch/init/*.[ch] \
 	bench/loads/*.c tests/*/*.c tests/*/*/*.[ch])
 
 # What cppcheck says since 2.17 that is no fault here: that it did not look at every branch, and memory that a test or a

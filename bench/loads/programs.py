@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyvmm.debian import distro
-from pyvmm.demo.swapload import MARK, START_SWAP
+from pyvmm.demo.swapload import MARK
 from pyvmm.errors import HostError
 from pyvmm.guest.program import compiled
 
@@ -68,10 +68,9 @@ class Program(NamedTuple):
     files: Mapping[str, bytes] = {}
     debian: bool = True
 
-    def command(self, swap: str, swap_bytes: int, size: Size) -> list[str]:
-        """What the guest runs."""
-        words = [swap, str(swap_bytes), *self.words(size)]
-        return ["sh", "-c", START_SWAP + self.script + LAST, "sh", *words]
+    def command(self, start: str, size: Size) -> list[str]:
+        """What the guest runs, after what starts its swap."""
+        return ["sh", "-c", start + self.script + LAST, "sh", *self.words(size)]
 
 
 #: What each guest says in the end: how many processes the kernel killed for want of memory.

@@ -36,7 +36,6 @@ def files() -> dict[str, Any]:
     """What the guest is given: the program, and the driver with what it needs."""
     from pyvmm.debian import packages
     from pyvmm.guest import initramfs
-    from pyvmm.guest.program import program
 
     modules = packages.module_closure(packages.kernel_package(LINUX).modules_dir, ("virtio_mem",))
     names = [initramfs.plain_name(path) for path in modules]
@@ -45,7 +44,7 @@ def files() -> dict[str, Any]:
         f"{FOLDER}/{name}": each for name, each in zip(names, data, strict=True)
     }
     made[f"{FOLDER}/order"] = "\n".join(names).encode() + b"\n"
-    return made | {swapload.PROGRAM: program("swapload")}
+    return made | {swapload.PROGRAM: swapload.program()}
 
 
 def command(guest: Any, initrd: str, door: str, mib: int, more: int) -> list[str]:

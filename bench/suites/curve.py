@@ -11,13 +11,13 @@ from functools import partial
 from typing import Any
 
 from bench.peers import arms, vmm
+from bench.peers.arms import Arm
 from bench.report.aims import Aim
 from bench.suite import Subjects, Suite
 from pyvmm.demo import swapload
-from pyvmm.demo.swapload import DISK, ZRAM, Arm, Load
+from pyvmm.demo.swapload import Load
 from pyvmm.errors import HostError
 from pyvmm.guest.named import find_guest
-from pyvmm.guest.program import program
 
 GUEST_MIB = 128
 #: What is worked on, as a multiple of the guest's RAM, of which Linux itself takes a third.
@@ -39,7 +39,7 @@ def one(guest: Any, arm: Arm, sizes: tuple[float, ...], seconds: float) -> dict[
     for size in sizes:
         load = Load(int(GUEST_MIB * size), seconds=seconds, touched=4)
         try:
-            said = swapload.measure(guest, arm, SWAP_MIB << 20, load, vmm.PATIENCE)
+            said = arm.measure(guest, load, vmm.PATIENCE)
         except HostError as error:
             print(f"{arm.name}, {figure(size)}: {str(error).splitlines()[-1]}", file=sys.stderr)
             continue
@@ -52,7 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare() -> None:
-    program("swapload")
+    swapload.program()
 
 
 @contextmanager
@@ -60,9 +60,9 @@ def subjects(args: argparse.Namespace) -> Iterator[Subjects]:
     guest = find_guest(args.linux)
     sizes = QUICK_SIZES if args.quick else SIZES
     seconds = args.seconds or (0.5 if args.quick else 2)
-    swaps = {arms.STOCK: DISK, ZRAM: ZRAM, arms.SYMCALL: "symcall", arms.DIRECT: "direct"}
-    every = [Arm(name, GUEST_MIB, how) for name, how in swaps.items()]
-    every.append(Arm(arms.RAM, GUEST_MIB + SWAP_MIB, "none"))
+    names = (arms.STOCK, arms.ZRAM, arms.SYMCALL, arms.DIRECT)
+    every = [Arm(name, GUEST_MIB, SWAP_MIB) for name in names]
+    every.append(Arm(arms.RAM, GUEST_MIB + SWAP_MIB, 0))
     yield Subjects(
         {arm.name: partial(one, guest, arm, sizes, seconds) for arm in every},
         arms.RAM,

@@ -15,17 +15,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.peers import arms, hotplug, qmp, vmm
+from bench.peers.arms import Arm
 from bench.report.aims import Aim
 from bench.rounds import Measure
 from bench.suite import Subjects, Suite
 from pyvmm.demo import swapload
-from pyvmm.demo.swapload import DISK, ZRAM, Arm, Load
+from pyvmm.demo.swapload import Load
 from pyvmm.guest.cache import find
 from pyvmm.guest.named import find_guest
-from pyvmm.guest.program import program
 
 MIB = 1 << 20
 GUEST_MIB = 256
+#: Arms of pyvmm with the project's kernel.
+OF_GUEST = (
+    arms.STOCK,
+    arms.OFF,
+    arms.ZRAM,
+    arms.ZSWAP,
+    arms.SYMCALL,
+    arms.DIRECT,
+    arms.SWITCHING,
+)
 #: Linux takes hot-plugged memory by blocks of so many MiB.
 BLOCK_MIB = 128
 
@@ -65,6 +75,10 @@ class Common(NamedTuple):
     load: Load
     timeout: float
 
+    def short(self, name: str) -> Arm:
+        """Return the arm of a guest that is short of memory."""
+        return Arm(name, GUEST_MIB, self.swap_mib)
+
 
 #: What the patches cost where nothing is bypassed is told on one and the same disk: that of OFF is another one.
 AIMS = (
@@ -72,7 +86,7 @@ AIMS = (
     Aim(arms.DIRECT, SWAPPED, arms.DIRECT, 3, FRESH),
     Aim(arms.DIRECT, LAST, arms.STOCK, 1 / 100),
     Aim(arms.DIRECT, LAST, arms.QEMU, 1 / 100),
-    Aim(arms.DIRECT, LAST, ZRAM, 1 / 10),
+    Aim(arms.DIRECT, LAST, arms.ZRAM, 1 / 10),
     Aim(arms.SYMCALL, LAST, arms.STOCK, 1 / 10),
     Aim(arms.SYMCALL, SWAPPED, arms.STOCK, 1 / 10),
     Aim(arms.DIRECT, OUT, arms.STOCK, 1 / 2),
@@ -84,7 +98,7 @@ AIMS = (
 
 def prepare() -> None:
     """The program, and the guest that has a driver for virtio-mem."""
-    program("swapload")
+    swapload.program()
     hotplug.prepare()
 
 
@@ -109,17 +123,14 @@ def figures(said: dict[str, Any]) -> dict[str, float]:
 
 def by_pyvmm(common: Common, arm: Arm, guest: Any = None) -> Measure:
     """One run under pyvmm."""
-    size = common.swap_mib * MIB
-    return lambda: figures(
-        swapload.measure(guest or common.guest, arm, size, common.load, common.timeout)
-    )
+    return lambda: figures(arm.measure(guest or common.guest, common.load, common.timeout))
 
 
 def qemu_command(common: Common, arm: Arm, folder: str, *devices: str) -> list[str]:
     """The same kernel and program under QEMU."""
-    argv = swapload.command(arm, common.swap_mib * MIB, common.load)
-    files = {swapload.PROGRAM: program("swapload")}
-    initrd = vmm.initrd(common.guest, folder, argv, files, f"initrd-{arm.swap}")
+    argv = swapload.command(arm.start(), common.load)
+    files = {swapload.PROGRAM: swapload.program()}
+    initrd = vmm.initrd(common.guest, folder, argv, files, f"initrd-{arm.swap_mib}")
     return vmm.qemu(common.guest, initrd, *devices, mib=arm.memory)
 
 
@@ -127,7 +138,7 @@ def by_qemu(common: Common, folder: str) -> Measure:
     """One run under QEMU, with a fresh file in memory, and an I/O thread for it."""
     swap = Path(folder) / "swap"
     devices = vmm.swap_disk(swap, swapload.SERIAL)
-    command = qemu_command(common, Arm(arms.QEMU, GUEST_MIB, DISK), folder, *devices)
+    command = qemu_command(common, common.short(arms.QEMU), folder, *devices)
 
     def run() -> dict[str, float]:
         vmm.empty(swap, common.swap_mib * MIB)
@@ -143,7 +154,7 @@ def finished(command: list[str], timeout: float) -> dict[str, float]:
 
 def by_balloon(common: Common, folder: str) -> Measure:
     """One run under QEMU with all the memory, of which a balloon takes what the others have as swap."""
-    arm = Arm(arms.BALLOON, GUEST_MIB + common.swap_mib, swapload.BALLOON)
+    arm = Arm(arms.BALLOON, GUEST_MIB + common.swap_mib, 0)
     door = str(Path(folder) / "qmp")
     command = qemu_command(
         common, arm, folder,
@@ -168,16 +179,7 @@ def by_hotplug(common: Common, folder: str) -> Measure:
 
 def every_arm(common: Common, folder: str) -> dict[str, Measure]:
     """All arms, by the names that are shown."""
-    of_guest = {
-        arms.STOCK: DISK,
-        arms.OFF: "off",
-        ZRAM: ZRAM,
-        swapload.ZSWAP: swapload.ZSWAP,
-        arms.SYMCALL: "symcall",
-        arms.DIRECT: "direct",
-        arms.SWITCHING: swapload.SWITCHING,
-    }
-    made = {arms.RAM: by_pyvmm(common, Arm(arms.RAM, GUEST_MIB + common.swap_mib, "none"))}
+    made = {arms.RAM: by_pyvmm(common, Arm(arms.RAM, GUEST_MIB + common.swap_mib, 0))}
     made[arms.QEMU] = by_qemu(common, folder)
     made[arms.BALLOON] = by_balloon(common, folder)
     if hotplug.available():
@@ -185,9 +187,9 @@ def every_arm(common: Common, folder: str) -> dict[str, Measure]:
     else:
         print(f'without "{arms.HOTPLUG}"; to have it: pyvmm guest stock --linux {hotplug.LINUX}')
     if common.plain:
-        made[arms.UNPATCHED] = by_pyvmm(common, Arm(arms.UNPATCHED, GUEST_MIB, DISK), common.plain)
-    for name, swap in of_guest.items():
-        made[name] = by_pyvmm(common, Arm(name, GUEST_MIB, swap))
+        made[arms.UNPATCHED] = by_pyvmm(common, common.short(arms.UNPATCHED), common.plain)
+    for name in OF_GUEST:
+        made[name] = by_pyvmm(common, common.short(name))
     return made
 
 

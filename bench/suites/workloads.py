@@ -20,13 +20,15 @@ from bench import rounds
 from bench.loads import programs
 from bench.loads.programs import MEMBENCH, PACKAGES, PROGRAMS, UPDATE, Program, Size, ran_out
 from bench.peers import arms, vmm
+from bench.peers.arms import Arm
 from bench.report.aims import Aim
 from bench.suite import Subjects, Suite
 from pyvmm.debian import distro
 from pyvmm.demo import swapload
-from pyvmm.demo.swapload import DISK, ZRAM, Arm, Job
+from pyvmm.demo.swapload import Job
 from pyvmm.errors import HostError
 from pyvmm.guest.named import find_guest
+from pyvmm.vm import VM
 
 MIB = 1 << 20
 RAM_MIB, FACTOR = 128, 1.6
@@ -53,9 +55,12 @@ class Setting(NamedTuple):
         files: dict[str, bytes | str | os.PathLike[str]] = {**chosen.files}
         if not chosen.debian:
             files[MEMBENCH] = programs.membench_path()
-        argv = chosen.command(arm.swap, self.swap_mib * MIB, self.size)
-        disk = self.disk if chosen.debian else ""
-        return Job(argv, files, self.size.mib, self.cpus, disk, distro.SERIAL)
+        argv = chosen.command(arm.start(), self.size)
+        return Job(argv, files, self.size.mib, self.cpus)
+
+    def disk_of(self, chosen: Program) -> str:
+        """The disk that its guest reads; "" if none."""
+        return self.disk if chosen.debian else ""
 
 
 def prepare() -> None:
@@ -66,8 +71,15 @@ def prepare() -> None:
 
 def by_pyvmm(setting: Setting, arm: Arm, chosen: Program) -> str:
     """What the program says in a guest of pyvmm."""
-    job = setting.job(arm, chosen)
-    return swapload.run(setting.guest, arm, setting.swap_mib * MIB, job, setting.timeout)
+
+    @contextmanager
+    def around(vm: VM, job: Job) -> Iterator[None]:
+        if disk := setting.disk_of(chosen):
+            vm.add_disk(disk, readonly=True, serial=distro.SERIAL)
+        with swapload.bypassing(vm, job):
+            yield
+
+    return arm.run(setting.guest, setting.job(arm, chosen), setting.timeout, around)
 
 
 def by_qemu(setting: Setting, arm: Arm, chosen: Program) -> str:
@@ -77,10 +89,10 @@ def by_qemu(setting: Setting, arm: Arm, chosen: Program) -> str:
         swap_file = Path(folder) / "swap"
         vmm.empty(swap_file, setting.swap_mib * MIB)
         devices = vmm.swap_disk(swap_file, swapload.SERIAL)
-        if job.disk:
+        if disk := setting.disk_of(chosen):
             devices += [
-                "-drive", f"file={job.disk},if=none,id=programs,format=raw,readonly=on",
-                "-device", f"virtio-blk-device,drive=programs,serial={job.serial}",
+                "-drive", f"file={disk},if=none,id=programs,format=raw,readonly=on",
+                "-device", f"virtio-blk-device,drive=programs,serial={distro.SERIAL}",
             ]  # fmt: skip
         initrd = vmm.initrd(setting.guest, folder, job.argv, job.files)
         command = vmm.qemu(setting.guest, initrd, *devices, mib=arm.memory, cpus=job.cpus)
@@ -109,16 +121,11 @@ def one(setting: Setting, arm: Arm) -> dict[str, float]:
 
 def every_arm(ram_mib: int, swap_mib: int) -> list[Arm]:
     """All of them, by the names that are shown."""
-    swaps = {
-        arms.STOCK: DISK,
-        arms.QEMU: DISK,
-        ZRAM: ZRAM,
-        arms.OFF: "off",
-        arms.SYMCALL: "symcall",
-        arms.DIRECT: "direct",
-    }
-    made = [Arm(arms.RAM, ram_mib + swap_mib, "none")]
-    return made + [Arm(name, ram_mib, how) for name, how in swaps.items()]
+    names = (arms.STOCK, arms.QEMU, arms.ZRAM, arms.OFF, arms.SYMCALL, arms.DIRECT)
+    return [
+        Arm(arms.RAM, ram_mib + swap_mib, 0),
+        *(Arm(name, ram_mib, swap_mib) for name in names),
+    ]
 
 
 def notes(setting: Setting) -> str:

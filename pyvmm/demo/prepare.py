@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import sys
 
+from pyvmm.demo import swapload
+
 
 def ensure_guest(linux: str) -> None:
     """Builds the guest, and the program that runs in it, unless the cache has them."""
     from pyvmm.guest.cache import find
-    from pyvmm.guest.program import program
 
     if find(linux) is None:
         from pyvmm.guest.build import build
 
         print(f"demo: building the Linux {linux} guest, once; about 6 minutes", file=sys.stderr)
         build(linux)
-    program("swapload")
+    swapload.program()

@@ -19,16 +19,11 @@ if TYPE_CHECKING:
 COMMAND = ("gcc", "-std=gnu11", "-O2", "-Wall", "-static", "-pthread", "-s")
 
 
-def program(name: str) -> Path:
-    """The path of a program of this package, made of programs/NAME.c.
+def compiled(name: str, sources: Sequence[Path]) -> Path:
+    """The path of a program made of these files, headers among them.
 
     Raises HostError when there is no compiler, it fails, or the cache cannot be written.
     """
-    return compiled(name, [Path(__file__).with_name("programs") / f"{name}.c"])
-
-
-def compiled(name: str, sources: Sequence[Path]) -> Path:
-    """The path of a program made of these files, headers among them; errors as for `program`."""
     folder = Path(cache_root()) / "program" / f"{name}-{digest(sources)}"
     if not folder.is_dir():
         with tools.lock(f"program/{name}"):

@@ -66,7 +66,7 @@ def test_a_bare_guest_runs(installed: Path, tmp_path: Path) -> None:
 def test_it_can_build_guests(installed: Path, tmp_path: Path) -> None:
     said = run(installed / "pyvmm", "guest", "build", "--dry-run", "--linux", "6.1", cwd=tmp_path)
     assert "patches" in said
-    programs = "from pyvmm.guest import program; print(program.program('swapload'))"
+    programs = "from pyvmm.demo import swapload; print(swapload.program())"
     assert Path(run(installed / "python", "-c", programs, cwd=tmp_path).strip()).exists()
 
 

@@ -34,8 +34,8 @@ def emulates_vtx(stages: set[str]) -> bool:
 def prepare(emulated_vtx: bool, rest: bool) -> None:
     """Everything that Linux guests and labs need beside these kernels, from the cache, or fetched or built now."""
     from bench.suites import workloads
+    from pyvmm.demo import swapload
     from pyvmm.guest import cache
-    from pyvmm.guest.program import program as packaged
     from pyvmm.guest.stock import stock
     from pyvmm.lab import bochs, emulator, image
     from tests.support import example, guest64, selftests
@@ -55,7 +55,7 @@ def prepare(emulated_vtx: bool, rest: bool) -> None:
     torture()
     for source in PROGRAMS.glob("*.c"):
         program(source.stem)
-    packaged("swapload")
+    swapload.program()
     for linux in (kernels.DEFAULT, kernels.OLD) if rest else (kernels.DEFAULT,):
         selftests.swap_bypass(linux)
     if rest:

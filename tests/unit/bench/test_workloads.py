@@ -59,9 +59,9 @@ def said(name: str, **changes: Any) -> str:
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_script_is_one(name: str) -> None:
-    words = PROGRAMS[name].command("direct", 1 << 28, SIZE)
+    words = PROGRAMS[name].command(arms.Arm(arms.DIRECT, 128, 256).start(), SIZE)
     assert words[:2] == ["sh", "-c"]
-    assert words[3:6] == ["sh", "direct", str(1 << 28)]
+    assert words[3:] == ["sh", *PROGRAMS[name].words(SIZE)]
     subprocess.run(["sh", "-n", "-c", words[2]], check=True)
     assert distro.SERIAL in words[2] or not PROGRAMS[name].debian
 
@@ -222,10 +222,10 @@ def test_a_guest_is_given_what_its_program_needs(tmp_path: Path) -> None:
     by_name = {arm.name: arm for arm in workloads.every_arm(128, 300)}
     assert by_name[arms.RAM].memory == 428
     own = setting.job(by_name[arms.STOCK], PROGRAMS["sort"])
-    assert (own.disk, own.cpus, own.argv[4]) == ("", 2, swapload.DISK)
+    assert (own.cpus, setting.disk_of(PROGRAMS["sort"])) == (2, "")
     assert set(own.files) == {programs.MEMBENCH}
     redis = setting.job(by_name[arms.DIRECT], PROGRAMS["redis"])
-    assert (redis.disk, redis.serial) == (str(tmp_path), distro.SERIAL)
+    assert setting.disk_of(PROGRAMS["redis"]) == str(tmp_path)
     assert set(redis.files) == {"/opt/fill.lua", "/opt/compare.lua"}
 
 
@@ -242,7 +242,7 @@ def test_a_guest_that_ran_out_of_memory_has_no_figures(
     chosen = {name: PROGRAMS[name] for name in ("gups", "sort")}
     setting = workloads.Setting("guest", 128, 300, 1, SIZE, chosen, "", 1)
 
-    def run(guest: object, arm: object, swap: int, job: Job, timeout: float) -> str:
+    def run(guest: object, arm: object, swap: int, job: Job, *rest: object) -> str:
         return said("sort") + "oom_kill 0\n" if "sort" in job.argv else "oom_kill 2\n"
 
     monkeypatch.setattr(swapload, "run", run)
