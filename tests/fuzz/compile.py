@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 OUT = ROOT / "build" / "fuzz"
 CSRC = ROOT / "csrc"
 HERE = ROOT / "tests" / "fuzz"
+SUPPORT = ROOT / "tests" / "support"
 FLAGS = (
     *("-std=gnu11", "-D_GNU_SOURCE", "-O2", "-g", "-fno-omit-frame-pointer", "-pthread"),
     *("-fno-sanitize-recover=all", "-Wall", "-Wextra", "-Werror"),
     "-Wno-gnu-variable-sized-type-not-at-end",
     f"-I{CSRC}",
     f"-I{HERE}",
+    f"-I{SUPPORT}",
 )
 HOST = ("-include", str(HERE / "host.h"))
 
@@ -71,6 +73,7 @@ def program(target: Target, build: Build = SEARCH) -> Path:
     sources = [
         *CSRC.glob("*/*.[ch]"),
         *HERE.glob("*.[ch]"),
+        *SUPPORT.glob("*.[ch]"),
         HERE / "compile.py",
         HERE / "targets.py",
     ]

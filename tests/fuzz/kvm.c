@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fake_kvm.h"
 #include "host.h"
 #include "machine/vcpu.h"
 #include "symbiotic/symcall.h"
@@ -26,6 +27,7 @@ static struct {
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;
 	struct kvm_vcpu_events events;
+	struct fake_vcpu known;
 	bool open; /* an instruction is half done */
 	/* That instruction, for a guest that executes it again. */
 	uint64_t rip, rsp;
@@ -74,16 +76,14 @@ uint64_t kvm_some_number(struct input *input)
 
 void kvm_begin(struct kvm_world *new)
 {
-	struct kvm_sregs *sregs = &state.sregs;
-
 	world = new;
 	memset(&state, 0, sizeof(state));
 	memset(&before, 0, sizeof(before));
-	sregs->efer = EFER_LMA;
-	sregs->cr0 = CR0_PG | CR0_PE;
-	sregs->cs.l = 1;
-	sregs->cs.selector = 0x10;
-	sregs->gdt.limit = 0xff;
+	state.known.regs = &state.regs;
+	state.known.sregs = &state.sregs;
+	state.known.events = &state.events;
+	state.known.has_extras = true;
+	fake_long_mode(&state.sregs);
 }
 
 /* Registers. */
@@ -379,46 +379,37 @@ static int run_vcpu(void)
 	return error ? fail(error) : 0;
 }
 
-static int about_state(unsigned long request, void *argument)
+int fake_run(int fd)
 {
-	switch (request) {
-	case KVM_GET_REGS:
-		*(struct kvm_regs *)argument = state.regs;
-		return 0;
-	case KVM_GET_SREGS:
-		*(struct kvm_sregs *)argument = state.sregs;
-		return 0;
-	case KVM_GET_VCPU_EVENTS:
-		*(struct kvm_vcpu_events *)argument = state.events;
-		return 0;
-	case KVM_GET_MSRS:
-	case KVM_SET_MSRS:
-		return 1;
-	case KVM_GET_MP_STATE:
-		((struct kvm_mp_state *)argument)->mp_state =
-		        input_8(world->input) & 1 ? KVM_MP_STATE_HALTED : KVM_MP_STATE_RUNNABLE;
-		return 0;
-	case KVM_GET_NESTED_STATE:
-		((struct kvm_nested_state *)argument)->flags =
-		        (input_8(world->input) & 7) == 7 ? KVM_STATE_NESTED_GUEST_MODE : 0;
-		return 0;
-	default:
-		return 0;
+	(void)fd;
+	return run_vcpu();
+}
+
+struct fake_vcpu *fake_vcpu_of(int fd, unsigned long request)
+{
+	(void)fd;
+	if (input_8(world->input) == 0xfe) {
+		errno = EINVAL;
+		return NULL;
 	}
+	if (request == KVM_GET_MP_STATE)
+		state.known.mp_state =
+		        input_8(world->input) & 1 ? KVM_MP_STATE_HALTED : KVM_MP_STATE_RUNNABLE;
+	else if (request == KVM_GET_NESTED_STATE)
+		state.known.nested =
+		        (input_8(world->input) & 7) == 7 ? KVM_STATE_NESTED_GUEST_MODE : 0;
+	return &state.known;
 }
 
 int host_ioctl(int fd, unsigned long request, ...)
 {
-	void *argument;
 	va_list rest;
+	int result;
 
-	(void)fd;
 	va_start(rest, request);
-	argument = va_arg(rest, void *);
+	result = fake_ioctl_with(fd, request, rest);
 	va_end(rest);
-	if (request == KVM_RUN)
-		return run_vcpu();
-	return input_8(world->input) == 0xfe ? fail(EINVAL) : about_state(request, argument);
+	return result;
 }
 
 /* No time passes, and nobody comes while a thread waits. */

@@ -9,7 +9,7 @@ from typing import NamedTuple
 class Target(NamedTuple):
     """A name and what is under it.
 
-    `parts` are files of csrc/ with their wing, `harness` files of this folder, both without their
+    `parts` are files of csrc/ with their wing, `harness` files from this folder, both without their
     ending. `wrap` are functions of the engine that the harness stands before. `smaller` are texts
     of the engine's files, and what takes their place for a target that would take too long to fill
     something. Without parts the target is the module tests.fuzz.NAME_target.
@@ -54,7 +54,7 @@ LOOP = Target(
         *("symbiotic/doorbell", "symbiotic/probe"),
         *("swap/bypass", "host/thread"),
     ),
-    harness=("loop_target", "kvm"),
+    harness=("loop_target", "kvm", "../support/fake_kvm"),
 )
 SERIAL = Target(
     "serial",

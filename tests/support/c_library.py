@@ -14,6 +14,9 @@ from cffi import FFI
 from tests.support.tree import ROOT
 
 CSRC = ROOT / "csrc"
+SUPPORT = ROOT / "tests" / "support"
+#: The ioctls of a vCPU without KVM, where ioctl is defined as fake_ioctl.
+FAKE_KVM = SUPPORT / "fake_kvm.c"
 MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 
 #: The vCPU loop and what it calls.
@@ -68,23 +71,28 @@ def load(
         "-shared",
         "-pthread",
     ]
-    flags += [f"-I{CSRC}", *(f"-D{define}" for define in defines)]
+    flags += [f"-I{CSRC}", f"-I{SUPPORT}", *(f"-D{define}" for define in defines)]
     sources = [*(str(CSRC / f"{part}.c") for part in parts), *map(str, extra)]
     subprocess.run(["gcc", *flags, "-o", str(library), *sources], check=True)
     return ffi, ffi.dlopen(str(library))
 
 
 def sanitized(
-    folder: Path, source: Path, parts: tuple[str, ...], sanitizer: str, *defines: str
+    folder: Path,
+    source: Path,
+    parts: tuple[str, ...],
+    sanitizer: str,
+    *defines: str,
+    extra: tuple[Path, ...] = (),
 ) -> list[str]:
     """The command that runs a C program of the tests, built with csrc/PART.c for each part and a sanitizer."""
     program = folder / source.stem
     flags = ["-std=gnu11", "-D_GNU_SOURCE", "-g", "-O1", "-Wall", "-Werror", "-pthread"]
     # The thread sanitizer does not look at fences. Those of the engine stand between threads and a guest.
     flags += ["-Wno-tsan"] if sanitizer == "thread" else []
-    flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-I{CSRC}"]
+    flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-I{CSRC}", f"-I{SUPPORT}"]
     flags += [f"-D{define}" for define in defines]
-    sources = [str(source), *(str(CSRC / f"{part}.c") for part in parts)]
+    sources = [str(source), *(str(CSRC / f"{part}.c") for part in parts), *map(str, extra)]
     subprocess.run(["gcc", *flags, "-o", str(program), *sources], check=True)
     # The thread sanitizer's memory map leaves little room for a random one.
     return ["setarch", platform.machine(), "-R", str(program)]

@@ -1,40 +1,47 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The ioctls of a vCPU without KVM, for programs that run the vCPU loop: the calls about its state
+ * are answered here, and what KVM_RUN comes back with is the program's.
+ */
 #ifndef FAKE_KVM_H
 #define FAKE_KVM_H
 
-/* One return of KVM_RUN: with an errno, or with an exit reason and a word about it. */
-struct fake_exit {
-	int error;
-	unsigned int reason;
-	unsigned int detail;
-	unsigned long long value; /* of a write; an MMIO access without one is a read */
-	unsigned int goes_on; /* of the instruction before: immediate_exit does not keep it away */
+#include <linux/kvm.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* What KVM knows of a vCPU. The first three may lie in the area that it shares. */
+struct fake_vcpu {
+	struct kvm_regs *regs;
+	struct kvm_sregs *sregs;
+	struct kvm_vcpu_events *events;
+	uint32_t mp_state;
+	uint16_t nested;  /* flags of KVM_GET_NESTED_STATE, */
+	int nested_error; /* or the errno that it fails with */
+	bool has_extras;  /* MSRs and the XSAVE area, which are calls and not in the shared area */
+	uint32_t debug_control; /* as KVM was told last */
 };
 
-/* What the next port exits are, instead of an OUT of four bytes. */
-void fake_port(unsigned int size, unsigned int count, unsigned long long offset);
+/* The program has these two: KVM_RUN, and whose state another call is about, or NULL and errno. */
+int fake_run(int fd);
+struct fake_vcpu *fake_vcpu_of(int fd, unsigned long request);
 
-/* Bytes that the instruction of an MMIO or port access has. */
-enum { FAKE_INSTRUCTION = 3 };
+/* In place of ioctl(). */
+int fake_ioctl(int fd, unsigned long request, ...);
+int fake_ioctl_with(int fd, unsigned long request, va_list rest);
 
-/* While it runs the registers that KVM shares are those of the vCPU. */
-void fake_kvm(void *run, const struct fake_exit *list, unsigned int count);
+/* The vCPU is in long mode, with a GDT of 16 entries. */
+void fake_long_mode(struct kvm_sregs *sregs);
 
-/* Access to what lies deep in struct kvm_run. */
-struct kvm_regs;
-void fake_enter_long_mode(void *run);
-struct kvm_regs *fake_registers(void *run);
-unsigned int fake_dirty(void *run);
-void fake_smm(void *run, unsigned int on);
-void fake_nmi_masked(void *run, unsigned int on);
-/* What KVM_SET_GUEST_DEBUG said last. */
-unsigned int fake_debug_control(void);
-
-/* Whether it is in HLT. */
-void fake_sleep(unsigned int asleep);
-unsigned int fake_sleeps(void);
-
-/* What KVM_GET_NESTED_STATE says from now on: its flags, or an errno. */
-void fake_nested(unsigned int flags, int error);
+/* KVM_RUN comes back from an instruction that writes to a port, once or from a string. */
+struct fake_port {
+	uint16_t number;
+	uint8_t size;
+	uint32_t count;
+	uint64_t offset; /* of the data from the shared area on; it need not be within */
+};
+enum { FAKE_PORT_DATA = 8192 };
+void fake_out(struct kvm_run *run, const struct fake_port *port, uint32_t value);
 
 #endif

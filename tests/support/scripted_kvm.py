@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vCPU loop over a KVM whose KVM_RUN returns what a script says: fake_kvm.c."""
+"""The vCPU loop over a KVM whose KVM_RUN returns what a script says: scripted_kvm.c."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.support import c_library
 
-FAKE = Path(__file__).with_name("fake_kvm.c")
+FAKES = (Path(__file__).with_suffix(".c"), c_library.FAKE_KVM)
 DECLARED = """
 struct fake_exit {
 	int error; unsigned int reason; unsigned int detail; unsigned long long value; unsigned int goes_on;
@@ -25,6 +25,6 @@ def load(folder: Path, *more: str, declared: str = "") -> tuple[Any, Any]:
         folder,
         tuple(dict.fromkeys((*c_library.VCPU, *more))),
         DECLARED + declared,
-        extra=(FAKE,),
+        extra=FAKES,
         defines=("ioctl=fake_ioctl",),
     )

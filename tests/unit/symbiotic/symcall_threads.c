@@ -12,7 +12,6 @@
 #include <errno.h>
 #include <linux/kvm.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +19,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "fake_kvm.h"
 #include "machine/memory.h"
 #include "machine/vcpu.h"
 #include "symbiotic/doorbell.h"
@@ -37,7 +37,6 @@ enum {
 	RUN = 12288,
 	RAM = 1 << 16,
 	PAGES = 0x3000, /* where the guest puts the pages of its vCPUs */
-	PORT_DATA = 8192,
 	HOOK = 0x510,
 	STATUSES = SYMCALL_HOST + 1,
 	WITHDRAWN = STATUSES,
@@ -66,6 +65,7 @@ struct poster {
 
 static _Thread_local uint64_t state;
 static struct vcpu *by_fd[CPUS];
+static struct fake_vcpu known[CPUS];
 static unsigned long total[ENDS];
 
 static uint32_t below(uint32_t n)
@@ -82,15 +82,11 @@ static int interrupted(void)
 	return -1;
 }
 
-static int out(struct kvm_run *run, uint16_t port, uint32_t value)
+static int out(struct kvm_run *run, uint16_t number, uint32_t value)
 {
-	run->exit_reason = KVM_EXIT_IO;
-	run->io.direction = KVM_EXIT_IO_OUT;
-	run->io.size = sizeof(value);
-	run->io.count = 1;
-	run->io.port = port;
-	run->io.data_offset = PORT_DATA;
-	memcpy((uint8_t *)run + PORT_DATA, &value, sizeof(value));
+	struct fake_port port = {number, sizeof(value), 1, FAKE_PORT_DATA};
+
+	fake_out(run, &port, value);
 	return 0;
 }
 
@@ -117,36 +113,15 @@ static int enter(struct vcpu *vcpu)
 	return 0;
 }
 
-int fake_ioctl(int fd, unsigned long request, ...)
+int fake_run(int fd)
 {
-	struct kvm_run *run = by_fd[fd]->run;
-	va_list rest;
-	void *argument;
+	return enter(by_fd[fd]);
+}
 
-	va_start(rest, request);
-	argument = va_arg(rest, void *);
-	va_end(rest);
-	switch (request) {
-	case KVM_RUN:
-		return enter(by_fd[fd]);
-	case KVM_GET_REGS:
-		*(struct kvm_regs *)argument = run->s.regs.regs;
-		return 0;
-	case KVM_GET_SREGS:
-		*(struct kvm_sregs *)argument = run->s.regs.sregs;
-		return 0;
-	case KVM_GET_VCPU_EVENTS:
-		*(struct kvm_vcpu_events *)argument = run->s.regs.events;
-		return 0;
-	case KVM_GET_MP_STATE:
-		((struct kvm_mp_state *)argument)->mp_state = KVM_MP_STATE_RUNNABLE;
-		return 0;
-	case KVM_GET_MSRS:
-	case KVM_SET_MSRS:
-		return 1;
-	default:
-		return 0;
-	}
+struct fake_vcpu *fake_vcpu_of(int fd, unsigned long request)
+{
+	(void)request;
+	return &known[fd];
 }
 
 static void wrmsr(struct vcpu *vcpu, uint32_t index, uint64_t value)
@@ -162,14 +137,9 @@ static void wrmsr(struct vcpu *vcpu, uint32_t index, uint64_t value)
 static void boot(struct machine *machine, uint32_t index)
 {
 	struct vcpu *vcpu = machine->vcpus[index];
-	struct kvm_sregs *sregs = &vcpu->run->s.regs.sregs;
 	uint64_t page = PAGES + (uint64_t)index * SYMSPY_PAGE_SIZE;
 
-	sregs->efer = 1 << 10;
-	sregs->cr0 = 0x80000001;
-	sregs->cs.selector = 0x10;
-	sregs->cs.l = 1;
-	sregs->gdt.limit = 0x7f;
+	fake_long_mode(&vcpu->run->s.regs.sregs);
 	wrmsr(vcpu, SYMSPY_MSR_VCPU_PAGE, page);
 	wrmsr(vcpu, SYMCALL_MSR_RSP, 0x8000);
 	wrmsr(vcpu, SYMCALL_MSR_CS, 0x10);
@@ -286,6 +256,13 @@ static void build(struct machine *machine)
 		by_fd[i] = vcpu_create((int)i, i, (uintptr_t)run, RUN, machine->pio, machine->mmio,
 		                       machine->msr);
 		machine->vcpus[i] = by_fd[i];
+		known[i] = (struct fake_vcpu){
+		        .regs = &by_fd[i]->run->s.regs.regs,
+		        .sregs = &by_fd[i]->run->s.regs.sregs,
+		        .events = &by_fd[i]->run->s.regs.events,
+		        .mp_state = KVM_MP_STATE_RUNNABLE,
+		        .has_extras = true,
+		};
 		machine->symcalls[i] =
 		        symcall_create(by_fd[i], machine->symspy, machine->watch, &setup);
 		boot(machine, i);
