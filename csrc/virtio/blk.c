@@ -10,6 +10,7 @@
 
 #include "host/guard.h"
 #include "virtio/blockfile.h"
+#include "virtio/serve.h"
 
 enum {
 	QUEUE_SIZE = 256,
@@ -391,8 +392,8 @@ static void describe(struct virtio_blk *blk)
 	blk->writeback = 1;
 }
 
-static struct virtio_device *create(const struct guest_memory *memory, struct iothread *thread,
-                                    int irq_fd, const struct blockfile *file, uint64_t sectors,
+static struct virtio_device *create(const struct virtio_wiring *wiring,
+                                    const struct blockfile *file, uint64_t sectors,
                                     const char *serial)
 {
 	struct virtio_blk *blk;
@@ -406,7 +407,7 @@ static struct virtio_device *create(const struct guest_memory *memory, struct io
 	if (!blk)
 		return NULL;
 	blk->file = *file;
-	ret = virtio_init(&blk->device, VIRTIO_ID_BLOCK, &operations, memory, thread, irq_fd);
+	ret = virtio_init(&blk->device, VIRTIO_ID_BLOCK, &operations, wiring, 1);
 	if (!ret)
 		ret = virtio_add_queue(&blk->device, QUEUE_SIZE);
 	if (ret) {
@@ -421,9 +422,8 @@ static struct virtio_device *create(const struct guest_memory *memory, struct io
 	return &blk->device;
 }
 
-struct virtio_device *virtio_blk_create(const struct guest_memory *memory, struct iothread *thread,
-                                        int irq_fd, int fd, uint64_t sectors, int readonly,
-                                        const char *serial)
+struct virtio_device *virtio_blk_create(const struct virtio_wiring *wiring, int fd,
+                                        uint64_t sectors, int readonly, const char *serial)
 {
 	struct blockfile file;
 	int ret = blockfile_init(&file, fd, readonly);
@@ -432,17 +432,16 @@ struct virtio_device *virtio_blk_create(const struct guest_memory *memory, struc
 		errno = -ret;
 		return NULL;
 	}
-	return create(memory, thread, irq_fd, &file, sectors, serial);
+	return create(wiring, &file, sectors, serial);
 }
 
-struct virtio_device *virtio_blk_create_memory(const struct guest_memory *memory,
-                                               struct iothread *thread, int irq_fd, void *disk,
+struct virtio_device *virtio_blk_create_memory(const struct virtio_wiring *wiring, void *disk,
                                                uint64_t sectors, int readonly, const char *serial)
 {
 	struct blockfile file;
 
 	blockfile_init_memory(&file, disk, readonly);
-	return create(memory, thread, irq_fd, &file, sectors, serial);
+	return create(wiring, &file, sectors, serial);
 }
 
 void virtio_blk_keep_blocks(struct virtio_device *device)

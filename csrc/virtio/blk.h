@@ -16,13 +16,11 @@ enum {
 
 /* The descriptor stays the caller's and must outlive the device. `serial` is cut or NUL-padded to
  * 20 bytes. NULL and errno on failure. */
-struct virtio_device *virtio_blk_create(const struct guest_memory *memory, struct iothread *thread,
-                                        int irq_fd, int fd, uint64_t sectors, int readonly,
-                                        const char *serial);
+struct virtio_device *virtio_blk_create(const struct virtio_wiring *wiring, int fd,
+                                        uint64_t sectors, int readonly, const char *serial);
 
 /* Over private anonymous memory of this process, which must outlive the device. */
-struct virtio_device *virtio_blk_create_memory(const struct guest_memory *memory,
-                                               struct iothread *thread, int irq_fd, void *disk,
+struct virtio_device *virtio_blk_create_memory(const struct virtio_wiring *wiring, void *disk,
                                                uint64_t sectors, int readonly, const char *serial);
 
 /* Of a file whose blocks were set aside: a discard has them read as zeroes, and keeps them. Before

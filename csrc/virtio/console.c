@@ -15,11 +15,13 @@
 #include "host/framing.h"
 #include "host/stream.h"
 #include "host/terminal.h"
+#include "virtio/serve.h"
 
 enum {
 	QUEUE_SIZE = 256,
 	RX = 0,
 	TX = 1,
+	QUEUES,
 	CHUNK = 4096,
 	POLL_MS = 50, /* while draining: how long to trust that nothing else changes */
 	/* So much of the queued output is written out at the end. A ring full of chains as Linux
@@ -423,8 +425,7 @@ static int plug_in(struct virtio_console *console, const struct virtio_console_p
 	return 0;
 }
 
-struct virtio_device *virtio_console_create(const struct guest_memory *memory,
-                                            struct iothread *thread, int irq_fd,
+struct virtio_device *virtio_console_create(const struct virtio_wiring *wiring,
                                             const struct virtio_console_plug *plug)
 {
 	struct virtio_console *console = calloc(1, sizeof(*console));
@@ -433,18 +434,18 @@ struct virtio_device *virtio_console_create(const struct guest_memory *memory,
 	if (!console)
 		return NULL;
 	console->input.fd = console->output.fd = -1;
-	ret = virtio_init(&console->device, VIRTIO_ID_CONSOLE, &operations, memory, thread, irq_fd);
+	ret = virtio_init(&console->device, VIRTIO_ID_CONSOLE, &operations, wiring, QUEUES);
 	console->device.offered |= 1ULL << VIRTIO_CONSOLE_F_SIZE;
 	console->device.config_size = sizeof(struct virtio_console_config);
 	if (!ret)
 		ret = plug_in(console, plug);
-	for (unsigned int i = 0; i < 2 && !ret; i++)
+	for (unsigned int i = 0; i < QUEUES && !ret; i++)
 		ret = virtio_add_queue(&console->device, QUEUE_SIZE);
 	if (ret) {
 		destroy(&console->device);
 		errno = -ret;
 		return NULL;
 	}
-	iothread_call(thread, first_input, console);
+	iothread_call(wiring->thread, first_input, console);
 	return &console->device;
 }

@@ -20,8 +20,7 @@ struct virtio_console_plug {
 
 /* The descriptors stay the caller's and may be closed afterwards; quit_fd must outlive the device.
  * NULL and errno on failure. */
-struct virtio_device *virtio_console_create(const struct guest_memory *memory,
-                                            struct iothread *thread, int irq_fd,
+struct virtio_device *virtio_console_create(const struct virtio_wiring *wiring,
                                             const struct virtio_console_plug *plug);
 
 /* The errno with which the output ended, or 0. Any thread. */

@@ -3,39 +3,38 @@
 
 #include <errno.h>
 #include <linux/virtio_config.h>
-#include <linux/virtio_mmio.h>
 #include <linux/virtio_ring.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 
 #include "machine/vcpu.h"
-#include "virtio/mmio.h"
-
-enum {
-	/* Chains completed between two interrupts: the guest works on these while the device works
-	 * on the next. */
-	INTERRUPT_BATCH = 32,
-};
 
 static const uint32_t KNOWN_STATUS = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
                                      VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK |
                                      VIRTIO_CONFIG_S_FAILED;
 
 int virtio_init(struct virtio_device *device, uint32_t id,
-                const struct virtio_operations *operations, const struct guest_memory *memory,
-                struct iothread *thread, int irq_fd)
+                const struct virtio_operations *operations, const struct virtio_wiring *wiring,
+                uint32_t queues)
 {
 	device->operations = operations;
-	device->memory = memory;
-	device->thread = thread;
-	device->irq_fd = irq_fd;
+	device->transport = wiring->transport;
+	device->memory = wiring->memory;
+	device->thread = wiring->thread;
+	device->irq_fd = wiring->irq_fd;
 	device->id = id;
 	pthread_mutex_init(&device->lock, NULL);
 	pthread_mutex_init(&device->config_lock, NULL);
 	device->offered = 1ULL << VIRTIO_F_VERSION_1 | 1ULL << VIRTIO_RING_F_INDIRECT_DESC |
 	                  1ULL << VIRTIO_RING_F_EVENT_IDX;
-	return virtio_mmio_lay_out(device);
+	if (!queues || queues > VIRTIO_MAX_QUEUES)
+		return -EINVAL;
+	device->queues = calloc(queues, sizeof(*device->queues));
+	if (!device->queues)
+		return -ENOMEM;
+	device->queue_room = queues;
+	return device->transport->lay_out(device);
 }
 
 static void handle_kick(struct iothread_watch *watch, uint32_t events)
@@ -52,8 +51,10 @@ int virtio_add_queue(struct virtio_device *device, uint32_t size_max)
 {
 	struct virtio_queue *queue = &device->queues[device->queue_count];
 
-	if (device->queue_count == VIRTIO_MAX_QUEUES || size_max > VIRTQUEUE_MAX_SIZE)
+	if (size_max > VIRTQUEUE_MAX_SIZE)
 		return -EINVAL;
+	if (device->queue_count == device->queue_room)
+		return -ENOSPC;
 	queue->chain = virtqueue_chain_create(size_max);
 	if (!queue->chain)
 		return -ENOMEM;
@@ -68,7 +69,8 @@ void virtio_release(struct virtio_device *device)
 {
 	for (uint32_t i = 0; i < device->queue_count; i++)
 		free(device->queues[i].chain);
-	virtio_mmio_free(device);
+	free(device->queues);
+	device->transport->free(device);
 	pthread_mutex_destroy(&device->config_lock);
 	pthread_mutex_destroy(&device->lock);
 }
@@ -107,24 +109,23 @@ void virtio_stats(struct virtio_device *device, struct virtio_stats *stats)
 
 /* Interrupts. */
 
-static void raise(struct virtio_device *device, uint32_t reason)
+static void raise(struct virtio_device *device, const struct virtio_queue *queue)
 {
-	__atomic_fetch_or(device->interrupt_status, reason, __ATOMIC_SEQ_CST);
 	__atomic_fetch_add(&device->stats.interrupts, 1, __ATOMIC_RELAXED);
-	eventfd_signal(device->irq_fd);
+	device->transport->interrupt(device, queue);
 }
 
 void virtio_interrupt(struct virtio_queue *queue)
 {
 	if (virtqueue_is_live(&queue->ring) && virtqueue_wants_interrupt(&queue->ring))
-		raise(queue->device, VIRTIO_MMIO_INT_VRING);
+		raise(queue->device, queue);
 }
 
 /* Section 2.2.1 of the specification: no notification before DRIVER_OK. */
 static void raise_config(struct virtio_device *device)
 {
 	if (virtio_status(device) & VIRTIO_CONFIG_S_DRIVER_OK)
-		raise(device, VIRTIO_MMIO_INT_CONFIG);
+		raise(device, NULL);
 }
 
 bool virtio_is_broken(const struct virtio_device *device)
@@ -373,68 +374,6 @@ void virtio_update_config(struct virtio_device *device, uint32_t offset, const v
 {
 	virtio_store_config(device, offset, bytes, length);
 	raise_config(device);
-}
-
-/* Data paths. */
-
-bool virtio_pop(struct virtio_queue *queue)
-{
-	const struct virtqueue_chain *chain = queue->chain;
-	int ret;
-
-	if (!virtqueue_is_live(&queue->ring) || virtio_is_broken(queue->device))
-		return false;
-	ret = virtqueue_pop(&queue->ring, queue->chain);
-	if (ret < 0)
-		virtio_violation(queue->device, (uint32_t)-ret);
-	else if (ret > 0)
-		virtio_spend(queue, sizeof(struct vring_desc) *
-		                            (chain->readable.count + chain->writable.count));
-	return ret > 0;
-}
-
-void virtio_push(struct virtio_queue *queue, uint32_t written)
-{
-	queue->held = false;
-	queue->turn.chains++;
-	virtqueue_push(&queue->ring, queue->chain->head, written);
-	virtio_count(&queue->device->stats.requests, 1);
-}
-
-/* Serves until the queue is empty or broken, or the turn over. */
-static void serve_available(struct virtio_queue *queue, virtio_serve_fn *serve)
-{
-	while (!virtio_turn_is_over(queue) && (queue->held || virtio_pop(queue))) {
-		uint32_t written = 0;
-		int ret = serve(queue, &written);
-
-		queue->held = ret == VIRTIO_SERVE_MORE;
-		if (ret < 0)
-			virtio_violation(queue->device, (uint32_t)-ret);
-		if (ret)
-			return;
-		virtio_push(queue, written);
-		if (queue->turn.chains % INTERRUPT_BATCH == 0)
-			virtio_interrupt(queue);
-	}
-}
-
-void virtio_serve(struct virtio_queue *queue, virtio_serve_fn *serve)
-{
-	bool more;
-
-	if (!virtqueue_is_live(&queue->ring) || virtio_is_broken(queue->device))
-		return;
-	virtio_begin_turn(queue);
-	do {
-		virtqueue_suppress_kicks(&queue->ring);
-		serve_available(queue, serve);
-		more = queue->held || virtio_turn_is_over(queue) || virtio_look_again(queue);
-	} while (more && !virtio_turn_is_over(queue));
-	virtio_interrupt(queue);
-	/* Come back after the other handlers had their turn. */
-	if (more)
-		virtio_ask_turn(queue);
 }
 
 static void nothing(void *opaque)

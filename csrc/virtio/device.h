@@ -2,7 +2,7 @@
 /*
  * What every virtio device has (virtio 1.2, section 2): status, features, configuration space,
  * queues, counters. A kind of device embeds struct virtio_device and gives it operations; a
- * transport (virtio/mmio.h) shows it to the guest.
+ * transport (mmio.h is one) shows it to the guest.
  *
  * What a driver reads lies in one page of memory, laid out by the transport: the guest may have
  * that page mapped, and then reads it without an exit.
@@ -25,7 +25,8 @@
 
 /* cffi: begin */
 enum {
-	VIRTIO_MAX_QUEUES = 4,
+	/* Of a device. Each costs it some KiB, and the machine an eventfd. */
+	VIRTIO_MAX_QUEUES = 256,
 };
 
 /* Counters since the device was made; a reset by the driver does not clear them. */
@@ -41,6 +42,16 @@ struct virtio_stats {
 };
 
 struct virtio_device;
+struct virtio_transport;
+
+/* What a device stands between, as whoever makes the board has it. It is copied; what it names is
+ * not owned, and outlives the device. */
+struct virtio_wiring {
+	const struct guest_memory *memory;
+	struct iothread *thread;
+	const struct virtio_transport *transport;
+	int irq_fd; /* eventfd that the transport interrupts the guest by */
+};
 
 /* Detaches the device from its queues and frees it; the I/O thread still exists, and is best
  * stopped (iothread_stop()), as all this then takes no time that the host could make longer. */
@@ -83,6 +94,19 @@ struct virtio_queue {
 	bool running; /* watched; I/O thread */
 };
 
+/* How a guest sees a device. A transport is made for all devices; what it has of one is in the
+ * page, or lies in memory of its own around that. */
+struct virtio_transport {
+	/* Makes the page, and what points into it: 0 or -errno. `free` undoes it, and is harmless
+	 * after a failure. */
+	int (*lay_out)(struct virtio_device *device);
+	void (*free)(struct virtio_device *device);
+
+	/* Interrupts the driver, on any thread: because of what a queue has, or, with NULL, because
+	 * the configuration changed. */
+	void (*interrupt)(struct virtio_device *device, const struct virtio_queue *queue);
+};
+
 /* All but write_config are called on the I/O thread. Only kick and destroy are required. */
 struct virtio_operations {
 	/* Something may be available in a queue. */
@@ -104,6 +128,7 @@ struct virtio_operations {
 
 struct virtio_device {
 	const struct virtio_operations *operations;
+	const struct virtio_transport *transport;
 	const struct guest_memory *memory;
 	struct iothread *thread;
 	int irq_fd; /* not owned */
@@ -126,15 +151,20 @@ struct virtio_device {
 	uint8_t *config;
 
 	uint32_t queue_count;
-	struct virtio_queue queues[VIRTIO_MAX_QUEUES];
+	uint32_t queue_room;
+	struct virtio_queue *queues;
 	struct virtio_stats stats; /* of the I/O thread; violations and interrupts of any */
 };
 
-/* For the makers of devices: fills in the common part. 0 or -errno; virtio_release() undoes it, and
- * is harmless after a failure. */
+/* For the makers of devices: fills in the common part, with room for so many queues. 0 or -errno,
+ * -EINVAL for none and for more than VIRTIO_MAX_QUEUES; virtio_release() undoes it, and is harmless
+ * after a failure. */
 int virtio_init(struct virtio_device *device, uint32_t id,
-                const struct virtio_operations *operations, const struct guest_memory *memory,
-                struct iothread *thread, int irq_fd);
+                const struct virtio_operations *operations, const struct virtio_wiring *wiring,
+                uint32_t queues);
+
+/* The next queue, of at most so many descriptors: 0, -EINVAL for more than VIRTQUEUE_MAX_SIZE,
+ * -ENOSPC where there is no room, -ENOMEM. */
 int virtio_add_queue(struct virtio_device *device, uint32_t size_max);
 void virtio_release(struct virtio_device *device);
 
@@ -161,35 +191,12 @@ void virtio_write_config(struct virtio_device *device, uint32_t offset, const vo
 
 /* For data paths, on the I/O thread. */
 
-/* The next chain of a queue, in queue->chain; false where there is none, or where the driver broke
- * a rule (which this reports) now or before. */
-bool virtio_pop(struct virtio_queue *queue);
-void virtio_push(struct virtio_queue *queue, uint32_t written);
-
 /* The driver broke a rule: it is told to reset the device, which does nothing until then. */
 void virtio_violation(struct virtio_device *device, uint32_t violation);
 bool virtio_is_broken(const struct virtio_device *device);
 
 /* Interrupts the driver if it wants that for what was pushed. */
 void virtio_interrupt(struct virtio_queue *queue);
-
-/* Turns. Taking a chain costs by its descriptors, what is done with it is for the device to say. A
- * device begins one, goes on until it is over, and asks for the next one if there is more. */
-void virtio_begin_turn(struct virtio_queue *queue);
-void virtio_spend(struct virtio_queue *queue, uint64_t bytes);
-bool virtio_turn_is_over(const struct virtio_queue *queue);
-void virtio_ask_turn(struct virtio_queue *queue);
-
-/* Looks again for chains, having asked for kicks: whether there are some. */
-bool virtio_look_again(struct virtio_queue *queue);
-
-/* Handles the queue's chain, consuming its lists, or, if that is held, goes on with it. 0 and the
- * bytes written, VIRTIO_SERVE_MORE once the turn is over before it is through, or -violation. */
-typedef int virtio_serve_fn(struct virtio_queue *queue, uint32_t *written);
-enum { VIRTIO_SERVE_MORE = 1 };
-
-/* Serves what is available for a turn, without kicks meanwhile and with few interrupts. */
-void virtio_serve(struct virtio_queue *queue, virtio_serve_fn *serve);
 
 /* A counter with one writer at a time that other threads may read. */
 static inline void virtio_count(uint64_t *counter, uint64_t amount)

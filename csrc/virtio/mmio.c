@@ -51,7 +51,7 @@ static void show_selected(struct virtio_device *device)
 	set(device, VIRTIO_MMIO_QUEUE_READY, queue && queue->ready);
 }
 
-int virtio_mmio_lay_out(struct virtio_device *device)
+static int lay_out(struct virtio_device *device)
 {
 	static const uint32_t shared_memory[] = {VIRTIO_MMIO_SHM_LEN_LOW, VIRTIO_MMIO_SHM_LEN_HIGH,
 	                                         VIRTIO_MMIO_SHM_BASE_LOW,
@@ -74,10 +74,25 @@ int virtio_mmio_lay_out(struct virtio_device *device)
 	return 0;
 }
 
-void virtio_mmio_free(struct virtio_device *device)
+static void free_page(struct virtio_device *device)
 {
 	if (device->page)
 		host_unmap(device->page, VIRTIO_MMIO_PAGE);
+}
+
+static void interrupt(struct virtio_device *device, const struct virtio_queue *queue)
+{
+	uint32_t reason = queue ? VIRTIO_MMIO_INT_VRING : VIRTIO_MMIO_INT_CONFIG;
+
+	__atomic_fetch_or(device->interrupt_status, reason, __ATOMIC_SEQ_CST);
+	eventfd_signal(device->irq_fd);
+}
+
+const struct virtio_transport *virtio_mmio_transport(void)
+{
+	static const struct virtio_transport transport = {lay_out, free_page, interrupt};
+
+	return &transport;
 }
 
 void *virtio_mmio_page(struct virtio_device *device)

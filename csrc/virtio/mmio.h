@@ -21,13 +21,12 @@ enum {
 /* A bus_handler; `opaque` is the struct virtio_device. */
 int virtio_mmio_access(void *opaque, struct bus_access *access);
 
+/* For the wiring of a device (struct virtio_wiring). */
+const struct virtio_transport *virtio_mmio_transport(void);
+
 /* The page with everything a driver reads, current at any time: fit to be mapped into the guest,
  * read-only, at the address of the registers. Lives as long as the device. */
 void *virtio_mmio_page(struct virtio_device *device);
 /* cffi: end */
-
-/* For virtio_init() and virtio_release(). 0 or -errno. */
-int virtio_mmio_lay_out(struct virtio_device *device);
-void virtio_mmio_free(struct virtio_device *device);
 
 #endif

@@ -15,11 +15,13 @@
 #include <unistd.h>
 
 #include "host/guard.h"
+#include "virtio/serve.h"
 
 enum {
 	QUEUE_SIZE = 256,
 	RX = 0,
 	TX = 1,
+	QUEUES,
 	HEADER = sizeof(struct virtio_net_hdr_v1),
 	/* The largest segment to be cut by somebody else, with an Ethernet and two VLAN headers. */
 	FRAME_LIMIT = HEADER + 14 + 2 * 4 + 65535,
@@ -415,18 +417,18 @@ static void describe(struct virtio_net *net, const uint8_t *mac, uint16_t mtu)
 	memcpy(net->device.config, &config, net->device.config_size);
 }
 
-struct virtio_device *virtio_net_create(const struct guest_memory *memory, struct iothread *thread,
-                                        int irq_fd, int tap_fd, const uint8_t *mac, uint16_t mtu)
+struct virtio_device *virtio_net_create(const struct virtio_wiring *wiring, int tap_fd,
+                                        const uint8_t *mac, uint16_t mtu)
 {
 	struct virtio_net *net = calloc(1, sizeof(*net));
 	int ret;
 
 	if (!net)
 		return NULL;
-	ret = virtio_init(&net->device, VIRTIO_ID_NET, &operations, memory, thread, irq_fd);
+	ret = virtio_init(&net->device, VIRTIO_ID_NET, &operations, wiring, QUEUES);
 	if (!ret)
 		ret = set_up_tap(net, tap_fd);
-	for (unsigned int i = 0; i < 2 && !ret; i++)
+	for (unsigned int i = 0; i < QUEUES && !ret; i++)
 		ret = virtio_add_queue(&net->device, QUEUE_SIZE);
 	if (ret) {
 		destroy(&net->device);

@@ -12,8 +12,8 @@
 /* `tap_fd` is a tap attached with IFF_VNET_HDR; it stays the caller's, is made non-blocking, and
  * must outlive the device. `mac` has 6 bytes; an `mtu` of 0 is not announced. NULL and errno on
  * failure. */
-struct virtio_device *virtio_net_create(const struct guest_memory *memory, struct iothread *thread,
-                                        int irq_fd, int tap_fd, const uint8_t *mac, uint16_t mtu);
+struct virtio_device *virtio_net_create(const struct virtio_wiring *wiring, int tap_fd,
+                                        const uint8_t *mac, uint16_t mtu);
 /* cffi: end */
 
 #endif

@@ -7,6 +7,7 @@
 #include <sys/random.h>
 
 #include "host/guard.h"
+#include "virtio/serve.h"
 
 enum {
 	QUEUE_SIZE = 64,
@@ -59,15 +60,14 @@ static void destroy(struct virtio_device *device)
 
 static const struct virtio_operations operations = {.kick = kick, .destroy = destroy};
 
-struct virtio_device *virtio_rng_create(const struct guest_memory *memory, struct iothread *thread,
-                                        int irq_fd)
+struct virtio_device *virtio_rng_create(const struct virtio_wiring *wiring)
 {
 	struct virtio_device *device = calloc(1, sizeof(*device));
 	int ret;
 
 	if (!device)
 		return NULL;
-	ret = virtio_init(device, VIRTIO_ID_RNG, &operations, memory, thread, irq_fd);
+	ret = virtio_init(device, VIRTIO_ID_RNG, &operations, wiring, 1);
 	if (!ret)
 		ret = virtio_add_queue(device, QUEUE_SIZE);
 	if (ret) {

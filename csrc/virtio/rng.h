@@ -9,8 +9,7 @@
 
 /* cffi: begin */
 /* NULL and errno on failure. */
-struct virtio_device *virtio_rng_create(const struct guest_memory *memory, struct iothread *thread,
-                                        int irq_fd);
+struct virtio_device *virtio_rng_create(const struct virtio_wiring *wiring);
 /* cffi: end */
 
 #endif

@@ -43,15 +43,16 @@ class VirtioDevice(Device):
         self.base = 0
         self.gsi = 0
 
-    def _attach(self, create: Callable[[Any, Any, int], Any]) -> None:
-        """Makes the C device with `create(memory, thread, irq_fd)` and plugs it into the machine."""
+    def _attach(self, create: Callable[[Any], Any]) -> None:
+        """Makes the C device with `create(wiring)`, a `struct virtio_wiring *`, and plugs it into the machine."""
         machine, board = self._machine, self._machine.board
         self.base, self.gsi = board.allocate_virtio()
         irq_fd = board.irqfd(self.gsi)
         thread = lib.iothread_create(self.kind.encode())
         self._thread = Handle(thread, lib.iothread_destroy, f"the I/O thread of {self.kind}")
-        device = create(machine.memory._c, thread, irq_fd)
-        self._device = Handle(device, lib.virtio_destroy, f"the {self.kind} device")
+        transport = lib.virtio_mmio_transport()
+        wiring = ffi.new("struct virtio_wiring *", (machine.memory._c, thread, transport, irq_fd))
+        self._device = Handle(create(wiring), lib.virtio_destroy, f"the {self.kind} device")
         for queue in range(lib.virtio_queue_count(self._c)):
             kick = board.ioeventfd(self.base + lib.VIRTIO_MMIO_NOTIFY, 4, queue)
             lib.virtio_set_kick(self._c, queue, kick)

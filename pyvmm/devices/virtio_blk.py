@@ -67,11 +67,7 @@ class VirtioBlk(VirtioDevice):
                 make, place = lib.virtio_blk_create_memory, self._take(disk)
             else:
                 make, place = lib.virtio_blk_create, self._take_file(disk, format)
-            self._attach(
-                lambda memory, thread, irq_fd: make(
-                    memory, thread, irq_fd, place, self.sectors, readonly, encoded
-                )
-            )
+            self._attach(lambda wiring: make(wiring, place, self.sectors, readonly, encoded))
         except BaseException:
             self.close()
             raise

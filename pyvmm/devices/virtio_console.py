@@ -61,11 +61,7 @@ class VirtioConsole(VirtioDevice):
         columns, rows = size or _terminal_size(plug.output_fd)
         _check_size(columns, rows)
         try:
-            self._attach(
-                lambda memory, thread, irq_fd: lib.virtio_console_create(
-                    memory, thread, irq_fd, plug
-                )
-            )
+            self._attach(lambda wiring: lib.virtio_console_create(wiring, plug))
         except BaseException:
             self.close()
             raise

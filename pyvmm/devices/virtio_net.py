@@ -37,11 +37,7 @@ class VirtioNet(VirtioDevice):
         self.tap = tap
         mtu = tap.mtu or 0
         try:
-            self._attach(
-                lambda memory, thread, irq_fd: lib.virtio_net_create(
-                    memory, thread, irq_fd, tap.fd, address, mtu
-                )
-            )
+            self._attach(lambda wiring: lib.virtio_net_create(wiring, tap.fd, address, mtu))
         except BaseException:
             self.close()
             raise

@@ -34,7 +34,7 @@ VIRTIO = Target(
     parts=(
         *("machine/memory", "host/iovec", "host/stream", "host/terminal", "host/framing"),
         *("host/thread", "virtio/blockfile", "virtio/blockmemory", "virtio/queue"),
-        *("virtio/device", "virtio/turn", "virtio/mmio", "virtio/blk", "virtio/rng"),
+        *("virtio/device", "virtio/serve", "virtio/mmio", "virtio/blk", "virtio/rng"),
         *("virtio/console", "virtio/net"),
     ),
     harness=("virtio_target", "host", "turn"),

@@ -18,6 +18,7 @@
 #include "virtio/rng.h"
 
 enum {
+	QUEUES = 4, /* no device here has more */
 	RAM = 64 << 10,
 	ROM = 4096,
 	ROM_AT = 0x100000,
@@ -43,7 +44,7 @@ struct world {
 	struct virtio_device *device;
 	enum kind kind;
 	int irq, quit, gate, in, out, tap;
-	uint16_t avail[VIRTIO_MAX_QUEUES];
+	uint16_t avail[QUEUES];
 };
 
 static uint8_t *ram, *rom, *disk;
@@ -92,7 +93,7 @@ static void write32(struct world *world, uint32_t offset, uint32_t value)
 
 static uint32_t rings_of(uint32_t queue)
 {
-	return queue % VIRTIO_MAX_QUEUES * QUEUE_BYTES;
+	return queue % QUEUES * QUEUE_BYTES;
 }
 
 static void write_ram(uint32_t at, const void *bytes, size_t length)
@@ -190,7 +191,7 @@ static void do_write_descriptor(struct world *world)
 
 static void offer(struct world *world, uint32_t queue, uint16_t head)
 {
-	uint16_t *idx = &world->avail[queue % VIRTIO_MAX_QUEUES];
+	uint16_t *idx = &world->avail[queue % QUEUES];
 	uint32_t avail = rings_of(queue) + AVAIL;
 
 	write_ram(avail + 4 + 2u * (*idx % SIZE), &head, 2);
@@ -324,7 +325,7 @@ static void do_start(struct world *world)
 	uint64_t offered = world->device->offered;
 	uint32_t low = (uint32_t)offered & ~((uint32_t)(mask & 0xff) << 24 | (mask >> 8));
 
-	memset(ram, 0, VIRTIO_MAX_QUEUES * QUEUE_BYTES);
+	memset(ram, 0, QUEUES * QUEUE_BYTES);
 	start_driver(world, low, (uint32_t)(offered >> 32));
 }
 
@@ -393,7 +394,8 @@ static void operate(struct world *world)
 
 /* The world. */
 
-static struct virtio_device *make_console(struct world *world, uint8_t how)
+static struct virtio_device *make_console(struct world *world, const struct virtio_wiring *wiring,
+                                          uint8_t how)
 {
 	const enum host_kind kinds[] = {HOST_SOCKET, HOST_PIPE, HOST_FILE, HOST_FILE};
 	struct virtio_console_plug plug = {.escape = how & 1, .framed = how >> 1 & 1};
@@ -406,29 +408,28 @@ static struct virtio_device *make_console(struct world *world, uint8_t how)
 	plug.quit_fd = how & 0x80 ? host_make(HOST_EVENT) : -1;
 	plug.gate_fd = world->gate;
 	plug.failed_fd = host_make(HOST_EVENT);
-	return virtio_console_create(world->memory, world->thread, world->irq, &plug);
+	return virtio_console_create(wiring, &plug);
 }
 
 static struct virtio_device *make_device(struct world *world, uint8_t how)
 {
+	struct virtio_wiring wiring = {world->memory, world->thread, virtio_mmio_transport(),
+	                               world->irq};
 	static const uint8_t mac[6] = {2, 0, 0, 0, 0, 1};
 	const uint64_t sectors = DISK / VIRTIO_BLK_SECTOR;
 
 	switch (world->kind) {
 	case RNG:
-		return virtio_rng_create(world->memory, world->thread, world->irq);
+		return virtio_rng_create(&wiring);
 	case BLK_FILE:
-		return virtio_blk_create(world->memory, world->thread, world->irq,
-		                         host_make(HOST_DISK), sectors, how & 1, "fuzz");
+		return virtio_blk_create(&wiring, host_make(HOST_DISK), sectors, how & 1, "fuzz");
 	case BLK_MEMORY:
-		return virtio_blk_create_memory(world->memory, world->thread, world->irq, disk,
-		                                sectors, how & 1, "fuzz");
+		return virtio_blk_create_memory(&wiring, disk, sectors, how & 1, "fuzz");
 	case CONSOLE:
-		return make_console(world, how);
+		return make_console(world, &wiring, how);
 	default:
 		world->tap = host_make(HOST_TAP);
-		return virtio_net_create(world->memory, world->thread, world->irq, world->tap, mac,
-		                         how & 1 ? 1500 : 0);
+		return virtio_net_create(&wiring, world->tap, mac, how & 1 ? 1500 : 0);
 	}
 }
 

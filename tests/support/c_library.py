@@ -36,7 +36,7 @@ LOOP = (
 DEVICES = (
     *("machine/memory", "host/iothread", "host/thread", "host/iovec", "host/stream"),
     *("host/terminal", "host/framing", "host/guard"),
-    *("virtio/blockfile", "virtio/blockmemory", "virtio/queue", "virtio/device", "virtio/turn"),
+    *("virtio/blockfile", "virtio/blockmemory", "virtio/queue", "virtio/device", "virtio/serve"),
     *("virtio/mmio", "virtio/blk", "virtio/rng", "virtio/console"),
 )
 

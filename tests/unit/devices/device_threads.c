@@ -281,22 +281,21 @@ static void make_devices(struct machine *machine)
 	        .gate_fd = -1,
 	        .failed_fd = -1,
 	};
+	struct virtio_wiring wiring[DEVICES];
 
 	for (int i = 0; i < DEVICES; i++) {
 		machine->threads[i] = must(iothread_create("device"), "iothread_create");
 		machine->irqs[i] = eventfd(0, EFD_NONBLOCK);
 		machine->kicks[i][0] = eventfd(0, EFD_NONBLOCK);
 		machine->kicks[i][1] = eventfd(0, EFD_NONBLOCK);
+		wiring[i] = (struct virtio_wiring){machine->memory, machine->threads[i],
+		                                   virtio_mmio_transport(), machine->irqs[i]};
 	}
-	machine->devices[0] = must(virtio_blk_create_memory(machine->memory, machine->threads[0],
-	                                                    machine->irqs[0], machine->disk,
+	machine->devices[0] = must(virtio_blk_create_memory(&wiring[0], machine->disk,
 	                                                    DISK / VIRTIO_BLK_SECTOR, 0, "disk"),
 	                           "disk");
-	machine->devices[1] = must(virtio_console_create(machine->memory, machine->threads[1],
-	                                                 machine->irqs[1], &plug),
-	                           "console");
-	machine->devices[2] = must(
-	        virtio_rng_create(machine->memory, machine->threads[2], machine->irqs[2]), "rng");
+	machine->devices[1] = must(virtio_console_create(&wiring[1], &plug), "console");
+	machine->devices[2] = must(virtio_rng_create(&wiring[2]), "rng");
 	for (uint32_t i = 0; i < DEVICES; i++) {
 		for (uint32_t k = 0; k < virtio_queue_count(machine->devices[i]); k++)
 			virtio_set_kick(machine->devices[i], k, machine->kicks[i][k]);

@@ -15,7 +15,7 @@ CSRC = ROOT / "csrc"
 PARTS = (
     *("machine/memory", "host/iothread", "host/thread", "host/iovec", "host/stream"),
     *("host/terminal", "host/framing", "host/guard"),
-    *("virtio/blockfile", "virtio/blockmemory", "virtio/queue", "virtio/device", "virtio/turn"),
+    *("virtio/blockfile", "virtio/blockmemory", "virtio/queue", "virtio/device", "virtio/serve"),
     *("virtio/mmio", "virtio/blk", "virtio/rng", "virtio/console"),
 )
 ROUNDS = 400

@@ -26,6 +26,7 @@
 #include "virtio/rng.h"
 
 enum {
+	QUEUES = 4, /* no device here has more */
 	RAM = 1 << 20,
 	GUARD = 1 << 20,
 	ROM_AT = 0x40000000,
@@ -53,7 +54,7 @@ struct world {
 	struct virtio_device *device;
 	uint8_t *disk; /* which the guest has as memory as well */
 	int irq_fd, disk_fd, sockets[2];
-	int kicks[VIRTIO_MAX_QUEUES];
+	int kicks[QUEUES];
 	int scribbling;  /* atomic */
 	uint32_t sanity; /* one choice in so many is bad */
 };
@@ -258,7 +259,7 @@ static void poke_registers(struct world *world)
 static void run_driver(struct world *world)
 {
 	uint32_t queues = virtio_queue_count(world->device);
-	uint16_t idx[VIRTIO_MAX_QUEUES] = {0};
+	uint16_t idx[QUEUES] = {0};
 	pthread_t scribbler;
 
 	fill_rings(world, queues);
@@ -287,6 +288,8 @@ static void run_driver(struct world *world)
 
 static struct virtio_device *make_device(struct world *world, int kind)
 {
+	struct virtio_wiring wiring = {world->memory, world->thread, virtio_mmio_transport(),
+	                               world->irq_fd};
 	struct virtio_console_plug plug = {
 	        .failed_fd = -1,
 	        .input_fd = world->sockets[0],
@@ -297,14 +300,12 @@ static struct virtio_device *make_device(struct world *world, int kind)
 	};
 
 	if (kind == 0)
-		return virtio_rng_create(world->memory, world->thread, world->irq_fd);
+		return virtio_rng_create(&wiring);
 	if (kind == 1)
-		return virtio_blk_create(world->memory, world->thread, world->irq_fd,
-		                         world->disk_fd, SECTORS, 0, "fuzz");
+		return virtio_blk_create(&wiring, world->disk_fd, SECTORS, 0, "fuzz");
 	if (kind == 2)
-		return virtio_blk_create_memory(world->memory, world->thread, world->irq_fd,
-		                                world->disk, SECTORS, 0, "fuzz");
-	return virtio_console_create(world->memory, world->thread, world->irq_fd, &plug);
+		return virtio_blk_create_memory(&wiring, world->disk, SECTORS, 0, "fuzz");
+	return virtio_console_create(&wiring, &plug);
 }
 
 static void set_up(struct world *world)
@@ -324,7 +325,7 @@ static void set_up(struct world *world)
 		must(NULL, "ftruncate");
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, world->sockets))
 		must(NULL, "socketpair");
-	for (int i = 0; i < VIRTIO_MAX_QUEUES; i++)
+	for (int i = 0; i < QUEUES; i++)
 		world->kicks[i] = eventfd(0, EFD_NONBLOCK);
 }
 
@@ -342,7 +343,7 @@ int main(int argc, char **argv)
 
 		world.sanity = 2u << below(&world, 10);
 		world.device = must(make_device(&world, round % 4), "device");
-		for (int i = 0; i < VIRTIO_MAX_QUEUES; i++)
+		for (int i = 0; i < QUEUES; i++)
 			virtio_set_kick(world.device, (uint32_t)i, world.kicks[i]);
 		run_driver(&world);
 		virtio_stats(world.device, &stats);
