@@ -51,7 +51,8 @@ unit: build
 	$(PYTHON) -m pytest tests/unit
 
 check: python-check c-check
-	$(PYTHON) -m pytest -q tests/unit/house/test_imports.py tests/unit/house/test_circles.py
+	$(PYTHON) -m pytest -q tests/unit/house/test_imports.py tests/unit/house/test_circles.py \
+		tests/unit/house/test_includes.py
 
 python-check: build
 	ruff check .

@@ -3,7 +3,7 @@
 #ifndef PYVMM_KVM_CAPABILITY_H
 #define PYVMM_KVM_CAPABILITY_H
 
-#include "ioctl.h"
+#include "kvm/ioctl.h"
 
 /* Newer than the oldest headers that this builds with (Linux 6.1). */
 #ifndef KVM_CAP_DIRTY_LOG_RING_ACQ_REL

@@ -3,7 +3,7 @@
 #ifndef PYVMM_KVM_MEMSLOT_H
 #define PYVMM_KVM_MEMSLOT_H
 
-#include "ioctl.h"
+#include "kvm/ioctl.h"
 
 #if 0 /* for csrc/build.py */
 /* clang-format off */

@@ -3,7 +3,7 @@
 #ifndef PYVMM_KVM_RUN_H
 #define PYVMM_KVM_RUN_H
 
-#include "ioctl.h"
+#include "kvm/ioctl.h"
 
 #include <sys/mman.h>
 
