@@ -38,7 +38,19 @@ def test_scripts_can_be_run(name: str) -> None:
     subprocess.run([shell, "-n", ROOT / name], check=True)
 
 
+def is_to_be_had(package: str) -> bool:
+    """Whether this release of Debian has it; of another system nothing is known, and it must be there."""
+    if shutil.which("apt-cache") is None:
+        return True
+    said = subprocess.run(
+        ["apt-cache", "policy", package], capture_output=True, text=True, check=True
+    )
+    return re.search(r"Candidate: [^(]", said.stdout) is not None
+
+
 def test_vagrantfile_is_valid(tmp_path: Path) -> None:
+    if shutil.which("vagrant") is None and not is_to_be_had("vagrant"):
+        pytest.skip("this release of Debian has no vagrant")
     (tmp_path / ".ci").mkdir()
     for name in ("Vagrantfile", ".ci/provision"):
         shutil.copy(ROOT / name, tmp_path / name)
