@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 else:
     from pyvmm.record import NamedTuple
 
+#: The fewest between two parts.
+ZEROS = 4
+
 
 class Placed(NamedTuple):
     """Where the initrd lies: guest-physical ``gpa`` and ``size`` in bytes, both 0 for none."""
@@ -28,9 +31,11 @@ class Placed(NamedTuple):
 def load(memory: GuestMemory, parts: Iterable[Source], *, floor: int, ceiling: int) -> Placed:
     """Put ``parts`` (paths, or bytes) as high as fits between ``floor`` and ``ceiling``.
 
-    Each part starts at a multiple of 4, filled up with zeros, which is how the kernel tells
-    archives apart (Documentation/driver-api/early-userspace/buffer-format.rst). Raise
-    `ConfigError` when they do not fit, `ImageError` or `HostError` for a part that cannot be used.
+    Each part starts at a multiple of 4, with zeros before it, which is how the kernel tells
+    archives apart (Documentation/driver-api/early-userspace/buffer-format.rst). There are no fewer
+    than four: they end an lz4 part, whose form has no end of its own (lib/decompress_unlz4.c).
+    Raise `ConfigError` when they do not fit, `ImageError` or `HostError` for a part that cannot be
+    used.
     """
     images: list[Image] = []
     try:
@@ -44,7 +49,7 @@ def load(memory: GuestMemory, parts: Iterable[Source], *, floor: int, ceiling: i
 def _place(memory: GuestMemory, images: Sequence[Image], floor: int, ceiling: int) -> Placed:
     size = 0
     for image in images:
-        size = align_up(size, 4) + image.size
+        size = _start(size) + image.size
     if size == 0:
         return Placed(0, 0)
     gpa = (ceiling - size) & -PAGE_SIZE
@@ -59,10 +64,15 @@ def _place(memory: GuestMemory, images: Sequence[Image], floor: int, ceiling: in
     return Placed(gpa, size)
 
 
+def _start(offset: int) -> int:
+    """Where the next part goes, after what ends at `offset`."""
+    return align_up(offset + ZEROS, 4) if offset else 0
+
+
 def _fill(view: memoryview, images: Sequence[Image]) -> None:
     offset = 0
     for image in images:
-        start = align_up(offset, 4)
+        start = _start(offset)
         view[offset:start] = bytes(start - offset)
         with view[start : start + image.size] as part:
             image.read_into(0, part)

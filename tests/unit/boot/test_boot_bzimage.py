@@ -78,8 +78,8 @@ def test_boot_params() -> None:
     assert struct.unpack_from("<I", page, 0x214) == (16 * MIB,)
     image, size = struct.unpack_from("<II", page, 0x218)
     assert image % 4096 == 0
-    assert size == 11
-    assert memory.read(image, 11) == b"abcde\0\0\0xyz"
+    assert size == 15
+    assert memory.read(image, 15) == b"abcde" + bytes(7) + b"xyz"
     (cmdline,) = struct.unpack_from("<I", page, 0x228)
     text = "console=ttyS0 ä".encode() + b"\0"
     assert memory.read(cmdline, len(text)) == text

@@ -51,7 +51,7 @@ def test_start_info() -> None:
     assert modules == 1
     paddr, size, *rest = struct.unpack("<4Q", memory.read(modlist, 32))
     assert rest == [0, 0]
-    assert memory.read(paddr, size) == b"12345\0\0\x00678"
+    assert memory.read(paddr, size) == b"12345" + bytes(7) + b"678"
     table = [struct.unpack("<QQII", memory.read(memmap + 24 * i, 24)) for i in range(entries)]
     assert table == [
         (0, 0x9FC00, 1, 0),
