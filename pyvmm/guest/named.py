@@ -16,8 +16,6 @@ BASE_CMDLINE = "panic=-1 8250.nr_uarts=1 random.trust_cpu=on"
 QUIET = "quiet loglevel=3"
 VERBOSE = "ignore_loglevel"
 STOCK = "stock-"
-#: Of the swap disk: the guest's init looks for it.
-SWAP_SERIAL = "pyvmm-swap"
 
 
 def find_guest(name: str) -> Any:

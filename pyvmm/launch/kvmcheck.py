@@ -30,7 +30,7 @@ def advice_on(plan: Plan) -> str:
     """
     from pyvmm.probe import probe
 
-    found = probe(plan.args.kvm)
+    found = probe(plan.config.machine.kvm_path)
     if not found.usable or found.boots_linux:
         return ""
     return f"{found.verdict} (here: pyvmm lab -- pyvmm run ...); pyvmm doctor says more"

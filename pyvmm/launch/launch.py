@@ -56,19 +56,7 @@ def _launch(
             started(args.name)
 
     try:
-        with VM(
-            args.memory,
-            args.cpus,
-            kernel=plan.kernel,
-            initrd=plan.initrd or None,
-            cmdline=plan.cmdline,
-            flat=args.flat,
-            shared=args.shared,
-            hugepages=args.hugepages,
-            nested=args.nested,
-            symbiotic=False if args.no_symbiotic else None,
-            kvm_path=args.kvm,
-        ) as vm:
+        with VM.of(plan.config._replace(devices=())) as vm:
             return _run(vm, plan, outputs, signals, quit_fd, begin)
     finally:
         os.close(quit_fd)
@@ -85,8 +73,9 @@ def _run(
     from pyvmm.launch.terminal import Terminal
 
     with Terminal(0, 1) if plan.interactive else _Plain() as terminal:
-        streams = Streams(vm, plan, outputs, tty=terminal.active, quit_fd=quit_fd)
-        _add_devices(vm, plan)
+        streams = Streams(plan, outputs, tty=terminal.active, quit_fd=quit_fd)
+        for device in plan.config.devices:
+            streams.add(vm, device)
         vm.load()
         watcher = _watch_quit(vm, quit_fd)
         try:
@@ -126,24 +115,6 @@ class _Plain:
 
     def __exit__(self, *exc: object) -> None:
         return
-
-
-def _add_devices(vm: VM, plan: Plan) -> None:
-    args = plan.args
-    for disk in plan.disks:
-        vm.add_disk(disk.file, readonly=disk.readonly, serial=disk.serial, format=disk.format)
-    for tap in args.net or []:
-        vm.add_net(tap)
-    if not args.no_rng:
-        vm.add_rng()
-    if plan.swap is not None:
-        vm.add_swap(**plan.swap)
-    if args.debug_exit:
-        vm.end_at_status()
-    if args.testdev:
-        from pyvmm.testdev import TestDevice
-
-        TestDevice(vm)
 
 
 def _serve(vm: VM, name: str | None) -> None:

@@ -85,9 +85,9 @@ def refuse_same(plan: Plan, outputs: Outputs) -> None:
 
 def uses(plan: Plan, outputs: Outputs) -> Iterator[tuple[str, tuple[int, ...] | None, bool]]:
     """Yields how the run names each file, the identity of that file, and whether the run writes to it."""
-    args = plan.args
+    boot, swap = plan.config.boot, plan.swap
     yield f"--kernel {plan.kernel}", _at(plan.kernel), False
-    for part in plan.initrd:
+    for part in boot.initrd:
         if isinstance(part, str):
             # A module of a Multiboot kernel may have a string after its name.
             yield f"--initrd {part}", _at(part) or _at(part.partition(" ")[0]), False
@@ -96,14 +96,14 @@ def uses(plan: Plan, outputs: Outputs) -> Iterator[tuple[str, tuple[int, ...] | 
     for file in outputs.files():
         if not file.shared:
             yield f"{file.option} {file.path}", file.identity, True
-    if args.swap_file is not None:
-        yield f"--swap-file {args.swap_file}", _at(args.swap_file), True
+    if swap is not None and swap.backing is not None:
+        yield f"--swap-file {swap.backing}", _at(swap.backing), True
     names = STREAMS if outputs.stands_for_log is None else (STREAMS[0], "--log")
     for fd, name in enumerate(names):
         yield name, identity(os.fstat(fd)), fd > 0
 
 
-def _at(path: str) -> tuple[int, ...] | None:
+def _at(path: str | int) -> tuple[int, ...] | None:
     try:
         return identity(os.stat(path))
     except OSError:

@@ -5,16 +5,31 @@ from __future__ import annotations
 
 import os
 
+from pyvmm.config import (
+    SWAP_SERIAL,
+    BootConfig,
+    ConsoleConfig,
+    DiskConfig,
+    KvmUnitTestsConfig,
+    MachineConfig,
+    NetConfig,
+    RngConfig,
+    SerialConfig,
+    SwapConfig,
+    VMConfig,
+    to_plain,
+)
 from pyvmm.control.runtime_dir import refuse_taken
 from pyvmm.errors import ConfigError, HostError, ImageError
-from pyvmm.guest.named import BASE_CMDLINE, DEFAULT_LINUX, QUIET, SWAP_SERIAL, VERBOSE, find_guest
+from pyvmm.guest.named import BASE_CMDLINE, DEFAULT_LINUX, QUIET, VERBOSE, find_guest
+from pyvmm.quantity import parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any, NamedTuple
-else:
-    from pyvmm.record import NamedTuple
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from pyvmm.config import DeviceConfig
 
 #: Of the name of a terminal: guest-linux-patch/init/command.c has room for so many.
 TERM_BYTES = 64
@@ -22,7 +37,10 @@ TERM_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01
 
 
 class Plan:
-    """What a `pyvmm run` will start: files, command line and devices, all resolved."""
+    """What a `pyvmm run` will start, all resolved.
+
+    `config` is the record of the VM. What else there is in `args` is about the run: names, outputs, its time.
+    """
 
     def __init__(self, args: Any) -> None:
         self.args = args
@@ -45,13 +63,13 @@ class Plan:
         if args.name is not None:
             refuse_taken(args.name)
         self.disks = [parse_disk(text) for text in args.disk or []]
-        #: What `VM.add_swap` gets, None without a swap disk.
+        #: None without a swap disk.
         self.swap = self._swap()
+        machine = self._machine()
         self.kernel, initrd = self._images()
-        self.initrd: list[str | bytes] = [*initrd]
-        if self.own_guest:
-            self.initrd.append(self._overlay())
-        self.cmdline = self._cmdline()
+        parts = (*initrd, self._overlay()) if self.own_guest else tuple(initrd)
+        boot = BootConfig(self.kernel, parts, self._cmdline(), args.flat)
+        self.config = VMConfig(machine, boot, tuple(self._devices()))
 
     def check_files(self) -> None:
         """A mistyped name is the user's error; found here, before anything is set up."""
@@ -107,7 +125,35 @@ class Plan:
                 f"CONFIG_NR_CPUS={self.args.cpus} in FILE"
             )
 
-    def _swap(self) -> dict[str, Any] | None:
+    def _machine(self) -> MachineConfig:
+        args = self.args
+        return MachineConfig(
+            parse_size(args.memory, "memory"),
+            args.cpus,
+            shared=args.shared,
+            hugepages=args.hugepages,
+            nested=args.nested,
+            symbiotic=False if args.no_symbiotic else None,
+            end_at_status=args.debug_exit,
+            kvm_path=args.kvm,
+        )
+
+    def _devices(self) -> Iterator[DeviceConfig]:
+        """In the order in which the guest gets them."""
+        yield SerialConfig()
+        if self.console == "virtio":
+            yield ConsoleConfig(framed=self.framed)
+        yield from self.disks
+        for tap in self.args.net or []:
+            yield NetConfig(tap)
+        if not self.args.no_rng:
+            yield RngConfig()
+        if self.swap is not None:
+            yield self.swap
+        if self.args.testdev:
+            yield KvmUnitTestsConfig()
+
+    def _swap(self) -> SwapConfig | None:
         args = self.args
         if args.swap is None:
             for name in ("bypass", "policy", "quota", "file"):
@@ -117,14 +163,13 @@ class Plan:
         policy = args.swap_policy or ("pressure" if args.swap_quota is None else "quota")
         if (policy == "quota") != (args.swap_quota is not None):
             raise ConfigError("--swap-policy quota and --swap-quota SIZE go together")
-        return {
-            "size": args.swap,
-            "bypass": args.swap_bypass or "off",
-            "policy": policy,
-            "quota": args.swap_quota,
-            "backing": args.swap_file,
-            "serial": SWAP_SERIAL,
-        }
+        return SwapConfig(
+            parse_size(args.swap, "swap size"),
+            args.swap_bypass or "off",
+            backing=args.swap_file,
+            policy=policy,
+            quota=None if args.swap_quota is None else parse_size(args.swap_quota, "swap quota"),
+        )
 
     def _overlay(self) -> bytes:
         from pyvmm.guest.overlay import overlay
@@ -173,19 +218,25 @@ class Plan:
         return " ".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
-        """For --dry-run and --json."""
-        args = self.args
+        """For --dry-run and --json. Sizes are as they were given; bytes of an initrd are only counted."""
+        args, (machine, boot, devices) = self.args, self.config
+        swap = None if self.swap is None else self.swap._asdict()
+        if swap is not None:
+            swap |= {"size": args.swap, "quota": args.swap_quota}
         return {
-            "kernel": self.kernel,
-            "initrd": [p if isinstance(p, str) else f"<{len(p)} bytes>" for p in self.initrd],
-            "cmdline": self.cmdline,
+            "kernel": boot.kernel,
+            "initrd": [p if isinstance(p, str) else f"<{len(p)} bytes>" for p in boot.initrd],
+            "cmdline": boot.cmdline,
             "memory": args.memory,
-            "cpus": args.cpus,
+            "cpus": machine.cpus,
             "disks": [disk._asdict() for disk in self.disks],
             "net": args.net or [],
-            "swap": self.swap,
+            "swap": swap,
             "console": self.console,
             "command": args.command,
+            "flat": boot.flat,
+            "machine": to_plain(machine),
+            "devices": to_plain(devices),
         }
 
 
@@ -220,16 +271,7 @@ def refuse_without_effect(args: Any, *, own_guest: bool) -> None:
         raise ConfigError("--log -: name a file; standard output is /dev/stdout")
 
 
-class Disk(NamedTuple):
-    """A disk that --disk names; `format` is None where the file's own beginning says that it is raw."""
-
-    file: str
-    readonly: bool
-    serial: str
-    format: str | None
-
-
-def parse_disk(text: str) -> Disk:
+def parse_disk(text: str) -> DiskConfig:
     """The disk of FILE[,ro][,serial=S][,format=raw]."""
     name, *options = text.split(",")
     readonly, serial, format = False, "", None
@@ -244,7 +286,7 @@ def parse_disk(text: str) -> Disk:
             raise ConfigError(f"--disk {text}: {option!r} is none of ro, serial=S, format=raw")
     if not name:
         raise ConfigError(f"--disk {text}: the file is missing")
-    return Disk(name, readonly, serial, format)
+    return DiskConfig(name, readonly, serial, format)
 
 
 def terminal_name(text: str) -> str:

@@ -7,10 +7,15 @@ import errno
 import os
 import sys
 
+from pyvmm.config import ConsoleConfig, SerialConfig
 from pyvmm.launch import status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
+    from pyvmm.config import DeviceConfig
+    from pyvmm.devices.serial import Serial
     from pyvmm.devices.virtio_console import VirtioConsole
     from pyvmm.launch.outputs import Outputs
     from pyvmm.launch.plan import Plan
@@ -27,40 +32,55 @@ class Streams:
     guest cannot know, and would write for nobody. A guest in the background goes on.
     """
 
-    def __init__(self, vm: VM, plan: Plan, outputs: Outputs, *, tty: bool, quit_fd: int) -> None:
+    def __init__(self, plan: Plan, outputs: Outputs, *, tty: bool, quit_fd: int) -> None:
         self._outputs = outputs
         #: Once it has hung up, it is a terminal no more.
         self._on_terminal = os.isatty(OUT)
         self._on_serial = plan.console == "serial"
+        self._verbose = plan.args.verbose
+        self._copies_log = self._on_serial or self._verbose
+        self._keys = {
+            "escape": tty,
+            "quit_fd": quit_fd,
+            "failed_fd": quit_fd if outputs.stands_for_log is None else -1,
+        }
+        self._serial: Serial | None = None
         self._console: VirtioConsole | None = None
-        log = outputs.log_fd
-        end_fd = quit_fd if outputs.stands_for_log is None else -1
-        if self._on_serial:
-            self._serial = vm.add_serial(
-                OUT, IN, escape=tty, quit_fd=quit_fd, failed_fd=end_fd, log_fd=log
+
+    def add(self, vm: VM, device: DeviceConfig) -> None:
+        """Add the device to the VM; a serial port and a console are connected."""
+        if isinstance(device, SerialConfig):
+            self._serial = vm.add(device, log_fd=self._outputs.log_fd, **self._of_serial())
+        elif isinstance(device, ConsoleConfig):
+            # A terminal that is not set up yet would take bytes of the input for control keys.
+            gate_fd = vm.machine.board.ready_fd() if device.framed else -1
+            self._console = vm.add(
+                device, input_fd=IN, output_fd=OUT, gate_fd=gate_fd, **self._keys
             )
         else:
-            self._serial = vm.add_serial(ERR if plan.args.verbose else -1, log_fd=log)
-        self._copies_log = self._on_serial or plan.args.verbose
-        if plan.console == "virtio":
-            # A terminal that is not set up yet would take bytes of the input for control keys.
-            gate_fd = vm.machine.board.ready_fd() if plan.framed else -1
-            self._console = vm.add_console(
-                IN, OUT, escape=tty, quit_fd=quit_fd, failed_fd=end_fd, framed=plan.framed, gate_fd=gate_fd
-            )  # fmt: skip
+            vm.add(device)
+
+    def _of_serial(self) -> dict[str, Any]:
+        if self._on_serial:
+            return {"output_fd": OUT, "input_fd": IN, **self._keys}
+        return {"output_fd": ERR if self._verbose else -1}
 
     def output_error(self) -> int:
         """The errno with which standard output ended, or 0."""
         if self._on_serial:
-            return self._serial.stats()["output_error"]
+            return self._serial_stats()["output_error"]
         return self._console.output_error() if self._console is not None else 0
 
     def log_error(self) -> int:
         """Likewise the log."""
-        stats = self._serial.stats()
+        stats = self._serial_stats()
         if self._outputs.log is None:
             return 0
         return stats["log_error" if self._copies_log else "output_error"]
+
+    def _serial_stats(self) -> dict[str, int]:
+        assert self._serial is not None
+        return self._serial.stats()
 
     def _gone(self, error: int) -> int:
         """The status for that nobody is there any more to read the output, or 0."""

@@ -23,9 +23,9 @@ from pyvmm import errors, probe
 from pyvmm.cli import doctor, lab, run
 from pyvmm.cli.main import COMMANDS, main, overview
 from pyvmm.cli.parser import CommandParser, parse
+from pyvmm.config import SWAP_SERIAL, SwapConfig
 from pyvmm.errors import ConfigError
 from pyvmm.guest import cache
-from pyvmm.guest.named import SWAP_SERIAL
 from pyvmm.launch import ending, kvmcheck, launch, status
 from pyvmm.launch.options import OPTIONS, attribute, quick_parse
 from pyvmm.launch.plan import Plan, parse_disk, parse_env, terminal_name
@@ -346,12 +346,12 @@ def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cache.Guest:
 
 def test_a_command_runs_in_our_guest_on_a_virtio_console(guest: cache.Guest) -> None:
     plan = Plan(arguments("--env", "A=1", "--", "ls", "-l"))
-    assert plan.kernel == guest.vmlinux
-    assert plan.initrd[0] == guest.initramfs
-    assert b"ls\0-l\0" in plan.initrd[1]  # type: ignore[operator]
-    assert b"A=1" in plan.initrd[1]  # type: ignore[operator]
+    assert plan.config.boot.kernel == guest.vmlinux
+    assert plan.config.boot.initrd[0] == guest.initramfs
+    assert b"ls\0-l\0" in plan.config.boot.initrd[1]  # type: ignore[operator]
+    assert b"A=1" in plan.config.boot.initrd[1]  # type: ignore[operator]
     assert plan.console == "virtio"
-    words = plan.cmdline.split()
+    words = plan.config.boot.cmdline.split()
     assert {"quiet", "console=ttyS0", "pyvmm.console=hvc0", "pyvmm.raw=1"} <= set(words)
 
 
@@ -373,9 +373,9 @@ def test_the_kind_of_terminal_is_one_word(term: str, passed: str) -> None:
 
 
 def test_init_is_told_how_long_the_command_is(guest: cache.Guest) -> None:
-    words = Plan(arguments("--", "sh", "-c", "caf\u00e9")).cmdline.split()
+    words = Plan(arguments("--", "sh", "-c", "caf\u00e9")).config.boot.cmdline.split()
     assert f"pyvmm.command={len(b'sh_-c_cafe__')}" in words
-    assert "pyvmm.command" not in Plan(arguments()).cmdline
+    assert "pyvmm.command" not in Plan(arguments()).config.boot.cmdline
 
 
 PARTS = {
@@ -464,13 +464,13 @@ def test_why_init_gave_up_is_told(guest: cache.Guest, capsys: pytest.CaptureFixt
 def test_a_shell_runs_on_the_serial_port(guest: cache.Guest) -> None:
     plan = Plan(arguments())
     assert plan.console == "serial"
-    assert "quiet" not in plan.cmdline.split()
-    assert "pyvmm.console" not in plan.cmdline
+    assert "quiet" not in plan.config.boot.cmdline.split()
+    assert "pyvmm.console" not in plan.config.boot.cmdline
 
 
 def test_a_stock_guest_has_no_vmlinux(guest: cache.Guest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyvmm.launch.plan.find_guest", lambda name: guest._replace(vmlinux=""))
-    assert Plan(arguments()).kernel == guest.kernel
+    assert Plan(arguments()).config.boot.kernel == guest.kernel
 
 
 def test_more_vcpus_than_the_kernel_uses(guest: cache.Guest, tmp_path: Path) -> None:
@@ -490,9 +490,9 @@ def test_more_vcpus_than_the_kernel_uses(guest: cache.Guest, tmp_path: Path) -> 
 
 def test_other_kernels_get_no_words_of_ours() -> None:
     plan = Plan(arguments("-k", "k", "-i", "a", "-i", "b", "-p", "root=/dev/vda"))
-    assert (plan.kernel, plan.initrd) == ("k", ["a", "b"])
-    assert "pyvmm." not in plan.cmdline
-    assert plan.cmdline.endswith("root=/dev/vda")
+    assert plan.config.boot[:2] == ("k", ("a", "b"))
+    assert "pyvmm." not in plan.config.boot.cmdline
+    assert plan.config.boot.cmdline.endswith("root=/dev/vda")
 
 
 def test_a_kernel_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -501,11 +501,11 @@ def test_a_kernel_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_flat_binaries_get_no_words_at_all() -> None:
-    assert Plan(arguments("-k", "k", "--flat", "real")).cmdline == ""
+    assert Plan(arguments("-k", "k", "--flat", "real")).config.boot.cmdline == ""
 
 
 def test_verbose_wins_over_quiet(guest: cache.Guest) -> None:
-    words = Plan(arguments("-v", "--", "true")).cmdline.split()
+    words = Plan(arguments("-v", "--", "true")).config.boot.cmdline.split()
     assert "ignore_loglevel" in words
     assert "quiet" not in words
 
@@ -553,13 +553,13 @@ def test_dry_run_says_what_would_be_started(
 def test_no_swap_unless_asked_for(guest: cache.Guest) -> None:
     plan = Plan(arguments())
     assert plan.swap is None
-    assert "pyvmm.swap" not in plan.cmdline
+    assert "pyvmm.swap" not in plan.config.boot.cmdline
     assert plan.as_dict()["swap"] is None
 
 
 def test_the_guest_is_told_of_its_swap_disk(guest: cache.Guest) -> None:
     plan = Plan(arguments("--swap", "64M"))
-    assert f"pyvmm.swap={SWAP_SERIAL}" in plan.cmdline.split()
+    assert f"pyvmm.swap={SWAP_SERIAL}" in plan.config.boot.cmdline.split()
     assert plan.as_dict()["swap"] == {
         "size": "64M",
         "bypass": "off",
@@ -568,21 +568,16 @@ def test_the_guest_is_told_of_its_swap_disk(guest: cache.Guest) -> None:
         "backing": None,
         "serial": SWAP_SERIAL,
     }
-    assert "pyvmm.swap" not in Plan(arguments("-k", "k", "--swap", "64M")).cmdline
+    assert "pyvmm.swap" not in Plan(arguments("-k", "k", "--swap", "64M")).config.boot.cmdline
 
 
 def test_every_word_about_swap_arrives(guest: cache.Guest) -> None:
     words = ["--swap=1G", "--swap-bypass=direct", "--swap-quota=512M", "--swap-file=f"]
     swap = Plan(arguments(*words)).swap
     assert swap is not None
-    assert (swap["bypass"], swap["policy"], swap["quota"]) == ("direct", "quota", "512M")
-    assert (swap["size"], swap["backing"]) == ("1G", "f")
+    assert swap == SwapConfig(1 << 30, "direct", backing="f", policy="quota", quota=512 << 20)
     words = ["--swap=1G", "--swap-policy=never"]
-    assert Plan(arguments(*words)).swap == {**swap, "bypass": "off"} | {
-        "policy": "never",
-        "quota": None,
-        "backing": None,
-    }
+    assert Plan(arguments(*words)).swap == SwapConfig(1 << 30, policy="never")
 
 
 @pytest.mark.parametrize(
@@ -641,11 +636,11 @@ def test_a_multiboot_kernel_gets_the_users_words_alone(tmp_path: Path) -> None:
     module.touch()
     words = ("-k", str(kernel), "-p", "cpuid 3", "-i")
     planned = Plan(arguments(*words, f"{module} with words"))
-    assert planned.cmdline == "cpuid 3"
+    assert planned.config.boot.cmdline == "cpuid 3"
     planned.check_files()
     with pytest.raises(ConfigError, match="no such file"):
         Plan(arguments(*words, f"{tmp_path}/absent with words")).check_files()
-    assert "panic=-1" in Plan(arguments("-k", str(tmp_path / "absent"))).cmdline
+    assert "panic=-1" in Plan(arguments("-k", str(tmp_path / "absent"))).config.boot.cmdline
 
 
 def test_named_files_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

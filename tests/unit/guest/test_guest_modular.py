@@ -108,13 +108,13 @@ def test_the_plan(folder: Path, packed: list[str]) -> None:
     own = kernel(folder.parent / "own", RELEASE)
     words = ("-k", own, "--modules", f"{folder},xfs")
     command = Plan(arguments(*words, "--", "true"))
-    assert command.kernel == own
-    assert b"true\0" in command.initrd[1]  # type: ignore[operator]
-    assert "pyvmm.console=hvc0" in command.cmdline
+    assert command.config.boot.kernel == own
+    assert b"true\0" in command.config.boot.initrd[1]  # type: ignore[operator]
+    assert "pyvmm.console=hvc0" in command.config.boot.cmdline
     assert packed[-1] == "xfs"
     root = Plan(arguments(*words, "-p", "root=/dev/vda rw"))
-    assert walk(root.initrd[1])[b"init"][0] == 0o100755  # type: ignore[arg-type]
-    assert "pyvmm." not in root.cmdline
+    assert walk(root.config.boot.initrd[1])[b"init"][0] == 0o100755  # type: ignore[arg-type]
+    assert "pyvmm." not in root.config.boot.cmdline
 
 
 @pytest.mark.parametrize(
