@@ -13,6 +13,8 @@ from pyvmm.boot import acpi
 from pyvmm.errors import ConfigError
 from tests.support.images import FakeMemory
 
+#: Of a table (ACPI 6.5, 5.2.6).
+HEADER_SIZE = 36
 VIRTIO = [(0xD0000000, 16), (0xD0001000, 17), (0xD0002000, 5)]
 
 
@@ -178,13 +180,7 @@ def test_iasl_reads_and_compiles_the_dsdt(tmp_path) -> None:
     source = disassemble(tmp_path, "DSDT", Parsed(acpi.build(2, VIRTIO)).by_name["DSDT"])
     assert source.count('"LNRO0005"') == 3
     assert re.search(r"Name \(_UID, 0x02\)", source)
-    assert re.search(r"Memory32Fixed \(ReadWrite,\s+0xD0002000,[^\n]*\n\s+0x00000200", source)
-    assert re.search(
-        r"Interrupt \(ResourceConsumer, Edge, ActiveHigh, Exclusive[^{]*\{\s+0x00000011", source
-    )
     assert 'EisaId ("PNP0501")' in source
-    assert re.search(r"IO \(Decode16,\s+0x03F8", source)
-    assert re.search(r"IRQNoFlags \(\)\s+\{4\}", source)
     assert '"QEMU0001"' in source
     assert re.search(r"Name \(_STA, 0x0F\)", source)
     assert re.search(r"Name \(\\?_S5, Package \(0x04\)", source)
@@ -197,6 +193,31 @@ def test_iasl_reads_and_compiles_the_dsdt(tmp_path) -> None:
     )
     assert compiled.returncode == 0, compiled.stdout + compiled.stderr
     assert "0 Errors" in compiled.stdout + compiled.stderr
+
+
+@pytest.mark.parametrize(
+    "resources",
+    [
+        "Memory32Fixed (ReadWrite, 0xD0001000, 0x200)"
+        "Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive) {17}",
+        "IO (Decode16, 0x3F8, 0x3F8, 1, 8) IRQNoFlags () {4}",
+        "IO (Decode16, 0x505, 0x505, 1, 1)",
+    ],
+    ids=["virtio", "serial", "pvpanic"],
+)
+def test_resources_are_what_iasl_makes_of_them(tmp_path, resources: str) -> None:
+    """Not read back, because the iasl of 2026 shows resources as bytes, those of its own as well."""
+    block = 'DefinitionBlock ("", "DSDT", 2, "PYVMM", "TEST", 1)'
+    (tmp_path / "x.asl").write_text(
+        block + "{ Name (_CRS, ResourceTemplate () {" + resources + "}) }"
+    )
+    run = subprocess.run(
+        ["iasl", "x.asl"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    name = (tmp_path / "x.aml").read_bytes()[HEADER_SIZE:]
+    assert name.startswith(b"\x08_CRS")
+    assert name in Parsed(acpi.build(2, VIRTIO)).by_name["DSDT"]
 
 
 def test_iasl_reads_a_bare_dsdt(tmp_path) -> None:
