@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ import pytest
 from pyvmm.guest.named import find_guest
 from pyvmm.launch import status
 from tests.support.linux import pyvmm
+from tests.support.stream import PYVMM, SECONDS
 
 if TYPE_CHECKING:
     from tests.support.linux import Run
@@ -51,6 +54,26 @@ def test_record_of_a_run(run: Run, tmp_path: Path) -> None:
 def check_footprint(footprint: dict[str, int]) -> None:
     assert 0 < footprint["vmm_pss"] <= footprint["vmm_rss"] < VMM_RSS
     assert 64 * MIB < footprint["guest_rss"] <= 300 * MIB
+
+
+def test_odd_arguments_and_variables_arrive_as_they_are() -> None:
+    """Empty ones, what a shell would take for its own, control characters, no UTF-8, and 100 KiB."""
+    odd = [
+        b"", b"two\nlines\n", b"'single'", b'"double"', b"`x` $HOME * \\", b"  spaces  ",
+        b"\x01\x02\x7f\x10\x04", b"\xff\xfe\x80", b"x" * (100 << 10), b"--", b"",
+    ]  # fmt: skip
+    words = [os.fsencode(word) for word in PYVMM] + [b"run"]
+    for name, value in enumerate(odd):
+        words += [b"--env", b"V%d=%b" % (name, value)]
+    script = b'printf "<%s>" "$@"; printf "<%s>" ' + b" ".join(
+        b'"$V%d"' % i for i in range(len(odd))
+    )
+    done = subprocess.run(
+        [*words, b"--", b"sh", b"-c", script, b"sh", *odd],
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == b"".join(b"<%b>" % each for each in odd * 2)
 
 
 def test_dry_run_starts_nothing() -> None:
