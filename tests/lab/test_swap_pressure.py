@@ -21,7 +21,9 @@ def test_nobody_is_killed(policy: str) -> None:
     squeezed.program()
     output, errors = io.BytesIO(), io.BytesIO()
     command = [sys.executable, "-m", "tests.support.squeezed", policy]
-    code = lab.run(command, memory="1536M", timeout=squeezed.PATIENCE, stdout=output, stderr=errors)
+    code = lab.run(
+        command, memory="1536M", timeout=3 * squeezed.PATIENCE, stdout=output, stderr=errors
+    )
     assert code == 0, errors.getvalue().decode()
     said = json.loads(output.getvalue().splitlines()[-1])
     assert said["hog"] == 0, said

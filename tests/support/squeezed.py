@@ -1,10 +1,10 @@
-# SPDX-License-Identifier: Apache-2.0
 """Two guests that swap, in a host that runs short of memory for a while.
 
-    python -m tests.support.squeezed POLICY     in a lab of 1536 MiB; prints a line of JSON
+    python -m tests.support.squeezed POLICY [MIB]     in a lab of 1536 MiB; prints a line of JSON
 
-Each guest has 192 MiB and a program of 400 MiB, which wanders over its pages from beginning to end. After some time a
-program of the host takes 310 MiB more, and gives them back later. Who is killed for want of memory?
+Each guest has 192 MiB and a program of 400 MiB, which wanders over its pages. Once both have touched
+some, a program of the host takes MIB more (310), and gives them back when both have touched many
+more. Who is killed for want of memory?
 """
 
 from __future__ import annotations
@@ -13,21 +13,26 @@ import json
 import mmap
 import os
 import re
+import select
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyvmm.guest.program import compiled
 from tests.support import linux
+
+if TYPE_CHECKING:
+    from pyvmm.swap.disk import SwapStats
 
 PROGRAM = Path(__file__).parent / "programs" / "wander.c"
 MIB = 1 << 20
 GUEST_MIB, WORK_MIB, SWAP = 192, 400, "1G"
 HOG_MIB = 310
-#: Of the guests' clocks from the filling on; of the host's before the hog comes, and that it stays.
-WANDER, BEFORE, DURING = 90, 35, 35
+#: Touches of each guest before the program of the host comes, and while it stays: of a fifth of its pages, of all.
+BEFORE, DURING = 20_000, 100_000
 PATIENCE = 900.0
 
 
@@ -37,9 +42,9 @@ def program() -> Path:
 
 
 def guest(policy: str) -> int:
-    """One guest, in this process; its numbers as JSON at the end."""
+    """Runs one guest in this process until there is something to read: `at TOUCHES`, then its numbers as JSON."""
     made = linux.Guest(
-        f"wander {WORK_MIB} {WANDER}; echo STATUS=$?",
+        f"wander {WORK_MIB}; echo STATUS=$?",
         memory=f"{GUEST_MIB}M",
         params="quiet pyvmm.swap=pyvmm-swap",
         files={"/bin/wander": program()},
@@ -47,11 +52,21 @@ def guest(policy: str) -> int:
     swap = made.vm.add_swap(SWAP, "direct", policy=policy)
     made.start()
     made.expect("filled", PATIENCE)
-    print("filled", flush=True)
-    made.expect("STATUS=", PATIENCE)
+    while not select.select([sys.stdin], [], [], 0)[0] and "STATUS=" not in made.text:
+        made.pump(1)
+        print("at", *re.findall(r"^at (\d+)", made.text, re.MULTILINE)[-1:], flush=True)
     stats = swap.stats
-    wandered = re.search(r"(\d+) touches, (\d+) wrong", made.text)
-    said: dict[str, Any] = {
+    made.say("end")
+    made.expect("STATUS=", PATIENCE)
+    print(json.dumps(numbers(stats, made.text)), flush=True)
+    made.vm.close()
+    return 0
+
+
+def numbers(stats: SwapStats, text: str) -> dict[str, Any]:
+    """What became of a guest: its program's words, and its swap disk while that ran."""
+    wandered = re.search(r"(\d+) touches, (\d+) wrong", text)
+    return {
         "touches": int(wandered[1]) if wandered else None,
         "wrong": int(wandered[2]) if wandered else None,
         "store_mib": stats.bytes_used // MIB,
@@ -59,14 +74,11 @@ def guest(policy: str) -> int:
         "queue_mib": (stats.bytes_in + stats.bytes_out) // MIB,
         "adopted": stats.guest.adopted if stats.guest else None,
     }
-    made.vm.close()
-    print(json.dumps(said), flush=True)
-    return 0
 
 
-def hog() -> int:
+def hog(mib: int) -> int:
     """Takes memory of the host until its input ends."""
-    taken = mmap.mmap(-1, HOG_MIB * MIB, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    taken = mmap.mmap(-1, mib * MIB, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     for at in range(0, len(taken), mmap.PAGESIZE):
         taken[at] = 1
     print("taken", flush=True)
@@ -85,30 +97,63 @@ def line_of(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def squeeze(policy: str) -> dict[str, Any]:
-    """What became of the guests, and how short the host was."""
-    guests = [start("guest", policy) for _ in range(2)]
-    for each in guests:
-        assert line_of(each) == "filled"
-    time.sleep(BEFORE)
-    hogging = start("hog")
-    taken = line_of(hogging)
+class Wanderer(threading.Thread):
+    """A guest in a process of its own, and what it says."""
+
+    def __init__(self, policy: str) -> None:
+        super().__init__(daemon=True)
+        self.process = start("guest", policy)
+        self.touches = 0
+        self.said: dict[str, Any] = {}
+        self.start()
+
+    def run(self) -> None:
+        while line := line_of(self.process):
+            if line.startswith("{"):
+                self.said = json.loads(line)
+            elif line[3:]:
+                self.touches = int(line[3:])
+
+    def end(self) -> dict[str, Any]:
+        """Has it end, and gives its status and its numbers."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write("end\n")
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass  # it was killed, as its status says
+        self.join()
+        return {"status": self.process.wait(), **self.said}
+
+
+def wait_for(guests: list[Wanderer], more: int) -> int:
+    """Waits until each has touched so many more pages, or is gone. The fewest bytes that the host had meanwhile."""
+    marks = [each.touches + more for each in guests]
     lowest = available()
-    until = time.monotonic() + DURING
-    while time.monotonic() < until:
-        lowest = min(lowest, available())
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until and any(
+        each.is_alive() and each.touches < mark for each, mark in zip(guests, marks, strict=True)
+    ):
         time.sleep(0.5)
+        lowest = min(lowest, available())
+    return lowest
+
+
+def squeeze(policy: str, mib: int) -> dict[str, Any]:
+    """What became of the guests, and how short the host was."""
+    guests = [Wanderer(policy) for _ in range(2)]
+    before = wait_for(guests, BEFORE)
+    hogging = start("hog", str(mib))
+    taken = line_of(hogging)
+    lowest = wait_for(guests, DURING)
     hogging.communicate()
-    outcomes = []
-    for each in guests:
-        said = line_of(each)
-        status = each.wait()
-        outcomes.append({"status": status, **(json.loads(said) if said else {})})
     return {
         "policy": policy,
+        "hog_mib": mib,
         "hog": hogging.returncode if taken else "killed",
+        "before_mib": before // MIB,
         "lowest_mib": lowest // MIB,
-        "guests": outcomes,
+        "guests": [each.end() for each in guests],
     }
 
 
@@ -126,8 +171,8 @@ def main(words: list[str]) -> int:
     if words[0] == "guest":
         return guest(words[1])
     if words[0] == "hog":
-        return hog()
-    print(json.dumps(squeeze(words[0])), flush=True)
+        return hog(int(words[1]))
+    print(json.dumps(squeeze(words[0], int(words[1]) if words[1:] else HOG_MIB)), flush=True)
     return 0
 
 

@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * wander MIB SECONDS: fills that much memory, then reads, checks and changes pages of it at random,
- * with pauses as of a program that also does something else. At the end it checks them all:
+ * wander MIB: fills that much memory, then reads, checks and changes pages of it at random, with
+ * pauses as of a program that also does something else. It tells how far it is now and then, ends
+ * when there is something to read, and then checks all pages:
  *
  *     filled
+ *     at TOUCHES
  *     TOUCHES touches, WRONG wrong
  *
  * The exit status is 1 if one was wrong.
  */
+#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -20,6 +22,7 @@ enum {
 	WORDS = PAGE / sizeof(uint64_t),
 	BURST = 64, /* touches between two pauses */
 	PAUSE_US = 500,
+	TELL = 16, /* pauses between two words of how far it is */
 };
 
 /* The first word of a page counts its changes, the last one follows from number and count. */
@@ -49,20 +52,43 @@ static uint64_t next_random(void)
 	return state;
 }
 
-static time_t now(void)
+static int is_asked_to_end(void)
 {
-	struct timespec time;
+	struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
 
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return time.tv_sec;
+	return poll(&input, 1, 0) != 0;
+}
+
+static void say(const char *text, uint64_t number)
+{
+	printf("%s %llu\n", text, (unsigned long long)number);
+	fflush(stdout);
+}
+
+/* How many pages were wrong. */
+static uint64_t wander(uint64_t *memory, uint64_t pages, uint64_t *touches)
+{
+	uint64_t wrong = 0;
+
+	for (uint64_t pauses = 0; !is_asked_to_end(); pauses++) {
+		for (int i = 0; i < BURST; i++, ++*touches) {
+			uint64_t number = next_random() % pages;
+
+			wrong += (uint64_t)is_wrong(memory + number * WORDS, number);
+			change(memory + number * WORDS, number);
+		}
+		if (pauses % TELL == 0)
+			say("at", *touches);
+		usleep(PAUSE_US);
+	}
+	return wrong;
 }
 
 int main(int argc, char **argv)
 {
-	uint64_t pages = argc == 3 ? strtoull(argv[1], NULL, 10) * 256 : 0;
+	uint64_t pages = argc == 2 ? strtoull(argv[1], NULL, 10) * 256 : 0;
 	uint64_t touches = 0, wrong = 0;
 	uint64_t *memory;
-	time_t end;
 
 	if (!pages)
 		return 2;
@@ -74,16 +100,7 @@ int main(int argc, char **argv)
 		change(memory + i * WORDS, i);
 	puts("filled");
 	fflush(stdout);
-	end = now() + strtol(argv[2], NULL, 10);
-	while (now() < end) {
-		for (int i = 0; i < BURST; i++, touches++) {
-			uint64_t number = next_random() % pages;
-
-			wrong += (uint64_t)is_wrong(memory + number * WORDS, number);
-			change(memory + number * WORDS, number);
-		}
-		usleep(PAUSE_US);
-	}
+	wrong = wander(memory, pages, &touches);
 	for (uint64_t i = 0; i < pages; i++)
 		wrong += (uint64_t)is_wrong(memory + i * WORDS, i);
 	printf("%llu touches, %llu wrong\n", (unsigned long long)touches,
