@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image files: opened with clear errors, read straight into guest memory, told by magic."""
+"""Image files: opened with clear errors, read straight into guest memory."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     Source = str | os.PathLike[str] | bytes | bytearray | memoryview
-
-#: Bytes that `sniff` looks at, at most.
-HEAD_SIZE = 8192
 
 
 class Image:
@@ -124,78 +121,3 @@ def _open_regular(path: str, name: str) -> tuple[int, int]:
         os.close(fd)
         raise
     return fd, status.st_size
-
-
-_MULTIBOOT_MAGIC = b"\x02\xb0\xad\x1b"
-
-# Magic at the start of files that are mistaken for kernels, and what to say about each.
-_COMPRESSED = (
-    (b"\x1f\x8b", "gzip", "gzip -dc"),
-    (b"\xfd7zXZ\0", "xz", "xz -dc"),
-    (b"\x28\xb5\x2f\xfd", "zstd", "zstd -dc"),
-    (b"BZh", "bzip2", "bzip2 -dc"),
-    (b"\x02\x21\x4c\x18", "lz4", "lz4 -dc"),
-    (b"\x04\x22\x4d\x18", "lz4", "lz4 -dc"),
-    (b"\x5d\0\0", "lzma", "xz --format=lzma -dc"),
-    (b"\x89LZO\0", "lzop", "lzop -dc"),
-)
-
-
-def sniff(head: bytes, name: str) -> str:
-    """Return ``"bzimage"``, ``"multiboot"`` or ``"elf"``, by the first `HEAD_SIZE` bytes.
-
-    An ELF file with a Multiboot header counts as Multiboot. `ImageError` for all else.
-    """
-    if head[0x202:0x206] == b"HdrS" and not head.startswith(b"\x7fELF"):
-        return "bzimage"
-    if _MULTIBOOT_MAGIC in head:
-        from pyvmm.boot import multiboot
-
-        if multiboot.find(head) is not None:
-            return "multiboot"
-    if head.startswith(b"\x7fELF"):
-        return "elf"
-    for magic, kind, command in _COMPRESSED:
-        if head.startswith(magic):
-            raise ImageError(
-                f"{name} is {kind}-compressed; decompress it ({command} FILE > vmlinux) and give "
-                "that, or give the bzImage of the same kernel"
-            )
-    raise ImageError(f"{name} {_other(head)}")
-
-
-_GIVE = "give an x86-64 bzImage or vmlinux"
-
-
-def _other(head: bytes) -> str:
-    """Say what a file that no loader takes seems to be, and the remedy."""
-    if head[56:60] == b"ARM\x64":
-        return f"is an ARM64 kernel (Image); this machine is x86-64: {_GIVE}"
-    if head[56:60] == b"RSC\x05":
-        return f"is a RISC-V kernel (Image); this machine is x86-64: {_GIVE}"
-    if head.startswith(b"MZ") and head[4:8] == b"zimg":
-        return f"is an EFI zboot kernel; this machine has no EFI: {_GIVE}"
-    if head.startswith(b"MZ") and b".linux\0" in head:
-        return (
-            "is a unified kernel image, and this machine has no EFI; take the bzImage out of it "
-            "(objcopy -O binary -j .linux FILE vmlinuz) and give that"
-        )
-    if head.startswith(b"MZ"):
-        return (
-            "is an EFI or DOS program without a Linux boot header; give a bzImage or an ELF vmlinux"
-        )
-    if head.startswith((b"070701", b"070702", b"\xc7\x71")):
-        return "is a cpio archive; pass it as the initrd, and give a kernel as well"
-    if head.startswith(b"\xd0\x0d\xfe\xed"):
-        return f"is a device tree or a FIT image; this machine is x86-64: {_GIVE}"
-    if head.startswith(b"QFI\xfb"):
-        return "is a qcow2 disk image; give the kernel itself, a bzImage or an ELF vmlinux"
-    if head[510:512] == b"\x55\xaa":
-        return (
-            "is a disk image or a boot sector; give a kernel (a bzImage or an ELF vmlinux), "
-            "or say that it is a flat binary (--flat real; in Python flat='real')"
-        )
-    return (
-        "is neither a bzImage nor an ELF or Multiboot kernel; give one of those, "
-        "or say that it is a flat binary (--flat real; in Python flat='real')"
-    )
