@@ -10,8 +10,7 @@ from pathlib import Path
 from tests.support.tree import ROOT
 
 FOLDERS = ("pyvmm", "bench")
-#: The programs, and what has still to change.
-PROGRAMS = {"pyvmm.__main__", "pyvmm.lab.__main__", "bench.sweep.cell"}
+PROGRAMS = {"pyvmm.__main__", "pyvmm.lab.__main__"}
 
 
 def modules(root: Path) -> dict[str, Path]:

@@ -39,6 +39,20 @@ LAYERS = {
     "demo": 7,
     "cli": 8,
 }
+#: The same of the benchmarks.
+BENCH_LAYERS = {
+    "loads": 0,
+    "report": 1,
+    "rounds": 2,
+    "options": 3,
+    "peers": 3,
+    "torture": 3,
+    "suite": 4,
+    "suites": 5,
+    "run": 6,
+    "sweep": 7,
+    "command": 8,
+}
 # What a part may use of its own layer or without one.
 ALSO: dict[str, set[str]] = {}
 
@@ -54,7 +68,7 @@ def part_of_file(path: Path) -> str:
     return relative.parts[0].removesuffix(".py")
 
 
-def imported_modules(path: Path) -> list[tuple[int, str]]:
+def imported_modules(path: Path, package: str = "pyvmm") -> list[tuple[int, str]]:
     """(line, module) for each import of the package in a file, those for type checkers too."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(), str(path))):
@@ -64,8 +78,8 @@ def imported_modules(path: Path) -> list[tuple[int, str]]:
             assert node.level == 0, f"{path}:{node.lineno}: a relative import"
             module = node.module or ""
             names = [f"{module}.{alias.name}" for alias in node.names]
-            found += [(node.lineno, name) for name in (names if module == "pyvmm" else [module])]
-    return [(line, name) for line, name in found if name.split(".")[0] == "pyvmm"]
+            found += [(node.lineno, name) for name in (names if module == package else [module])]
+    return [(line, name) for line, name in found if name.split(".")[0] == package]
 
 
 def violations(path: Path) -> list[str]:
@@ -94,6 +108,17 @@ def test_every_part_has_a_layer() -> None:
 )
 def test_imports_point_down(path: Path) -> None:
     assert violations(path) == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "bench").rglob("*.py")), ids=lambda path: path.stem)
+def test_imports_of_benchmarks_point_down(path: Path) -> None:
+    """A suite imports no other one either."""
+    importer = path.relative_to(ROOT / "bench").parts[0].removesuffix(".py")
+    for line, module in imported_modules(path, "bench"):
+        imported = part_of(module)
+        if importer.startswith("__") or (imported == importer != "suites"):
+            continue
+        assert BENCH_LAYERS[imported] < BENCH_LAYERS[importer], f"{path}:{line}: {module}"
 
 
 def test_the_check_sees_an_upward_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
