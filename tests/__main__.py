@@ -6,14 +6,15 @@ bare    bare-metal guests on this machine's /dev/kvm, whatever kind that is
 fuzz    the fuzz targets, half a minute each (tests/fuzz)
 qemu    the guest's kernels, patches and init without pyvmm: QEMU alone boots them
 lab     the lab itself, seen from outside
-vmx     some of bare and linux on VT-x: here if this KVM is kvm_intel, else inside the lab that emulates it
-linux   Linux guests, and some of bare: here if this KVM boots Linux, else inside the lab
+vmx     tests of bare and linux that name VT-x: here if this KVM is kvm_intel, else in labs
+linux   Linux guests, and tests of bare that name them: here if this KVM boots Linux, else in labs
 
-Without --rest: what each change must pass, chosen to take 40 minutes on two CPUs with every kernel still to be built.
-With it: the rest, on another machine: the tests of other guest kernels, of VT-x without EPT, and what is marked so.
+Without --rest the stages run the tests that each change must pass: 40 minutes on two CPUs with
+every kernel still to be built. With --rest, for another machine, they run the tests that have that
+mark: of other guest kernels, of VT-x without EPT, of what takes long.
 
-A stage that cannot run fails; none is skipped. The exit status is 0 only if every stage passed. Where PYVMM_ARTEFACTS
-names a folder, the report of each failed test and the lab's console are kept there.
+A stage that cannot run fails; none is skipped. The exit status is 0 only if every stage passed.
+Where PYVMM_ARTEFACTS names a folder, the report of each failed test and each lab's console stay there.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class Stage(NamedTuple):
-    """The folders of a stage, and the host that its tests run on."""
+    """The folders of a stage, and the host that chooses the tests (tests/support/hosts.py)."""
 
     folders: tuple[str, ...]
     host: str = HERE
@@ -53,10 +54,10 @@ STAGES = {
     "vmx": Stage(("bare", "linux"), VMX),
     "linux": Stage(("bare", "linux"), LINUX),
 }
-#: Those that boot no kernel, and need nothing that is built.
+#: Stages that boot no kernel, and so run beside the builds.
 EARLY = ("unit", "bare", "fuzz")
 STAGES_OF_REST = ("bare", "qemu", "lab", "vmx", "linux")
-#: Of each fuzz target.
+#: The search of each fuzz target.
 FUZZ_SECONDS = int(os.environ.get("PYVMM_FUZZ_SECONDS", "30"))
 NO_TESTS = 5  # pytest's status where the options leave none of a file
 #: The files that take longest, which begin first.
@@ -78,19 +79,19 @@ LONG = (
 
 
 class Choice(NamedTuple):
-    """Which tests of a stage: those of every change or the rest, and what pytest's options leave of them."""
+    """The half of a stage's tests, and the options for pytest that narrow it."""
 
     rest: bool = False
     options: tuple[str, ...] = ()
 
     @property
     def words(self) -> tuple[str, ...]:
-        """For pytest."""
+        """What pytest is told."""
         return ("-m", REST if self.rest else f"not {REST}", *self.options)
 
 
 def processes(name: str, choice: Choice) -> list[Process]:
-    """What a stage comes to on this machine."""
+    """Return what a stage runs on this machine."""
     if name == "fuzz":
         return searches()
     folders, host = STAGES[name]
@@ -104,13 +105,13 @@ def processes(name: str, choice: Choice) -> list[Process]:
 
 
 def searches() -> list[Process]:
-    """Of the fuzz targets one each."""
+    """Return a process for each fuzz target."""
     command = [sys.executable, "-m", "tests.fuzz", "--seconds", str(FUZZ_SECONDS)]
     return [Process(f"fuzz/{name}", [*command, name]) for name in TARGETS]
 
 
 def in_labs(name: str, host: str, choice: Choice) -> list[Process]:
-    """The files of a stage in labs, which they share: the start of one with pytest takes 20 s."""
+    """Return labs that share the files of a stage: the start of one with pytest takes 20 s."""
     words = ("--host", host, *choice.words)
     files = file_names(STAGES[name].folders, words)
     piles = in_piles(files, labs.at_a_time() * labs.PILES[host])
@@ -118,12 +119,12 @@ def in_labs(name: str, host: str, choice: Choice) -> list[Process]:
 
 
 def in_piles(files: Sequence[str], count: int) -> list[tuple[str, ...]]:
-    """Deals files out, so many piles or less."""
+    """Deal files out to so many piles, none of them empty."""
     return [tuple(files[first::count]) for first in range(min(count, len(files)))]
 
 
 def called(stage: str, files: Sequence[str]) -> str:
-    """What to call a pile of files of a stage, or of a host."""
+    """Name a pile of files of a stage, or of a host."""
     return f"{stage}/{Path(files[0]).stem}" + f" and {len(files) - 1} more" * (len(files) > 1)
 
 
@@ -133,10 +134,10 @@ def pytest(*words: str) -> list[str]:
 
 @cache
 def file_names(folders: tuple[str, ...], words: tuple[str, ...]) -> list[str]:
-    """The files with tests of that choice, those that take long first.
+    """Return the files that have such tests, those that take long first.
 
-    Pytest finds them, and compiles them for labs, where an emulated CPU takes 20 times as long. A file that it could
-    not read is one of them, so that it fails in its turn.
+    Pytest finds them, and compiles them for labs, where an emulated CPU takes 20 times as long. A
+    file that pytest cannot read is among them, so that it fails in its turn.
     """
     command = pytest(*(f"tests/{folder}" for folder in folders), "--collect-only", "-q", *words)
     listed = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
@@ -145,7 +146,7 @@ def file_names(folders: tuple[str, ...], words: tuple[str, ...]) -> list[str]:
 
 
 def rank(name: str) -> int:
-    """The place of a file among those that take long."""
+    """Return the place of a file among those that take long."""
     return LONG.index(name) if name in LONG else len(LONG)
 
 
@@ -166,35 +167,35 @@ def main() -> int:
 
 
 def run_stages(chosen: Sequence[str], choice: Choice) -> int:
-    """Runs them, and says what each came to; 0 if all passed."""
+    """Run the stages, and say how each ended; 0 if all passed."""
     late = [stage for stage in chosen if stage not in EARLY]
     builds = {"needs": needs.builds(set(late), rest=choice.rest)} if late else {}
     early = {stage: processes(stage, choice) for stage in chosen if stage in EARLY}
     ended = run(number_of(1), builds | early)
     if late and status(ended["needs"]) == 0:
-        # Labs first: what is short fills the gaps at the end.
+        # Labs first: short files fill the gaps at the end.
         parts = {stage: processes(stage, choice) for stage in reversed(late)}
         ended |= run(labs.at_a_time(), parts)
     elif late:
-        print("tests: what the other stages need could not be made, as said above")
+        print("tests: the other stages did not run: a build that they need failed, as said above")
     codes = [tell(stage, ended[stage]) for stage in ("needs", *chosen) if stage in ended]
     return int(any(codes))
 
 
 def run(count: int, parts: dict[str, list[Process]]) -> dict[str, list[End]]:
-    """Runs the processes of stages as one queue, so many at a time: no CPU idles at the end of each."""
+    """Run the processes of stages as one queue, so that no CPU idles at the end of each stage."""
     print(f"\n==== {', '.join(parts)} ====", flush=True)
     ends = iter(at_a_time(count, [process for part in parts.values() for process in part]))
     return {stage: [next(ends) for _ in part] for stage, part in parts.items()}
 
 
 def status(ends: Sequence[End]) -> int:
-    """That of a stage, 0 only if that of each of its processes is; below 0 is a signal's."""
+    """Return the first status that is not 0; below 0 is a signal. NO_TESTS where nothing ran."""
     return next((end.code for end in ends if end.code), 0) if ends else NO_TESTS
 
 
 def tell(stage: str, ends: Sequence[End]) -> int:
-    """Says what a stage came to; its status."""
+    """Say how a stage ended; its status."""
     code = status(ends)
     said = "ok" if code == 0 else f"FAILED ({code})"
     print(f"{stage:6} {said}  {sum(end.seconds for end in ends):.0f} s of work")

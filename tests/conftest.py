@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For all tests: signals as at a prompt, and a failure leaves its report in the folder that PYVMM_ARTEFACTS names."""
+"""For all tests: the choice by host, signals as at a prompt, reports of failures in PYVMM_ARTEFACTS."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """A background job or nohup starts us with signals ignored, which every program under test would inherit."""
+    """Undo what nohup or a background job did: programs under test would inherit ignored signals."""
     for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) == signal.SIG_IGN:
             usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL

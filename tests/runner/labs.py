@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 SECONDS = 40 * 60
 CPUS = 2
-#: Piles of files for each lab that runs at a time: the start of one, and that of pytest there, take 20 s with SVM and
-#: more with VT-x.
+#: Piles of files for each lab that runs at a time. Two even the ends out; a start takes 20 s, and
+#: longer on VT-x.
 PILES = {hosts.LINUX: 2, hosts.VMX: 1, hosts.SHADOW: 1}
 #: Hypothesis, which no test there uses, takes a part of pytest's start.
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
 
 
 def is_here(host: str) -> bool:
-    """Whether this machine's own KVM is that host; says what kind it is where it had to be asked."""
+    """Whether this machine's own KVM is that host. Prints what kind it is where KVM was asked."""
     if host == hosts.LINUX:
         from pyvmm.probe import probe
 
@@ -34,33 +34,33 @@ def is_here(host: str) -> bool:
 
 
 def at_a_time() -> int:
-    """A lab takes one CPU of this machine, or as many as it has itself (docs/lab.md)."""
+    """Return how many labs run at a time: each keeps one CPU busy, or CPUS (docs/lab.md)."""
     from pyvmm.lab import emulator
 
     return number_of(1 if emulator.find().one_thread else CPUS)
 
 
 def process(what: str, host: str, words: Sequence[str]) -> Process:
-    """Pytest with these words in a lab of its own."""
+    """Return pytest with these words in a lab of its own."""
     options = of_svm() if host == hosts.LINUX else of_vmx(host)
     keep = os.environ.get("PYVMM_ARTEFACTS")
     if keep:
         name = f"{what.replace('/', '-').replace(' ', '-')}-console.log"
         options += ["--log", os.path.join(keep, name)]
     lab = [sys.executable, "-m", "pyvmm", "lab", "--timeout", str(SECONDS), *options]
-    # To rewrite assertions is a minute's work on VT-x; modules as they are have been compiled here.
+    # Pytest would rewrite assertions for a minute on VT-x; plain modules are compiled already.
     plain = () if host == hosts.LINUX else ("--assert=plain",)
     return Process(what, [*lab, "--", *PYTEST, *plain, *words])
 
 
 def of_svm() -> list[str]:
-    """The options of the lab with SVM."""
+    """Return the options of a lab with SVM."""
     keep = os.environ.get("PYVMM_ARTEFACTS")
     kept = ["--share", keep, "--env", "PYVMM_ARTEFACTS"] if keep else []
     return ["--cpus", str(CPUS), "--memory", "8G", *kept]
 
 
 def of_vmx(host: str) -> list[str]:
-    """Those of the lab with VT-x, which brings no files back: the console's log is all that can be kept."""
+    """Return those of a lab with VT-x, which brings no files back: only its console is kept."""
     shadow = ["--no-npt"] if host == hosts.SHADOW else []
     return ["--arch", "vmx", "--env", "PYVMM_ARTEFACTS=", *shadow]

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which guest works under which host: every guest kernel under every kind of outer machine that the lab has.
+"""Which guest works under which host: every guest kernel in every kind of lab.
 
     python -m tests.runner.matrix --json matrix.json --table docs/measurements/matrix.md
 
-Each host is a lab of its own, in which each guest boots, is called into, and uses swapped pages where they lie, as far
-as its kernel can. The table is written from what was measured; the status is 1 if a guest cannot do what it should.
-With --host only some are measured: what the file of --json says of the others stays, with the revision it was
+Each host is a lab of its own, in which each guest boots, is called into, and uses swapped pages
+where they lie, as far as its kernel can. The status is 1 if a guest cannot do what it should. With
+--host only some are measured: what the file of --json says of the others stays, with the revision it was
 measured at.
 """
 
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from pyvmm.guest import cache, inventory
 from pyvmm.lab import emulator, outerkernel
+from tests.runner import labs
 from tests.support.tree import ROOT
 
 MAKERS = {"svm": "SVM", "vmx": "VT-x"}
@@ -52,7 +53,7 @@ class Host(NamedTuple):
 
 
 class Guest(NamedTuple):
-    """A guest kernel: what it is called, and whether it answers symcalls and knows the swap bypass."""
+    """A guest kernel: its name, and whether it answers symcalls and knows the swap bypass."""
 
     name: str
     what: str
@@ -171,7 +172,7 @@ def all_cells() -> None:
 
 
 def prepare() -> None:
-    """All that goes into the labs, from the cache, or fetched or made now: in a lab there is no network."""
+    """Fetch or make all that goes into the labs: there is no network in a lab."""
     from pyvmm.guest.build import build
     from pyvmm.guest.stock import stock
     from tests.support.swapguest import torture
@@ -198,13 +199,13 @@ def command(host: Host) -> list[str]:
 
 
 def packed() -> list[str]:
-    """The options of the lab with VT-x, which does not see this machine's cache: each guest goes along."""
+    """Return the options of a lab with VT-x, which does not see the cache: each guest goes along."""
     files = {path for guest in GUESTS for path in inventory.guest_files(guest.name)}
     return ["--arch", "vmx", *(word for path in sorted(files) for word in ("--pack", path))]
 
 
 def environment(host: Host) -> dict[str, str]:
-    """With the outer kernel, and for shadow paging the path's QEMU: newer ones stand still with it (docs/lab.md)."""
+    """Return one with the outer kernel, and for shadow paging the path's QEMU (docs/lab.md)."""
     if host.arch == "vmx":
         return dict(os.environ)
     chosen = {"PYVMM_LAB_LINUX": host.linux}
@@ -227,10 +228,8 @@ def measured(host: Host) -> dict[str, dict[str, str]]:
 
 
 def all_measured(chosen: Sequence[Host]) -> Iterator[tuple[Host, dict[str, dict[str, str]]]]:
-    """Each host with its cells, when it has ended: as many at a time as labs are good, the longest first."""
-    from tests.__main__ import labs_at_a_time
-
-    with ThreadPoolExecutor(labs_at_a_time()) as pool:
+    """Yield each host with its cells when it has ended; the longest begin first."""
+    with ThreadPoolExecutor(labs.at_a_time()) as pool:
         longest = sorted(chosen, key=lambda host: (host.arch != "vmx", host.paging != "shadow"))
         running = {pool.submit(measured, host): host for host in longest}
         for ended in as_completed(running):

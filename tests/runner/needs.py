@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of guests and labs need, made or fetched before they begin: in labs there is no network."""
+"""What guests and labs need, made or fetched before tests begin: there is no network in labs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.tree import ROOT
 
 
 def builds(stages: set[str], *, rest: bool = False) -> list[Process]:
-    """What makes all that these stages need, where the cache has it not: kernels first, by half of the CPUs each."""
+    """Return the builds of what the cache lacks: kernels first, by half of the CPUs each."""
     jobs = str(max(1, (os.cpu_count() or 1) // 2))
     guests = (*(reversed(kernels.OTHERS) if rest else ()), kernels.DEFAULT)
     build = [sys.executable, "-m", "pyvmm", "guest", "build", "--jobs", jobs, "--linux"]
@@ -32,7 +32,7 @@ def emulates_vtx(stages: set[str]) -> bool:
 
 
 def prepare(emulated_vtx: bool, rest: bool) -> None:
-    """Everything that Linux guests and labs need beside these kernels, from the cache, or fetched or built now."""
+    """Fetch or build everything that guests and labs need beside these kernels."""
     from bench.suites import workloads
     from pyvmm.demo import swapload
     from pyvmm.guest import cache
@@ -67,9 +67,10 @@ def prepare(emulated_vtx: bool, rest: bool) -> None:
 
 
 def compile_sources(folder: Path) -> None:
-    """Compiles the Python of a folder that labs share.
+    """Compile the Python of a folder that labs share.
 
-    Each lab would do it, and one could import what another has written in part: 9p has no atomic replacement.
+    Each lab would do it, and one could import a file that another has written in part: 9p has no
+    atomic replacement.
     """
     if not compileall.compile_dir(folder, quiet=1):
         raise SystemExit(f"tests: {folder} does not compile")

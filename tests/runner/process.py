@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that run beside each other, each shown when it has ended, and ended when it falls silent."""
+"""Programs that run beside each other: shown when they have ended, ended when they fall silent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: The longest test is silent for about 200 s on an emulated machine.
 SILENT_SECONDS = 420
-SILENT = 1000  # no status of a program: one of 124 is a lab that was not silent, but at work for too long
+SILENT = 1000  # no status of a program: 124 is that of a lab that was at work for too long
 #: Of processes at a time: a lab touches 1 to 2 GiB of memory.
 MOST = 4
 SHOWING = Lock()
@@ -44,18 +44,18 @@ class End(NamedTuple):
 
 
 def number_of(cpus: int) -> int:
-    """Processes at a time, each of which keeps so many CPUs busy."""
+    """Return how many processes run at a time that keep so many CPUs busy each."""
     return max(1, min(MOST, (os.cpu_count() or 1) // cpus))
 
 
 def at_a_time(count: int, processes: Sequence[Process]) -> list[End]:
-    """Runs all, so many at a time."""
+    """Run all, so many at a time."""
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(shown, processes))
 
 
 def shown(process: Process) -> End:
-    """Runs it, and shows its output at the end. Once: one that fell silent hung, and a second try would hide it."""
+    """Run it once, and show its output at the end: a second try would hide a hang."""
     start = time.monotonic()
     code, output = watch(process.command)
     end = End(code, time.monotonic() - start)
@@ -67,7 +67,7 @@ def shown(process: Process) -> End:
 
 
 def watch(command: list[str]) -> tuple[int, bytes]:
-    """Runs it to its end, or ends it when it has said nothing for too long; its status and output."""
+    """Run it to its end, or end it when it has said nothing for too long; its status and output."""
     output = b""
     with subprocess.Popen(
         command,
@@ -96,7 +96,7 @@ def watch(command: list[str]) -> tuple[int, bytes]:
 
 
 def end_all(number: int, frame: object) -> None:
-    """The handler of a signal: labs would go on by themselves. What still waits for its turn does not begin."""
+    """End what runs, on a signal: labs would go on by themselves. What waits does not begin."""
     ENDING.set()
     for process in tuple(RUNNING):
         process.terminate()

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs tests with the C modules under sanitizers: `python -m tests.runner.sanitize KIND [FOLDER-OR-FILE...] [-- ...]`.
+"""Tests with the C modules under sanitizers.
 
-KIND is address (with undefined behaviour) or thread. The tree is copied to build/sanitize/KIND and the modules are
-built there with gcc's sanitizer, whose runtime is loaded into Python before all else. Without names the unit and the
-bare-guest tests are run, each file a process of its own; what follows -- is for pytest. Whatever a sanitizer says, of
-a child too, makes the run fail.
+    python -m tests.runner.sanitize KIND [FOLDER-OR-FILE...] [-- pytest options]
+
+KIND is address, with undefined behaviour, or thread. The program copies the tree to
+build/sanitize/KIND, builds the modules there with gcc's sanitizer, and loads its runtime into Python
+before all else. Without names it runs the unit and the bare-guest tests, each file in a process of
+its own. Whatever a sanitizer reports, in a child too, makes the run fail.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ FOLDERS = ("tests/unit", "tests/bare")
 
 
 class Kind(NamedTuple):
-    """What gcc is to build, the runtimes to load first, and their options; LOG is where they write."""
+    """What gcc builds, the runtimes that are loaded first, and their options; they write to LOG."""
 
     flags: str
     runtimes: tuple[str, ...]
@@ -36,8 +38,8 @@ class Kind(NamedTuple):
     left_out: tuple[str, ...] = ()
 
 
-#: CPython frees little at its end, so leaks are not asked for. Memory of its own allocators would not be seen. SIGBUS
-#: has a handler of the engine's.
+#: CPython frees little at its end, so leaks are not asked for. Memory of its own allocators would not
+#: be seen. The engine has a handler of SIGBUS.
 KINDS = {
     "address": Kind(
         "address,undefined",
@@ -60,13 +62,15 @@ KINDS = {
         ("test_streams", "test_detach"),
     ),
 }
-#: What says nothing here: how modules are built otherwise, what memory a process takes, programs that have sanitizers
-#: of their own or an environment, what needs capstone, and what runs compilers, QEMU and the like most of its time.
+#: Files that say nothing here: how modules are built otherwise, what memory a process takes, programs
+#: that have sanitizers of their own or an environment, what needs capstone, and files that mostly run
+#: compilers, QEMU and the like.
 LEFT_OUT = (
     *("test_hardening", "test_footprint", "test_packaging", "test_fuzz", "test_virtio_fuzz"),
     *("test_install", "test_crash", "test_bench"),
-    *("test_symcall_threads", "test_device_threads", "test_small_scope", "test_ci", "test_docs"),
-    *("test_guest_build", "test_guest_module", "test_guest_patches", "test_imports", "test_stages"),
+    *("test_symcall_threads", "test_device_threads", "test_transport", "test_small_scope"),
+    *("test_guest_build", "test_guest_module", "test_guest_patches", "test_ci", "test_docs"),
+    *("test_imports", "test_includes", "test_circles", "test_stages"),
 )
 #: Capstone is loaded in a way that ends a process under a sanitizer. Without it dumps show bytes.
 HIDDEN = 'raise ImportError("not under sanitizers")\n'
@@ -114,7 +118,7 @@ def files(kind: str, names: Sequence[str]) -> Iterator[str]:
         if path.is_file():
             yield name
         else:
-            found = sorted(each for each in path.glob("test_*.py") if each.stem not in left_out)
+            found = sorted(each for each in path.rglob("test_*.py") if each.stem not in left_out)
             yield from (str(each.relative_to(ROOT)) for each in found)
 
 
@@ -125,7 +129,7 @@ def processes(
     preload = ":".join(map(runtime, KINDS[kind].runtimes))
     made = []
     for name in files(kind, names):
-        log = folder / "logs" / Path(name).stem
+        log = folder / "logs" / name.removesuffix(".py").replace("/", "-")
         settings = {
             key: value.replace("LOG", str(log)) for key, value in KINDS[kind].options.items()
         }

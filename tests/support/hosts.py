@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The hosts that tests run on: `pytest --host NAME` chooses the tests of one.
 
-A test's own host follows from its folder. The mark `host` names further ones, and says whether the test
-is of the rest there; for its own host it says that too:
+A test's own host follows from its folder. The mark `host` names further ones, and says whether the
+test is of the rest there; for its own host it says that too:
 
     @pytest.mark.host("vmx", "shadow")      # once more on VT-x, with EPT and without
     @pytest.mark.host("vmx", rest=True)     # once more on VT-x, of the rest there
@@ -40,7 +40,7 @@ def choose(items: Sequence[pytest.Item], host: str) -> list[pytest.Item]:
 
 
 def is_of(item: pytest.Item, host: str) -> bool:
-    """Whether a test runs on a host; marks it if it is of the rest there, as all without EPT are."""
+    """Whether a test runs on a host. Marks it if it is of the rest there, as all of SHADOW are."""
     named = next((mark for mark in item.iter_markers("host") if host in mark.args), None)
     if host == SHADOW or (named and named.kwargs.get("rest")):
         item.add_marker(REST)

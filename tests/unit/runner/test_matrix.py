@@ -15,7 +15,6 @@ import pytest
 from pyvmm.errors import ConfigError
 from pyvmm.guest import inventory
 from pyvmm.lab import emulator
-from tests import __main__ as stages
 from tests.runner import matrix
 from tests.runner.matrix import CANNOT, FINE, Host
 
@@ -101,7 +100,7 @@ def test_a_part_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     record, table = tmp_path / "record.json", tmp_path / "table.md"
     record.write_text(json.dumps(before))
     good = {guest.name: GOOD for guest in matrix.GUESTS}
-    monkeypatch.setattr(stages, "labs_at_a_time", lambda: 2)
+    monkeypatch.setattr(matrix.labs, "at_a_time", lambda: 2)
     monkeypatch.setattr(matrix, "prepare", lambda: None)
     monkeypatch.setattr(matrix, "measured", lambda host: good)
     words = ["--json", str(record), "--table", str(table), "--host", str(VMX)]
