@@ -81,7 +81,7 @@ class MachineConfig(NamedTuple):
 
 
 class BootConfig(NamedTuple):
-    """What the first vCPU begins with.
+    """The start of the first vCPU: a kernel, or registers.
 
     `kernel` names a file, `initrd` its parts: names of files, or bytes. `cmdline` is the kernel's
     command line, `flat` the start mode of a flat binary: "real", "protected" or "long". `state`
@@ -103,7 +103,9 @@ class SerialConfig(NamedTuple):
 
 
 class ConsoleConfig(NamedTuple):
-    """A virtio console. `framed`: its input is framed (csrc/framing.h), which the guest has to know.
+    """A virtio console.
+
+    `framed`: its input is framed (csrc/framing.h), which the guest has to know.
 
     `size` is (columns, rows), None for that of the terminal it is connected to.
     """
@@ -213,7 +215,10 @@ _WORDS = {
 
 
 def kind_of(device: Any) -> str:
-    """Return the word for the device that a record describes. Raises ConfigError for what is no such record."""
+    """Return the word for the device that a record describes.
+
+    Raise ConfigError for what is no such record.
+    """
     for kind, record in KINDS.items():
         if isinstance(device, record):
             return kind
@@ -238,7 +243,10 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(data: Any) -> VMConfig:
-    """Make a record of what `to_plain` gave. Raises ConfigError, which names the field, for what is none."""
+    """Make a record of what `to_plain` gave.
+
+    Raise ConfigError, which names the field, for what is none.
+    """
     config: VMConfig = _record(VMConfig, data, "the VM")
     return config
 
@@ -251,7 +259,7 @@ def to_json(config: VMConfig) -> str:
 
 
 def from_json(text: str | bytes) -> VMConfig:
-    """Read a VM from JSON. Raises ConfigError, which names the field, for what is none."""
+    """Read a VM from JSON. Raise ConfigError, which names the field, for what is none."""
     import json
 
     try:
@@ -301,7 +309,7 @@ def _value(kind: str, value: Any, where: str) -> Any:
 
 
 def _is_plain(kind: str, value: Any) -> bool:
-    """Whether it is a value of that plain type. True and False are no numbers."""
+    """Return whether it is a value of that plain type. True and False are no numbers."""
     if kind not in _TYPES:
         return False
     return isinstance(value, _TYPES[kind]) and (kind == "bool" or not isinstance(value, bool))

@@ -74,7 +74,8 @@ class FwCfg:
 
 
 class TestDevice(Device):
-    """All that kvm-unit-tests expect of a machine beside the serial port, added to a VM before it starts.
+    """All that kvm-unit-tests expect of a machine beside the serial port, added to a VM before it
+    starts.
 
     * A write to port 0xf4 ends the run, with the byte as `Result.status`: 0 passed, 38 skipped.
     * Ports 0xe0 to 0xe3 and 0xe8 to 0xeb keep the 32 bits that are written there.
@@ -146,7 +147,7 @@ class TestDevice(Device):
         """Have KVM drop its mapping of the page of RAM at the address that is written.
 
         A change of the host's page protection does that. It becomes executable and back: at no time
-        may it be anything less, because other vCPUs and devices use it. Raises HostError if the
+        may it be anything less, because other vCPUs and devices use it. Raise HostError if the
         host does not allow it.
         """
         if not exit.is_write:

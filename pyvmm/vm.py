@@ -56,17 +56,16 @@ Initrd = str | bytes | Sequence[str | bytes]
 class VM:
     """A virtual machine.
 
-    `memory` is in bytes, or text such as "256M"; `cpus` the number of vCPUs. `kernel` is a bzImage, an ELF vmlinux with
-    a PVH entry, a kernel with a Multiboot header, or a flat binary
-    (`flat` says how that starts: "real", "protected" or "long"); without one, give
-    `load_state` the registers yourself. `initrd` is a file or several parts. `shared=True`
-    puts RAM into a memfd, `hugepages` ("2M" or "1G") into one from the hugetlb pool.
-    `irqchip=False` is for bare programs that end with HLT. `nested=True` shows VMX or SVM to the guest.
-    `symbiotic` shows it the interface for symcalls (None: where this KVM can), each of which may take
-    `symcall_deadline` seconds.
+    `memory` is in bytes, or text such as "256M"; `cpus` the number of vCPUs. `kernel` is a bzImage,
+    an ELF vmlinux with a PVH entry, a kernel with a Multiboot header, or a flat binary (`flat` says
+    how that starts: "real", "protected" or "long"); without one, give `load_state` the registers
+    yourself. `initrd` is a file or several parts. `shared=True` puts RAM into a memfd, `hugepages`
+    ("2M" or "1G") into one from the hugetlb pool. `irqchip=False` is for bare programs that end
+    with HLT. `nested=True` shows VMX or SVM to the guest. `symbiotic` shows it the interface for
+    symcalls (None: where this KVM can), each of which may take `symcall_deadline` seconds.
 
-    Raises `ConfigError` for options that cannot work, `ImageError` (at `start`) for images, and `pyvmm.kvm` errors when
-    the host refuses. A context manager; `close` gives everything back.
+    Raises `ConfigError` for options that cannot work, `ImageError` (at `start`) for images, and
+    `pyvmm.kvm` errors when the host refuses. A context manager; `close` gives everything back.
     """
 
     def __init__(
@@ -111,9 +110,11 @@ class VM:
 
     @classmethod
     def of(cls, config: VMConfig) -> Self:
-        """Make the VM that a record describes. Its serial port and consoles are connected to nothing.
+        """Make the VM that a record describes.
 
-        Raises what the constructor does, and `add`.
+        Its serial port and consoles are connected to nothing.
+
+        Raise what the constructor does, and `add`.
         """
         machine, boot = config.machine._asdict(), config.boot
         ends = machine.pop("end_at_status")
@@ -140,8 +141,8 @@ class VM:
     def config(self) -> VMConfig:
         """The record of this VM, from which `of` makes another like it.
 
-        Hooks and the descriptors of consoles are not in it. Raises ConfigError if a device has no record, as a disk
-        over memory of this process.
+        Hooks and the descriptors of consoles are not in it. Raise ConfigError if a device has no
+        record, as a disk over memory of this process.
         """
         boot = BootConfig(self.kernel, tuple(self.initrd), self.cmdline, self.flat, self._state)
         devices = tuple(device.config for device in self.machine.devices)
@@ -190,7 +191,10 @@ class VM:
         return TestDevice(self)
 
     def add_serial(self, output_fd: int = -1, input_fd: int = -1, **options: Any) -> Serial:
-        """COM1 on file descriptors that stay the caller's; -1 for none. Its last output is always kept."""
+        """Add COM1 on file descriptors that stay the caller's; -1 for none.
+
+        Its last output is always kept.
+        """
         self._before_start("a serial port")
         if self.serial is not None:
             raise ConfigError("there is one serial port, and it was added already")
@@ -205,10 +209,10 @@ class VM:
         serial: str = "",
         format: str | None = None,
     ) -> VirtioBlk:
-        """A virtio disk over a raw file, a block device or a descriptor such as a memfd.
+        """Add a virtio disk over a raw file, a block device or a descriptor such as a memfd.
 
-        Its serial number may not be that of the swap disk, which is how a guest finds that one. A file that begins as
-        an image of another format is refused unless `format` is "raw".
+        Its serial number may not be that of the swap disk, which is how a guest finds that one. A
+        file that begins as an image of another format is refused unless `format` is "raw".
         """
         from pyvmm.devices.virtio_blk import VirtioBlk
 
@@ -228,14 +232,16 @@ class VM:
         policy: Policy = "pressure",
         quota: str | int | None = None,
     ) -> Swap:
-        """A swap disk of `size` bytes (or text such as "1G"; a multiple of 2 MiB) in host memory; one a VM.
+        """Add a swap disk of `size` bytes (or text such as "1G"; a multiple of 2 MiB) in host
+        memory; one a VM.
 
-        `bypass` says how a symbiotic guest may use pages where they lie in it: "off", "symcall" or "direct"; it can be
-        changed while the guest runs. `serial` is the disk's serial number. `backing` names a file, absent or empty,
-        that holds the pages instead of host memory. `policy` decides whether the guest may: "pressure" (always, but the
-        store grows by small pages while the host is short of memory), "quota" (while the store takes no more than
-        `quota` bytes, or text), "always", "never", or a function that is asked about each fault. Raises ConfigError for
-        what cannot be, HostError if the host refuses.
+        `bypass` says how a symbiotic guest may use pages where they lie in it: "off", "symcall" or
+        "direct"; it can be changed while the guest runs. `serial` is the disk's serial number.
+        `backing` names a file, absent or empty, that holds the pages instead of host memory.
+        `policy` decides whether the guest may: "pressure" (always, but the store grows by small
+        pages while the host is short of memory), "quota" (while the store takes no more than
+        `quota` bytes, or text), "always", "never", or a function that is asked about each fault.
+        Raise ConfigError for what cannot be, HostError if the host refuses.
         """
         from pyvmm.swap.disk import Swap
 
@@ -259,21 +265,21 @@ class VM:
     def add_console(
         self, input_fd: int | None = None, output_fd: int | None = None, **options: Any
     ) -> VirtioConsole:
-        """A virtio console (hvc0 in Linux) on file descriptors that stay the caller's."""
+        """Add a virtio console (hvc0 in Linux) on file descriptors that stay the caller's."""
         from pyvmm.devices.virtio_console import VirtioConsole
 
         self._before_start("a console")
         return VirtioConsole(self.machine, input_fd, output_fd, **options)
 
     def add_rng(self) -> VirtioRng:
-        """A virtio entropy source fed by the host's getrandom(2)."""
+        """Add a virtio entropy source fed by the host's getrandom(2)."""
         from pyvmm.devices.virtio_rng import VirtioRng
 
         self._before_start("an entropy source")
         return VirtioRng(self.machine)
 
     def add_net(self, tap: Any, mac: str | None = None) -> VirtioNet:
-        """A virtio network card on a tap: the name of one, or a `pyvmm.devices.tap.Tap`."""
+        """Add a virtio network card on a tap: the name of one, or a `pyvmm.devices.tap.Tap`."""
         from pyvmm.devices.tap import Tap
         from pyvmm.devices.virtio_net import VirtioNet
 
@@ -283,10 +289,11 @@ class VM:
         return VirtioNet(self.machine, tap, mac=mac)
 
     def end_at_status(self) -> None:
-        """Has a write to the status port, 0xf4, end the run: a "poweroff" with that byte as `Result.status`.
+        """Have a write to the status port, 0xf4, end the run: a "poweroff" with that byte as
+        `Result.status`.
 
-        QEMU's isa-debug-exit is such a port, by which kernels without power management end. Where QEMU's own exit
-        status is (byte << 1) | 1, this is the byte.
+        QEMU's isa-debug-exit is such a port, by which kernels without power management end. Where
+        QEMU's own exit status is (byte << 1) | 1, this is the byte.
         """
         self._before_start("the end at a status")
         self.machine.end_at_status()
@@ -294,24 +301,30 @@ class VM:
     # Hooks: with a handler, or as decorators.
 
     def on_port(self, port: int, count: int = 1) -> Callable[[F], F]:
-        """Decorator: calls the function with an `Exit` for accesses to `count` ports from `port` on.
+        """Decorate a function that is called with an `Exit` for accesses to `count` ports from
+        `port` on.
 
-        For a read the function returns the value, or sets `exit.value`. Raises ConfigError where a device sits.
+        For a read the function returns the value, or sets `exit.value`. Raise ConfigError where a
+        device sits.
         """
         return self._decorator(lambda handler: self.machine.on_port(port, handler, count))
 
     def on_mmio(self, address: int, length: int) -> Callable[[F], F]:
-        """Decorator: the same for guest-physical addresses outside RAM."""
+        """Decorate a function as `on_port` does, for guest-physical addresses outside RAM."""
         return self._decorator(lambda handler: self.machine.on_mmio(address, length, handler))
 
     def on_msr(self, index: int, count: int = 1) -> Callable[[F], F]:
-        """Decorator: the same for RDMSR and WRMSR; raise `GuestFault` to give the guest #GP."""
+        """Decorate a function as `on_port` does, for RDMSR and WRMSR; raise `GuestFault` to give
+        the guest #GP.
+        """
         return self._decorator(lambda handler: self.machine.on_msr(index, handler, count))
 
     def on_hypercall(self, number: int) -> Callable[[F], F]:
-        """Decorator: calls the function with a `Hypercall` when the guest's kernel rings the doorbell with that number.
+        """Decorate a function that is called with a `Hypercall` when the guest's kernel rings the
+        doorbell with that number.
 
-        What it returns, up to five numbers, goes back to the guest. Users' own numbers are 0x6000 to 0xffff.
+        What it returns, up to five numbers, goes back to the guest. Users' own numbers are 0x6000
+        to 0xffff.
         """
         return self._decorator(lambda handler: self.machine.on_hypercall(number, handler))
 
@@ -334,26 +347,33 @@ class VM:
         want: int = 0,
         question: Question | None = None,
     ) -> Any:
-        """Calls into the guest kernel on a vCPU, from any thread: by number, or by name ("current", "facts", ...).
+        """Call into the guest kernel on a vCPU, from any thread: by number, or by name ("current",
+        "facts", ...).
 
-        A number gives `Results`, a name what its function returns. Raises SymcallError if the call does not come to its
-        end or the guest says no, GuestDataError if the answer to a name cannot be true, StateError if the machine
-        neither runs nor is paused, ConfigError for a vCPU, a name or arguments that cannot be, LimitError for an
-        answer that takes too long: `question`, a `pyvmm.machine.question.Question`, says how long it may take.
+        A number gives `Results`, a name what its function returns. Raise SymcallError if the call
+        does not come to its end or the guest says no, GuestDataError if the answer to a name cannot
+        be true, StateError if the machine neither runs nor is paused, ConfigError for a vCPU, a
+        name or arguments that cannot be, LimitError for an answer that takes too long: `question`,
+        a `pyvmm.machine.question.Question`, says how long it may take.
         """
         return self.machine.symcall(cpu, call, *args, data=data, want=want, question=question)
 
     def tasks(self, threads: bool = False, cpu: int = 0) -> Iterator[Task]:
-        """The guest's processes, with `threads` each thread of them, as its kernel knows them: a call for every 32.
+        """Return the guest's processes, with `threads` each thread of them, as its kernel knows
+        them: a call for every 32.
 
-        All on vCPU `cpu`. Raises ConfigError if there is no such vCPU; as it goes on, what `symcall` does.
+        All on vCPU `cpu`. Raise ConfigError if there is no such vCPU; as it goes on, what `symcall`
+        does.
         """
         from pyvmm.symbiotic.task import tasks
 
         return tasks(self.machine.raw(cpu), threads)
 
     def facts(self, cpu: int = 0) -> Facts:
-        """What the guest's kernel is and where in memory it lies, asked on vCPU `cpu`. Raises what `symcall` does."""
+        """Ask the guest's kernel for its release and its place in memory, on vCPU `cpu`.
+
+        Raise what `symcall` does.
+        """
         found: Facts = self.symcall(cpu, "facts")
         return found
 
@@ -365,12 +385,14 @@ class VM:
     # The life of a run.
 
     def load_state(self, state: CpuState) -> None:
-        """Starts the first vCPU with these registers instead of a kernel's."""
+        """Start the first vCPU with these registers instead of a kernel's."""
         self._before_start("a start state")
         self._state = state
 
     def load(self) -> None:
-        """Loads the kernel, which `start` does if nobody did: what is wrong with it shows before anything has run."""
+        """Load the kernel, which `start` does if nobody did: what is wrong with it shows before
+        anything has run.
+        """
         self._before_start("loading a kernel")
         if self.serial is None:
             self.add_serial()
@@ -378,7 +400,7 @@ class VM:
         self._loaded = True
 
     def start(self) -> None:
-        """Loads the kernel and starts the vCPUs; comes back at once."""
+        """Load the kernel and start the vCPUs; return at once."""
         if not self._loaded:
             self.load()
         self.machine.start()
@@ -400,9 +422,12 @@ class VM:
         )
 
     def wait(self, timeout: float | None = None) -> Result | None:
-        """The result once the run is over, or None after `timeout` seconds. Raises what a hook raised.
+        """Return the result once the run is over, or None after `timeout` seconds.
 
-        A Linux kernel that panicked and restarted, for want of a pvpanic driver, ends by "panic": its log says so.
+        Raise what a hook raised.
+
+        A Linux kernel that panicked and restarted, for want of a pvpanic driver, ends by "panic":
+        its log says so.
         """
         result = self.machine.wait(timeout)
         if result is not None and result.reason in results.AFTER_PANIC and not self.machine.closed:
@@ -412,10 +437,11 @@ class VM:
         return result
 
     def run(self, timeout: float | None = None) -> Result:
-        """Starts it, unless it was started, waits, and returns how it ended; after `timeout` seconds as "timeout".
+        """Start it, unless it was started, wait, and return how it ended; after `timeout` seconds
+        as "timeout".
 
-        An interrupt (ctrl-c) stops the guest and is raised again. Raises ConfigError, before the start, for a time that
-        cannot be.
+        An interrupt (ctrl-c) stops the guest and is raised again. Raise ConfigError, before the
+        start, for a time that cannot be.
         """
         if timeout is not None:
             timeout = check_seconds(timeout, "a timeout")
@@ -436,35 +462,37 @@ class VM:
         return result
 
     def _drain(self, seconds: float) -> None:
-        """Lets the devices write out what the guest has queued, all of them in so much time."""
+        """Let the devices write out what the guest has queued, all of them in so much time."""
         until = time.monotonic() + seconds
         for device in self.machine.devices:
             device.drain(max(0.0, until - time.monotonic()))
 
     def pause(self, question: Question | None = None) -> None:
-        """Stops every vCPU between two instructions, and waits for it (from a hook: only asks for it).
+        """Stop every vCPU between two instructions, and wait for it (from a hook: only ask for it).
 
         With a `question` as long as that has time: LimitError then, and the machine goes on.
         """
         self.machine.pause(question)
 
     def resume(self) -> None:
-        """Lets a paused machine go on."""
+        """Let a paused machine go on."""
         self.machine.resume()
 
     def stop(self) -> None:
-        """Ends the run, from any thread."""
+        """End the run, from any thread."""
         self.machine.stop()
 
     def power_button(self) -> bool:
-        """Asks the guest to shut down; False while it does not listen to the ACPI power button."""
+        """Ask the guest to shut down; False while it does not listen to the ACPI power button."""
         return self.machine.board.power_button()
 
     def serve(self, name: str | None = None) -> str:
-        """Makes it known as `name`, else vm-PID, to `pyvmm list` and its kin until `close`; returns the socket's path.
+        """Make it known as `name`, else vm-PID, to `pyvmm list` and its kin until `close`; return
+        the socket's path.
 
-        Best after `start`: the guest boots meanwhile. Raises ConfigError for a name that another VM has or none can
-        have, HostError if the user's runtime directory is not safe, StateError if it is served already or closed.
+        Best after `start`: the guest boots meanwhile. Raise ConfigError for a name that another VM
+        has or none can have, HostError if the user's runtime directory is not safe, StateError if
+        it is served already or closed.
         """
         from pyvmm.control.runtime_dir import default_name
         from pyvmm.control.server import Server
@@ -477,7 +505,7 @@ class VM:
         return self._server.path
 
     def console_log(self) -> bytes:
-        """The last output of the serial port, at most 64 KiB."""
+        """Return the last output of the serial port, at most 64 KiB."""
         return self.serial.tail() if self.serial is not None else b""
 
     def _before_start(self, what: str) -> None:
@@ -486,7 +514,7 @@ class VM:
             raise StateError(f"{what} comes before the start; this machine is {state}")
 
     def close(self) -> None:
-        """Ends a run that is still on and gives everything back. May be called twice."""
+        """End a run that is still on and give everything back. May be called twice."""
         own_thread = self.machine.run.on_vcpu_thread()  # a hook, which is refused below
         if self._server is not None and not self.machine.closed and not own_thread:
             self._server.close()
@@ -502,7 +530,7 @@ class VM:
 
 
 def _load_typed() -> None:
-    """Makes the named symcalls known, when the first is made: not every launch needs them."""
+    """Make the named symcalls known, when the first is made: not every launch needs them."""
     import pyvmm.symbiotic.calls  # noqa: F401
 
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bars on a logarithmic scale, for times that differ by orders of magnitude: on a terminal, and as a picture."""
+"""Bars on a logarithmic scale, for times that differ by orders of magnitude: on a terminal, and as
+a picture.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ class Bar(NamedTuple):
 
 
 def time_text(seconds: float) -> str:
-    """With the unit that suits it: 3.70 us, 1.04 ms."""
+    """Return a time with the unit that suits it: 3.70 us, 1.04 ms."""
     for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "us")):
         if seconds * factor >= 1:
             return f"{seconds * factor:.3g} {unit}"
@@ -32,7 +34,9 @@ def time_text(seconds: float) -> str:
 
 
 def decades(bars: Sequence[Bar]) -> tuple[int, int]:
-    """The powers of ten that the scale begins and ends with; the shortest bar is within its first decade."""
+    """Return the powers of ten that the scale begins and ends with; the shortest bar is within its
+    first decade.
+    """
     values = [bar.seconds for bar in bars]
     low = math.floor(math.log10(min(values)))
     if math.log10(min(values)) - low < 0.1:
@@ -41,19 +45,21 @@ def decades(bars: Sequence[Bar]) -> tuple[int, int]:
 
 
 def length(bar: Bar, scale: tuple[int, int], width: int) -> float:
-    """Of the bar, in columns."""
+    """Return the length of the bar, in columns."""
     low, high = scale
     return (math.log10(bar.seconds) - low) / (high - low) * width
 
 
 def line(bar: Bar, scale: tuple[int, int], width: int) -> str:
-    """The bar itself."""
+    """Return the bar itself."""
     columns = length(bar, scale, width)
     return FULL * int(columns) + (HALF if columns % 1 >= 0.5 else "")
 
 
 def axis(scale: tuple[int, int], width: int) -> str:
-    """The powers of ten, each where a bar of that time would end; the first marks the left edge."""
+    """Return the powers of ten, each where a bar of that time would end; the first marks the left
+    edge.
+    """
     low, high = scale
     text = ""
     for power in range(low, high + 1):
@@ -65,7 +71,7 @@ def axis(scale: tuple[int, int], width: int) -> str:
 
 
 def text(bars: Sequence[Bar], width: int = 80) -> str:
-    """For a terminal: each bar with its time, and the scale below."""
+    """Return text for a terminal: each bar with its time, and the scale below."""
     names = max(len(bar.name) for bar in bars)
     room = max(width, LEAST_WIDTH) - names - 20
     scale = decades(bars)
@@ -76,14 +82,14 @@ def text(bars: Sequence[Bar], width: int = 80) -> str:
 
 
 def available() -> bool:
-    """Whether pictures can be made."""
+    """Return whether pictures can be made."""
     from importlib.util import find_spec
 
     return find_spec("matplotlib") is not None
 
 
 def picture(path: str | os.PathLike[str], title: str, panels: Mapping[str, Sequence[Bar]]) -> None:
-    """Writes a PNG with a panel of bars for each title. Wants matplotlib."""
+    """Write a PNG with a panel of bars for each title. Wants matplotlib."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a demonstration or a benchmark needs before it starts."""
+"""Preparations for a demonstration or a benchmark."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pyvmm.demo import swapload
 
 
 def ensure_guest(linux: str) -> None:
-    """Builds the guest, and the program that runs in it, unless the cache has them."""
+    """Build the guest, and the program that runs in it, unless the cache has them."""
     from pyvmm.guest.cache import find
 
     if find(linux) is None:

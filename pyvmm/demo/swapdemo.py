@@ -30,7 +30,7 @@ ARMS = (
     Arm(f"{GUEST_MIB} MiB, bypass by symcalls", GUEST_MIB, "symcall"),
     Arm(f"{GUEST_MIB} MiB, stock swap", GUEST_MIB, DISK),
 )
-#: What is shown of the program's figures.
+#: The figures of the program that are shown.
 COLUMNS = {"at random": "last", "in order": "sequential", "first touch": "swapped"}
 
 INTRODUCTION = f"""
@@ -42,13 +42,15 @@ swapped out, with room for it in RAM."""
 
 
 def seconds_of(said: dict[str, Any]) -> dict[str, float]:
-    """The figures that are shown, in seconds; a guest that does not swap has no first touch of that kind."""
+    """Return the figures that are shown, in seconds; a guest that does not swap has no first touch
+    of that kind.
+    """
     figures = {**said, "last": said["passes"][-1]}
     return {name: figures[key] / 1e9 for name, key in COLUMNS.items() if figures[key]}
 
 
 def collect(guest: Guest, arms: tuple[Arm, ...] = ARMS) -> Found:
-    """Each arm's figures, or why it has none."""
+    """Return each arm's figures, or why it has none."""
     found: Found = {}
     for number, arm in enumerate(arms, 1):
         print(f"demo: {number} of {len(arms)}: {arm.name}", file=sys.stderr, flush=True)
@@ -60,7 +62,9 @@ def collect(guest: Guest, arms: tuple[Arm, ...] = ARMS) -> Found:
 
 
 def table(found: Found, base: str) -> str:
-    """A line for each arm, with how many times longer than in the base an operation at random took."""
+    """Return a line for each arm, with how many times longer than in the base an operation at
+    random took.
+    """
     names = max(map(len, found))
     lines = [" ".join([f"{'':{names}}", *(f"{name:>12}" for name in COLUMNS), f"{'to RAM':>10}"])]
     whole = found.get(base)
@@ -77,7 +81,7 @@ def table(found: Found, base: str) -> str:
 
 
 def bars(found: Found, column: str) -> list[Bar]:
-    """Those of the arms that have the figure."""
+    """Return bars for those of the arms that have the figure."""
     return [
         Bar(name, figures[column])
         for name, figures in found.items()
@@ -86,7 +90,7 @@ def bars(found: Found, column: str) -> list[Bar]:
 
 
 def picture(path: str, found: Found) -> str:
-    """Writes the PNG, if that can be done here; what to say of it."""
+    """Write the PNG, if that can be done here. Return what to say of it."""
     panels: dict[str, Sequence[Bar]] = {
         column: made for column in COLUMNS if (made := bars(found, column))
     }
@@ -103,7 +107,7 @@ def picture(path: str, found: Found) -> str:
 
 
 def show(guest: Guest, path: str) -> bool:
-    """All of it. Whether every arm was measured."""
+    """Show all of it. Return whether every arm was measured."""
     print(INTRODUCTION, flush=True)
     found = collect(guest)
     print(f"\n{table(found, ARMS[0].name)}\n{LEGEND}")

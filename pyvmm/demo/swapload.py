@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program that wants more memory than its guest has, run in guests that swap in one way or another."""
+"""A program that wants more memory than its guest has, run in guests that swap in one way or
+another.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ class Arm(NamedTuple):
 
 
 class Load(NamedTuple):
-    """What `swapload` is asked for: MiB, passes, seconds of a pass at most, MiB that it touches for the first time."""
+    """The task of `swapload`: MiB, passes, seconds of a pass at most, MiB that it touches for the
+    first time.
+    """
 
     memory: int = 400
     passes: int = 3
@@ -55,7 +59,7 @@ class Load(NamedTuple):
     touched: int = 16
 
     def words(self) -> list[str]:
-        """Its arguments."""
+        """Return its arguments."""
         numbers = (self.memory, self.passes, self.seconds, self.touched)
         return [
             word
@@ -70,16 +74,18 @@ def command(start: str, load: Load) -> list[str]:
 
 
 def program() -> Path:
-    """Return the path of the program, compiled at its first use; errors as for `pyvmm.guest.program.compiled`."""
+    """Return the path of the program, compiled at its first use; errors as for
+    `pyvmm.guest.program.compiled`.
+    """
     from pyvmm.guest.program import compiled
 
     return compiled("swapload", [Path(__file__).with_name("swapload.c")])
 
 
 def parse(output: str) -> dict[str, Any]:
-    """The line of JSON that the program printed.
+    """Return the line of JSON that the program printed.
 
-    Raises HostError, with what there is, if there is none, or if a page did not hold what it should.
+    Raise HostError, with what there is, if there is none, or if a page did not hold what it should.
     """
     for line in output.splitlines():
         if line.startswith(MARK + "{"):
@@ -93,7 +99,10 @@ def parse(output: str) -> dict[str, Any]:
 
 
 def add_swap(vm: VM, arm: Arm, swap_bytes: int) -> int | None:
-    """Give the machine what the arm swaps to. A descriptor that comes back is the caller's to close."""
+    """Give the machine what the arm swaps to.
+
+    A descriptor that comes back is the caller's to close.
+    """
     if arm.swap == NONE:
         return None
     if arm.swap != DISK:
@@ -106,7 +115,7 @@ def add_swap(vm: VM, arm: Arm, swap_bytes: int) -> int | None:
 
 
 class Job(NamedTuple):
-    """What a guest is to run: files that it is given, `mib` that the program works on, and vCPUs."""
+    """The work of a guest: files that it is given, `mib` that the program works on, and vCPUs."""
 
     argv: Sequence[str]
     files: Mapping[str, bytes | str | os.PathLike[str]]
@@ -115,7 +124,7 @@ class Job(NamedTuple):
 
 
 def build(guest: Guest, arm: Arm, job: Job) -> VM:
-    """A machine for one run of a program."""
+    """Return a machine for one run of a program."""
     from pyvmm.guest.named import BASE_CMDLINE, QUIET
     from pyvmm.guest.overlay import overlay
     from pyvmm.vm import VM
@@ -131,8 +140,8 @@ def build(guest: Guest, arm: Arm, job: Job) -> VM:
 
 @contextmanager
 def bypassing(vm: VM, job: Job) -> Iterator[None]:
-    """Raise HostError after the block, in which the guest runs, if it moved what it worked on through the queue of a
-    disk that it was to bypass.
+    """Raise HostError after the block, in which the guest runs, if it moved what it worked on
+    through the queue of a disk that it was to bypass.
     """
     yield
     if vm.swap is not None and vm.swap.mode != "off":
@@ -151,9 +160,11 @@ def run(
     timeout: float,
     around: Callable[[VM, Job], AbstractContextManager[None]] = bypassing,
 ) -> str:
-    """Run a job in the arm's guest, within `around`, and return what it printed. It may have run out of time.
+    """Run a job in the arm's guest, within `around`, and return what it printed.
 
-    Raises HostError if it did not swap as it was to, and as `VM` does.
+    It may have run out of time.
+
+    Raise HostError if it did not swap as it was to, and as `VM` does.
     """
     with tempfile.TemporaryFile() as output:
         vm = build(guest, arm, job)
@@ -174,8 +185,8 @@ def run(
 def measure(guest: Guest, arm: Arm, swap_bytes: int, load: Load, timeout: float) -> dict[str, Any]:
     """Run the program in the arm's guest, and return what it printed.
 
-    Raises HostError if it does not finish within `timeout` seconds, found a wrong page, or did not swap as it was to,
-    and as `VM` does.
+    Raise HostError if it does not finish within `timeout` seconds, found a wrong page, or did not
+    swap as it was to, and as `VM` does.
     """
     argv = command("" if arm.swap == NONE else START_SWAP, load)
     job = Job(argv, {PROGRAM: program()}, load.memory)

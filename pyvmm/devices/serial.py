@@ -26,14 +26,14 @@ CLOSE_SECONDS = 1.0
 class Serial(Device):
     """A 16550A UART (National PC16550D data sheet) at `port` with interrupt line `gsi`.
 
-    What the guest sends goes to `output_fd`, and its last 64 KiB are kept for `tail`; what is read from `input_fd`
-    goes to the guest. Both descriptors stay the caller's and may be closed once this returns; -1 is none. With
-    `escape`, ctrl-a x in the input signals the eventfd `quit_fd`, ctrl-a h prints help. An output that takes no more
-    signals the eventfd `failed_fd`. `log_fd` gets the same bytes as the output; a pipe there that takes none for a
-    second is given up.
+    What the guest sends goes to `output_fd`, and its last 64 KiB are kept for `tail`; what is read
+    from `input_fd` goes to the guest. Both descriptors stay the caller's and may be closed once
+    this returns; -1 is none. With `escape`, ctrl-a x in the input signals the eventfd `quit_fd`,
+    ctrl-a h prints help. An output that takes no more signals the eventfd `failed_fd`. `log_fd`
+    gets the same bytes as the output; a pipe there that takes none for a second is given up.
 
-    The line has no speed: a byte takes no time, whatever the divisor says. Nothing is lost to a slow reader: the
-    transmitter reports full until there is room.
+    The line has no speed: a byte takes no time, whatever the divisor says. Nothing is lost to a
+    slow reader: the transmitter reports full until there is room.
 
     Raises ConfigError when the ports are taken, HostError for a descriptor that is not open.
     """
@@ -73,14 +73,16 @@ class Serial(Device):
         machine.add_device(self)
 
     def tail(self, length: int = 65536) -> bytes:
-        """The last `length` bytes that the guest sent, at most 64 KiB."""
+        """Return the last `length` bytes that the guest sent, at most 64 KiB."""
         buffer = ffi.new("uint8_t[]", max(0, min(length, lib.SERIAL_RING)))
         with self._handle as serial:
             count = lib.serial_tail(serial, buffer, len(buffer))
         return bytes(ffi.buffer(buffer, count))
 
     def feed(self, data: bytes | bytearray | memoryview) -> int:
-        """Input for the guest, as if typed, escape keys excluded; returns how many bytes were taken.
+        """Give the guest input, as if typed, escape keys excluded.
+
+        Return how many bytes were taken.
 
         Up to 64 KiB wait for the guest to read them.
         """
@@ -88,7 +90,7 @@ class Serial(Device):
             return int(lib.serial_feed(serial, ffi.from_buffer("uint8_t[]", data), len(data)))
 
     def drain(self, timeout: float = 10.0) -> bool:
-        """As `Device.drain`: until everything sent so far has been written."""
+        """Wait as `Device.drain` does, until everything sent so far has been written."""
         return drain(self._handle, lib.serial_drain, timeout)
 
     @property
@@ -111,7 +113,7 @@ class Serial(Device):
         return {name: int(getattr(stats, name)) for name, _ in _FIELDS}
 
     def close(self) -> None:
-        """As `Device.close`, once what is left is written, for at most a second."""
+        """Close it as `Device.close` does, once what is left is written, for at most a second."""
         super().close()
         if not self._handle.released:
             self.drain(CLOSE_SECONDS)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tap: an Ethernet interface of the host whose other end is a descriptor (kernel: networking/tuntap.rst)."""
+"""A tap: an Ethernet interface of the host whose other end is a descriptor (kernel:
+networking/tuntap.rst).
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,13 @@ MTU_RANGE = range(68, 65522)
 class Tap:
     """A tap interface, made or attached to, and set up.
 
-    `name` is the interface's; by default a new one, "pyvmm0" and so on. An existing tap that nobody else holds is
-    attached to. `mtu` in bytes; `address` is the host's end, text such as "192.168.70.1/24". Unless `persistent`, the
-    interface vanishes when it is closed (a tap that was persistent before stays).
+    `name` is the interface's; by default a new one, "pyvmm0" and so on. An existing tap that nobody
+    else holds is attached to. `mtu` in bytes; `address` is the host's end, text such as
+    "192.168.70.1/24". Unless `persistent`, the interface vanishes when it is closed (a tap that was
+    persistent before stays).
 
-    `name` and `fd` tell the result. Raises HostError when the kernel refuses, ConfigError for bad values.
+    `name` and `fd` tell the result. Raises HostError when the kernel refuses, ConfigError for bad
+    values.
     """
 
     def __init__(
@@ -112,7 +116,7 @@ class Tap:
             raise HostError(error.errno, f"tap {self.name}: {what}: {error.strerror}") from error
 
     def close(self) -> None:
-        """Lets go of the interface, which vanishes unless it is persistent. May be called twice."""
+        """Let go of the interface, which vanishes unless it is persistent. May be called twice."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -157,7 +161,7 @@ def _check_name(name: str) -> None:
 
 
 def _parse_address(text: str) -> tuple[bytes, bytes]:
-    """Address and netmask of "192.168.70.1/24"."""
+    """Return address and netmask of "192.168.70.1/24"."""
     address, slash, length = text.partition("/")
     try:
         packed = socket.inet_pton(socket.AF_INET, address)

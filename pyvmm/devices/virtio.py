@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all virtio devices share on the Python side; the device itself is in csrc/virtio."""
+"""The Python side that all virtio devices share; the device itself is in csrc/virtio."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ STOP_SECONDS = 10
 
 
 class VirtioDevice(Device):
-    """A virtio device on the MMIO transport (virtio 1.2, section 4.2), with an I/O thread of its own.
+    """A virtio device on the MMIO transport (virtio 1.2, section 4.2), with an I/O thread of its
+    own.
 
-    `base` is the guest-physical address of its registers, `gsi` its interrupt line, `kind` the name of the device.
-    Made by the subclasses, before the machine starts; the machine closes it.
+    `base` is the guest-physical address of its registers, `gsi` its interrupt line, `kind` the name
+    of the device. Made by the subclasses, before the machine starts; the machine closes it.
     """
 
     kind = "virtio"
@@ -44,7 +45,9 @@ class VirtioDevice(Device):
         self.gsi = 0
 
     def _attach(self, create: Callable[[Any], Any]) -> None:
-        """Makes the C device with `create(wiring)`, a `struct virtio_wiring *`, and plugs it into the machine."""
+        """Make the C device with `create(wiring)`, a `struct virtio_wiring *`, and plug it into the
+        machine.
+        """
         machine, board = self._machine, self._machine.board
         self.base, self.gsi = board.allocate_virtio()
         irq_fd = board.irqfd(self.gsi)
@@ -66,11 +69,12 @@ class VirtioDevice(Device):
         machine.add_device(self)
 
     def _save_exits(self) -> None:
-        """Lets an interrupt be handled without an exit to the VMM, where KVM can do that.
+        """Let an interrupt be handled without an exit to the VMM, where KVM can do that.
 
-        The guest reads InterruptStatus, like all registers, from a read-only page. Its acknowledgement of a used
-        buffer, the value 1, ends in an eventfd that nobody reads, so that bit stays set until a reset. Interrupts are
-        edges, and a driver that finds it set looks at its queues, which is what it is for.
+        The guest reads InterruptStatus, like all registers, from a read-only page. Its
+        acknowledgement of a used buffer, the value 1, ends in an eventfd that nobody reads, so that
+        bit stays set until a reset. Interrupts are edges, and a driver that finds it set looks at
+        its queues, which is what it is for.
         """
         machine = self._machine
         page = int(ffi.cast("uintptr_t", lib.virtio_mmio_page(self._c)))
@@ -84,7 +88,7 @@ class VirtioDevice(Device):
 
     @property
     def handle(self) -> Handle:
-        """Of the `struct virtio`; raises StateError once the device is closed."""
+        """Of the `struct virtio`; raise StateError once the device is closed."""
         assert self._device is not None
         return self._device
 
@@ -105,7 +109,9 @@ class VirtioDevice(Device):
 
     @property
     def violations(self) -> dict[str, int]:
-        """How often the driver broke each rule, by the rule's name; those that it kept are left out."""
+        """How often the driver broke each rule, by the rule's name; those that it kept are left
+        out.
+        """
         return {
             ffi.string(lib.virtqueue_violation_name(kind)).decode(): int(count)
             for kind, count in enumerate(self._count().violations)
@@ -113,7 +119,7 @@ class VirtioDevice(Device):
         }
 
     def report(self) -> dict[str, Any]:
-        """As `Device.report`, with the `violations`."""
+        """Report as `Device.report` does, with the `violations`."""
         return {**super().report(), "violations": self.violations}
 
     def _count(self) -> Any:
@@ -123,10 +129,10 @@ class VirtioDevice(Device):
         return stats
 
     def close(self) -> None:
-        """As `Device.close`.
+        """Close it as `Device.close` does.
 
-        Raises HostError (ETIMEDOUT) where the host does not come to an end with what the thread asked it for, as with a
-        disk on a server that is gone.
+        Raise HostError (ETIMEDOUT) where the host does not come to an end with what the thread
+        asked it for, as with a disk on a server that is gone.
         """
         super().close()
         if self._attached:
@@ -144,7 +150,7 @@ class VirtioDevice(Device):
 
 
 def stopped(result: int, kind: str) -> None:
-    """Raises HostError if a device's thread did not stop."""
+    """Raise HostError if a device's thread did not stop."""
     if result < 0:
         raise HostError(
             -result,

@@ -27,19 +27,21 @@ SERIAL_BYTES = 20
 class VirtioBlk(VirtioDevice):
     """A disk over the file `disk`: a path, or an open descriptor that stays the caller's.
 
-    Or over memory: a memoryview of bytes in a private anonymous mapping, which stays mapped until `close`. There a
-    flush does nothing, and a discard gives back whole pages.
+    Or over memory: a memoryview of bytes in a private anonymous mapping, which stays mapped until
+    `close`. There a flush does nothing, and a discard gives back whole pages.
 
-    `serial`, an attribute as well, is what the guest reads as the disk's serial number, at most 20 ASCII characters. A
-    writable disk is locked against every other user that locks (flock(2)), a read-only one against writers.
+    `serial`, an attribute as well, is what the guest reads as the disk's serial number, at most 20
+    ASCII characters. A writable disk is locked against every other user that locks (flock(2)), a
+    read-only one against writers.
 
     `sectors` is its size in units of 512 bytes. Discards punch holes; a flush is fdatasync(2).
 
-    A file that begins as an image of another format (qcow2, vmdk) is refused, because the guest would get its tables
-    for sectors. `format="raw"` says that those bytes are the guest's own.
+    A file that begins as an image of another format (qcow2, vmdk) is refused, because the guest
+    would get its tables for sectors. `format="raw"` says that those bytes are the guest's own.
 
-    Raises HostError when the file is missing, may not be opened or is in use; ImageError when it cannot be a disk: a
-    directory, empty, not raw, not a multiple of 512 bytes; ConfigError for a bad serial number or another format.
+    Raises HostError when the file is missing, may not be opened or is in use; ImageError when it
+    cannot be a disk: a directory, empty, not raw, not a multiple of 512 bytes; ConfigError for a
+    bad serial number or another format.
     """
 
     kind = "virtio-blk"
@@ -86,7 +88,10 @@ class VirtioBlk(VirtioDevice):
 
     @property
     def config(self) -> DeviceConfig:
-        """The record from which a disk like this one can be made. Raises ConfigError for one over memory."""
+        """The record from which a disk like this one can be made.
+
+        Raise ConfigError for one over memory.
+        """
         if self._memory is not None:
             raise ConfigError("a disk over memory of this process has no record")
         return DiskConfig(self._file, self.readonly, self.serial, self._format)
@@ -102,21 +107,24 @@ class VirtioBlk(VirtioDevice):
     def observe(
         self, on_write: Any = ffi.NULL, on_discard: Any = ffi.NULL, opaque: Any = ffi.NULL
     ) -> None:
-        """Has C functions called with (opaque, sector, count) after each write and each discard.
+        """Have C functions called with (opaque, sector, count) after each write and each discard.
 
-        They run on the disk's own thread, after the change and before the guest learns of it. For C code: a Python
-        callback would stall the disk.
+        They run on the disk's own thread, after the change and before the guest learns of it. For C
+        code: a Python callback would stall the disk.
         """
         with self.handle as device:
             lib.virtio_blk_observe(device, on_write, on_discard, opaque)
 
     def keep_blocks(self) -> None:
-        """Has discards keep the blocks of a file that were set aside, reading as zeroes. Before the machine starts."""
+        """Have discards keep the blocks of a file that were set aside, reading as zeroes.
+
+        Before the machine starts.
+        """
         with self.handle as device:
             lib.virtio_blk_keep_blocks(device)
 
     def close(self) -> None:
-        """Frees the device and unlocks and closes the file, or lets go of the memory."""
+        """Free the device; unlock and close the file, or let go of the memory."""
         super().close()
         if self._memory is not None:
             ffi.release(self._memory)
@@ -129,7 +137,7 @@ class VirtioBlk(VirtioDevice):
 
 
 def encode_serial(serial: str) -> bytes:
-    """What the device gives as its serial number. Raises ConfigError for what cannot be one."""
+    """Return the serial number as the device gives it. Raise ConfigError for what cannot be one."""
     if len(serial) > SERIAL_BYTES or not (serial.isascii() and serial.isprintable()):
         raise ConfigError(
             f"disk serial number {serial!r}: use at most {SERIAL_BYTES} printable ASCII characters"
@@ -162,7 +170,7 @@ def _open_disk(disk: str | os.PathLike[str] | int, name: str, readonly: bool) ->
 
 
 def _reopen(fd: int, name: str, readonly: bool) -> int:
-    """A duplicate, checked for the right to write."""
+    """Return a duplicate, checked for the right to write."""
     try:
         access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
         own = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)

@@ -20,16 +20,19 @@ CLOSE_SECONDS = 1.0
 
 
 class VirtioConsole(VirtioDevice):
-    """A console, hvc0 in Linux. Input is read from `input_fd`, output written to `output_fd`; None or -1 is none.
+    """A console, hvc0 in Linux.
 
-    Both descriptors (terminals, pipes, sockets, files) stay the caller's and may be closed once this returns. Output
-    that its reader does not take makes the guest wait; nothing is dropped until the output is closed at the other
-    end, which signals the eventfd `failed_fd`. With `escape`, ctrl-a x in the input signals the eventfd `quit_fd`,
-    ctrl-a h prints help.
-    With `framed` the input is framed (csrc/host/framing.h), so that a guest that knows it sees the end of the input.
-    No input is read until the eventfd `gate_fd` is signalled, if there is one.
+    Input is read from `input_fd`, output written to `output_fd`; None or -1 is none.
 
-    `size` is (columns, rows); by default that of the terminal at `output_fd`, or (0, 0) for unknown.
+    Both descriptors (terminals, pipes, sockets, files) stay the caller's and may be closed once
+    this returns. Output that its reader does not take makes the guest wait; nothing is dropped
+    until the output is closed at the other end, which signals the eventfd `failed_fd`. With
+    `escape`, ctrl-a x in the input signals the eventfd `quit_fd`, ctrl-a h prints help. With
+    `framed` the input is framed (csrc/host/framing.h), so that a guest that knows it sees the end
+    of the input. No input is read until the eventfd `gate_fd` is signalled, if there is one.
+
+    `size` is (columns, rows); by default that of the terminal at `output_fd`, or (0, 0) for
+    unknown.
 
     Raises HostError for a descriptor that is not open.
     """
@@ -68,7 +71,7 @@ class VirtioConsole(VirtioDevice):
         self.set_size(columns, rows)
 
     def set_size(self, columns: int, rows: int) -> None:
-        """Tells the guest the size of the terminal in characters. ConfigError outside 0 to 65535."""
+        """Tell the guest the size of the terminal in characters. ConfigError outside 0 to 65535."""
         _check_size(columns, rows)
         with self.handle as device:
             lib.virtio_console_set_size(device, columns, rows)
@@ -80,18 +83,20 @@ class VirtioConsole(VirtioDevice):
         return ConsoleConfig(self._framed, self._size)
 
     def output_error(self) -> int:
-        """The errno with which the output ended, 0 while it takes bytes."""
+        """Return the errno with which the output ended, 0 while it takes bytes."""
         with self.handle as device:
             return int(lib.virtio_console_output_error(device))
 
     def drain(self, timeout: float = 10.0) -> bool:
-        """Writes out what the guest has queued: False if the output does not take it in `timeout` seconds, and if it is
-        more than 16 MiB, which is all that is written then.
+        """Write out what the guest has queued: False if the output does not take it in `timeout`
+        seconds, and if it is more than 16 MiB, which is all that is written then.
         """
         return drain(self.handle, lib.virtio_console_drain, timeout)
 
     def close(self) -> None:
-        """As `VirtioDevice.close`, once what is left is written, for at most a second."""
+        """Close it as `VirtioDevice.close` does, once what is left is written, for at most a
+        second.
+        """
         check_stands(self._machine)
         if self._device is not None and not self._device.released:
             self.drain(CLOSE_SECONDS)

@@ -22,8 +22,9 @@ LEAST_MTU = 68
 class VirtioNet(VirtioDevice):
     """A network card on `tap`, which stays the caller's and must outlive the device.
 
-    `mac` is text such as "02:00:00:12:34:56"; by default a random, locally administered one. The tap's MTU, if it was
-    given one, is announced to the guest. Checksums and segmentation are left to whoever can do them last.
+    `mac` is text such as "02:00:00:12:34:56"; by default a random, locally administered one. The
+    tap's MTU, if it was given one, is announced to the guest. Checksums and segmentation are left
+    to whoever can do them last.
 
     Raises ConfigError for a bad address or MTU, HostError when the tap cannot be used.
     """
@@ -49,7 +50,7 @@ class VirtioNet(VirtioDevice):
 
 
 def parse_mac(text: str) -> bytes:
-    """The six bytes of a unicast Ethernet address in text. ConfigError for anything else."""
+    """Return the six bytes of a unicast Ethernet address in text. ConfigError for anything else."""
     parts = text.split(":")
     digits = set("0123456789abcdefABCDEF")
     if len(parts) != 6 or not all(len(p) == 2 and set(p) <= digits for p in parts):
@@ -61,5 +62,5 @@ def parse_mac(text: str) -> bytes:
 
 
 def random_mac() -> bytes:
-    """A random unicast address of the locally administered kind."""
+    """Return a random unicast address of the locally administered kind."""
     return b"\x02" + os.urandom(5)

@@ -35,8 +35,8 @@ VIRTIO_GSIS = (*range(16, 24), 5, 6, 7, 10, 11, 12, 13, 14, 15)
 class Board:
     """The buses, the chipset and the interrupt controllers of a machine.
 
-    `owner` closes what is made here. Without `irqchip` there are no interrupt controllers: a device's
-    eventfd then raises no interrupt.
+    `owner` closes what is made here. Without `irqchip` there are no interrupt controllers: a
+    device's eventfd then raises no interrupt.
     """
 
     def __init__(self, owner: Owner, vm: kvm.Vm, memory: GuestMemory, irqchip: bool) -> None:
@@ -110,7 +110,9 @@ class Board:
         return self._slots - 1
 
     def add_window(self, gpa: int, size: int, what: int | File | Mapping | None = None) -> None:
-        """Add memory of the guest that is not RAM, as `GuestMemory.add_window`, in a KVM slot of its own."""
+        """Add memory of the guest that is not RAM, as `GuestMemory.add_window`, in a KVM slot of
+        its own.
+        """
         address = self._memory.add_window(gpa, size, what)
         if isinstance(what, (int, File)):
             with self._mmio as bus:
@@ -120,16 +122,22 @@ class Board:
     # Interrupt lines and kicks.
 
     def irqfd(self, gsi: int) -> int:
-        """Return a new eventfd; each signal of it is one edge on the interrupt line `gsi`. Closed with the machine."""
+        """Return a new eventfd; each signal of it is one edge on the interrupt line `gsi`.
+
+        Closed with the machine.
+        """
         fd = self._eventfd()
         if self.irqchip:
             self._vm.irqfd(fd, gsi)
         return fd
 
     def ioeventfd(self, address: int, length: int, datamatch: int | None = None) -> int:
-        """Return a new eventfd, signalled by KVM itself when the guest writes there. Closed with the machine.
+        """Return a new eventfd, signalled by KVM itself when the guest writes there.
 
-        Where the back end has no ioeventfd the write reaches the device's handler instead, which signals it as well.
+        Closed with the machine.
+
+        Where the back end has no ioeventfd the write reaches the device's handler instead, which
+        signals it as well.
         """
         fd = self._eventfd()
         try:
@@ -159,7 +167,7 @@ class Board:
     def allocate_virtio(self) -> tuple[int, int]:
         """Return the address of the registers and the interrupt line of the next virtio device.
 
-        Raises ConfigError if there are no more.
+        Raise ConfigError if there are no more.
         """
         if self._virtio_count == len(VIRTIO_GSIS):
             raise ConfigError(f"more than {len(VIRTIO_GSIS)} virtio devices")

@@ -15,7 +15,9 @@ LEAST_DESCRIPTORS = 24
 
 
 def check_cpus(cpus: int, most: int) -> None:
-    """Raises ConfigError for a number of vCPUs that KVM does not take, HostError for too few descriptors (EMFILE)."""
+    """Raise ConfigError for a number of vCPUs that KVM does not take, HostError for too few
+    descriptors (EMFILE).
+    """
     if not isinstance(cpus, int) or not 1 <= cpus <= most:
         raise ConfigError(f"{cpus} vCPUs: this KVM takes 1 to {most}")
     limit = os.sysconf("SC_OPEN_MAX")
@@ -29,7 +31,9 @@ def check_cpus(cpus: int, most: int) -> None:
 
 
 def check_memory(memory: int, bits: int) -> None:
-    """Raises ConfigError for bytes of RAM whose end no guest with so many bits of physical addresses can get to."""
+    """Raise ConfigError for bytes of RAM whose end no guest with so many bits of physical addresses
+    can get to.
+    """
     if not isinstance(memory, int):
         raise ConfigError(f"memory of {memory!r} bytes: it is to be a whole number")
     last = ram_layout(memory)[-1]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CPUID table a guest sees: what KVM supports, with the topology of this machine put in.
 
-Sources: Intel SDM volume 2A (CPUID), AMD APM volume 3 appendix E, Documentation/virt/kvm/x86/cpuid.rst.
+Sources: Intel SDM volume 2A (CPUID), AMD APM volume 3 appendix E,
+Documentation/virt/kvm/x86/cpuid.rst.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ LEVEL_CORE = 2
 
 
 def apic_id_bits(cpus: int) -> int:
-    """Bits of the APIC id that tell `cpus` single-threaded cores of one package apart."""
+    """Return how many bits of the APIC id tell `cpus` single-threaded cores of one package apart."""
     return max(cpus - 1, 0).bit_length()
 
 
@@ -45,12 +46,14 @@ def _leaf_1(entry: Any, apic_id: int, cpus: int, deadline: bool, nested: bool) -
 
 
 def _sharing(level: int, cpus: int) -> int:
-    """Logical CPUs, less one, that share a cache: each core has its own, the last level is everybody's."""
+    """Return how many logical CPUs, less one, share a cache: each core has its own, the last level
+    is everybody's.
+    """
     return min((1 << apic_id_bits(cpus)) - 1, 0xFFF) if level >= 3 else 0
 
 
 def _leaf_4(entry: Any, cpus: int) -> None:
-    """Intel's cache leaf, which also counts the cores."""
+    """Fill Intel's cache leaf, which also counts the cores."""
     if not entry.eax & 0x1F:
         return
     cores = min((1 << apic_id_bits(cpus)) - 1, 0x3F)
@@ -58,13 +61,13 @@ def _leaf_4(entry: Any, cpus: int) -> None:
 
 
 def _leaf_8000001d(entry: Any, cpus: int) -> None:
-    """AMD's cache leaf."""
+    """Fill AMD's cache leaf."""
     if entry.eax & 0x1F:
         entry.eax = (entry.eax & ~0x3FFC000) | _sharing(entry.eax >> 5 & 7, cpus) << 14
 
 
 def _topology(entry: Any, apic_id: int, cpus: int) -> None:
-    """Leaves 0xB and 0x1F: one thread a core, all cores in one package."""
+    """Fill leaves 0xB and 0x1F: one thread a core, all cores in one package."""
     levels = {0: (0, 1, LEVEL_SMT), 1: (apic_id_bits(cpus), cpus, LEVEL_CORE)}
     shift, count, kind = levels.get(entry.index, (0, 0, 0))
     entry.eax, entry.ebx = shift, count
@@ -90,7 +93,7 @@ def _amd(entry: Any, apic_id: int, cpus: int, nested: bool) -> None:
 
 
 def address_bits(table: Any) -> int:
-    """The physical address width that a table (a `struct kvm_cpuid2 *`) gives the guest.
+    """Return the physical address width that a table (a `struct kvm_cpuid2 *`) gives the guest.
 
     Leaf 0x80000008: EAX bits 7 to 0, and 23 to 16 where KVM says there that it maps less (api.rst,
     KVM_GET_SUPPORTED_CPUID); 36 without the leaf (SDM volume 3A, 4.1.4).
@@ -106,7 +109,7 @@ def address_bits(table: Any) -> int:
 def adjust(
     entries: Any, count: int, *, apic_id: int, cpus: int, deadline: bool, nested: bool = False
 ) -> None:
-    """Fits KVM's supported CPUID (an array of struct kvm_cpuid_entry2) to one vCPU, in place.
+    """Fit KVM's supported CPUID (an array of struct kvm_cpuid_entry2) to one vCPU, in place.
 
     VMX and SVM are hidden unless `nested`. `deadline`: KVM emulates the TSC-deadline timer, which
     KVM_GET_SUPPORTED_CPUID does not say by itself (api.rst, KVM_CAP_TSC_DEADLINE_TIMER).
@@ -133,7 +136,7 @@ def table(
     nested: bool = False,
     more: Sequence[tuple[int, int, int, int, int]] = (),
 ) -> Any:
-    """A fresh `struct kvm_cpuid2 *` for one vCPU, made from KVM's supported one.
+    """Return a fresh `struct kvm_cpuid2 *` for one vCPU, made from KVM's supported one.
 
     The topology leaves are written anew, because KVM lists at most their first sub-leaf. Leaf 0xB
     is there even where KVM's own table ends before it: each vCPU has an x2APIC, and a processor

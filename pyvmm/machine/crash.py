@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A vCPU in words, for a guest that came to a bad end: registers, code, stack and the page walks that matter."""
+"""A vCPU in words, for a guest that came to a bad end: registers, code, stack and the page walks
+that matter.
+"""
 
 from __future__ import annotations
 
@@ -66,10 +68,10 @@ SVM_INVALID = (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
 
 
 def dump(vcpu: Vcpu, memory: GuestMemory) -> str:
-    """Everything about a vCPU that helps to see what went wrong, as text of some 60 lines.
+    """Return everything about a vCPU that helps to see what went wrong, as text of some 60 lines.
 
-    The vCPU must not be running. Guest memory is only read. Whatever cannot be read is said in the text; nothing the
-    guest did makes this raise.
+    The vCPU must not be running. Guest memory is only read. Whatever cannot be read is said in the
+    text; nothing the guest did makes this raise.
     """
     lines: list[str] = []
     _section(lines, lambda: _exit_lines(vcpu.run))
@@ -105,7 +107,7 @@ class _State:
             self.bits = 32 if sregs.cs.db and not real else 16
 
     def linear(self, segment: Any, offset: int) -> int:
-        """The linear address of an offset; only FS and GS have a base in 64-bit mode."""
+        """Return the linear address of an offset; only FS and GS have a base in 64-bit mode."""
         if self.bits == 64:
             return offset
         return int(segment.base + offset) & 0xFFFF_FFFF
@@ -115,7 +117,7 @@ class _State:
         return walk(self.memory, s.cr3, s.cr0, s.cr4, s.efer, vaddr)
 
     def read(self, vaddr: int, length: int) -> list[int | None]:
-        """Bytes at a linear address; None for each that is not mapped or not in RAM."""
+        """Return bytes at a linear address; None for each that is not mapped or not in RAM."""
         result: list[int | None] = []
         while length > 0:
             vaddr &= 0xFFFF_FFFF_FFFF_FFFF if self.bits == 64 else 0xFFFF_FFFF

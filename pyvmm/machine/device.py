@@ -26,7 +26,8 @@ class Device:
     """A device of a machine, made before the machine starts.
 
     A subclass takes its addresses and interrupt lines from `Machine.board`, then hands itself over
-    with `Machine.add_device`, which closes it. `kind` is its word in records (`pyvmm.config.KINDS`).
+    with `Machine.add_device`, which closes it. `kind` is its word in records
+    (`pyvmm.config.KINDS`).
     """
 
     kind: ClassVar[str] = "device"
@@ -40,7 +41,10 @@ class Device:
         raise NotImplementedError
 
     def stats(self) -> dict[str, int]:
-        """Return the counters since the device was made, by name. Raises StateError once it is closed."""
+        """Return the counters since the device was made, by name.
+
+        Raise StateError once it is closed.
+        """
         return {}
 
     def report(self) -> dict[str, Any]:
@@ -48,14 +52,16 @@ class Device:
         return {"kind": self.kind, **self.stats()}
 
     def drain(self, timeout: float = 10.0) -> bool:
-        """Wait until the host has everything that the guest sent; False if `timeout` seconds pass first."""
+        """Wait until the host has everything that the guest sent; False if `timeout` seconds pass
+        first.
+        """
         return True
 
     def close(self) -> None:
         """Stop the device's threads and free it. May be called twice.
 
-        Raises StateError while the machine runs. A device whose thread does not stop raises HostError
-        (ETIMEDOUT) and frees nothing; it may be called again.
+        Raise StateError while the machine runs. A device whose thread does not stop raises
+        HostError (ETIMEDOUT) and frees nothing; it may be called again.
         """
         check_stands(self._machine)
 
@@ -69,10 +75,12 @@ def check_stands(machine: Any) -> None:
 
 
 def drain(handle: Handle, wait: Callable[[Any, int], int], timeout: float) -> bool:
-    """Call `wait(pointer, milliseconds)` in turns, as long as that gives -ETIMEDOUT and there is time left.
+    """Call `wait(pointer, milliseconds)` in turns, as long as that gives -ETIMEDOUT and there is
+    time left.
 
-    True once it gives 0, which is all written; False after `timeout` seconds and for any other error.
-    Raises StateError if the device is closed meanwhile, ConfigError for a time that cannot be.
+    True once it gives 0, which is all written; False after `timeout` seconds and for any other
+    error. Raise StateError if the device is closed meanwhile, ConfigError for a time that cannot
+    be.
     """
     deadline = time.monotonic() + check_seconds(timeout, "a timeout")
     while True:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class Footprint(NamedTuple):
     """Bytes: resident and proportional set of the VMM, and the resident part of the guest's memory.
 
-    `swap_rss` is the resident part of a swap disk's aperture and of its room: what of it the guest used where it lies.
+    `swap_rss` is the resident part of a swap disk's aperture and of its room: what of it the guest
+    used where it lies.
     """
 
     vmm_rss: int
@@ -26,10 +27,10 @@ class Footprint(NamedTuple):
 def footprint(
     ram: Sequence[tuple[int, int]], windows: Sequence[tuple[int, int]] = (), pid: int | str = "self"
 ) -> Footprint:
-    """Reads /proc/PID/smaps (proc_pid_smaps(5)).
+    """Read /proc/PID/smaps (proc_pid_smaps(5)).
 
-    The guest's RAM, and memory that is none, are told by their (host address, size). Raises OSError where that is not
-    allowed.
+    The guest's RAM, and memory that is none, are told by their (host address, size). Raise OSError
+    where that is not allowed.
     """
     known = [(*part, "guest") for part in ram] + [(*part, "swap") for part in windows]
     rss = {"vmm": 0, "guest": 0, "swap": 0}
@@ -48,7 +49,10 @@ def footprint(
 
 
 def _owner(known: Sequence[tuple[int, int, str]], start: int, end: int) -> str:
-    """Whose a mapping is. It may begin a little before the memory in it does, to line up with huge pages."""
+    """Return whose a mapping is.
+
+    It may begin a little before the memory in it does, to line up with huge pages.
+    """
     for address, size, owner in known:
         if start < address + size and address < end:
             return owner
@@ -56,7 +60,7 @@ def _owner(known: Sequence[tuple[int, int, str]], start: int, end: int) -> str:
 
 
 def of_machine(machine: Machine) -> Footprint:
-    """What the process costs beside that machine's memory."""
+    """Return what the process costs beside that machine's memory."""
     memory = machine.memory
     slots = [(address, size) for _, size, address in memory.slots()]
     ram = len(memory.ram)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Owners of C objects: nobody gets at one after it is freed, and none is freed while somebody uses it."""
+"""Owners of C objects: nobody gets at one after it is freed, and none is freed while somebody uses
+it.
+"""
 
 from __future__ import annotations
 
@@ -43,15 +45,19 @@ class Closed:
 
 
 class Handle:
-    """A C object with one owner, for use from any thread: `with handle as pointer: lib.function(pointer)`.
+    """A C object with one owner, for use from any thread: `with handle as pointer:
+    lib.function(pointer)`.
 
-    `pointer` is what C made, `destroy` the function that frees it, `what` names it in messages ("the serial port").
-    Raises HostError if C could not make it: `pointer` is NULL then, and errno says why.
+    `pointer` is what C made, `destroy` the function that frees it, `what` names it in messages
+    ("the serial port"). Raises HostError if C could not make it: `pointer` is NULL then, and errno
+    says why.
 
-    A use counts until its `with` ends. `release` lets nobody in, waits for those who are, then frees the object. What
-    an object refers to is made before it and released after it, so it is there during each use as well.
+    A use counts until its `with` ends. `release` lets nobody in, waits for those who are, then
+    frees the object. What an object refers to is made before it and released after it, so it is
+    there during each use as well.
 
-    A use of one's own thread that is joined before the release, such as a vCPU's, needs no count: see `Closed`.
+    A use of one's own thread that is joined before the release, such as a vCPU's, needs no count:
+    see `Closed`.
     """
 
     __slots__ = ("_destroy", "_doomed", "_pointer", "_users", "_what")
@@ -71,14 +77,17 @@ class Handle:
 
     @property
     def pointer(self) -> Any:
-        """The pointer, for a thread that knows that nobody releases it now. Raises StateError once it is released."""
+        """The pointer, for a thread that knows that nobody releases it now.
+
+        Raise StateError once it is released.
+        """
         pointer = self._pointer
         if pointer is None:
             raise StateError(f"{self._what} is closed")
         return pointer
 
     def check(self) -> None:
-        """Raises StateError once it is released."""
+        """Raise StateError once it is released."""
         if self._pointer is None:
             raise StateError(f"{self._what} is closed")
 
@@ -104,10 +113,11 @@ class Handle:
         self._users.remove(get_ident())
 
     def release(self) -> None:
-        """Frees the object, once; a second call does nothing.
+        """Free the object, once; a second call does nothing.
 
-        Raises StateError on a thread that is using it itself, and HostError (ETIMEDOUT) if another thread's use does
-        not end in `RELEASE_SECONDS`: the object is kept then, closed to all, and the call may be made again.
+        Raise StateError on a thread that is using it itself, and HostError (ETIMEDOUT) if another
+        thread's use does not end in `RELEASE_SECONDS`: the object is kept then, closed to all, and
+        the call may be made again.
         """
         if get_ident() in self._users:
             raise StateError(f"{self._what} is in use by the thread that closes it")

@@ -29,18 +29,20 @@ MSR_RANGES = 16
 
 
 class GuestFault(Exception):
-    """Raised by an MSR hook to refuse the access: the guest gets #GP, as for an MSR that is not there.
+    """Raised by an MSR hook to refuse the access: the guest gets #GP, as for an MSR that is not
+    there.
 
-    From the hook of a port or of MMIO it means that nobody is there: a read gives all ones, a write is lost.
+    From the hook of a port or of MMIO it means that nobody is there: a read gives all ones, a write
+    is lost.
     """
 
 
 class Exit:
     """One access by the guest, as a hook sees it.
 
-    `address` is the port, guest-physical address or MSR index; `offset` counts from the start of the hooked range;
-    `size` is in bytes; `value` is what the guest writes, or for a read what it will get (all ones until set).
-    The vCPU stands still until the hook returns.
+    `address` is the port, guest-physical address or MSR index; `offset` counts from the start of
+    the hooked range; `size` is in bytes; `value` is what the guest writes, or for a read what it
+    will get (all ones until set). The vCPU stands still until the hook returns.
     """
 
     __slots__ = ("address", "is_write", "offset", "size", "value", "vcpu")
@@ -96,9 +98,12 @@ HypercallHandler = Callable[[Hypercall], "Sequence[int] | None"]
 
 
 class Hooks:
-    """The hooks of a machine, by port, address, MSR and number of hypercall. May be added from any thread, at any time.
+    """The hooks of a machine, by port, address, MSR and number of hypercall.
 
-    A bus in C knows each by its place in `handlers` or `hypercall_handlers`, of which a vCPU takes it.
+    May be added from any thread, at any time.
+
+    A bus in C knows each by its place in `handlers` or `hypercall_handlers`, of which a vCPU takes
+    it.
     """
 
     def __init__(self, owner: Owner, board: Board, vm: kvm.Vm, memory: GuestMemory) -> None:
@@ -114,7 +119,10 @@ class Hooks:
         self.hypercall_handlers: list[HypercallHandler] = []
 
     def on_port(self, port: int, handler: Handler, count: int = 1) -> None:
-        """Call `handler` for accesses to `count` ports from `port` on. Raises ConfigError if they are taken."""
+        """Call `handler` for accesses to `count` ports from `port` on.
+
+        Raise ConfigError if they are taken.
+        """
         if not (port >= 0 and count >= 1 and port + count <= PORTS):
             raise ConfigError(f"ports {port:#x} + {count}: ports are 0 to {PORTS - 1:#x}")
         self._hook("pio", port, count, handler, f"port {port:#x}")
@@ -122,7 +130,7 @@ class Hooks:
     def on_mmio(self, address: int, length: int, handler: Handler) -> None:
         """Call `handler` for accesses to a range of guest-physical addresses outside memory.
 
-        Raises ConfigError for a range that cannot be, or is taken.
+        Raise ConfigError for a range that cannot be, or is taken.
         """
         if not (address >= 0 and length >= 1 and address + length <= 1 << 64):
             raise ConfigError(f"MMIO range {address:#x} + {length:#x}: addresses have 64 bits")
@@ -138,8 +146,8 @@ class Hooks:
     def on_msr(self, index: int, handler: Handler, count: int = 1) -> None:
         """Call `handler` for RDMSR and WRMSR of `count` MSRs from `index` on.
 
-        The handler may raise `GuestFault` to refuse. x2APIC MSRs (0x800 to 0x8ff) cannot be hooked (api.rst,
-        KVM_X86_SET_MSR_FILTER).
+        The handler may raise `GuestFault` to refuse. x2APIC MSRs (0x800 to 0x8ff) cannot be hooked
+        (api.rst, KVM_X86_SET_MSR_FILTER).
         """
         if not (index >= 0 and count >= 1 and index + count <= 1 << 32):
             raise ConfigError(f"MSRs {index:#x} + {count} are out of range")
@@ -161,7 +169,8 @@ class Hooks:
     def on_hypercall(self, number: int, handler: HypercallHandler) -> None:
         """Call `handler` when the guest's kernel rings the doorbell with that number.
 
-        Users' own numbers are 0x6000 to 0xffff. Raises ConfigError if it is taken, or if the machine is not symbiotic.
+        Users' own numbers are 0x6000 to 0xffff. Raise ConfigError if it is taken, or if the machine
+        is not symbiotic.
         """
         if self.hypercalls is None:
             raise ConfigError("hypercalls need a symbiotic machine")
@@ -172,7 +181,10 @@ class Hooks:
             raise ConfigError(f"hypercall {number:#x}: already taken")
 
     def add_hypercall_handler(self, handler: HypercallHandler) -> int:
-        """Add a handler that C calls by its place in the list, and return that. It has no number of its own."""
+        """Add a handler that C calls by its place in the list, and return that.
+
+        It has no number of its own.
+        """
         with self._lock:
             self._owner.check_open()
             self.hypercall_handlers.append(handler)
@@ -187,9 +199,11 @@ class Hooks:
             )
 
     def _claim(self, handle: Handle, hooks: list[Any], base: int, length: int, hook: Any) -> int:
-        """Give the hook a range of the bus, which knows it by its place in the list. Returns 0 or -errno.
+        """Give the hook a range of the bus, which knows it by its place in the list.
 
-        Raises ConfigError for what cannot be called.
+        Return 0 or -errno.
+
+        Raise ConfigError for what cannot be called.
         """
         if not callable(hook):
             raise ConfigError(f"{hook!r} is no hook: it cannot be called")

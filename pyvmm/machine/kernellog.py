@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Linux guest's log tells how the guest came to its end.
 
-A panic of a kernel without a driver for pvpanic ends in a restart, because of ``panic=-1``, and a restart is no fault.
-The kernel prints both on its console, at the highest level (kernel/panic.c, kernel/reboot.c).
+A panic of a kernel without a driver for pvpanic ends in a restart, because of ``panic=-1``, and a
+restart is no fault. The kernel prints both on its console, at the highest level (kernel/panic.c,
+kernel/reboot.c).
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ LONGEST = 300
 
 
 def panic_of(log: bytes) -> str:
-    """The kernel's sentence about its panic, or "" if it had none since it last was told to restart."""
+    """Return the kernel's sentence about its panic, or "" if it had none since it last was told to
+    restart.
+    """
     import re  # most launches end without
 
     found = re.compile(PANIC).search(log, log.rfind(RESTART) + 1)
@@ -31,7 +34,9 @@ def panic_of(log: bytes) -> str:
 
 
 def judge(result: Result, log: bytes) -> None:
-    """Makes the end of a guest whose kernel panicked a panic, with the kernel's own sentence in its detail."""
+    """Make the end of a guest whose kernel panicked a panic, with the kernel's own sentence in its
+    detail.
+    """
     if result.reason not in results.AFTER_PANIC:
         return
     said = panic_of(log)

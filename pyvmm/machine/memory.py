@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guest memory: RAM, one mapping that is split around the hole below 4 GiB, and windows that are no RAM.
+"""Guest memory: RAM, one mapping that is split around the hole below 4 GiB, and windows that are no
+RAM.
 
-Private anonymous memory unless asked otherwise: the host gives it transparent huge pages, which a memfd gets only where
-the administrator set shmem_enabled. A memfd (`shared=True`, or any hugetlb pool) can be handed to other processes.
+Private anonymous memory unless asked otherwise: the host gives it transparent huge pages, which a
+memfd gets only where the administrator set shmem_enabled. A memfd (`shared=True`, or any hugetlb
+pool) can be handed to other processes.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class Region(NamedTuple):
 
 
 def ram_layout(size: int) -> tuple[Region, ...]:
-    """Where `size` bytes of RAM lie: up to 3 GiB from 0, the rest from 4 GiB."""
+    """Return where `size` bytes of RAM lie: up to 3 GiB from 0, the rest from 4 GiB."""
     low = min(size, HOLE_START)
     regions = [Region(0, low)]
     if size > low:
@@ -56,7 +58,8 @@ def ram_layout(size: int) -> tuple[Region, ...]:
 class File(NamedTuple):
     """A file whose first `size` bytes are memory of the guest; `name` is for messages.
 
-    Using what is mapped of it may fail: where its file system is full, or somebody has cut it off (csrc/host/guard.h).
+    Using what is mapped of it may fail: where its file system is full, or somebody has cut it off
+    (csrc/host/guard.h).
     """
 
     fd: int
@@ -75,7 +78,9 @@ class File(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Memory of the guest that is not RAM: `size` bytes at `gpa`, which begin at byte `skip` of a mapping."""
+    """Memory of the guest that is not RAM: `size` bytes at `gpa`, which begin at byte `skip` of a
+    mapping.
+    """
 
     gpa: int
     size: int
@@ -97,9 +102,10 @@ class Mapping(NamedTuple):
 
 
 def anonymous(size: int, what: str) -> Mapping:
-    """`size` bytes of private anonymous memory, in huge pages where the host has them; none is taken before it is used.
+    """Return `size` bytes of private anonymous memory, in huge pages where the host has them; none
+    is taken before it is used.
 
-    `what` is for errors. Raises HostError if the host refuses.
+    `what` is for errors. Raise HostError if the host refuses.
     """
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
     try:
@@ -126,9 +132,10 @@ def _advise(mapping: mmap.mmap, advice: int) -> None:
 class GuestMemory(Part):
     """The RAM of one guest, and what else it has of memory (`add_window`).
 
-    `size` is in bytes, a multiple of 4096 (or of the huge page size). `shared=True` puts it in a memfd, `fd`, which is
-    -1 otherwise. `hugepages` is None, "2M" or "1G" and takes a memfd from the host's hugetlb pool. Raises ConfigError
-    for a size that cannot be, HostError when the host has not enough. Memory is given by the host only when touched.
+    `size` is in bytes, a multiple of 4096 (or of the huge page size). `shared=True` puts it in a
+    memfd, `fd`, which is -1 otherwise. `hugepages` is None, "2M" or "1G" and takes a memfd from the
+    host's hugetlb pool. Raises ConfigError for a size that cannot be, HostError when the host has
+    not enough. Memory is given by the host only when touched.
     """
 
     def __init__(self, size: int, *, shared: bool = False, hugepages: str | None = None) -> None:
@@ -209,7 +216,7 @@ class GuestMemory(Part):
         return mapping
 
     def _file_offsets(self) -> tuple[tuple[int, int, int], ...]:
-        """(gpa, size, offset in RAM) of each region."""
+        """Return (gpa, size, offset in RAM) of each region."""
         result = []
         offset = 0
         for region in self.ram:
@@ -227,21 +234,26 @@ class GuestMemory(Part):
 
     @property
     def _c(self) -> Any:
-        """The C object, for those that are closed before the memory is. Raises StateError after close()."""
+        """The C object, for those that are closed before the memory is.
+
+        Raise StateError after close().
+        """
         return self._handle.pointer
 
     @property
     def address(self) -> int:
-        """Host virtual address of guest-physical address 0. Raises StateError after close()."""
+        """Host virtual address of guest-physical address 0. Raise StateError after close()."""
         self._handle.check()
         return _address(self._map) + self._skip
 
     def add_window(self, gpa: int, size: int, what: int | File | Mapping | None = None) -> int:
-        """Memory that is not RAM: the first `size` bytes of a file or of a mapping, or new memory. Returns its place.
+        """Add memory that is not RAM: the first `size` bytes of a file or of a mapping, or new
+        memory. Return its place.
 
-        Devices may move data there; kernels are not told of it. Before the machine starts; it is given back with the
-        RAM, a mapping as well; a descriptor stays the caller's and open until then. Raises ConfigError where it
-        overlaps other memory, and for a file that is shorter; HostError if the host refuses.
+        Devices may move data there; kernels are not told of it. Before the machine starts; it is
+        given back with the RAM, a mapping as well; a descriptor stays the caller's and open until
+        then. Raise ConfigError where it overlaps other memory, and for a file that is shorter;
+        HostError if the host refuses.
         """
         if isinstance(what, int):
             what = File(what, size, f"descriptor {what}")
@@ -272,17 +284,17 @@ class GuestMemory(Part):
         return (*self.ram, *self.reserved)
 
     def slots(self) -> list[tuple[int, int, int]]:
-        """(gpa, size, host virtual address) of each region, as KVM memory slots want them."""
+        """Return (gpa, size, host virtual address) of each region, as KVM memory slots want them."""
         base = self.address
         self._handle.check()
         windows = [(w.gpa, w.size, _address(w.map) + w.skip) for w in self._windows]
         return [*((gpa, size, base + offset) for gpa, size, offset in self._offsets), *windows]
 
     def view(self, gpa: int, length: int) -> memoryview:
-        """The guest's own bytes at [gpa, gpa + length), writable.
+        """Return the guest's own bytes at [gpa, gpa + length), writable.
 
-        Raises GuestMemoryError outside its memory, and in what is mapped of a file, where each access may fail and only
-        `read` and `write` can say so; StateError after close().
+        Raise GuestMemoryError outside its memory, and in what is mapped of a file, where each
+        access may fail and only `read` and `write` can say so; StateError after close().
         """
         view, file = self._find(gpa, length)
         if file is not None:
@@ -293,7 +305,7 @@ class GuestMemory(Part):
         return view
 
     def _find(self, gpa: int, length: int) -> tuple[memoryview, File | None]:
-        """The bytes, and the file that they are in if they are in one."""
+        """Return the bytes, and the file that they are in if they are in one."""
         self._handle.check()
         for start, size, offset in self._offsets:
             if start <= gpa < start + size and 0 <= length <= start + size - gpa:
@@ -309,7 +321,10 @@ class GuestMemory(Part):
         )
 
     def read(self, gpa: int, length: int) -> bytes:
-        """A copy of guest memory. Raises GuestMemoryError outside it, and where a file that it lies in is gone."""
+        """Return a copy of guest memory.
+
+        Raise GuestMemoryError outside it, and where a file that it lies in is gone.
+        """
         view, file = self._find(gpa, length)
         with view:
             if file is None:
@@ -319,7 +334,7 @@ class GuestMemory(Part):
             return bytes(copy)
 
     def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
-        """Copies data into guest memory. Raises GuestMemoryError as `read`."""
+        """Copy data into guest memory. Raise GuestMemoryError as `read`."""
         view, file = self._find(gpa, len(data))
         with view:
             if file is None:
@@ -329,13 +344,18 @@ class GuestMemory(Part):
 
     @property
     def resident(self) -> int:
-        """Bytes of the RAM that the host has given and has in its memory now. Counted anew: 1 ms a GiB, 12 at worst."""
+        """Bytes of the RAM that the host has given and has in its memory now.
+
+        Counted anew: 1 ms a GiB, 12 at worst.
+        """
         address = ffi.cast("void *", self.address)
         return int(lib.pagemap_count(address, self.size))
 
     @property
     def trouble(self) -> str:
-        """Why the guest, or the host for it, could not use some of its memory; "" where none of it can fail."""
+        """Why the guest, or the host for it, could not use some of its memory; "" where none of it
+        can fail.
+        """
         files = [window.file for window in self._windows if window.file is not None]
         return "; ".join(file.trouble for file in files)
 
@@ -345,9 +365,9 @@ class GuestMemory(Part):
             self.fd = -1
 
     def close(self) -> None:
-        """Gives the memory back. A view still held keeps the mapping until it is released.
+        """Give the memory back. A view still held keeps the mapping until it is released.
 
-        Raises StateError while a machine has it.
+        Raise StateError while a machine has it.
         """
         super().close()
         if self._handle.released:
@@ -371,7 +391,7 @@ def _copy(to: memoryview | bytearray, data: bytes | bytearray | memoryview, file
 
 
 def _guard() -> None:
-    """Prepares the process for memory that may be gone."""
+    """Prepare the process for memory that may be gone."""
     if (error := lib.guard_setup()) < 0:
         raise HostError(-error, f"sigaction for SIGBUS: {os.strerror(-error)}")
 
@@ -390,14 +410,14 @@ def _shared(file: File, size: int) -> Mapping:
 
 
 def _seal(fd: int) -> None:
-    """Whoever has a memfd as well may not cut it off under us, which would be a SIGBUS."""
+    """Seal a memfd, so that no other process can cut it off under us, which would be a SIGBUS."""
     import fcntl  # most guests' memory is none
 
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
 
 
 def _view(mapping: mmap.mmap, at: int, length: int) -> memoryview:
-    """A part of it, which keeps it mapped. Raises StateError once it is closed."""
+    """Return a part of it, which keeps it mapped. Raise StateError once it is closed."""
     try:
         return memoryview(mapping)[at : at + length]
     except ValueError:
@@ -405,7 +425,7 @@ def _view(mapping: mmap.mmap, at: int, length: int) -> memoryview:
 
 
 def _address(mapping: mmap.mmap) -> int:
-    """Where it lies in this process. Raises StateError once it is closed."""
+    """Return where it lies in this process. Raise StateError once it is closed."""
     try:
         return int(ffi.cast("uintptr_t", ffi.from_buffer(mapping)))
     except ValueError:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The guest's own page tables, walked in software: SDM volume 3A chapter 4, APM volume 2 chapter 5.
 
-Meant for looking at a guest that went wrong, so nothing in the tables is believed: a walk reads at most five entries
-and ends with a reason wherever it cannot go on.
+Meant for looking at a guest that went wrong, so nothing in the tables is believed: a walk reads at
+most five entries and ends with a reason wherever it cannot go on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ NO_EXECUTE = 63
 
 
 class Level(NamedTuple):
-    """One step: the entry `slot` of a `table` at guest-physical `address`; its `value` is None if unreadable.
+    """One step: the entry `slot` of a `table` at guest-physical `address`; its `value` is None if
+    unreadable.
 
     `leaf` says that it maps the page and does not point to another table.
     """
@@ -44,7 +45,7 @@ class Level(NamedTuple):
     leaf: bool
 
     def flags(self) -> list[str]:
-        """The names of the bits that are set."""
+        """Return the names of the bits that are set."""
         if self.value is None:
             return []
         bits = _COMMON + (_LEAF if self.leaf else ())
@@ -59,8 +60,8 @@ class Level(NamedTuple):
 class Walk(NamedTuple):
     """What `vaddr` (a linear address) comes to under paging `mode`.
 
-    Either `gpa` is its guest-physical address, in a page of `page_size` bytes (0 without paging), or it is None and
-    `reason` says why. The page itself need not be RAM.
+    Either `gpa` is its guest-physical address, in a page of `page_size` bytes (0 without paging),
+    or it is None and `reason` says why. The page itself need not be RAM.
     """
 
     mode: str
@@ -72,7 +73,9 @@ class Walk(NamedTuple):
 
 
 class _Paging(NamedTuple):
-    """A paging mode: per table its name, lowest address bit, index bits, and whether it may map a large page."""
+    """A paging mode: per table its name, lowest address bit, index bits, and whether it may map a
+    large page.
+    """
 
     name: str
     bits: int
@@ -103,7 +106,7 @@ def _paging(cr4: int, efer: int) -> _Paging:
 
 
 def is_canonical(vaddr: int, bits: int) -> bool:
-    """Whether bit `bits` - 1 is repeated up to bit 63."""
+    """Return whether bit `bits` - 1 is repeated up to bit 63."""
     top = vaddr >> (bits - 1)
     return top in (0, (1 << (65 - bits)) - 1)
 
@@ -116,9 +119,10 @@ def _page_base(value: int, shift: int, entry_size: int) -> int:
 
 
 def walk(memory: GuestMemory, cr3: int, cr0: int, cr4: int, efer: int, vaddr: int) -> Walk:
-    """Translates a linear address as the CPU would with these registers, access rights aside.
+    """Translate a linear address as the CPU would with these registers, access rights aside.
 
-    Outside 64-bit mode only the low 32 bits of `vaddr` count. Never raises for what the guest's tables hold.
+    Outside 64-bit mode only the low 32 bits of `vaddr` count. Never raises for what the guest's
+    tables hold.
     """
     if not cr0 & CR0_PG:
         return Walk("paging off", vaddr, (), vaddr & 0xFFFF_FFFF, 0, "")

@@ -24,21 +24,23 @@ if TYPE_CHECKING:
 
 
 class Part:
-    """Something with a `close` that only the machine calls, once it has it: its other parts use it until then."""
+    """Something with a `close` that only the machine calls, once it has it: its other parts use it
+    until then.
+    """
 
     _kept = False
 
     def keep(self) -> None:
-        """On behalf of a machine."""
+        """Keep it, on behalf of a machine."""
         self._kept = True
 
     def give_back(self) -> None:
-        """The machine closes it."""
+        """Give it back: the machine closes it."""
         self._kept = False
         self.close()
 
     def close(self) -> None:
-        """Raises StateError while a machine has it; what it frees is its own matter."""
+        """Raise StateError while a machine has it; what it frees is its own matter."""
         if self._kept:
             raise StateError(
                 f"the {type(self).__name__} is part of a machine, which closes it: close that"
@@ -46,7 +48,9 @@ class Part:
 
 
 class Owner:
-    """All that a machine has to give back, in the order in which it came; `closed` once it takes nothing more."""
+    """All that a machine has to give back, in the order in which it came; `closed` once it takes
+    nothing more.
+    """
 
     def __init__(self) -> None:
         self.closed = False
@@ -58,9 +62,10 @@ class Owner:
             raise StateError("the machine is closed")
 
     def own(self, thing: T) -> T:
-        """Take `thing` over and return it: it is closed after what came later, before what came earlier.
+        """Take `thing` over and return it: it is closed after what came later, before what came
+        earlier.
 
-        Nobody else may close a `Part` from now on. Raises StateError once the machine is closed.
+        Nobody else may close a `Part` from now on. Raise StateError once the machine is closed.
         """
         self.check_open()
         if isinstance(thing, Part):
@@ -77,7 +82,8 @@ class Owner:
     def give_back(self) -> None:
         """Close everything, the last thing first; one that fails does not keep the others.
 
-        Raises the first failure, and HostError (ETIMEDOUT) at once: a further call goes on from there.
+        Raise the first failure, and HostError (ETIMEDOUT) at once: a further call goes on from
+        there.
         """
         failed: Exception | None = None
         while self._steps:
@@ -101,7 +107,7 @@ class _Descriptor(Part, Descriptor):
     """A descriptor of KVM's whose number C code keeps: another one may get it once it is closed."""
 
     def close(self) -> None:
-        """As `Part.close`; frees the descriptor."""
+        """Close it as `Part.close` does; free the descriptor."""
         super().close()
         Descriptor.close(self)
 

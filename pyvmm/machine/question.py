@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bounds of an answer: the time that all calls into the guest may take together, and whether anybody still waits."""
+"""Bounds of an answer: the time that all calls into the guest may take together, and whether
+anybody still waits.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ SECONDS = 10.0
 
 
 class Question:
-    """One question to a guest, of one call or of thousands: `seconds` from now on for all of them together.
+    """One question to a guest, of one call or of thousands: `seconds` from now on for all of them
+    together.
 
     `given_up`, if there is one, says whether who asked has gone.
     """
@@ -36,7 +39,7 @@ class Question:
         return max(self._until - time.monotonic(), 0.0)
 
     def check(self) -> None:
-        """Raises LimitError once the time is over, or nobody waits for the answer any more."""
+        """Raise LimitError once the time is over, or nobody waits for the answer any more."""
         if self._until <= time.monotonic():
             raise LimitError(f"the answer would take longer than {self.seconds:g} s")
         if self._given_up is not None and self._given_up():

@@ -48,10 +48,11 @@ VMM_FAULTS = frozenset({INTERNAL_ERROR, ENTRY_FAILURE, UNKNOWN_EXIT, RUN_FAILED}
 class Result:
     """How a run ended.
 
-    `reason` is one of this module's constants; `status` what the guest reported through its status port (0 to 255) or
-    None; `vcpu` the vCPU that ended the run or None; `detail` a sentence about it; `dump` registers, code and page walk
-    for a bad end; `seconds` from the first start to the end; `boot_seconds` from the start to the guest's own mark, or
-    None; `exits` counts exits by kind; `unclaimed` accesses that no device answered.
+    `reason` is one of this module's constants; `status` what the guest reported through its status
+    port (0 to 255) or None; `vcpu` the vCPU that ended the run or None; `detail` a sentence about
+    it; `dump` registers, code and page walk for a bad end; `seconds` from the first start to the
+    end; `boot_seconds` from the start to the guest's own mark, or None; `exits` counts exits by
+    kind; `unclaimed` accesses that no device answered.
     """
 
     __slots__ = (
@@ -83,7 +84,7 @@ class Result:
         return self.reason in CLEAN and not self.status
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """Return everything, ready for JSON."""
         return {name: getattr(self, name) for name in sorted(self.__slots__)} | {"ok": self.ok}
 
     def __repr__(self) -> str:
@@ -99,7 +100,7 @@ _EXIT_NAMES: dict[int, str] = {}
 
 
 def exit_name(reason: int) -> str:
-    """The name of a KVM exit reason without its prefix, in lower case: "io", "mmio", "hlt"."""
+    """Return the name of a KVM exit reason without its prefix, in lower case: "io", "mmio", "hlt"."""
     if not _EXIT_NAMES:
         for name in dir(kvm.lib):
             if name.startswith("KVM_EXIT_") and not name.startswith(

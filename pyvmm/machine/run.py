@@ -52,7 +52,7 @@ class Run:
     def start(self) -> None:
         """Start all vCPUs, each on a thread of its own.
 
-        Raises HostError if the host gives no more threads; the machine has ended then.
+        Raise HostError if the host gives no more threads; the machine has ended then.
         """
         with self.lock:
             self._owner.check_open()
@@ -75,8 +75,8 @@ class Run:
     def wait(self, timeout: float | None = None) -> Result | None:
         """Wait for the end of the run; None if `timeout` seconds pass first.
 
-        An exception raised by a hook ends the run and is raised here. Raises ConfigError for a time that cannot be,
-        StateError in a hook, without which the run does not end.
+        An exception raised by a hook ends the run and is raised here. Raise ConfigError for a time
+        that cannot be, StateError in a hook, without which the run does not end.
         """
         if timeout is not None:
             timeout = check_seconds(timeout, "a timeout")
@@ -94,8 +94,8 @@ class Run:
     def pause(self, question: Question | None = None) -> None:
         """Stop all vCPUs between two instructions and wait until they stand.
 
-        From within a hook it only asks: the machine stands once the hook is over. With a `question` it waits as long as
-        that has time: LimitError then, and the machine goes on.
+        From within a hook it only asks: the machine stands once the hook is over. With a `question`
+        it waits as long as that has time: LimitError then, and the machine goes on.
         """
         with self.lock:
             if self.state == "paused":
@@ -130,7 +130,10 @@ class Run:
                 self._finish(result or Result(results.STOPPED))
 
     def finish(self) -> None:
-        """Stop, and wait for the vCPUs' threads. Raises HostError (ETIMEDOUT) where one does not stop."""
+        """Stop, and wait for the vCPUs' threads.
+
+        Raise HostError (ETIMEDOUT) where one does not stop.
+        """
         self.stop()
         with self.lock:
             if self.state == "built":
@@ -157,7 +160,7 @@ class Run:
             self.lock.notify_all()
 
     def on_vcpu_thread(self) -> bool:
-        """Whether this is the thread of one of the vCPUs."""
+        """Return whether this is the thread of one of the vCPUs."""
         return threading.current_thread() in [vcpu.thread for vcpu in self._vcpus]
 
     def exits(self) -> dict[str, int]:
@@ -169,7 +172,7 @@ class Run:
         return total
 
     def _stands(self) -> bool:
-        """With the lock held: whether all vCPUs do, or the machine is not to be paused any more."""
+        """Say whether all vCPUs stand, or the machine is not to be paused any more. Needs the lock."""
         return self.state != "paused" or sum(v.parked for v in self._vcpus) == self._running
 
     def _request_all(self, bits: int) -> None:
@@ -177,7 +180,7 @@ class Run:
             vcpu.request(bits)
 
     def _finish(self, result: Result) -> None:
-        """With the lock held: the first end counts; every vCPU is told to leave."""
+        """Note the end, of which the first counts, and tell every vCPU to leave. Needs the lock."""
         if self._result is None:
             self._result = result
             self._ended_at = time.monotonic()
@@ -230,7 +233,7 @@ class Run:
             return f"no dump: {error}"
 
     def _leave(self, vcpus: int) -> None:
-        """With the lock held: so many fewer run."""
+        """Note that so many fewer run. Needs the lock."""
         self._running -= vcpus
         if not self._running:
             self._complete_result()

@@ -27,7 +27,7 @@ class Thread(threading.Thread):
         super().__init__(target=target, name=name, args=args, daemon=True)  # type: ignore[arg-type]
 
     def start(self) -> None:
-        """Starts it, once. Raises HostError (EAGAIN) if the host gives no more threads."""
+        """Start it, once. Raise HostError (EAGAIN) if the host gives no more threads."""
         with _starting:
             before = threading.stack_size(STACK_SIZE)
             try:
@@ -41,6 +41,6 @@ class Thread(threading.Thread):
                 threading.stack_size(before)
 
     def run(self) -> None:
-        """On the thread itself."""
+        """Do the work, on the thread itself."""
         lib.thread_use_small_pages()
         super().run()

@@ -1,2 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The swap disk: its store, its place in the guest's address space (SwapBypass), and the policy of its use."""
+"""The swap disk: its store, its place in the guest's address space (SwapBypass), and the policy of
+its use.
+"""

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the memory of a swap disk lies in the guest: the aperture, and the room for page structures below it."""
+"""Where the memory of a swap disk lies in the guest: the aperture, and the room for page structures
+below it.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +16,18 @@ else:
     from pyvmm.record import NamedTuple
 
 ALIGNMENT = 2 * MIB
-#: What Linux puts page structures into the room for, a whole one at a time (a section of its memory model).
+#: The unit for which Linux puts page structures into the room, a whole one at a time (a section of its memory model).
 SECTION = 128 * MIB
-#: What Linux keeps of each page of memory (struct page), bytes.
+#: Bytes that Linux keeps for each page of memory (struct page).
 PAGE_STRUCTURE = 64
 #: Pages of one KVM memory slot (KVM_MEM_MAX_NR_PAGES), as whole units of `ALIGNMENT`, in bytes.
 LARGEST = ((1 << 31) - 1) * PAGE // ALIGNMENT * ALIGNMENT
 
 
 class Aperture(NamedTuple):
-    """Guest-physical, in bytes: slot k is at `base` + 4096k, and `room` bytes lie directly below `base`."""
+    """Guest-physical, in bytes: slot k is at `base` + 4096k, and `room` bytes lie directly below
+    `base`.
+    """
 
     base: int
     size: int
@@ -46,9 +50,11 @@ class Aperture(NamedTuple):
 
 
 def room_for(size: int) -> int:
-    """Bytes for the page structures of `size` bytes and of the room itself, a multiple of 2 MiB.
+    """Return the bytes for the page structures of `size` bytes and of the room itself, a multiple
+    of 2 MiB.
 
-    Room and aperture are whole sections together: Linux takes the page structures of any rest from its own RAM.
+    Room and aperture are whole sections together: Linux takes the page structures of any rest from
+    its own RAM.
     """
     total = _up(size, SECTION)
     while (total - size) * PAGE < total * PAGE_STRUCTURE:
@@ -61,9 +67,11 @@ def _up(value: int, alignment: int) -> int:
 
 
 def place(ram: Iterable[Region], size: int, address_bits: int) -> Aperture:
-    """Where an aperture of `size` bytes goes: from the first GiB boundary at or after the end of RAM and 4 GiB on.
+    """Place an aperture of `size` bytes: from the first GiB boundary at or after the end of RAM and
+    4 GiB on.
 
-    `address_bits` is the guest's physical address width (CPUID 0x80000008). Raises ConfigError for what does not fit.
+    `address_bits` is the guest's physical address width (CPUID 0x80000008). Raise ConfigError for
+    what does not fit.
     """
     if not 0 < size <= LARGEST or size % ALIGNMENT:
         raise ConfigError(f"a swap store of {size} bytes: it must be a multiple of 2 MiB")

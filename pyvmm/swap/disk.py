@@ -31,16 +31,16 @@ __all__ = ["GuestSwap", "HostMemory", "Swap", "SwapFault", "SwapStats"]
 class SwapStats(NamedTuple):
     """A swap disk's state and counters: the VMM's own, and in `guest` what the guest says.
 
-    That is None if it cannot be asked, did not attach, or says what cannot be (`vm.symcall(0, "swap_stats")` says
-    which).
-    `mode`, `effective` and `allowed`: what is wanted, what the guest is told, and what the policy says now, which for
-    "pressure" is whether the host has memory to spare. `host` is
-    the host's memory as the policy last saw it, None on a machine that is not symbiotic. `bytes_used` is what the pages
-    take now of host memory, or of the backing file; `bytes_in` and `bytes_out` passed through the disk's queue to the
-    guest and from it. `attached`: the guest says that it uses the aperture; `attach_refused` counts calls by which it
-    could not say so. `offered` counts the faults that it put before the VMM, `mapped` those where the VMM wrote the
-    page table entry, `refused` the others, by reason: "mode", "slot", "policy", "lookup", "pte", "race". `evictions`
-    counts the times that the policy had the guest hand pages back.
+    That is None if it cannot be asked, did not attach, or says what cannot be (`vm.symcall(0,
+    "swap_stats")` says which). `mode`, `effective` and `allowed`: what is wanted, what the guest is
+    told, and what the policy says now, which for "pressure" is whether the host has memory to
+    spare. `host` is the host's memory as the policy last saw it, None on a machine that is not
+    symbiotic. `bytes_used` is what the pages take now of host memory, or of the backing file;
+    `bytes_in` and `bytes_out` passed through the disk's queue to the guest and from it. `attached`:
+    the guest says that it uses the aperture; `attach_refused` counts calls by which it could not
+    say so. `offered` counts the faults that it put before the VMM, `mapped` those where the VMM
+    wrote the page table entry, `refused` the others, by reason: "mode", "slot", "policy", "lookup",
+    "pte", "race". `evictions` counts the times that the policy had the guest hand pages back.
     """
 
     size: int
@@ -75,11 +75,13 @@ class SwapDisk(VirtioBlk):
 
 
 class Swap:
-    """A swap disk made by `VM.add_swap`: memory of the VMM that the guest sees as a disk and in its address space.
+    """A swap disk made by `VM.add_swap`: memory of the VMM that the guest sees as a disk and in its
+    address space.
 
-    `config` is what it is made of, by `decide` instead of a policy's name where that is a function. `size` is in bytes,
-    `slots` in pages of 4 KiB, `serial` is the disk's serial number, `store` has the pages. On a machine that is not
-    symbiotic it is a disk and nothing else. The machine owns all of it.
+    `config` is what it is made of, by `decide` instead of a policy's name where that is a function.
+    `size` is in bytes, `slots` in pages of 4 KiB, `serial` is the disk's serial number, `store` has
+    the pages. On a machine that is not symbiotic it is a disk and nothing else. The machine owns
+    all of it.
     """
 
     def __init__(
@@ -110,7 +112,9 @@ class Swap:
 
     @property
     def config(self) -> SwapConfig:
-        """The record from which a swap disk like this one can be made, with the mode and policy that it has now."""
+        """The record from which a swap disk like this one can be made, with the mode and policy
+        that it has now.
+        """
         policy = self._policy if isinstance(self._policy, str) else FUNCTION
         return SwapConfig(
             self.size, self.mode, self.serial, self.store.backing, policy, self._quota
@@ -128,7 +132,7 @@ class Swap:
 
     @property
     def bytes_used(self) -> int:
-        """What the pages take now of host memory, or of the backing file."""
+        """Bytes that the pages take now of host memory, or of the backing file."""
         return self.store.bytes_used
 
     @property
@@ -148,9 +152,11 @@ class Swap:
 
     @property
     def mode(self) -> str:
-        """The mode that is wanted: "off", "symcall" or "direct". Setting it tells the guest at once.
+        """The mode that is wanted: "off", "symcall" or "direct".
 
-        Raises ConfigError for another, and where the machine is not symbiotic.
+        Setting it tells the guest at once.
+
+        Raise ConfigError for another, and where the machine is not symbiotic.
         """
         return self._bypass.mode if self._bypass is not None else "off"
 
@@ -165,13 +171,14 @@ class Swap:
 
     @property
     def policy(self) -> Policy:
-        """Whether the guest may use pages where they lie: "pressure", "quota", "always", "never", or a function.
+        """The policy by which the guest may use pages where they lie: "pressure", "quota",
+        "always", "never", or a function.
 
-        "pressure": always, but the store grows by small pages while the host is short of memory. "quota": while the
-        store takes no more than `quota` bytes. A function
-        gets a `SwapFault` for each fault, on the vCPU's thread, and returns whether the page may be used; what it
-        raises ends the run. It is asked about faults only, so the guest is told "symcall" where "direct" is wanted.
-        May be set at any time. Raises ConfigError for what is no policy.
+        "pressure": always, but the store grows by small pages while the host is short of memory.
+        "quota": while the store takes no more than `quota` bytes. A function gets a `SwapFault` for
+        each fault, on the vCPU's thread, and returns whether the page may be used; what it raises
+        ends the run. It is asked about faults only, so the guest is told "symcall" where "direct"
+        is wanted. May be set at any time. Raise ConfigError for what is no policy.
         """
         return self._policy
 
@@ -206,21 +213,23 @@ class Swap:
         self._policy = policy
 
     def evict(self, pages: int | None = None, question: Question | None = None) -> int:
-        """Asks the guest to take pages back into its RAM, by default all: it goes on after the call, as memory allows.
+        """Ask the guest to take pages back into its RAM, by default all: it goes on after the call,
+        as memory allows.
 
-        Returns the number of pages that it uses where they lie now. Raises SymcallError, with code EBUSY while it is at
-        that already, and as `VM.symcall`; LimitError if it does not answer in 10 s.
+        Return the number of pages that it uses where they lie now. Raise SymcallError, with code
+        EBUSY while it is at that already, and as `VM.symcall`; LimitError if it does not answer in
+        10 s.
         """
         raw = self._machine.raw(0, question or Question())
         return swap_evict(raw, self.slots if pages is None else pages)
 
     @property
     def stats(self) -> SwapStats:
-        """What happened so far. Raises StateError once the machine is closed."""
+        """State and counters so far. Raise StateError once the machine is closed."""
         return self.look(Question())
 
     def look(self, question: Question) -> SwapStats:
-        """The same, where the guest has as long as the question to say its part."""
+        """Return the same as `stats`, where the guest has as long as the question to say its part."""
         disk = self.disk.stats()
         counters: dict[str, int] = {}
         allowed, host, attached = False, None, False

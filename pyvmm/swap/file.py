@@ -21,14 +21,16 @@ _KINDS = (b"was there", b"made by pyvmm")
 class SwapFile:
     """A file of `size` bytes that is this VMM's alone, all zero. `fd` is it; `path` names it.
 
-    It must not exist, be empty, or be left by a VMM that was killed, which its last page says. It is this user's and
-    nobody else's: no link, no second name, no right for others. It is locked (flock(2)).
+    It must not exist, be empty, or be left by a VMM that was killed, which its last page says. It
+    is this user's and nobody else's: no link, no second name, no right for others. It is locked
+    (flock(2)).
 
-    `allocated` tells whether the file system has set all of its blocks aside, so that writing to it cannot fail later
-    for want of room. Those that cannot, and tmpfs, where that would take the memory, give blocks as they are written.
+    `allocated` tells whether the file system has set all of its blocks aside, so that writing to it
+    cannot fail later for want of room. Those that cannot, and tmpfs, where that would take the
+    memory, give blocks as they are written.
 
-    Raises ConfigError for a file that is not taken, HostError if the host refuses, the file is in use or its file
-    system has less room than `size`.
+    Raises ConfigError for a file that is not taken, HostError if the host refuses, the file is in
+    use or its file system has less room than `size`.
     """
 
     def __init__(self, path: str, size: int) -> None:
@@ -95,7 +97,7 @@ class SwapFile:
             raise
 
     def _check(self) -> None:
-        """A guest's memory goes into it: nobody else may read or change that."""
+        """Raise ConfigError if others may read or change it: a guest's memory goes into it."""
         info = os.fstat(self.fd)
         if not stat.S_ISREG(info.st_mode):
             raise self._refusal("is not a regular file")
@@ -120,7 +122,10 @@ class SwapFile:
             ) from error
 
     def _take_over(self) -> None:
-        """Empties what a VMM that is gone has left. Its lock is gone as well, or we had not come here."""
+        """Empty what a VMM that is gone has left.
+
+        Its lock is gone as well, or we had not come here.
+        """
         found = os.fstat(self.fd).st_size
         if not found:
             return
@@ -142,7 +147,10 @@ class SwapFile:
         self.allocated = not error
 
     def close(self) -> None:
-        """Empties it, and removes it if pyvmm made it. The lock is held to the end. May be called twice."""
+        """Empty it, and remove it if pyvmm made it.
+
+        The lock is held to the end. May be called twice.
+        """
         if self.fd < 0:
             return
         fd, self.fd = self.fd, -1

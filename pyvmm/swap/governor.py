@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which policy decides whether a guest may use swapped pages where they lie, and what it sees of the host's memory."""
+"""Which policy decides whether a guest may use swapped pages where they lie, and what it sees of
+the host's memory.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +35,11 @@ PERIOD = 1000
 
 
 class HostMemory(NamedTuple):
-    """The host's memory, and that of the control group this process is in; None is what the kernel does not say.
+    """The host's memory, and that of the control group this process is in; None is what the kernel
+    does not say.
 
-    `stall` is the share of the last ten seconds, in percent, in which some task waited for memory. The others are in
-    bytes: `room` is what the group may still take of its `limit`.
+    `stall` is the share of the last ten seconds, in percent, in which some task waited for memory.
+    The others are in bytes: `room` is what the group may still take of its `limit`.
     """
 
     stall: float | None
@@ -47,7 +50,9 @@ class HostMemory(NamedTuple):
 
 
 def own_group() -> str:
-    """The folder of the control group, of version 2, that this process is in; "" without one."""
+    """Return the folder of the control group, of version 2, that this process is in; "" without
+    one.
+    """
     try:
         with open(OWN_GROUPS, encoding="utf-8", errors="surrogateescape") as file:
             lines = file.read().splitlines()
@@ -61,7 +66,7 @@ def own_group() -> str:
 
 
 def policy_number(policy: str, quota: int | None) -> int:
-    """Raises ConfigError for what is no policy, and for a quota with another or none with this one."""
+    """Raise ConfigError for what is no policy, and for a quota with another or none with this one."""
     if not isinstance(policy, str) or policy not in POLICIES:
         raise ConfigError(
             f"swap policy {policy!r}: choose from {', '.join(POLICIES)}, or give a function"
@@ -74,12 +79,15 @@ def policy_number(policy: str, quota: int | None) -> int:
 
 
 class SwapGovernor(Part):
-    """A thread that looks at the host once a second and lets the guest use the store, or not. Closed with the machine.
+    """A thread that looks at the host once a second and lets the guest use the store, or not.
 
-    "pressure" finds memory short, on the host or in the control group, when more than 10 % of the last ten seconds
-    waited for it, or less than 5 % is left. That is over once it is below 5 %, with 8 % left. The guest may use pages
-    where they lie all the same, as that costs the host nothing; but the store then grows by small pages only. "quota"
-    lets the guest use them while the store takes no more than so many bytes.
+    Closed with the machine.
+
+    "pressure" finds memory short, on the host or in the control group, when more than 10 % of the
+    last ten seconds waited for it, or less than 5 % is left. That is over once it is below 5 %,
+    with 8 % left. The guest may use pages where they lie all the same, as that costs the host
+    nothing; but the store then grows by small pages only. "quota" lets the guest use them while the
+    store takes no more than so many bytes.
     """
 
     def __init__(self, bypass: SwapBypass, store: SwapStore) -> None:
@@ -91,14 +99,14 @@ class SwapGovernor(Part):
         self._handle = Handle(made, lib.swapgovernor_destroy, "the swap governor")
 
     def set(self, policy: str, quota: int | None) -> None:
-        """Another policy, judged at once. The quota is in bytes. Raises ConfigError."""
+        """Set another policy, judged at once. The quota is in bytes. Raise ConfigError."""
         number = policy_number(policy, quota)
         self.policy = policy
         with self._handle as governor:
             lib.swapgovernor_set(governor, number, quota or 0)
 
     def look(self) -> tuple[bool, HostMemory]:
-        """The last verdict, and what the host looked like."""
+        """Return the last verdict, and what the host looked like."""
         host = ffi.new("struct hostmemory *")
         with self._handle as governor:
             verdict = bool(lib.swapgovernor_verdict(governor, host))
@@ -109,19 +117,21 @@ class SwapGovernor(Part):
         )
 
     def wait(self, milliseconds: int) -> int:
-        """1 once it finds that the guest should take less, 0 after the time, -1 once it ends."""
+        """Return 1 once it finds that the guest should take less, 0 after the time, -1 once it
+        ends.
+        """
         with self._handle as governor:
             return int(lib.swapgovernor_wait(governor, milliseconds))
 
     def end(self) -> None:
-        """Whoever waits comes back; nobody does any more once it is closed."""
+        """End the waiting; nobody waits any more once it is closed."""
         if self._handle.released:
             return
         with self._handle as governor:
             lib.swapgovernor_end(governor)
 
     def close(self) -> None:
-        """Ends the thread, and whoever waits comes back. May be called twice. StateError while a machine has it."""
+        """End the thread, and the waiting. May be called twice. StateError while a machine has it."""
         super().close()
         if not self._handle.released:
             self.end()

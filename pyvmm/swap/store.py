@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a swap disk is made of: memory, or a file for one larger than the host's memory; slot by slot of 4 KiB."""
+"""The contents of a swap disk: memory, or a file for one larger than the host's memory; slot by
+slot of 4 KiB.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,18 @@ _OBSERVERS = ("swapstore_on_write", "swapstore_on_discard")
 
 
 class SwapStore(Part):
-    """`size` bytes for a guest's swapped pages, all zero at first; the host gives them only as they are written.
+    """`size` bytes for a guest's swapped pages, all zero at first; the host gives them only as they
+    are written.
 
-    They are private anonymous memory, `memory`, for the same reason as RAM: the host gives that huge pages.
+    They are private anonymous memory, `memory`, for the same reason as RAM: the host gives that
+    huge pages.
 
-    `backing` names a file that holds them instead of host memory, `file`: see `SwapFile` for what is taken. It is
-    emptied at the end; if it was not there before it is removed. A VMM that is killed leaves it, and the next one takes
-    it over.
+    `backing` names a file that holds them instead of host memory, `file`: see `SwapFile` for what
+    is taken. It is emptied at the end; if it was not there before it is removed. A VMM that is
+    killed leaves it, and the next one takes it over.
 
-    Raises ConfigError for a size that cannot be, and what `SwapFile` does; HostError if the host refuses.
+    Raises ConfigError for a size that cannot be, and what `SwapFile` does; HostError if the host
+    refuses.
     """
 
     def __init__(self, size: int, backing: str | os.PathLike[str] | None = None) -> None:
@@ -73,21 +78,25 @@ class SwapStore(Part):
 
     @property
     def bytes_used(self) -> int:
-        """What the host has given for it so far, less what came back; of memory, what it has not swapped out itself.
+        """Bytes that the host has given for it so far, less what came back; of memory, what it has
+        not swapped out itself.
 
-        A huge page counts in whole, but for what was discarded of it. Counted anew each time: 0.16 s for 1 TiB. Raises
-        StateError once it is closed.
+        A huge page counts in whole, but for what was discarded of it. Counted anew each time: 0.16
+        s for 1 TiB. Raise StateError once it is closed.
         """
         with self.handle as store:
             return int(lib.swapstore_bytes(store))
 
     def written(self, slot: int) -> bool:
-        """Whether there is such a slot and it holds data. Raises StateError once it is closed."""
+        """Return whether there is such a slot and it holds data.
+
+        Raise StateError once it is closed.
+        """
         with self.handle as store:
             return 0 <= slot < self.slots and bool(lib.swapstore_written(store, slot))
 
     def disk(self) -> memoryview | int:
-        """What a disk over it (a `VirtioBlk`) takes. Raises StateError once it is closed."""
+        """Return what a disk over it (a `VirtioBlk`) takes. Raise StateError once it is closed."""
         self.handle.check()
         if self.file is not None:
             return self.file.fd
@@ -96,7 +105,10 @@ class SwapStore(Part):
 
     @property
     def mapped(self) -> Mapping | File:
-        """What the guest sees of it, for `GuestMemory.add_window`. Raises StateError once it is closed."""
+        """The part that the guest sees, for `GuestMemory.add_window`.
+
+        Raise StateError once it is closed.
+        """
         self.handle.check()
         if self.file is not None:
             return self.file.file
@@ -109,7 +121,9 @@ class SwapStore(Part):
         return -1 if self.file is None else self.file.fd
 
     def watch(self, disk: Any) -> None:
-        """Has a disk over it (a `VirtioBlk`) tell it of writes and discards; the disk is closed first."""
+        """Have a disk over it (a `VirtioBlk`) tell it of writes and discards; the disk is closed
+        first.
+        """
         store = self.handle.pointer
         on_write, on_discard = (ffi.addressof(lib, name) for name in _OBSERVERS)
         disk.observe(on_write, on_discard, store)
@@ -117,9 +131,9 @@ class SwapStore(Part):
             disk.keep_blocks()
 
     def close(self) -> None:
-        """Gives all of it back; a guest that has it mapped keeps that. May be called twice.
+        """Give all of it back; a guest that has it mapped keeps that. May be called twice.
 
-        Raises StateError while a machine has it.
+        Raise StateError while a machine has it.
         """
         super().close()
         if self._handle is not None:
