@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the two cffi extension modules, and puts guest-linux-patch into the package; pyproject.toml has the rest."""
+"""Builds the two cffi extension modules, and puts guest-linux-patch and include into the package.
+
+pyproject.toml has the rest.
+"""
 
 import sysconfig
 
@@ -10,8 +13,11 @@ from setuptools import find_packages, setup
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 setup(
-    packages=[*find_packages(include=["pyvmm", "pyvmm.*"]), "pyvmm.guest_linux_patch"],
-    package_dir={"pyvmm.guest_linux_patch": "guest-linux-patch"},
+    packages=[
+        *find_packages(include=["pyvmm", "pyvmm.*"]),
+        *("pyvmm.guest_linux_patch", "pyvmm.include"),
+    ],
+    package_dir={"pyvmm.guest_linux_patch": "guest-linux-patch", "pyvmm.include": "include"},
     cffi_modules=["csrc/build.py:builder_of_kvm", "csrc/build.py:builder_of_core"],
     options={} if FREE_THREADED else {"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -11,12 +11,8 @@
 #include <linux/entry-common.h>
 #include <linux/hardirq.h>
 #include <linux/kernel.h>
+#include <linux/kexec.h>
 #include <linux/string.h>
-#if __has_include(<linux/vmcore_info.h>)
-#include <linux/vmcore_info.h>
-#else
-#include <linux/crash_core.h>
-#endif
 #include <asm/debugreg.h>
 #include <asm/io.h>
 #include <asm/page.h>

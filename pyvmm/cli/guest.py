@@ -30,6 +30,7 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
     add_stock(actions)
     add_list(actions)
     add_path(actions)
+    add_series(actions)
     add_clean(actions)
 
 
@@ -103,6 +104,17 @@ def add_path(actions: argparse._SubParsersAction[Any]) -> None:
     )
 
 
+def add_series(actions: argparse._SubParsersAction[Any]) -> None:
+    """`guest series`."""
+    parser = actions.add_parser(
+        "series", help="write the guest driver's patches for a kernel of your own, for 'git am'"
+    )
+    parser.add_argument(
+        "--linux", default="6.12", metavar="VERSION", help="6.12 or 6.1 (%(default)s)"
+    )
+    parser.add_argument("folder", metavar="DIR", help="where to; empty, or made")
+
+
 def add_clean(actions: argparse._SubParsersAction[Any]) -> None:
     """`guest clean`."""
     parser = actions.add_parser("clean", help="remove builds that are no longer used")
@@ -113,7 +125,14 @@ def add_clean(actions: argparse._SubParsersAction[Any]) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Runs one action."""
-    actions = {"build": build, "stock": stock, "list": show_list, "path": path, "clean": clean}
+    actions = {
+        "build": build,
+        "stock": stock,
+        "list": show_list,
+        "path": path,
+        "series": write_series,
+        "clean": clean,
+    }
     return actions[args.action](args)
 
 
@@ -217,6 +236,14 @@ def path(args: argparse.Namespace) -> int:
     if not os.path.exists(chosen):
         raise ConfigError(f"this guest has no {args.file}")
     print(chosen)
+    return 0
+
+
+def write_series(args: argparse.Namespace) -> int:
+    """Writes the driver's patches and prints their paths, in order."""
+    from pyvmm.guest.series import write
+
+    print(*write(args.linux, args.folder), sep="\n")
     return 0
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyvmm.cachefolder import refuse_for_make
 from pyvmm.debian import packages
 from pyvmm.errors import ConfigError
-from pyvmm.guest import cache, initramfs, kconfig, kernel, pointer, source
+from pyvmm.guest import cache, initramfs, kconfig, kernel, pointer, series, source
 
 if TYPE_CHECKING:
     from pyvmm.guest.cache import Guest
@@ -58,7 +58,7 @@ def planned(
 ) -> tuple[kernel.Plan, tuple[cache.Stamp, ...]]:
     """Returns the kernel's plan, and stamps of the recipe taken now: an edit during the build counts as a change."""
     number = cache.base_version(version)
-    options, patches = kconfig.fragment(version, config), source.read_series(version)
+    options, patches = kconfig.fragment(version, config), series.read(version)
     stamps = pointer.take_stamps(cache.recipe_files(cache.patch_tree(), version))
     return kernel.Plan(version, source.locate(number, source_path), patches, options), stamps
 
@@ -87,7 +87,7 @@ def forecast(
     version = linux or default_version(source_path)
     number = cache.base_version(version)
     kconfig.fragment(version, config)
-    patches = tuple(patch.name for patch in source.read_series(version))
+    patches = tuple(patch.name for patch in series.read(version))
     kernel.check_machine()
     if not source.is_here(number, source_path):
         package = source.package_of(number)

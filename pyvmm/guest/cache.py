@@ -41,7 +41,13 @@ VARIANTS = {
 }
 STOCK = "stock-"  # before the version: the pointer to a stock Debian guest
 SYMBIOTIC = "-symbiotic"  # after it: the same with the guest driver as a module
-MODULE = ("module/Makefile", "module/reach.h", "module/extract.sh")
+MODULE = ("module/Makefile", "module/reach.h")
+#: The list of the driver's patches, and the folders of those of its files that a module is made of.
+SERIES = "series"
+OF_MODULE = ("drivers/", "include/")
+#: The interface's header: where it lies in Linux, and beside the tree.
+HEADER = "include/uapi/linux/symbiotic.h"
+HEADER_HERE = "../include/symbiotic.h"
 
 
 class Guest(NamedTuple):
@@ -55,6 +61,22 @@ class Guest(NamedTuple):
     initramfs: str
     version: str
     key: str
+
+
+class Part(NamedTuple):
+    """One patch of the guest driver: its name, and the files that it creates, as paths in Linux' tree."""
+
+    name: str
+    files: tuple[str, ...]
+
+    @property
+    def message(self) -> str:
+        """The file with its text, relative to the tree."""
+        return f"messages/{self.name}.txt"
+
+    def hooks(self, linux: str) -> str:
+        """The file with what it changes of Linux' own files, relative to the tree; not every patch has one."""
+        return f"{hook_folder(linux)}/{self.name}.patch"
 
 
 class Stamp(NamedTuple):
@@ -111,22 +133,46 @@ def pointer_path(linux: str) -> str:
     return os.path.join(cache_root(), "guest", "current-" + linux)
 
 
-def series(tree: str, linux: str) -> list[str]:
-    """The patches of ``series-<linux>``, in order, as paths relative to the tree. None at all is
-    fine.
-    """
-    folder = "series-" + linux
+def series(tree: str) -> list[Part]:
+    """Reads the list of the driver's patches, in order. None at all is fine."""
     try:
-        with open(os.path.join(tree, folder, "series"), encoding="utf-8") as file:
-            lines = [line.split("#", 1)[0].strip() for line in file]
+        with open(os.path.join(tree, SERIES), encoding="utf-8") as file:
+            lines = [line.split("#", 1)[0].rstrip() for line in file]
     except FileNotFoundError:
         return []
-    return [folder + "/" + line for line in lines if line]
+    found: list[tuple[str, list[str]]] = []
+    for line in lines:
+        if line[:1].isspace() and found:
+            found[-1][1].append(line.strip())
+        elif line:
+            found.append((line.strip(), []))
+    return [Part(name, tuple(files)) for name, files in found]
 
 
-def guest_series(tree: str, name: str) -> list[str]:
-    """The patches of the guest of that name."""
-    return [] if variant(name) == PLAIN else series(tree, base_version(name))
+def guest_series(tree: str, name: str) -> list[Part]:
+    """The patches of the guest of that name: none without hooks for its version."""
+    if variant(name) == PLAIN or not hook_files(tree, base_version(name)):
+        return []
+    return series(tree)
+
+
+def hook_folder(linux: str) -> str:
+    """Where the changes to that version of Linux are, relative to the tree."""
+    return "hooks-" + linux
+
+
+def hook_files(tree: str, linux: str) -> list[str]:
+    """The changes to a version's own files, relative to the tree, in a fixed order."""
+    try:
+        names = os.listdir(os.path.join(tree, hook_folder(linux)))
+    except OSError:
+        return []
+    return [f"{hook_folder(linux)}/{name}" for name in sorted(names) if name.endswith(".patch")]
+
+
+def driver_file(path: str) -> str:
+    """Where a file lies that the patches create at that path, relative to the tree."""
+    return HEADER_HERE if path == HEADER else "driver/" + path
 
 
 def base_version(name: str) -> str:
@@ -148,7 +194,7 @@ def config_files(name: str) -> list[str]:
 
 def recipe_files(tree: str, name: str) -> list[str]:
     """The small files that decide what a guest is, relative to the tree, in a fixed order."""
-    patches = [] if variant(name) == PLAIN else series_files(tree, base_version(name))
+    patches = series_files(tree, name)
     return [*config_files(name), *init_files(tree), *patches]
 
 
@@ -161,10 +207,20 @@ def init_files(tree: str) -> list[str]:
     return [f"{INIT}/{name}" for name in sorted(names) if name.endswith((".c", ".h"))]
 
 
-def series_files(tree: str, linux: str) -> list[str]:
-    """The patches of a version and the list of them, relative to the tree."""
-    listed = os.path.exists(os.path.join(tree, "series-" + linux, "series"))
-    return [*([f"series-{linux}/series"] if listed else []), *series(tree, linux)]
+def series_files(tree: str, name: str) -> list[str]:
+    """All that the patches of the guest of that name are made of, relative to the tree."""
+    parts = guest_series(tree, name)
+    if not parts:
+        return []
+    texts = [part.message for part in parts]
+    files = [driver_file(path) for part in parts for path in part.files]
+    return [SERIES, *texts, *hook_files(tree, base_version(name)), *files]
+
+
+def module_files(tree: str) -> list[str]:
+    """What the driver is made of as a module, relative to the tree."""
+    paths = [path for part in series(tree) for path in part.files]
+    return [*MODULE, *(driver_file(path) for path in paths if path.startswith(OF_MODULE))]
 
 
 def stock_name(linux: str, symbiotic: bool) -> str:
@@ -178,8 +234,7 @@ def files_of(tree: str, name: str) -> list[str]:
         return recipe_files(tree, name)
     if not name.endswith(SYMBIOTIC):
         return init_files(tree)
-    linux = name.removeprefix(STOCK).removesuffix(SYMBIOTIC)
-    return [*init_files(tree), *MODULE, *series_files(tree, linux)]
+    return [*init_files(tree), *module_files(tree)]
 
 
 def file_digest(path: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest driver as a module for Debian's own kernel, built from the patches into the cache."""
+"""The guest driver as a module for Debian's own kernel, built from its files into the cache."""
 
 from __future__ import annotations
 
@@ -14,27 +14,26 @@ from typing import TYPE_CHECKING
 from pyvmm.cachefolder import cache_root, refuse_for_make
 from pyvmm.debian import tools
 from pyvmm.errors import HostError
-from pyvmm.guest import cache, headers, source
+from pyvmm.guest import cache, headers
 from pyvmm.guest.kernel import FOREIGN
 
 if TYPE_CHECKING:
     from pyvmm.debian.packages import KernelFiles
 
 # Part of every key: raise it when a change here makes another module from the same inputs.
-RECIPE = 1
+RECIPE = 2
 NAME = "symbiotic.ko"
-PROGRAMS = ("make", "patch", "awk", "strip")
+PROGRAMS = ("make", "strip")
 TAIL = 40
 
 
 def build(kernel: KernelFiles, linux: str, *, force: bool = False) -> str:
     """The path of the module for a kernel of version ``linux``; built unless the cache has it.
 
-    Raises ConfigError if a patch that is listed is missing, HostError if the machine lacks something
-    or the build fails.
+    Raises HostError if the machine lacks something, a file of the driver included, or the build fails.
     """
     refuse_for_make()
-    key = make_key(kernel, linux)
+    key = make_key(kernel)
     final = Path(cache.module_dir(key))
     with tools.lock(f"guest/module-{linux}"):
         if force or not (final / "info.json").is_file():
@@ -42,23 +41,19 @@ def build(kernel: KernelFiles, linux: str, *, force: bool = False) -> str:
     return str(final / NAME)
 
 
-def make_key(kernel: KernelFiles, linux: str) -> str:
-    """The name of the result in the cache: the kernel's package, the patches, the module's own files."""
-    tree = Path(cache.patch_tree())
-    inputs = [[patch.name, digest(patch.text)] for patch in source.read_series(linux)]
+def make_key(kernel: KernelFiles) -> str:
+    """The name of the result in the cache: the kernel's package, the driver's and the module's own files."""
+    tree = cache.patch_tree()
     try:
-        inputs += [[name, digest((tree / name).read_bytes())] for name in cache.MODULE]
+        inputs = [
+            [name, cache.file_digest(os.path.join(tree, name))] for name in cache.module_files(tree)
+        ]
     except OSError as error:
         raise HostError(
             error.errno, f"part of the module's recipe: {error.strerror}", error.filename
         ) from error
     text = json.dumps([RECIPE, headers.package_of(kernel), inputs])
     return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-def digest(data: bytes) -> str:
-    """SHA-256, in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def make_all(target: Path, key: str, kernel: KernelFiles, linux: str) -> None:
@@ -71,10 +66,7 @@ def make_all(target: Path, key: str, kernel: KernelFiles, linux: str) -> None:
     tree = Path(cache.patch_tree())
     work = target / "work"
     run_make(
-        [
-            *("make", "-C", str(tree / "module"), f"KDIR={folder}", f"BUILD={work}"),
-            f"SERIES={tree / f'series-{linux}'}",
-        ],
+        ["make", "-C", str(tree / "module"), f"KDIR={folder}", f"BUILD={work}"],
         Path(cache_root()) / "guest" / f"module-{linux}.log",
     )
     shutil.move(work / NAME, target / NAME)

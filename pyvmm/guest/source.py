@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyvmm.cachefolder import cache_root
 from pyvmm.debian import packages, tools
 from pyvmm.errors import ConfigError, HostError
-from pyvmm.guest import cache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +30,7 @@ class Source(NamedTuple):
 class Patch(NamedTuple):
     """One patch of a series."""
 
-    name: str  # relative to the patch tree; part of the key of what is built with it
+    name: str  # of its file; part of the key of what is built with it
     text: bytes
 
 
@@ -137,20 +136,6 @@ def unpack(source: Source, target: Path) -> None:
     command = ["tar", "-xf", source.path, "-C", target, "--strip-components=1", "--no-same-owner"]
     tools.run(command, what=f"unpacking {source.path}")
     source_version(target)
-
-
-def read_series(linux: str) -> list[Patch]:
-    """The patches of a guest, in order. Raises ConfigError if one that is listed is missing."""
-    tree = cache.patch_tree()
-    patches = []
-    for name in cache.guest_series(tree, linux):
-        try:
-            patches.append(Patch(name, Path(tree, name).read_bytes()))
-        except OSError as error:
-            raise ConfigError(
-                f"{Path(name).parent}/series lists {name}: {error.strerror}"
-            ) from error
-    return patches
 
 
 def patched(tree: Path, patches: Sequence[Patch], target: Path) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pyvmm.cachefolder import cache_root
 from pyvmm.debian import packages, tools
-from pyvmm.guest import headers, source
+from pyvmm.guest import cache, headers
 from pyvmm.guest.kernel import FOREIGN
 from tests.support.tree import ROOT
 
@@ -43,12 +43,7 @@ def build(folder: Path, linux: str, name: str) -> Path:
     """The module, made in `folder` for Debian's kernel of that version, with the driver's own module before it."""
     kernel = headers.headers(packages.kernel_package(linux))
     driver, example = folder / "driver", folder / "example"
-    patches = ROOT / "guest-linux-patch"
-    series = patches / f"series-{linux}"
-    make(
-        *("-C", patches / "module", f"KDIR={kernel}"),
-        *(f"BUILD={driver}", f"SERIES={series}"),
-    )
+    make("-C", ROOT / "guest-linux-patch" / "module", f"KDIR={kernel}", f"BUILD={driver}")
     tree = driver / "tree"
     example.mkdir()
     (example / f"{name}.c").write_text(code(name))
@@ -65,7 +60,9 @@ def build(folder: Path, linux: str, name: str) -> Path:
 def cached(linux: str, name: str) -> Path:
     """The same out of the guests' cache, built there unless it has it: in the lab compilers are slow."""
     package = headers.package_of(packages.kernel_package(linux))
-    parts = [code(name), package, *(patch.text.decode() for patch in source.read_series(linux))]
+    tree = Path(cache.patch_tree())
+    files = cache.module_files(str(tree))
+    parts = [code(name), package, *((tree / file).read_text() for file in files)]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
     place = f"tests/{name}-{linux}"
     final = Path(cache_root()) / place

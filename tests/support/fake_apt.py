@@ -167,15 +167,38 @@ def patch_tree(folder: Path) -> Path:
 
 
 def add_patch(tree: Path, name: str, text: str) -> None:
-    """Appends a patch to the series for 6.12."""
-    series = tree / "series-6.12"
-    series.mkdir(exist_ok=True)
-    with (series / "series").open("a") as file:
-        file.write(f"{name}  # why\n")
-    (series / name).write_text(text)
+    """Appends a patch that changes Linux 6.12 and creates nothing."""
+    for folder, file, content in (
+        ("messages", f"{name}.txt", MESSAGE.format(name=name)),
+        ("hooks-6.12", f"{name}.patch", text),
+    ):
+        (tree / folder).mkdir(exist_ok=True)
+        (tree / folder / file).write_text(content)
+    with (tree / "series").open("a") as series:
+        series.write(f"{name}  # why\n")
 
+
+def add_file(tree: Path, path: str, text: str) -> None:
+    """Has the last patch of the series create a file of the driver."""
+    place = tree / "driver" / path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(text)
+    with (tree / "series").open("a") as series:
+        series.write(f"\t{path}\n")
+
+
+MESSAGE = """\
+From: Some One <some.one@localhost>
+Date: Mon, 23 Nov 2026 02:00:00 +0000
+Subject: test: The patch {name}
+
+Why.
+
+Signed-off-by: Some One <some.one@localhost>
+"""
 
 GOOD_PATCH = """\
+diff --git a/greeting b/greeting
 --- a/greeting
 +++ b/greeting
 @@ -1 +1 @@

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The selftests of the patch series, as programs for guests of the kernel that they come with."""
+"""The selftests of the guest driver, as programs for guests of the kernel that they come with."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from pyvmm.cachefolder import cache_root
@@ -17,16 +16,6 @@ SUITE = f"{FOLDER}/symbiotic/swap_bypass.c"
 HARNESS = ("kselftest.h", "kselftest_harness.h")
 
 
-def added(linux: str, path: str) -> str:
-    """The text of a file that one of the patches adds."""
-    for patch in source.read_series(linux):
-        part = patch.text.decode().partition(f"\n+++ b/{path}\n")[2]
-        if part:
-            body = re.split(r"^diff --git |^-- $", part, maxsplit=1, flags=re.M)[0]
-            return "".join(line[1:] for line in body.splitlines(True) if line.startswith("+"))
-    raise AssertionError(f"no patch for Linux {linux} adds {path}")
-
-
 def swap_bypass(linux: str) -> Path:
     """The tests of pages of the swap disk. The lab, which has no kernel sources, finds them made before."""
     folder = Path(cache_root()) / "selftests" / linux
@@ -36,7 +25,7 @@ def swap_bypass(linux: str) -> Path:
         tree = source.pristine(source.locate(cache.base_version(linux)))
         for name in HARNESS:
             tools.write_whole(folder / name, (tree / FOLDER / name).read_text())
-    text = added(linux, SUITE)
+    text = Path(cache.patch_tree(), cache.driver_file(SUITE)).read_text()
     if not suite.is_file() or suite.read_text() != text:
         tools.write_whole(suite, text)
     return compiled("swap_bypass", [suite, *(folder / name for name in HARNESS)])

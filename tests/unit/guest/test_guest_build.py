@@ -17,12 +17,12 @@ from pyvmm.cachefolder import cache_root
 from pyvmm.cli.main import main
 from pyvmm.debian import packages, tools
 from pyvmm.errors import ConfigError, HostError
-from pyvmm.guest import cache, inventory, kconfig, source
+from pyvmm.guest import cache, inventory, kconfig, series, source
 from pyvmm.guest.build import build, forecast
 from pyvmm.guest.stock import stock
 from pyvmm.launch import status
 from tests.support.archive import walk
-from tests.support.fake_apt import GOOD_PATCH, FakeApt, add_patch, kernel_tree, patch_tree
+from tests.support.fake_apt import GOOD_PATCH, FakeApt, add_file, add_patch, kernel_tree, patch_tree
 from tests.support.waiting import until
 
 
@@ -107,7 +107,7 @@ def test_touching_is_no_change_but_editing_is(tree: Path) -> None:
 
 def test_changed_init_and_new_patch_are_changes(tree: Path) -> None:
     build(source_path=tree)
-    add_patch(patches(), "a.patch", GOOD_PATCH)
+    add_patch(patches(), "a", GOOD_PATCH)
     assert cache.find() is None
     build(source_path=tree)
     assert cache.find() is not None
@@ -148,7 +148,7 @@ def test_damaged_pointer_is_no_guest(tree: Path, text: str) -> None:
 
 
 def test_patches_are_applied_and_the_original_stays(tree: Path) -> None:
-    add_patch(patches(), "a.patch", GOOD_PATCH)
+    add_patch(patches(), "a", GOOD_PATCH)
     guest = build(source_path=tree)
     assert Path(guest.kernel).read_text() == "hello, patched\n"
     assert (tree / "greeting").read_text() == "hello\n"
@@ -157,19 +157,24 @@ def test_patches_are_applied_and_the_original_stays(tree: Path) -> None:
 
 
 def test_patch_that_does_not_apply_is_named(tree: Path) -> None:
-    add_patch(patches(), "good.patch", GOOD_PATCH)
-    add_patch(patches(), "bad.patch", GOOD_PATCH)
-    with pytest.raises(HostError, match=r"patch series-6\.12/bad\.patch does not apply"):
+    add_patch(patches(), "good", GOOD_PATCH)
+    add_patch(patches(), "bad", GOOD_PATCH)
+    with pytest.raises(HostError, match=r"patch 0002-test-The-patch-bad\.patch does not apply"):
         build(source_path=tree)
     left = {path.name for path in (Path(cache_root()) / "guest").iterdir()}
     assert left == {"kernel-6.12.lock"}
 
 
 def test_patch_that_is_missing_is_named(tree: Path) -> None:
-    add_patch(patches(), "a.patch", GOOD_PATCH)
-    (patches() / "series-6.12" / "a.patch").unlink()
-    with pytest.raises(ConfigError, match=r"a\.patch: No such file"):
-        build(source_path=tree)
+    add_patch(patches(), "a", GOOD_PATCH)
+    add_file(patches(), "drivers/some.c", "int some;\n")
+    for path, name in (("messages/a.txt", r"a\.txt"), ("driver/drivers/some.c", r"some\.c")):
+        text = (patches() / path).read_text()
+        (patches() / path).unlink()
+        with pytest.raises(ConfigError, match=f"{name}: No such file"):
+            build(source_path=tree)
+        (patches() / path).write_text(text)
+    build(source_path=tree)
 
 
 def test_option_that_is_dropped_is_named(tree: Path, tmp_path: Path) -> None:
@@ -337,7 +342,7 @@ def test_fragment_lines() -> None:
 
 
 def test_debug_guest_is_another_one_of_the_same_sources(tree: Path) -> None:
-    add_patch(patches(), "a.patch", GOOD_PATCH)
+    add_patch(patches(), "a", GOOD_PATCH)
     plain = build(source_path=tree)
     (patches() / "config" / "debug.config").write_text("CONFIG_TWO=8\nCONFIG_SLOW=y\n")
     debug = build("6.12-debug", source_path=tree)
@@ -367,9 +372,10 @@ def test_variants_of_a_version() -> None:
 
 def test_the_plain_variant_has_no_patches() -> None:
     tree = cache.patch_tree()
-    assert cache.guest_series(tree, "6.12-debug") == cache.series(tree, "6.12") != []
-    assert cache.guest_series(tree, "6.12-plain") == source.read_series("6.12-plain") == []
-    assert not any("series" in name for name in cache.recipe_files(tree, "6.12-plain"))
+    assert cache.guest_series(tree, "6.12-debug") == cache.series(tree) != []
+    assert cache.guest_series(tree, "6.12-plain") == series.read("6.12-plain") == []
+    files = cache.recipe_files(tree, "6.12-plain")
+    assert {name.partition("/")[0] for name in files} == {"config", "init"}
 
 
 def test_debug_of_an_unknown_version_is_refused(tree: Path) -> None:
@@ -392,9 +398,13 @@ def test_the_real_fragments_are_well_formed(name: str, guest_cache: Path) -> Non
 
 
 def test_forecast_is_what_is_built_then(tree: Path) -> None:
-    add_patch(patches(), "a.patch", GOOD_PATCH)
+    add_patch(patches(), "a", GOOD_PATCH)
     said = forecast(source_path=tree)
-    assert (said.linux, said.patches, said.built) == ("6.12", ("series-6.12/a.patch",), False)
+    assert (said.linux, said.patches, said.built) == (
+        "6.12",
+        ("0001-test-The-patch-a.patch",),
+        False,
+    )
     assert not Path(cache_root()).exists()
     guest = build(source_path=tree)
     assert guest.key.startswith(f"{said.key}-")

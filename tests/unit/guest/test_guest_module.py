@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver as a module: out of the patches, against headers packages, into the initramfs; with made-up packages."""
+"""The driver as a module: out of its files, against headers packages, into the initramfs; with made-up packages."""
 
 from __future__ import annotations
 
@@ -11,69 +11,19 @@ import pytest
 
 from pyvmm.cachefolder import cache_root
 from pyvmm.debian import packages
-from pyvmm.errors import ConfigError, HostError
+from pyvmm.errors import HostError
 from pyvmm.guest import cache, headers, inventory, module
 from pyvmm.guest.named import find_guest
 from pyvmm.guest.stock import stock
 from tests.support.archive import walk
-from tests.support.fake_apt import FakeApt, add_patch, patch_tree
+from tests.support.fake_apt import GOOD_PATCH, FakeApt, add_file, add_patch, patch_tree
 from tests.support.tree import ROOT
 
 REAL = ROOT / "guest-linux-patch" / "module"
 REAL_COMPILER = headers.compiler
 RELEASE = "6.12.5-amd64"
 IMAGE = f"linux-image-{RELEASE}"
-FIRST = """\
-From 1234 Mon Sep 17 00:00:00 2001
-Subject: [PATCH 1/2] a driver
-
----
-diff --git a/drivers/virt/Makefile b/drivers/virt/Makefile
-index 1..2 100644
---- a/drivers/virt/Makefile
-+++ b/drivers/virt/Makefile
-@@ -1 +1,2 @@
- obj-y += other/
-+obj-y += symbiotic/
-diff --git a/drivers/virt/symbiotic/core.c b/drivers/virt/symbiotic/core.c
-new file mode 100644
-index 0..3
---- /dev/null
-+++ b/drivers/virt/symbiotic/core.c
-@@ -0,0 +1,2 @@
-+int one;
-+int two;
---\x20
-2.39
-"""
-SECOND = """\
-From 5678 Mon Sep 17 00:00:00 2001
-Subject: [PATCH 2/2] more of it
-
----
-diff --git a/MAINTAINERS b/MAINTAINERS
-index 1..2 100644
---- a/MAINTAINERS
-+++ b/MAINTAINERS
-@@ -1 +1,2 @@
- someone
-+us
-diff --git a/drivers/virt/symbiotic/core.c b/drivers/virt/symbiotic/core.c
-index 3..4 100644
---- a/drivers/virt/symbiotic/core.c
-+++ b/drivers/virt/symbiotic/core.c
-@@ -1,2 +1,2 @@
- int one;
--int two;
-+int three;
-diff --git a/include/linux/symbiotic.h b/include/linux/symbiotic.h
-new file mode 100644
-index 0..5
---- /dev/null
-+++ b/include/linux/symbiotic.h
-@@ -0,0 +1 @@
-+extern int one;
-"""
+CORE = "drivers/virt/symbiotic/core.c"
 #: What the makefiles of the headers package do, as far as our own needs it.
 KBUILD = """\
 modules:
@@ -89,8 +39,15 @@ modules:
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guest_cache: Path) -> Path:
     folder = patch_tree(tmp_path / "patches")
     shutil.copytree(REAL, folder / "module", ignore=shutil.ignore_patterns("build"))
-    add_patch(folder, "first.patch", FIRST)
-    add_patch(folder, "second.patch", SECOND)
+    add_patch(folder, "first", GOOD_PATCH)
+    add_file(folder, CORE, "int one;\n")
+    add_file(folder, "drivers/virt/symbiotic/reach.h", "#error for a kernel\n")
+    add_file(folder, cache.HEADER, "nobody reads this\n")
+    (folder / cache.HEADER_HERE).parent.mkdir()
+    (folder / cache.HEADER_HERE).write_text("#define ONE 1\n")
+    add_patch(folder, "second", GOOD_PATCH)
+    add_file(folder, "include/linux/symbiotic.h", "extern int one;\n")
+    add_file(folder, "mm/swap.c", "#error of no module\n")
     monkeypatch.setenv("PYVMM_GUEST_PATCH", str(folder))
     return folder
 
@@ -126,47 +83,24 @@ def any_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(headers, "compiler", lambda folder: "gcc")
 
 
-def extract(series: Path, target: Path) -> subprocess.CompletedProcess[str]:
-    command = ["sh", str(REAL / "extract.sh"), str(series), str(target)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def files_below(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): path.read_text()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def test_files_are_as_after_the_last_patch(tree: Path, tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    for _ in range(2):  # whatever is there already makes no difference
-        done = extract(tree / "series-6.12", target)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert files_below(target) == {
-            "drivers/virt/symbiotic/core.c": "int one;\nint three;\n",
+def test_module_is_made_of_the_drivers_files(tree: Path, kernel: packages.KernelFiles) -> None:
+    """Whatever is there of an earlier one makes no difference; what is no part of a module is left out."""
+    work = tree.parent / "work"
+    for text in ("int three;\n", "int four;\n"):
+        (tree / "driver" / CORE).write_text(text)
+        words = [f"KDIR={headers.headers(kernel)}", f"BUILD={work}"]
+        subprocess.run(["make", "-C", tree / "module", *words], check=True, capture_output=True)
+        assert sources_below(work / "tree") == {
+            CORE: text,
+            "drivers/virt/symbiotic/reach.h": (REAL / "reach.h").read_text(),
             "include/linux/symbiotic.h": "extern int one;\n",
+            cache.HEADER: "#define ONE 1\n",
         }
 
 
-def test_series_without_a_driver(tree: Path, tmp_path: Path) -> None:
-    series = tree / "series-6.12"
-    (series / "series").write_text("# nothing\n")
-    done = extract(series, tmp_path / "out")
-    assert done.returncode == 1
-    assert "names no patch" in done.stderr
-    (series / "series").write_text("only.patch\n")
-    (series / "only.patch").write_text(FIRST.split("diff --git a/drivers/virt/symbiotic")[0])
-    done = extract(series, tmp_path / "out")
-    assert done.returncode == 1
-    assert "creates a file" in done.stderr
-
-
-def test_patch_that_does_not_fit_the_one_before(tree: Path, tmp_path: Path) -> None:
-    series = tree / "series-6.12"
-    (series / "first.patch").write_text(FIRST.replace("+int two;", "+int other;"))
-    assert extract(series, tmp_path / "out").returncode != 0
+def sources_below(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.suffix in (".c", ".h")]
+    return {str(path.relative_to(folder)): path.read_text() for path in files}
 
 
 def test_headers_are_put_together_once(kernel: packages.KernelFiles, apt: FakeApt) -> None:
@@ -208,16 +142,18 @@ def test_module_is_built_once(tree: Path, kernel: packages.KernelFiles) -> None:
 
 
 def test_what_the_key_depends_on(tree: Path, kernel: packages.KernelFiles) -> None:
-    keys = {module.make_key(kernel, "6.12")}
+    keys = {module.make_key(kernel)}
     (tree / "config" / "base.config").write_text("# of the other guests\n")
-    assert module.make_key(kernel, "6.12") in keys
-    for path in (tree / "series-6.12" / "second.patch", tree / "module" / "reach.h"):
+    (tree / "hooks-6.12" / "second.patch").write_text("what changes in Linux\n")
+    (tree / "driver" / "mm" / "swap.c").write_text("what cannot be in a module\n")
+    assert module.make_key(kernel) in keys
+    for path in (tree / "driver" / CORE, tree / "module" / "reach.h", tree / cache.HEADER_HERE):
         with path.open("a") as file:
             file.write("\n")
-        keys.add(module.make_key(kernel, "6.12"))
+        keys.add(module.make_key(kernel))
     newer = kernel._replace(vmlinuz=kernel.vmlinuz.replace("2.0-1", "2.0-2"))
-    keys.add(module.make_key(newer, "6.12"))
-    assert len(keys) == 4
+    keys.add(module.make_key(newer))
+    assert len(keys) == 5
 
 
 def test_failed_build_shows_the_log(tree: Path, kernel: packages.KernelFiles) -> None:
@@ -229,12 +165,10 @@ def test_failed_build_shows_the_log(tree: Path, kernel: packages.KernelFiles) ->
 
 
 def test_recipe_that_is_incomplete(tree: Path, kernel: packages.KernelFiles) -> None:
-    (tree / "module" / "reach.h").unlink()
-    with pytest.raises(HostError, match=r"part of the module's recipe: .*reach\.h"):
-        module.build(kernel, "6.12")
-    (tree / "series-6.12" / "first.patch").unlink()
-    with pytest.raises(ConfigError, match=r"first\.patch"):
-        module.build(kernel, "6.12")
+    for name in (cache.HEADER_HERE, "module/reach.h"):
+        (tree / name).unlink()
+        with pytest.raises(HostError, match=f"part of the module's recipe: .*{Path(name).name}"):
+            module.build(kernel, "6.12")
 
 
 def test_stock_guest_with_the_module(tree: Path, kernel: packages.KernelFiles) -> None:
@@ -261,7 +195,7 @@ def test_stock_guest_is_found_by_name(
     note = str(Path(guest.initramfs).with_name("info.json"))
     wanted = {cache.pointer_path("stock-6.12-symbiotic"), guest.kernel, guest.initramfs, note}
     assert set(inventory.guest_files("stock-6.12-symbiotic")) == wanted
-    with (tree / "series-6.12" / "second.patch").open("a") as file:
+    with (tree / "driver" / CORE).open("a") as file:
         file.write("\n")
     assert inventory.guest_files("stock-6.12-symbiotic") == []
 
@@ -271,7 +205,7 @@ def test_edited_driver_is_a_change_for_one_guest_only(
 ) -> None:
     stock("6.12")
     stock("6.12", symbiotic=True)
-    with (tree / "series-6.12" / "second.patch").open("a") as file:
+    with (tree / "driver" / CORE).open("a") as file:
         file.write("\n")
     states = {entry.name: entry.state for entry in inventory.entries()}
     assert states == {"stock-6.12": "current", "stock-6.12-symbiotic": "stale"}
@@ -281,7 +215,7 @@ def test_edited_driver_is_a_change_for_one_guest_only(
 
 def test_clean_keeps_the_module_in_use(tree: Path, kernel: packages.KernelFiles) -> None:
     old = Path(module.build(kernel, "6.12"))
-    with (tree / "series-6.12" / "second.patch").open("a") as file:
+    with (tree / "driver" / CORE).open("a") as file:
         file.write("\n")
     stock("6.12", symbiotic=True)
     new = Path(module.build(kernel, "6.12"))

@@ -1,83 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The patch series by their text: listed, numbered, signed, alike for each kernel, and of one mind with the VMM."""
+"""The guest driver's patches by their text: all files listed, numbered, signed, in the form of git's own."""
 
 from __future__ import annotations
 
+import hashlib
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from pyvmm.guest import cache, source
-from pyvmm.symbiotic import abi, facts, memory, swapstats, task
+from pyvmm.cli.main import main
+from pyvmm.errors import ConfigError
+from pyvmm.guest import cache, series
+from pyvmm.launch import status
+from tests.support.fake_apt import GOOD_PATCH, add_file, add_patch, patch_tree
 from tests.support.tree import ROOT
 
-HEADER = "include/uapi/linux/symbiotic.h"
-NUMBERED = re.compile(r"(\d{4})-[\w-]+\.patch")
-
-#: The guest's name for each of the VMM's numbers.
-NAMES = {
-    "SYMBIOTIC_CPUID_LEAF": abi.CPUID_LEAF,
-    "SYMBIOTIC_CPUID_SIGNATURE": int.from_bytes(abi.CPUID_SIGNATURE, "little"),
-    "SYMBIOTIC_VERSION": abi.INTERFACE_VERSION,
-    "SYMBIOTIC_FEATURE_SYMSPY": abi.FEATURE_SYMSPY,
-    "SYMBIOTIC_FEATURE_SYMCALL": abi.FEATURE_SYMCALL,
-    "MSR_SYMBIOTIC_VM_PAGE": abi.MSR_VM_PAGE,
-    "MSR_SYMBIOTIC_VCPU_PAGE": abi.MSR_VCPU_PAGE,
-    "MSR_SYMBIOTIC_RIP": abi.MSR_ENTRY_RIP,
-    "MSR_SYMBIOTIC_RSP": abi.MSR_ENTRY_RSP,
-    "MSR_SYMBIOTIC_CS": abi.MSR_ENTRY_CS,
-    "MSR_SYMBIOTIC_GS_BASE": abi.MSR_ENTRY_GS,
-    "MSR_SYMBIOTIC_FS_BASE": abi.MSR_ENTRY_FS,
-    "MSR_SYMBIOTIC_CR3_CLEAR": abi.MSR_ENTRY_CR3_CLEAR,
-    "MSR_SYMBIOTIC_PROMISES": abi.MSR_ENTRY_PROMISES,
-    "SYMBIOTIC_PROMISE_NO_FPU": abi.PROMISE_STATE_KEPT,
-    "SYMBIOTIC_PORT": abi.DOORBELL_PORT,
-    "SYMBIOTIC_RETURN": abi.HYPERCALL_RETURN,
-    "SYMBIOTIC_ERROR": abi.HYPERCALL_ERROR,
-    "SYMBIOTIC_HYPERCALL_FIRST": abi.HYPERCALL_FIRST,
-    "SYMBIOTIC_HYPERCALL_DONE": abi.HYPERCALL_DONE,
-    "SYMBIOTIC_HYPERCALL_UNKNOWN": abi.HYPERCALL_UNKNOWN,
-    "SYMBIOTIC_HYPERCALL_REFUSED": abi.HYPERCALL_REFUSED,
-    "SYMBIOTIC_PAGE_SIZE": abi.PAGE_SIZE,
-    "SYMBIOTIC_DATA_OFFSET": abi.PAGE_DATA,
-    "SYMBIOTIC_DATA_SIZE": abi.PAGE_DATA_SIZE,
-    "SYMBIOTIC_VCPU_ACTIVE": abi.VCPU_ACTIVE,
-    "SYMBIOTIC_VCPU_ENABLED": abi.VCPU_ENABLED,
-    "SYMCALL_TEST": abi.SYMCALL_TEST,
-    "SYMCALL_MEM_LOOKUP": abi.SYMCALL_MEM_LOOKUP,
-    "SYMCALL_KERNEL_FACTS": abi.SYMCALL_FACTS,
-    "SYMCALL_CURRENT_TASK": abi.SYMCALL_CURRENT,
-    "SYMCALL_TASKS": abi.SYMCALL_TASKS,
-    "SYMCALL_MEMORY": abi.SYMCALL_MEMORY,
-    "SYMCALL_READ": abi.SYMCALL_READ,
-    "SYMCALL_SWAP_STATS": abi.SYMCALL_SWAP_STATS,
-    "SYMCALL_SWAP_EVICT": abi.SYMCALL_SWAP_EVICT,
-    "SYMBIOTIC_FEATURE_SWAPBYPASS": abi.FEATURE_SWAP_BYPASS,
-    "SYMBIOTIC_SWAP_ATTACH": abi.HYPERCALL_SWAP_ATTACH,
-    "SYMBIOTIC_SWAP_DETACH": abi.HYPERCALL_SWAP_DETACH,
-    "SYMBIOTIC_SWAP_MAP": abi.HYPERCALL_SWAP_MAP,
-    "SYMCALL_USER_FIRST": abi.SYMCALL_FIRST_USER,
-    "SYMBIOTIC_ACCESS_READ": abi.ACCESS_READ,
-    "SYMBIOTIC_ACCESS_WRITE": abi.ACCESS_WRITE,
-    "SYMBIOTIC_ACCESS_EXECUTE": abi.ACCESS_EXECUTE,
-}
+TREE = ROOT / "guest-linux-patch"
+NUMBERED = re.compile(r"(\d{4})-[\w.-]+\.patch")
 
 
 def patches(linux: str) -> dict[str, str]:
     """The series of a version: names and texts, in order."""
-    return {patch.name.split("/")[1]: patch.text.decode() for patch in source.read_series(linux)}
-
-
-def added_lines(series: dict[str, str], path: str) -> str:
-    """All that the patches add to a file, in whatever patch."""
-    pieces = []
-    for text in series.values():
-        for part in text.split("\ndiff --git ")[1:]:
-            if part.startswith(f"a/{path} "):
-                lines = part.split("\n@@ ", 1)[1].splitlines()
-                pieces += [line[1:] for line in lines if line.startswith("+")]
-    return "\n".join(pieces) + "\n"
+    return {patch.name: patch.text.decode() for patch in series.read(linux)}
 
 
 @pytest.fixture(params=cache.VERSIONS)
@@ -86,19 +32,29 @@ def linux(request: pytest.FixtureRequest) -> str:
     return version
 
 
-def test_every_patch_is_listed_and_numbered(linux: str) -> None:
+def test_every_file_is_part_of_a_patch() -> None:
+    parts = cache.series(str(TREE))
+    assert {part.name for part in parts} == {path.stem for path in TREE.glob("messages/*")}
+    assert {part.name for part in parts} >= {path.stem for path in TREE.glob("hooks-*/*")}
+    there = {str(path.relative_to(TREE)) for path in TREE.glob("driver/**/*") if path.is_file()}
+    listed = [cache.driver_file(path) for part in parts for path in part.files]
+    assert sorted(listed) == sorted([*there, cache.HEADER_HERE])
+    assert {path.name for path in TREE.glob("hooks-*")} == {
+        cache.hook_folder(version) for version in cache.VERSIONS
+    }
+
+
+def test_every_patch_is_numbered(linux: str) -> None:
     names = list(patches(linux))
-    folder = Path(cache.patch_tree()) / f"series-{linux}"
-    assert sorted(names) == sorted(path.name for path in folder.glob("*.patch"))
     matches = [NUMBERED.fullmatch(name) for name in names]
     assert [int(match[1]) for match in matches if match] == list(range(1, len(names) + 1))
 
 
 def test_every_patch_has_a_message_and_a_signature(linux: str) -> None:
-    series = patches(linux)
-    for number, text in enumerate(series.values(), 1):
+    texts = patches(linux)
+    for number, text in enumerate(texts.values(), 1):
         head, _, _ = text.partition("\n---\n")
-        place = f"{number:0{len(str(len(series)))}}/{len(series)}"
+        place = f"{number:0{len(str(len(texts)))}}/{len(texts)}"
         assert re.search(rf"^Subject: \[PATCH {place}\] \w[\w/]*: ", head, re.M)
         author = re.search(r"^From: (.*(?:\n .*)*)", head.partition("\n")[2], re.M)
         assert author
@@ -109,40 +65,108 @@ def test_every_patch_has_a_message_and_a_signature(linux: str) -> None:
         assert max(map(len, message.splitlines()[:-1])) <= 75
 
 
-def test_series_say_the_same(linux: str) -> None:
-    """Only the code differs from kernel to kernel, and little of that."""
-
-    def messages(version: str) -> list[str]:
-        return [text.partition("\n---\n")[0] for text in patches(version).values()]
-
-    assert messages(linux) == messages(cache.VERSIONS[0])
-    mine, first = (added_lines(patches(v), HEADER) for v in (linux, cache.VERSIONS[0]))
-    assert mine == first
+def test_hooks_change_what_is_there(linux: str) -> None:
+    """What is new is the driver's, and the same for each version."""
+    for path in (TREE / cache.hook_folder(linux)).iterdir():
+        text = path.read_text()
+        assert "/dev/null" not in text, path
+        assert text.count("\ndiff --git ") + 1 == text.count("\nindex ")
 
 
-def test_numbers_are_those_of_the_vmm(linux: str) -> None:
-    header = added_lines(patches(linux), HEADER)
-    defined = dict(re.findall(r"^#define (\w+)\s+([^/\n]+?)\s*(?:/\*.*)?$", header, re.M))
-    values = {name: eval(defined[name], {}) for name in NAMES}
-    assert values == NAMES
-    numbers = {name for name in defined if name.startswith(("MSR_", "SYMCALL_"))}
-    assert numbers - set(NAMES) == {"SYMCALL_USER_LAST"}
-
-
-def test_layouts_are_those_of_the_vmm(linux: str) -> None:
-    """The sizes that the driver's assertions have."""
-    asserted: dict[str, int] = {}
-    for text in patches(linux).values():
-        found = re.findall(r"^\+static_assert\(sizeof\(struct (\w+)\) == (\d+)\);", text, re.M)
-        asserted |= {name: int(size) for name, size in found}
-    assert asserted == {
-        "symbiotic_facts": facts.LAYOUT.size,
-        "symbiotic_task": task.RECORD.size,
-        "symbiotic_memory": memory.LAYOUT.size,
-        "symbiotic_swap_stats": swapstats.SIZE,
-    }
+def test_a_file_is_created_as_git_says_it(tmp_path: Path) -> None:
+    """With the hash that git gives its content, and a diffstat."""
+    path = "drivers/virt/symbiotic/core.c"
+    (text,) = (text for text in patches("6.12").values() if f"+++ b/{path}\n" in text)
+    data = (TREE / "driver" / path).read_bytes()
+    blob = subprocess.check_output(["git", "hash-object", "--stdin"], input=data, text=False)
+    count = data.count(b"\n")
+    assert f"\nindex 000000000000..{blob.decode()[:12]}\n--- /dev/null\n+++ b/{path}\n" in text
+    assert f"+++ b/{path}\n@@ -0,0 +1,{count} @@\n+// SPDX" in text
+    assert re.search(rf"^ {path} +\| +{count} \++$", text, re.M)
+    assert f"\n create mode 100644 {path}\n" in text
+    total = re.search(r"^ (\d+) files changed, (\d+) insertions\(\+\)$", text, re.M)
+    assert total
+    assert int(total[1]) == text.count("\ndiff --git ")
+    assert int(total[2]) == len(re.findall(r"^\+(?!\+\+ )", text, re.M))
 
 
 def test_debug_guest_has_the_driver_too() -> None:
-    text = (ROOT / "guest-linux-patch" / "config" / "base.config").read_text()
+    text = (TREE / "config" / "base.config").read_text()
     assert "\nCONFIG_SYMBIOTIC=y\n" in text
+
+
+# Patches of other trees.
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = patch_tree(tmp_path / "patches")
+    monkeypatch.setenv("PYVMM_GUEST_PATCH", str(folder))
+    return folder
+
+
+def test_a_patch_in_full(tree: Path) -> None:
+    add_patch(tree, "first", GOOD_PATCH)
+    add_file(tree, "drivers/some.c", "int some;\n")
+    blob = hashlib.sha1(b"blob 10\0int some;\n").hexdigest()[:12]
+    (patch,) = series.read("6.12")
+    assert patch.name == "0001-test-The-patch-first.patch"
+    assert patch.text.decode() == (
+        "From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001\n"
+        "From: Some One <some.one@localhost>\n"
+        "Date: Mon, 23 Nov 2026 02:00:00 +0000\n"
+        "Subject: [PATCH 1/1] test: The patch first\n"
+        "\n"
+        "Why.\n"
+        "\n"
+        "Signed-off-by: Some One <some.one@localhost>\n"
+        "---\n"
+        " drivers/some.c | 1 +\n"
+        " greeting       | 2 +-\n"
+        " 2 files changed, 2 insertions(+), 1 deletion(-)\n"
+        " create mode 100644 drivers/some.c\n"
+        "\n"
+        "diff --git a/drivers/some.c b/drivers/some.c\n"
+        "new file mode 100644\n"
+        f"index 000000000000..{blob}\n"
+        "--- /dev/null\n"
+        "+++ b/drivers/some.c\n"
+        "@@ -0,0 +1 @@\n"
+        "+int some;\n"
+        f"{GOOD_PATCH}"
+    )
+
+
+def test_a_version_without_hooks_has_no_patches(tree: Path) -> None:
+    add_patch(tree, "first", GOOD_PATCH)
+    assert series.read("6.1") == []
+    assert cache.series_files(str(tree), "6.1") == []
+
+
+def test_what_is_no_patch_is_named(tree: Path) -> None:
+    add_patch(tree, "first", "--- a/greeting\n+++ b/greeting\n")
+    with pytest.raises(ConfigError, match=r"hooks-6\.12/first\.patch is no patch"):
+        series.read("6.12")
+    (tree / "messages" / "first.txt").write_text("From: me\nSubject: none\n\nWhy.\n")
+    with pytest.raises(ConfigError, match=r"messages/first\.txt has no line 'Date'"):
+        series.read("6.12")
+
+
+def test_the_command_writes_them(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_patch(tree, "first", GOOD_PATCH)
+    add_patch(tree, "second", GOOD_PATCH)
+    target = tmp_path / "some" / "where"
+    for _ in range(2):  # its own files may be there
+        assert main(["guest", "series", "--linux", "6.12", str(target)]) == 0
+        written = capsys.readouterr().out.splitlines()
+        assert written == [str(path) for path in sorted(target.iterdir())]
+        assert [Path(path).read_bytes() for path in written] == [
+            patch.text for patch in series.read("6.12")
+        ]
+    (target / "0001-other.patch").touch()
+    assert main(["guest", "series", str(target)]) == status.USAGE
+    assert "0001-other.patch in it; name a folder that is empty" in capsys.readouterr().err
+    assert main(["guest", "series", "--linux", "5.10", str(target)]) == status.USAGE
+    assert "no patches for Linux 5.10; there are some for 6.12, 6.1" in capsys.readouterr().err

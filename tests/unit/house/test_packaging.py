@@ -40,9 +40,10 @@ def test_sdist_has_every_file_of_the_project(tree: Path, tmp_path: Path) -> None
 def test_package_has_what_it_reads_at_run_time(tree: Path, tmp_path: Path) -> None:
     setup(tree, "build_py", "-d", str(tmp_path))
     package = tmp_path / "pyvmm"
-    for folder, installed in (("pyvmm", ""), ("guest-linux-patch", "guest_linux_patch")):
+    installed = {"pyvmm": "", "guest-linux-patch": "guest_linux_patch", "include": "include"}
+    for folder, place in installed.items():
         for name in sorted(name for name in tracked() if name.startswith(f"{folder}/")):
-            copy = package / installed / Path(name).relative_to(folder)
+            copy = package / place / Path(name).relative_to(folder)
             assert copy.read_bytes() == (ROOT / name).read_bytes(), name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pyvmm"]
 
