@@ -8,15 +8,15 @@ import sys
 from pyvmm import kvm
 from pyvmm._core import lib
 from pyvmm.errors import ConfigError, StateError
-from pyvmm.machine import capacity, cpuid, symbiosis
+from pyvmm.machine import cpuid, symbiosis
 from pyvmm.machine.board import Board, check
 from pyvmm.machine.hooks import Hooks
-from pyvmm.machine.memory import GuestMemory
+from pyvmm.machine.memory import GuestMemory, check_memory
 from pyvmm.machine.part import Owner, System, Vm
 from pyvmm.machine.run import Run
 from pyvmm.machine.symbiosis import Symbiosis
 from pyvmm.machine.symcall import Symcalls
-from pyvmm.machine.vcpu import Vcpu
+from pyvmm.machine.vcpu import Vcpu, check_cpus
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ class Machine:
         config, own = self.config, self._owner.own
         check(lib.vcpu_setup_kick(), "sigaction for the kick signal")
         self.kvm = own(System(config.kvm_path))
-        capacity.check_cpus(config.cpus, self.kvm.check_extension(kvm.KVM_CAP_MAX_VCPUS) or 4)
+        check_cpus(config.cpus, self.kvm.check_extension(kvm.KVM_CAP_MAX_VCPUS) or 4)
         self._supported = self.kvm.supported_cpuid()
-        capacity.check_memory(config.memory, cpuid.address_bits(self._supported))
+        check_memory(config.memory, cpuid.address_bits(self._supported))
         self.vm = own(self.kvm.create_vm(kind=Vm))
         self.memory = own(
             GuestMemory(config.memory, shared=config.shared, hugepages=config.hugepages)

@@ -55,6 +55,21 @@ def ram_layout(size: int) -> tuple[Region, ...]:
     return tuple(regions)
 
 
+def check_memory(memory: int, bits: int) -> None:
+    """Raise ConfigError for bytes of RAM whose end no guest with so many bits of physical addresses
+    can get to.
+    """
+    if not isinstance(memory, int):
+        raise ConfigError(f"memory of {memory!r} bytes: it is to be a whole number")
+    last = ram_layout(memory)[-1]
+    if last.gpa + last.size > 1 << bits:
+        most = (1 << bits) - (HOLE_END - HOLE_START) >> 20
+        raise ConfigError(
+            f"memory of {memory >> 20} MiB: guests of this KVM have {bits} bits of physical addresses, which is "
+            f"at most {most} MiB"
+        )
+
+
 class File(NamedTuple):
     """A file whose first `size` bytes are memory of the guest; `name` is for messages.
 

@@ -57,6 +57,27 @@ STARTING = -1
 _HYPERCALL = struct.Struct("=6Q")
 
 
+#: Open files that a process has beside its vCPUs': fewer than the first are counted, the second are needed at least.
+DESCRIPTORS = 256
+LEAST_DESCRIPTORS = 24
+
+
+def check_cpus(cpus: int, most: int) -> None:
+    """Raise ConfigError for a number of vCPUs that KVM does not take, HostError for too few
+    descriptors (EMFILE).
+    """
+    if not isinstance(cpus, int) or not 1 <= cpus <= most:
+        raise ConfigError(f"{cpus} vCPUs: this KVM takes 1 to {most}")
+    limit = os.sysconf("SC_OPEN_MAX")
+    if 0 < limit < cpus + DESCRIPTORS:
+        needed = len(os.listdir("/proc/self/fd")) + cpus + LEAST_DESCRIPTORS
+        if limit < needed:
+            raise HostError(
+                errno.EMFILE,
+                f"{cpus} vCPUs take some {needed} open files, and this process may have {limit}; raise ulimit -n",
+            )
+
+
 class Registers(kvm.Vcpu):
     """The descriptor of a vCPU that the C loop runs: using it finds, in KVM, the registers as they are.
 
