@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyvmm.cli import vms
+from pyvmm.cli import tasktext, vms
 from pyvmm.launch import human
 from pyvmm.launch.number import Whole
 
@@ -45,26 +45,6 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
     vms.add_vm(parser)
 
 
-def clock(nanoseconds: int | None) -> str:
-    """Processor time as minutes:seconds."""
-    if nanoseconds is None:
-        return "-"
-    hundredths = nanoseconds // 10_000_000
-    return f"{hundredths // 6000}:{hundredths // 100 % 60:02}.{hundredths % 100:02}"
-
-
-def used(task: dict[str, Any]) -> int | None:
-    """Nanoseconds of processor time, if the guest says."""
-    parts = (task["utime_ns"], task["stime_ns"])
-    return None if None in parts else sum(parts)
-
-
-def command(task: dict[str, Any]) -> str:
-    """The task's name, a kernel thread's in brackets, as ps(1) has it."""
-    name = human.printable(task["comm"])
-    return f"[{name}]" if task["kernel_thread"] else name
-
-
 def row(task: dict[str, Any], threads: bool) -> list[str]:
     """A line of the table."""
     rss, swap = (
@@ -73,7 +53,15 @@ def row(task: dict[str, Any], threads: bool) -> list[str]:
     start = "-" if task["start_ns"] is None else f"{task['start_ns'] / 1e9:.2f}"
     ids = [str(task["tgid"]), str(task["pid"])] if threads else [str(task["pid"])]
     numbers = [str(task[name]) for name in ("ppid", "uid", "state", "cpu")]
-    return [*ids, *numbers, clock(used(task)), rss, swap, start, command(task)]
+    return [
+        *ids,
+        *numbers,
+        tasktext.clock(tasktext.used(task)),
+        rss,
+        swap,
+        start,
+        tasktext.command(task),
+    ]
 
 
 def ordered(tasks: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
@@ -81,7 +69,7 @@ def ordered(tasks: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
     key, largest_first = SORTS[what]
 
     def place(task: dict[str, Any]) -> tuple[bool, int, int]:
-        value = used(task) if what == "time" else task[key]
+        value = tasktext.used(task) if what == "time" else task[key]
         return (
             value is None,
             (-value if largest_first else value) if value is not None else 0,

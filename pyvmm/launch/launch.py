@@ -8,7 +8,6 @@ import sys
 
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.launch import status
-from pyvmm.launch.kvmcheck import refuse_slow
 from pyvmm.launch.outputs import Outputs
 from pyvmm.launch.plan import Plan
 from pyvmm.launch.signals import Signals
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from pyvmm.launch.terminal import Terminal
     from pyvmm.machine.result import Result
     from pyvmm.vm import VM
 
@@ -33,7 +33,10 @@ def launch(args: Any, started: Callable[[str], None] | None = None) -> int:
         _print_json(plan.as_dict())
         return status.OK
     plan.check_files()
-    refuse_slow(plan)
+    if plan.own_guest:
+        from pyvmm.launch.kvmcheck import refuse_slow
+
+        refuse_slow(plan)
     with Signals() as signals, Outputs(plan) as outputs:
         return _launch(plan, outputs, signals, started)
 
@@ -70,9 +73,7 @@ def _run(
     quit_fd: int,
     begin: Callable[[VM], None],
 ) -> int:
-    from pyvmm.launch.terminal import Terminal
-
-    with Terminal(0, 1) if plan.interactive else _Plain() as terminal:
+    with _terminal(plan) as terminal:
         streams = Streams(plan, outputs, tty=terminal.active, quit_fd=quit_fd)
         for device in plan.config.devices:
             streams.add(vm, device)
@@ -103,6 +104,15 @@ def _until_its_end(
             raise
         result.detail = result.detail or "ctrl-c"
         return result, True
+
+
+def _terminal(plan: Plan) -> Terminal | _Plain:
+    """The user's terminal where a person sits at it."""
+    if not plan.interactive:
+        return _Plain()
+    from pyvmm.launch.terminal import Terminal
+
+    return Terminal(0, 1)
 
 
 class _Plain:

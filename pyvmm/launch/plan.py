@@ -21,7 +21,6 @@ from pyvmm.config import (
 )
 from pyvmm.control.runtime_dir import refuse_taken
 from pyvmm.errors import ConfigError, HostError, ImageError
-from pyvmm.guest.named import BASE_CMDLINE, DEFAULT_LINUX, QUIET, VERBOSE, find_guest
 from pyvmm.quantity import parse_size
 
 TYPE_CHECKING = False
@@ -44,7 +43,6 @@ class Plan:
 
     def __init__(self, args: Any) -> None:
         self.args = args
-        self.linux = args.linux or DEFAULT_LINUX
         #: The project's init runs, in its initramfs: with its kernel, or with one that has modules.
         self.own_guest = args.kernel is None or (args.modules is not None and not self._root())
         self.console = args.console or ("virtio" if args.command else "serial")
@@ -93,8 +91,11 @@ class Plan:
             return args.kernel, [*self._modular(), *(args.initrd or [])]
         if not self.own_guest:
             return args.kernel, args.initrd or []
-        guest = find_guest(self.linux)
-        self._check_cpus(guest)
+        from pyvmm.guest.named import DEFAULT_LINUX, find_guest
+
+        linux = args.linux or DEFAULT_LINUX
+        guest = find_guest(linux)
+        self._check_cpus(guest, linux)
         return guest.vmlinux or guest.kernel, args.initrd or [guest.initramfs]
 
     def _root(self) -> bool:
@@ -111,7 +112,7 @@ class Plan:
         parts: list[str | bytes] = [modular.initramfs_with(folder, more, kernel=self.args.kernel)]
         return parts if self.own_guest else [*parts, modular.switch_root()]
 
-    def _check_cpus(self, guest: Any) -> None:
+    def _check_cpus(self, guest: Any, linux: str) -> None:
         """A kernel leaves vCPUs beyond its own limit alone, and says so in its log at most."""
         if self.args.cpus <= 1:
             return
@@ -120,7 +121,7 @@ class Plan:
         most = most_cpus(guest.kernel)
         if most is not None and self.args.cpus > most:
             raise ConfigError(
-                f"--cpus {self.args.cpus}: the kernel of the {self.linux} guest uses at most {most}; "
+                f"--cpus {self.args.cpus}: the kernel of the {linux} guest uses at most {most}; "
                 "give fewer, or build one for more: pyvmm guest build --config FILE, with "
                 f"CONFIG_NR_CPUS={self.args.cpus} in FILE"
             )
@@ -180,6 +181,8 @@ class Plan:
         args = self.args
         if args.flat or (not self.own_guest and is_multiboot(self.kernel)):
             return str(args.params)  # nobody there to read ours
+        from pyvmm.guest.named import BASE_CMDLINE, QUIET, VERBOSE
+
         parts = [BASE_CMDLINE]
         # The command's output must be alone on the terminal, so the kernel's goes to the log.
         quiet = bool(args.command) and not args.verbose

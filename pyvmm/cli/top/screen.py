@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyvmm.cli import ps
+from pyvmm.cli import tasktext
 from pyvmm.launch import human
 
 LABEL = 6
@@ -134,8 +134,13 @@ def tasks(record: dict[str, Any]) -> str:
             "-" if task[name] is None else str(task[name] >> 10)
             for name in ("rss_bytes", "swap_bytes")
         ]
-        state = [str(task["pid"]), str(task["state"]), str(task["cpu"]), ps.clock(ps.used(task))]
-        rows.append([*state, *sizes, ps.command(task)])
+        state = [
+            str(task["pid"]),
+            str(task["state"]),
+            str(task["cpu"]),
+            tasktext.clock(tasktext.used(task)),
+        ]
+        rows.append([*state, *sizes, tasktext.command(task)])
     table = human.table(TASK_HEAD, rows) if rows else ""
     if record["tasks_cut"] is None:
         return table

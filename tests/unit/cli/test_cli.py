@@ -339,7 +339,7 @@ def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cache.Guest:
     for path in paths:
         path.touch()
     made = cache.Guest(*map(str, paths), "6.12.1", "key")
-    monkeypatch.setattr("pyvmm.launch.plan.find_guest", lambda name: made)
+    monkeypatch.setattr("pyvmm.guest.named.find_guest", lambda name: made)
     monkeypatch.setattr("os.isatty", lambda fd: False)
     return made
 
@@ -469,7 +469,7 @@ def test_a_shell_runs_on_the_serial_port(guest: cache.Guest) -> None:
 
 
 def test_a_stock_guest_has_no_vmlinux(guest: cache.Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyvmm.launch.plan.find_guest", lambda name: guest._replace(vmlinux=""))
+    monkeypatch.setattr("pyvmm.guest.named.find_guest", lambda name: guest._replace(vmlinux=""))
     assert Plan(arguments()).config.boot.kernel == guest.kernel
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.cli import ps, symcall, vms
+from pyvmm.cli import ps, symcall, tasktext, vms
 from pyvmm.cli.main import main
 from pyvmm.errors import ConfigError, HostError, SymcallError
 from pyvmm.launch import human, launch, status
@@ -227,7 +227,7 @@ def test_ps_of_a_guest_that_cannot(capsys: Said) -> None:
     [(None, "-"), (0, "0:00.00"), (59_990_000_000, "0:59.99"), (2**64 - 2, "307445734:33.70")],
 )
 def test_clock(nanoseconds: int | None, text: str) -> None:
-    assert ps.clock(nanoseconds) == text
+    assert tasktext.clock(nanoseconds) == text
 
 
 @pytest.mark.parametrize(

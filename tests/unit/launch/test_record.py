@@ -63,10 +63,10 @@ DESCRIBE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 def guests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guests of any name, and modules of any kernel."""
     monkeypatch.setattr(
-        "pyvmm.launch.plan.find_guest",
+        "pyvmm.guest.named.find_guest",
         lambda name: cache.Guest(name, name, "i", "6.12.1", "key"),
     )
-    monkeypatch.setattr("pyvmm.launch.plan.Plan._check_cpus", lambda self, guest: None)
+    monkeypatch.setattr("pyvmm.launch.plan.Plan._check_cpus", lambda *args: None)
     monkeypatch.setattr("pyvmm.guest.modular.initramfs_with", lambda *args, **options: b"modules")
     monkeypatch.setattr("os.isatty", lambda fd: False)
 
