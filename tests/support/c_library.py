@@ -19,26 +19,31 @@ SUPPORT = ROOT / "tests" / "support"
 FAKE_KVM = SUPPORT / "fake_kvm.c"
 MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 
-#: The vCPU loop and what it calls.
-VCPU = ("machine/bus", "machine/exit", "machine/vcpu")
+INCLUDED = re.compile(r'^#include "(\w+/\w+)\.h"$', re.MULTILINE)
 
-#: The same with symcalls.
-LOOP = (
-    *("machine/memory", *VCPU),
-    *("symbiotic/symspy", "symbiotic/watch", "symbiotic/context", "symbiotic/hold"),
-    *("symbiotic/replay", "symbiotic/frame", "symbiotic/symcall", "symbiotic/begin"),
-    *("symbiotic/end", "symbiotic/local", "symbiotic/queue", "symbiotic/overlay"),
-    "symbiotic/entry",
-    "host/thread",
-)
 
-#: The virtio devices but for the network card, and what they stand on.
-DEVICES = (
-    *("machine/memory", "host/iothread", "host/thread", "host/iovec", "host/stream"),
-    *("host/terminal", "host/framing", "host/guard"),
-    *("virtio/blockfile", "virtio/blockmemory", "virtio/queue", "virtio/device", "virtio/serve"),
-    *("virtio/mmio", "virtio/blk", "virtio/rng", "virtio/console"),
-)
+def needed(*names: str) -> list[str]:
+    """The files of csrc that these need, WING/NAME, each behind those that it uses, which it includes."""
+    found: dict[str, None] = {}
+
+    def visit(name: str) -> None:
+        for path in existing(name, ".h", ".c"):
+            for used in included(path):
+                if used not in found and used != name:
+                    visit(used)
+        found[name] = None
+
+    for name in names:
+        visit(name)
+    return list(found)
+
+
+def included(path: Path) -> list[str]:
+    return [name for name in INCLUDED.findall(path.read_text()) if existing(name, ".h")]
+
+
+def existing(name: str, *endings: str) -> list[Path]:
+    return [path for path in (CSRC / f"{name}{ending}" for ending in endings) if path.exists()]
 
 
 def load(
@@ -49,14 +54,15 @@ def load(
     extra: tuple[Path, ...] = (),
     defines: tuple[str, ...] = (),
 ) -> tuple[Any, Any]:
-    """(ffi, lib) of csrc/PART.c for each part; `more` declares what stands outside the headers' marks.
+    """(ffi, lib) of csrc/PART.c for each part and all that it needs; `more` declares what stands
+    outside the headers' marks.
 
     `extra` are further C files, `defines` macros as in "ioctl=fake_ioctl".
     """
     ffi = FFI()
-    for part in parts:
-        header = CSRC / f"{part}.h"
-        if header.exists():
+    names = needed(*parts)
+    for name in names:
+        for header in existing(name, ".h"):
             ffi.cdef("\n".join(MARKED.findall(header.read_text())))
     ffi.cdef(more)
     library = folder / "library.so"
@@ -72,27 +78,27 @@ def load(
         "-pthread",
     ]
     flags += [f"-I{CSRC}", f"-I{SUPPORT}", *(f"-D{define}" for define in defines)]
-    sources = [*(str(CSRC / f"{part}.c") for part in parts), *map(str, extra)]
-    subprocess.run(["gcc", *flags, "-o", str(library), *sources], check=True)
+    sources = [*(source for name in names for source in existing(name, ".c")), *extra]
+    subprocess.run(["gcc", *flags, "-o", library, *sources], check=True)
     return ffi, ffi.dlopen(str(library))
 
 
 def sanitized(
     folder: Path,
     source: Path,
-    parts: tuple[str, ...],
     sanitizer: str,
     *defines: str,
     extra: tuple[Path, ...] = (),
 ) -> list[str]:
-    """The command that runs a C program of the tests, built with csrc/PART.c for each part and a sanitizer."""
+    """The command that runs a C program of the tests, built with the files of csrc that it needs and a sanitizer."""
     program = folder / source.stem
     flags = ["-std=gnu11", "-D_GNU_SOURCE", "-g", "-O1", "-Wall", "-Werror", "-pthread"]
     # The thread sanitizer does not look at fences. Those of the engine stand between threads and a guest.
     flags += ["-Wno-tsan"] if sanitizer == "thread" else []
     flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-I{CSRC}", f"-I{SUPPORT}"]
     flags += [f"-D{define}" for define in defines]
-    sources = [str(source), *(str(CSRC / f"{part}.c") for part in parts), *map(str, extra)]
-    subprocess.run(["gcc", *flags, "-o", str(program), *sources], check=True)
+    names = needed(*included(source))
+    sources = [source, *(each for name in names for each in existing(name, ".c")), *extra]
+    subprocess.run(["gcc", *flags, "-o", program, *sources], check=True)
     # The thread sanitizer's memory map leaves little room for a random one.
     return ["setarch", platform.machine(), "-R", str(program)]

@@ -23,7 +23,7 @@ def load(folder: Path, *more: str, declared: str = "") -> tuple[Any, Any]:
     """(ffi, lib) of the vCPU loop and further parts of csrc, over the scripted KVM; `declared` is what else is used."""
     return c_library.load(
         folder,
-        tuple(dict.fromkeys((*c_library.VCPU, *more))),
+        ("machine/vcpu", *more),
         DECLARED + declared,
         extra=FAKES,
         defines=("ioctl=fake_ioctl",),

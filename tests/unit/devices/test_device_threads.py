@@ -11,13 +11,12 @@ import pytest
 from tests.support import c_library
 
 SOURCE = Path(__file__).resolve().parent / "device_threads.c"
-PARTS = tuple(dict.fromkeys((*c_library.DEVICES, "serial/line", "serial/serial", *c_library.LOOP)))
 LIVES = 40
 
 
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
 def test_devices_pass_between_threads(tmp_path: Path, sanitizer: str) -> None:
-    command = c_library.sanitized(tmp_path, SOURCE, PARTS, sanitizer)
+    command = c_library.sanitized(tmp_path, SOURCE, sanitizer)
     run = subprocess.run(
         [*command, "1", str(LIVES)], capture_output=True, text=True, timeout=600, check=False
     )

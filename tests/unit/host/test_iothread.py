@@ -35,9 +35,7 @@ void eventfd_drain(int fd);
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    return c_library.load(
-        tmp_path_factory.mktemp("iothread"), ("host/iothread", "host/thread"), MORE
-    )
+    return c_library.load(tmp_path_factory.mktemp("iothread"), ("host/iothread",), MORE)
 
 
 class Thread:

@@ -12,7 +12,7 @@ import pytest
 from pyvmm import kvm
 from pyvmm.machine import result as results
 from pyvmm.symbiotic import abi
-from tests.support import c_library, scripted_kvm
+from tests.support import scripted_kvm
 from tests.support.scripted_kvm import RUN_SIZE
 
 MEMORY = 0x10000
@@ -44,9 +44,8 @@ HELD = 0x00100001  # KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_BLOCKIRQ
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    return scripted_kvm.load(
-        tmp_path_factory.mktemp("symcall"), *c_library.LOOP, "symbiotic/probe", declared=OFFSETS
-    )
+    parts = (f"symbiotic/{name}" for name in ("overlay", "local", "entry", "probe"))
+    return scripted_kvm.load(tmp_path_factory.mktemp("symcall"), *parts, declared=OFFSETS)
 
 
 def wrmsr(index: int, value: int) -> tuple[int, int, int, int]:

@@ -25,10 +25,9 @@ SEEN = {
 
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_calls_pass_between_threads(tmp_path: Path, sanitizer: str) -> None:
-    parts = (*c_library.LOOP, "symbiotic/doorbell")
     source = HERE / "symcall_threads.c"
     command = c_library.sanitized(
-        tmp_path, source, parts, sanitizer, "ioctl=fake_ioctl", extra=(c_library.FAKE_KVM,)
+        tmp_path, source, sanitizer, "ioctl=fake_ioctl", extra=(c_library.FAKE_KVM,)
     )
     run = subprocess.run(
         [*command, "1", str(ROUNDS)], capture_output=True, text=True, timeout=600, check=False

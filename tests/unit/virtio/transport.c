@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
-#include "machine/vcpu.h"
 #include "virtio/serve.h"
 
 enum {
@@ -33,13 +32,6 @@ struct page {
 
 static uint8_t ram[QUEUES * RING] __attribute__((aligned(4096)));
 static int freed;
-
-/* There is no vCPU that could have to leave. */
-bool vcpu_must_leave(const struct vcpu *vcpu)
-{
-	(void)vcpu;
-	return false;
-}
 
 static void check(bool true_so_far, const char *what)
 {

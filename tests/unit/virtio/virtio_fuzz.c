@@ -39,13 +39,6 @@ enum {
 	KICKS = 6,
 };
 
-/* There is no vCPU that could have to leave. */
-bool vcpu_must_leave(const struct vcpu *vcpu)
-{
-	(void)vcpu;
-	return false;
-}
-
 struct world {
 	uint64_t random;
 	uint8_t *ram, *rom;
