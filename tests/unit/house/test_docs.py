@@ -62,11 +62,22 @@ ALL_OPTIONS = {name: options_of(parser_of(name)) for name in COMMANDS}
 # Links and make.
 
 
+def anchors_of(path: Path) -> set[str]:
+    """The names that a heading gets as the target of a link, as GitHub and GitLab make them."""
+    prose = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
 @by_document
 def test_links_lead_somewhere(path: Path) -> None:
     for link in LINK.findall(path.read_text()):
-        if "://" not in link:
-            assert (path.parent / link.partition("#")[0]).exists(), link
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors_of(target), link
 
 
 @by_document
@@ -130,6 +141,15 @@ def test_files_that_are_named_exist(path: Path) -> None:
     for name in re.findall(rf"`((?:{folders})/[\w./-]+)`", path.read_text()):
         written = any(f"{name}/".startswith(f"{folder}/") for folder in ignored())
         assert written or (ROOT / name).exists(), name
+
+
+@by_document
+def test_lines_have_at_most_100_columns(path: Path) -> None:
+    """Tables, code, and a link or a piece of code that cannot be broken apart."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for line in text.splitlines():
+        unbroken = re.fullmatch(r"\S*(\[[^\]]*\]\(\S*\)|`[^`]*`)\S*", line.strip())
+        assert len(line) <= 100 or line.startswith(("|", "    ")) or unbroken, line
 
 
 # The command line.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.diagram import levels
 from tests.support.tree import ROOT
 
 PACKAGE = ROOT / "pyvmm"
@@ -183,3 +184,10 @@ def test_the_check_sees_an_import_of_a_test(line: str, tmp_path: Path) -> None:
     bad = tmp_path / "test_bad.py"
     bad.write_text(line)
     assert len(imported_tests(bad)) == 1
+
+
+def test_the_diagram_of_layers_is_this_one() -> None:
+    drawn = [level.python for level in levels()]
+    held = [{name for name, at in LAYERS.items() if at == level} for level in range(len(drawn))]
+    assert drawn == [names - {"_core"} for names in held]
+    assert max(LAYERS.values()) == len(drawn) - 1

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.diagram import levels
 from tests.support.tree import ROOT
 
 CSRC = ROOT / "csrc"
@@ -126,3 +127,10 @@ def test_the_check_sees_what_is_wrong(tmp_path: Path) -> None:
     assert circle(uses_of(tmp_path)) == ["host/low", "machine/high", "host/low"]
     assert undeclared(tmp_path / "host/low.c") == ["low"]
     assert undeclared(tmp_path / "machine/high.c") == []
+
+
+def test_the_diagram_of_layers_is_this_one() -> None:
+    drawn = {wing: number for number, level in enumerate(levels()) for wing in level.c}
+    assert set(drawn) == set(BELOW)
+    for wing, below in BELOW.items():
+        assert all(drawn[name] < drawn[wing] for name in below), wing
