@@ -26,6 +26,9 @@ class Form(NamedTuple):
     command: str
 
 
+#: The old form, which is the kernel's.
+LZ4 = b"\x02\x21\x4c\x18"
+
 FORMS = (
     Form(b"\x1f\x8b", "gzip", "CONFIG_RD_GZIP", "gzip -dc"),
     Form(b"\x1f\x9e", "gzip", "CONFIG_RD_GZIP", "gzip -dc"),
@@ -33,7 +36,7 @@ FORMS = (
     Form(b"\x5d\0\0", "lzma", "CONFIG_RD_LZMA", "xz --format=lzma -dc"),
     Form(b"\xfd7zXZ\0", "xz", "CONFIG_RD_XZ", "xz -dc"),
     Form(b"\x89LZO\0\r\n\x1a\n", "lzo", "CONFIG_RD_LZO", "lzop -dc"),
-    Form(b"\x02\x21\x4c\x18", "lz4", "CONFIG_RD_LZ4", "lz4 -dc"),
+    Form(LZ4, "lz4", "CONFIG_RD_LZ4", "lz4 -dc"),
     # What lz4 writes without -l. The kernel reads the old form only.
     Form(b"\x04\x22\x4d\x18", "lz4", "", "lz4 -dc"),
     Form(b"\x28\xb5\x2f\xfd", "zstd", "CONFIG_RD_ZSTD", "zstd -dc"),

@@ -100,9 +100,10 @@ def good_parts(archive: bytes) -> dict[str, bytes]:
     return {"cpio": archive, "gzip": gzip.compress(archive), **packed}
 
 
-def bad_parts(archive: bytes) -> dict[str, bytes]:
+def bad_parts(archive: bytes, lz4: bytes) -> dict[str, bytes]:
     """Parts of an initrd that our kernel cannot unpack, or not to their end."""
     return {
+        "cut lz4": lz4[: len(lz4) * 2 // 3],
         "xz": lzma.compress(archive),
         "bzip2": bz2.compress(archive),
         "garbage": b"no archive at all",
@@ -116,7 +117,7 @@ def test_a_command_is_run_or_the_initrd_is_named(tmp_path: Path) -> None:
     guest = find_guest("6.12")
     archive = overlay(["true"], files={"/root/big": random.Random(1).randbytes(100_000)})
     good = good_parts(archive)
-    parts = bad_parts(archive) | good
+    parts = bad_parts(archive, good["lz4"]) | good
     for name, data in parts.items():
         part = tmp_path / name
         part.write_bytes(data)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import pyvmm
 from pyvmm import errors, probe
+from pyvmm.boot import compression
 from pyvmm.cli import doctor, lab, run
 from pyvmm.cli.main import COMMANDS, main, overview
 from pyvmm.cli.parser import CommandParser, parse
@@ -416,6 +417,34 @@ def test_an_initrd_that_the_guest_cannot_unpack_is_named(
     text = capsys.readouterr().err
     assert said in text
     assert ("--initrd part: " in text) == bool(said)
+
+
+LZ4_BLOCK = b"\x05\0\0\0block"
+
+
+@pytest.mark.parametrize(
+    ("blocks", "whole"),
+    [
+        (LZ4_BLOCK, True),
+        (LZ4_BLOCK * 2, True),
+        (LZ4_BLOCK + compression.LZ4 + LZ4_BLOCK, True),
+        (LZ4_BLOCK + b"\0\0", True),
+        (LZ4_BLOCK + bytes(4) + b"070701", True),
+        (b"", True),
+        (LZ4_BLOCK[:-1], False),
+        (LZ4_BLOCK + b"\x05\0", False),
+        (LZ4_BLOCK + b"070701" + bytes(104), False),
+        (b"\xff\xff\xff\xff", False),
+    ],
+)
+def test_lz4_that_is_cut_off_is_refused(
+    blocks: bytes, whole: bool, guest: cache.Guest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The guest's kernel would read on behind the initrd."""
+    Path("part").write_bytes(b"\0\0" + compression.LZ4 + blocks)
+    words = ["run", "--kvm", "/nowhere", "-i", "part", "--", "true"]
+    assert main(words) == (status.HOST if whole else status.USAGE)
+    assert ("goes on behind the end of the file" in capsys.readouterr().err) != whole
 
 
 def test_a_kernel_whose_configuration_is_not_known_may_unpack_all(guest: cache.Guest) -> None:
