@@ -54,7 +54,9 @@ class VirtioDevice(Device):
         thread = lib.iothread_create(self.kind.encode())
         self._thread = Handle(thread, lib.iothread_destroy, f"the I/O thread of {self.kind}")
         transport = lib.virtio_mmio_transport()
-        wiring = ffi.new("struct virtio_wiring *", (machine.memory._c, thread, transport, irq_fd))
+        wiring = ffi.new(
+            "struct virtio_wiring *", (machine.memory.pointer, thread, transport, irq_fd)
+        )
         self._device = Handle(create(wiring), lib.virtio_destroy, f"the {self.kind} device")
         for queue in range(lib.virtio_queue_count(self._c)):
             kick = board.ioeventfd(self.base + lib.VIRTIO_MMIO_NOTIFY, 4, queue)

@@ -248,7 +248,7 @@ class GuestMemory(Part):
         return handle
 
     @property
-    def _c(self) -> Any:
+    def pointer(self) -> Any:
         """The C object, for those that are closed before the memory is.
 
         Raise StateError after close().
@@ -280,7 +280,9 @@ class GuestMemory(Part):
         else:
             mapping = _shared(file, size)
         pointer = ffi.cast("void *", mapping.address)
-        error_number = lib.guest_memory_add(self._c, gpa, size, pointer, lib.GUEST_MEMORY_APERTURE)
+        error_number = lib.guest_memory_add(
+            self.pointer, gpa, size, pointer, lib.GUEST_MEMORY_APERTURE
+        )
         if error_number:
             if mapping is not what:
                 mapping.map.close()

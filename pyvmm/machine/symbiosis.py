@@ -85,10 +85,10 @@ class Symbiosis(Part):
     def _build(self, machine: Machine, deadline: float, nested: bool) -> None:
         cpus, board = len(machine.vcpus), machine.board
         hypercalls = self._own(lib.bus_create(), lib.bus_destroy, "the bus of hypercalls")
-        spy = lib.symspy_create(machine.memory._c, cpus)
+        spy = lib.symspy_create(machine.memory.pointer, cpus)
         self._spy = self._own(spy, lib.symspy_destroy, "the symbiotic interface")
         done(lib.symspy_reserve(spy, *FIRMWARE))
-        bypass = lib.swapbypass_create(spy, machine.memory._c, cpus)
+        bypass = lib.swapbypass_create(spy, machine.memory.pointer, cpus)
         self.bypass = self._own(bypass, lib.swapbypass_destroy, "the swap bypass")
         watch = lib.symcall_watch_create(int(deadline * 1000), cpus)
         debug = max(machine.vm.check_extension(kvm.KVM_CAP_SET_GUEST_DEBUG2), 0)
@@ -103,7 +103,7 @@ class Symbiosis(Part):
         )
         owned_watch = Handle(watch, lib.symcall_watch_destroy, "the watch over symcalls")
         for vcpu in machine.vcpus:
-            call = lib.symcall_create(vcpu._c, spy, watch, setup)
+            call = lib.symcall_create(vcpu.handle.pointer, spy, watch, setup)
             vcpu.calls = self._own(call, lib.symcall_destroy, "the machine")
             self._calls.append(vcpu.calls)
         self._owned.append(owned_watch)  # its thread looks at the calls, so it goes first

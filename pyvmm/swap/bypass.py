@@ -118,7 +118,7 @@ class SwapBypass:
         fault = SwapFault(call.vcpu.index, vaddr, slot, self._store)
         decide = self._decide  # another thread may have changed it since the fault
         allowed = decide is None or bool(decide(fault))
-        error = lib.swapmap_go_on(self.handle.pointer, call.vcpu._c, allowed)
+        error = lib.swapmap_go_on(self.handle.pointer, call.vcpu.handle.pointer, allowed)
         if error:
             raise HostError(-error, f"a fault on slot {slot}: {os.strerror(-error)}")
 

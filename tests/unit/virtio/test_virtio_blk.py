@@ -305,7 +305,7 @@ def test_a_disk_that_is_memory_of_the_guest(disk_in_memory: Disk) -> None:
     disk.start()
     at, where = 1 << 32, ffi.cast("void *", address_of(disk))
     flags = lib.GUEST_MEMORY_APERTURE
-    assert lib.guest_memory_add(disk.memory._c, at, len(disk.bytes), where, flags) == 0
+    assert lib.guest_memory_add(disk.memory.pointer, at, len(disk.bytes), where, flags) == 0
     disk.write(0, pattern(64 * SECTOR))
     model = bytearray(disk.content())
     for source, sector, count in ((0, 64, 8), (64, 64, 8), (10, 8, 16), (8, 10, 16)):

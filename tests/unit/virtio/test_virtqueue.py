@@ -47,7 +47,9 @@ class Rng:
     def __init__(self) -> None:
         self.machine = FakeMachine()
         self.rom = lib.host_map(-1, 4096, 0, 0)
-        lib.guest_memory_add(self.machine.memory._c, ROM, 4096, self.rom, lib.GUEST_MEMORY_READONLY)
+        lib.guest_memory_add(
+            self.machine.memory.pointer, ROM, 4096, self.rom, lib.GUEST_MEMORY_READONLY
+        )
         self.device = VirtioRng(self.machine)  # type: ignore[arg-type]
         self.driver = Driver(self.machine, self.device)
         self.memory = self.machine.memory
@@ -313,7 +315,7 @@ def test_four_gigabytes_in_one_chain() -> None:
         # 64 buffers of 64 MiB each, of a mapping made for it.
         size = 64 * MIB
         hva = lib.host_map(-1, size, 0, 0)
-        assert lib.guest_memory_add(rng.memory._c, 0x80000000, size, hva, 0) == 0
+        assert lib.guest_memory_add(rng.memory.pointer, 0x80000000, size, hva, 0) == 0
         queue.chain(0, [Descriptor(0x80000000, size, WRITE)] * 64)
         rng.serve(0)
         assert rng.violations() == {"chain of 4 GiB or more": 1}
