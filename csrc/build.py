@@ -63,12 +63,12 @@ INCLUDED = re.compile(r'^#include "(.+)"$', re.MULTILINE)
 
 
 def declarations(header: Path) -> str:
-    """The text between the marks of one header."""
+    """Return the text between the marks of one header."""
     return "\n".join(MARKED.findall(header.read_text()))
 
 
 def files(ending: str) -> list[str]:
-    """The wings' files, WING/NAME."""
+    """Return the wings' files, WING/NAME."""
     return [
         str(path.relative_to(HERE))
         for wing in WINGS
@@ -77,7 +77,7 @@ def files(ending: str) -> list[str]:
 
 
 def in_order(headers: Iterable[str], placed: dict[str, None]) -> dict[str, None]:
-    """Puts each header behind those that it includes: later ones use the types of earlier ones."""
+    """Put each header behind those that it includes: later ones use the types of earlier ones."""
     for name in headers:
         if name not in placed:
             in_order(INCLUDED.findall((HERE / name).read_text()), placed)
@@ -86,7 +86,7 @@ def in_order(headers: Iterable[str], placed: dict[str, None]) -> dict[str, None]
 
 
 def builder_of_core() -> FFI:
-    """The C engine: memory, buses, the vCPU loop and the devices."""
+    """Return the C engine: memory, buses, the vCPU loop and the devices."""
     ffi = FFI()
     headers = [name for name in in_order(files(".h"), {}) if declarations(HERE / name)]
     for name in headers:
@@ -105,7 +105,7 @@ def builder_of_core() -> FFI:
 
 
 def builder_of_kvm() -> FFI:
-    """The bindings of /dev/kvm, one header a topic, in an order their types need."""
+    """Return the bindings of /dev/kvm, one header a topic, in an order their types need."""
     ffi = FFI()
     folder = HERE / "kvm"
     order = (folder / "ORDER").read_text().split()

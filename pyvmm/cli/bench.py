@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
-    """Adds the subcommand's options."""
+    """Add the subcommand's options."""
     parser = sub.add_parser(
         "bench",
         help="measure pyvmm against its peers, and make one report of it",
@@ -71,7 +71,7 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Measures, reports, and returns 1 if a suite failed or a figure got worse."""
+    """Measure, report, and return 1 if a suite failed or a figure got worse."""
     for name in ("out", "compare", "report"):
         given = getattr(args, name)
         setattr(args, name, Path(given).absolute() if given else None)
@@ -85,7 +85,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def enter_source_tree() -> None:
-    """Benchmarks are no part of what is installed. Raises ConfigError where they are not beside the package."""
+    """Enter the source tree.
+
+    Raise ConfigError where the benchmarks, which are not installed, are not beside the package.
+    """
     import pyvmm
 
     root = Path(pyvmm.__file__).resolve().parents[1]

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pyvmm demo`: boots the project's Linux guest, and shows what SwapBypass does for a program short of memory."""
+"""`pyvmm demo`: boots the project's Linux guest, and shows what SwapBypass does for a program short
+of memory.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ dmesg | grep -i -m3 'kvm\\|hypervisor'
 
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
-    """Adds the subcommand's options."""
+    """Add the subcommand's options."""
     parser = sub.add_parser("demo", help="boot the project's Linux guest and show what happened")
     parser.add_argument("--linux", default="6.12", help="which guest (%(default)s)")
     parser.add_argument(
@@ -35,7 +37,9 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
 
 
 def run_arguments(linux: str) -> list[str]:
-    """The `pyvmm run` of the demonstration: the kernel's own messages, then a few words by the guest."""
+    """Return the `pyvmm run` of the demonstration: the kernel's own messages, then a few words by
+    the guest.
+    """
     return [
         "run", "--linux", linux, "-m", "256M", "--console", "serial", "--summary", "--timeout", "240", "-v",
         "--", "sh", "-c", GUEST_SAYS,
@@ -43,7 +47,7 @@ def run_arguments(linux: str) -> list[str]:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Boots on /dev/kvm where that can run Linux, else in the lab, and says which and why."""
+    """Boot on /dev/kvm where that can run Linux, else in the lab, and say which and why."""
     from pyvmm.probe import probe
 
     if not args.boot:
@@ -67,7 +71,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def here(args: argparse.Namespace) -> int:
-    """On this machine's KVM: the boot, then the guests that swap."""
+    """Show the boot, then the guests that swap, on this machine's KVM."""
     from pyvmm.cli.main import main as pyvmm
     from pyvmm.guest.named import find_guest
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
-    """Adds the subcommand's options."""
+    """Add the subcommand's options."""
     parser = sub.add_parser(
         "doctor",
         help="say what KVM this machine has and what it can run",
@@ -26,7 +26,7 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
 
 
 def as_dict(found: Probe) -> dict[str, Any]:
-    """The findings, ready for JSON."""
+    """Return the findings, ready for JSON."""
     return found._asdict() | {
         "usable": found.usable,
         "missing": found.missing,
@@ -37,7 +37,7 @@ def as_dict(found: Probe) -> dict[str, Any]:
 
 
 def lines(found: Probe) -> list[str]:
-    """The findings for people."""
+    """Return the findings for people."""
     from pyvmm.probe import CAPABILITIES
 
     if not found.usable:
@@ -61,7 +61,7 @@ def lines(found: Probe) -> list[str]:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prints the findings."""
+    """Print the findings."""
     from pyvmm.probe import probe
 
     found = probe(args.kvm)

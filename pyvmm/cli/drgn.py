@@ -22,7 +22,7 @@ Without SCRIPT and CODE there is drgn's prompt, or at no terminal standard input
 
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
-    """Adds the subcommand's options."""
+    """Add the subcommand's options."""
     import argparse
 
     parser = sub.add_parser(
@@ -45,7 +45,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs the session; a script that exits with a status gives it to this command."""
+    """Run the session; a script that exits with a status gives it to this command."""
     from pyvmm.control.client import connect
     from pyvmm.drgn import make_program
     from pyvmm.drgn.physical import RemoteMemory
@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def run_session(prog: Any, code: str | None, words: list[str]) -> int:
-    """The status: 1 where the user's code raised, whose traceback is printed as Python does."""
+    """Return the status: 1 where the user's code raised, whose traceback is printed as Python does."""
     from pyvmm.drgn import session
 
     try:
@@ -80,7 +80,7 @@ def run_session(prog: Any, code: str | None, words: list[str]) -> int:
 
 
 def take_options(args: argparse.Namespace) -> None:
-    """Options that stand after NAME: argparse takes everything there for the script's."""
+    """Take the options that stand after NAME: argparse takes everything there for the script's."""
     import argparse
 
     from pyvmm.launch.parser import Parser
@@ -99,7 +99,7 @@ def take_options(args: argparse.Namespace) -> None:
 
 
 def facts_of(client: Client) -> Facts | None:
-    """What the guest's kernel says of itself; None if it cannot be asked."""
+    """Ask the guest's kernel for its facts; return None if it cannot be asked."""
     from pyvmm.drgn.program import UNREACHABLE
     from pyvmm.symbiotic.facts import Facts
 

@@ -19,7 +19,7 @@ BUILDABLE = "6.12 or 6.1, or 6.12-debug or 6.12-kasan, which check themselves (d
 
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
-    """Adds the subcommand's own subcommands and their options."""
+    """Add the subcommand's own subcommands and their options."""
     parser = sub.add_parser(
         "guest",
         help="build, list and remove guest kernels",
@@ -35,7 +35,7 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
 
 
 def add_build(actions: argparse._SubParsersAction[Any]) -> None:
-    """`guest build`."""
+    """Add `guest build`."""
     parser = actions.add_parser(
         "build",
         help="build a small kernel and an initramfs, unless the cache has them",
@@ -68,7 +68,7 @@ def add_build(actions: argparse._SubParsersAction[Any]) -> None:
 
 
 def add_stock(actions: argparse._SubParsersAction[Any]) -> None:
-    """`guest stock`."""
+    """Add `guest stock`."""
     parser = actions.add_parser(
         "stock", help="fetch Debian's own kernel and make an initramfs with its virtio modules"
     )
@@ -83,13 +83,13 @@ def add_stock(actions: argparse._SubParsersAction[Any]) -> None:
 
 
 def add_list(actions: argparse._SubParsersAction[Any]) -> None:
-    """`guest list`."""
+    """Add `guest list`."""
     parser = actions.add_parser("list", help="list the guests in the cache")
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
 
 def add_path(actions: argparse._SubParsersAction[Any]) -> None:
-    """`guest path`."""
+    """Add `guest path`."""
     parser = actions.add_parser("path", help="print the path of a file of a guest")
     parser.add_argument("--linux", default="6.12", metavar="VERSION", help="which (%(default)s)")
     parser.add_argument("--stock", action="store_true", help="the one with Debian's own kernel")
@@ -105,7 +105,7 @@ def add_path(actions: argparse._SubParsersAction[Any]) -> None:
 
 
 def add_series(actions: argparse._SubParsersAction[Any]) -> None:
-    """`guest series`."""
+    """Add `guest series`."""
     parser = actions.add_parser(
         "series", help="write the guest driver's patches for a kernel of your own, for 'git am'"
     )
@@ -116,7 +116,7 @@ def add_series(actions: argparse._SubParsersAction[Any]) -> None:
 
 
 def add_clean(actions: argparse._SubParsersAction[Any]) -> None:
-    """`guest clean`."""
+    """Add `guest clean`."""
     parser = actions.add_parser("clean", help="remove builds that are no longer used")
     parser.add_argument(
         "--all", action="store_true", help="remove every guest, kernel source and Debian package"
@@ -124,7 +124,7 @@ def add_clean(actions: argparse._SubParsersAction[Any]) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs one action."""
+    """Run one action."""
     actions = {
         "build": build,
         "stock": stock,
@@ -137,7 +137,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def build(args: argparse.Namespace) -> int:
-    """Builds and says where the files are."""
+    """Build and say where the files are."""
     from pyvmm.guest.build import build as build_guest
 
     if args.dry_run:
@@ -153,7 +153,7 @@ def build(args: argparse.Namespace) -> int:
 
 
 def show_forecast(args: argparse.Namespace) -> int:
-    """Says what would be built."""
+    """Say what would be built."""
     from pyvmm.guest.build import forecast
 
     found = forecast(args.linux, source_path=args.source, config=args.config)
@@ -173,14 +173,14 @@ def show_forecast(args: argparse.Namespace) -> int:
 
 
 def stock(args: argparse.Namespace) -> int:
-    """Fetches and says where the files are."""
+    """Fetch and say where the files are."""
     from pyvmm.guest.stock import stock as stock_guest
 
     return show(stock_guest(args.linux, symbiotic=args.symbiotic, force=args.force), args.json)
 
 
 def show(guest: Guest, as_json: bool) -> int:
-    """Prints one guest."""
+    """Print one guest."""
     if as_json:
         print(json.dumps(guest._asdict(), indent=2))
         return 0
@@ -191,7 +191,7 @@ def show(guest: Guest, as_json: bool) -> int:
 
 
 def show_list(args: argparse.Namespace) -> int:
-    """Prints all guests."""
+    """Print all guests."""
     from pyvmm.guest.inventory import entries
 
     found = entries()
@@ -207,7 +207,7 @@ def show_list(args: argparse.Namespace) -> int:
 
 
 def as_dict(entry: Entry) -> dict[str, Any]:
-    """One line of the list, ready for JSON."""
+    """Return one line of the list, ready for JSON."""
     return {
         "name": entry.name,
         "state": entry.state,
@@ -217,7 +217,7 @@ def as_dict(entry: Entry) -> dict[str, Any]:
 
 
 def path(args: argparse.Namespace) -> int:
-    """Prints the path of one file. Raises ConfigError if there is no such guest or file."""
+    """Print the path of one file. Raise ConfigError if there is no such guest or file."""
     import os
 
     from pyvmm.errors import ConfigError
@@ -240,7 +240,7 @@ def path(args: argparse.Namespace) -> int:
 
 
 def write_series(args: argparse.Namespace) -> int:
-    """Writes the driver's patches and prints their paths, in order."""
+    """Write the driver's patches and print their paths, in order."""
     from pyvmm.guest.series import write
 
     print(*write(args.linux, args.folder), sep="\n")
@@ -248,7 +248,7 @@ def write_series(args: argparse.Namespace) -> int:
 
 
 def clean(args: argparse.Namespace) -> int:
-    """Removes and says how much that freed."""
+    """Remove and say how much that freed."""
     from pyvmm.guest.inventory import clean as clean_cache
 
     print(f"freed {clean_cache(args.all) / 2**20:.1f} MiB")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
-    """Adds the subcommand's options."""
+    """Add the subcommand's options."""
     vms.add_vm(
         vms.add_parser(
             sub,
@@ -27,7 +27,7 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
 
 
 def text(info: dict[str, Any]) -> str:
-    """For people: a name and a value a line, what is zero or none left out."""
+    """Return text for people: a name and a value a line, zero and none left out."""
     lines = []
     for name, value in info.items():
         if isinstance(value, dict):
@@ -46,7 +46,7 @@ def text(info: dict[str, Any]) -> str:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prints it."""
+    """Print it."""
 
     def question(client: Client) -> int:
         info = client.call("info")

@@ -28,7 +28,7 @@ With --arch vmx Bochs emulates VT-x. COMMAND then has a copy of some files, and 
 
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
-    """Adds the subcommand's options."""
+    """Add the subcommand's options."""
     import argparse
 
     parser = sub.add_parser(
@@ -67,7 +67,7 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs the command and returns its status, or one of this module's."""
+    """Run the command and return its status, or one of this module's."""
     from pyvmm import lab
     from pyvmm.errors import HostError
 
@@ -101,7 +101,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def variables(given: list[str]) -> dict[str, str]:
-    """What --env adds: NAME=VALUE as it is, NAME with the value it has here, if any."""
+    """Return the variables that --env adds: NAME=VALUE as it is, NAME with the value it has here,
+    if any.
+    """
     result = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -115,10 +117,10 @@ def variables(given: list[str]) -> dict[str, str]:
 
 
 def leave(number: int, at: FrameType | None) -> NoReturn:
-    """Ends the program on a signal the orderly way: the machine is ended, the terminal restored."""
+    """End the program on a signal the orderly way: the machine is ended, the terminal restored."""
     sys.exit(128 + number)
 
 
 def complain(error: Exception) -> None:
-    """Says what was wrong."""
+    """Say what was wrong."""
     print(f"pyvmm lab: {error}", file=sys.stderr)

@@ -15,7 +15,7 @@ HEAD = ("NAME:", "PID", "STATE:", "CPUS", "MEMORY", "UP", "KERNEL:")
 
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
-    """Adds the subcommand's options."""
+    """Add the subcommand's options."""
     vms.add_parser(
         sub,
         "list",
@@ -25,7 +25,7 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
 
 
 def row(info: dict[str, Any]) -> list[str]:
-    """A line of the table."""
+    """Return a line of the table."""
     if "error" in info:
         return [info["name"], "-", info["state"], "-", "-", "-", human.printable(info["error"])]
     return [
@@ -40,7 +40,7 @@ def row(info: dict[str, Any]) -> list[str]:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prints the list; status 0 also if it is empty."""
+    """Print the list; status 0 also if it is empty."""
     from pyvmm.control.client import running
 
     found = running()

@@ -37,7 +37,7 @@ COMMANDS = {
 
 
 def overview() -> str:
-    """The help of the command itself."""
+    """Return the help of the command itself."""
     lines = ["usage: pyvmm COMMAND [OPTIONS]", "", "A virtual machine monitor on Linux KVM.", ""]
     lines += [f"  {name:8} {text}" for name, text in COMMANDS.items()]
     lines += ["", "pyvmm COMMAND --help says more. Exit statuses:", ""]
@@ -52,7 +52,7 @@ def _parse(module: Any, name: str, rest: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one subcommand and returns the exit status, one of `pyvmm.launch.status`."""
+    """Run one subcommand and return the exit status, one of `pyvmm.launch.status`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _choose(arguments)
@@ -92,7 +92,7 @@ def _run(name: str, rest: Sequence[str]) -> int:
 
 
 def entry() -> None:
-    """The `pyvmm` program."""
+    """Run the `pyvmm` program."""
     stdio.prepare()
     try:
         code = main()

@@ -19,13 +19,15 @@ class CommandParser(Parser):
     """Ends with pyvmm's own status for a mistake."""
 
     def error(self, message: str) -> NoReturn:
-        """Says what was wrong, and ends the program."""
+        """Say what was wrong, and end the program."""
         self.print_usage(sys.stderr)
         self.exit(status.USAGE, f"pyvmm: {message}\n")
 
 
 def parse(module: Any, name: str, words: Sequence[str]) -> argparse.Namespace:
-    """The options of a subcommand, whose module is `pyvmm.cli.<name>`; ends the program if they are wrong."""
+    """Return the options of a subcommand, whose module is `pyvmm.cli.<name>`; end the program if
+    they are wrong.
+    """
     parser = CommandParser(prog="pyvmm")
     sub = parser.add_subparsers(dest="command", required=True)
     module.add_parser(sub)
@@ -36,7 +38,7 @@ def parse(module: Any, name: str, words: Sequence[str]) -> argparse.Namespace:
 
 
 def _add_verbose(parser: argparse.ArgumentParser) -> None:
-    """The option of all commands; that of run says more."""
+    """Add the option of all commands; that of run says more."""
     if not any("--verbose" in action.option_strings for action in parser._actions):
         parser.add_argument(
             "--verbose",
@@ -48,7 +50,7 @@ def _add_verbose(parser: argparse.ArgumentParser) -> None:
 def _parse_run(
     parser: argparse.ArgumentParser, of_run: argparse.ArgumentParser, words: list[str]
 ) -> argparse.Namespace:
-    """A COMMAND is only what comes after `--`: else its options would be taken for ours."""
+    """Take as a COMMAND only what comes after `--`: else its options would be taken for ours."""
     end = words.index("--") if "--" in words else len(words)
     options = words[:end]
     before = before_stray(of_run, options)
@@ -65,7 +67,7 @@ def _parse_run(
 
 
 def before_stray(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
-    """How many words come before the first that is neither an option nor the value of one."""
+    """Count the words before the first that is neither an option nor the value of one."""
     takes_value = {
         name: action.nargs != 0 for action in parser._actions for name in action.option_strings
     }
@@ -76,7 +78,9 @@ def before_stray(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
 
 
 def _wants_next(takes_value: dict[str, bool], word: str) -> bool:
-    """Says whether the value of an option is the word after it: -m 1G, -vm 1G, not -m1G, --memory=1G."""
+    """Say whether the value of an option is the word after it: -m 1G, -vm 1G, not -m1G,
+    --memory=1G.
+    """
     if word.startswith("--"):
         return takes_value.get(word, False)
     for place, letter in enumerate(word[1:], 2):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
-    """Adds the subcommand's options."""
+    """Add the subcommand's options."""
     parser = vms.add_parser(
         sub, "pause", "stop the vCPUs of a running VM until pyvmm resume", vms.ONLY
     )
@@ -20,5 +20,5 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Says nothing if it worked."""
+    """Say nothing if it worked."""
     return vms.ask(args.vm, lambda client: vms.say(client.call("pause"), as_json=args.json))

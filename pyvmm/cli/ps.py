@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pyvmm ps`: the processes of a running guest, as its kernel knows them; nothing in the guest's user space helps."""
+"""`pyvmm ps`: the processes of a running guest, as its kernel knows them; nothing in the guest's
+user space helps.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
     from pyvmm.control.client import Client
 
-#: What can be sorted by -> key in a task's record, and whether the largest comes first.
+#: Column to sort by -> key in a task's record, and whether the largest comes first.
 SORTS = {
     "pid": ("pid", False),
     "rss": ("rss_bytes", True),
@@ -26,7 +28,7 @@ HEAD = ("PID", "PPID", "UID", "S", "CPU", "TIME", "RSS", "SWAP", "START", "COMMA
 
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
-    """Adds the subcommand's options."""
+    """Add the subcommand's options."""
     parser = vms.add_parser(
         sub,
         "ps",
@@ -46,7 +48,7 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
 
 
 def row(task: dict[str, Any], threads: bool) -> list[str]:
-    """A line of the table."""
+    """Return a line of the table."""
     rss, swap = (
         "-" if task[name] is None else str(task[name] >> 10) for name in ("rss_bytes", "swap_bytes")
     )
@@ -65,7 +67,7 @@ def row(task: dict[str, Any], threads: bool) -> list[str]:
 
 
 def ordered(tasks: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
-    """Sorted, those of which it is not known last."""
+    """Return the tasks sorted, those of which it is not known last."""
     key, largest_first = SORTS[what]
 
     def place(task: dict[str, Any]) -> tuple[bool, int, int]:
@@ -80,7 +82,7 @@ def ordered(tasks: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prints the table."""
+    """Print the table."""
 
     def question(client: Client) -> int:
         tasks = ordered(client.call("tasks", threads=args.threads, cpu=args.cpu), args.sort)

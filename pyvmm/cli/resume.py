@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
-    """Adds the subcommand's options."""
+    """Add the subcommand's options."""
     parser = vms.add_parser(sub, "resume", "let a paused VM go on", vms.ONLY)
     vms.add_vm(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Says nothing if it worked."""
+    """Say nothing if it worked."""
     return vms.ask(args.vm, lambda client: vms.say(client.call("resume"), as_json=args.json))

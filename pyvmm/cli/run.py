@@ -16,7 +16,7 @@ quick_parse = options.quick_parse
 
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
-    """Adds the subcommand's options."""
+    """Add the subcommand's options."""
     parser = sub.add_parser(
         "run",
         help="boot a guest, or run one command in it",
@@ -33,7 +33,7 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
 
 
 def main(args: Any) -> int:
-    """Runs it; the exit status is one of `pyvmm.launch.status`."""
+    """Run it; the exit status is one of `pyvmm.launch.status`."""
     if args.no_fork and not args.detach:
         raise ConfigError("--no-fork says how to detach; add --detach")
     if args.detach and not args.dry_run:

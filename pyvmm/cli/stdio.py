@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program's own standard streams: closed ones, full ones, and names that they have no letters for."""
+"""The program's own standard streams: closed ones, full ones, and names that they have no letters
+for.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,10 @@ WAY = "pyvmm"
 
 
 def prepare() -> None:
-    """Makes all three usable, before anything else is opened.
+    """Make all three usable, before anything else is opened.
 
-    A closed stdin would otherwise become the number of /dev/kvm or of the guest's memory. What is written to a closed
-    standard output fails, as it did when the output was closed.
+    A closed stdin would otherwise become the number of /dev/kvm or of the guest's memory. What is
+    written to a closed standard output fails, as it did when the output was closed.
     """
     for fd, access in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
@@ -58,11 +60,17 @@ class _Errors(io.FileIO):
 
 
 class OutputError(HostError):
-    """Standard output takes no more, for another reason than that its reader has gone. `finish` says so."""
+    """Standard output takes no more, for another reason than that its reader has gone.
+
+    `finish` says so.
+    """
 
 
 class _Output(io.FileIO):
-    """Standard output, whose errors are told from all others. A reader that has gone is a BrokenPipeError."""
+    """Standard output, whose errors are told from all others.
+
+    A reader that has gone is a BrokenPipeError.
+    """
 
     error: OutputError | None = None
 
@@ -77,7 +85,9 @@ class _Output(io.FileIO):
 
 
 def _encode(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Bytes of a file's name as they are, letters that the encoding lacks as \\\\xe9 or \\\\u0416."""
+    """Return bytes of a file's name as they are, letters that the encoding lacks as \\\\xe9 or
+    \\\\u0416.
+    """
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letter = error.object[error.start]
@@ -87,7 +97,9 @@ def _encode(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def finish(code: int) -> int:
-    """Writes what is left, and says what could not be; the status that is left of `code` by that."""
+    """Write what is left, and say what could not be; return the status that is left of `code` by
+    that.
+    """
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -102,7 +114,9 @@ def finish(code: int) -> int:
 
 
 def code_of(end: SystemExit) -> int:
-    """The status that an exit asks for; one with a text has 1, and the text goes to standard error."""
+    """Return the status that an exit asks for; one with a text has 1, and the text goes to standard
+    error.
+    """
     if isinstance(end.code, str):
         print(end.code, file=sys.stderr)
         return 1
@@ -110,7 +124,7 @@ def code_of(end: SystemExit) -> int:
 
 
 def _give_up() -> None:
-    """The interpreter writes what is left again at its end."""
+    """Drop what is left, which the interpreter would write again at its end."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)

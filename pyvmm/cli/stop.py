@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
-    """Adds the subcommand's options."""
+    """Add the subcommand's options."""
     parser = vms.add_parser(
         sub,
         "stop",
@@ -32,7 +32,7 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Says nothing if it worked."""
+    """Say nothing if it worked."""
 
     def question(client: Client) -> int:
         if args.power_button:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pyvmm swap`: the swap disk of a running VM, what became of the pages in it, and what the guest may do with it."""
+"""`pyvmm swap`: the swap disk of a running VM, what became of the pages in it, and what the guest
+may do with it.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ ALL = 0
 
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
-    """Adds the subcommand's options."""
+    """Add the subcommand's options."""
     # The launch path has these names too; importing them there would load the machine.
     from pyvmm.swap.bypass import MODES
     from pyvmm.swap.governor import POLICIES
@@ -53,7 +55,7 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
 
 
 def pages(text: str) -> int:
-    """A number of pages for argparse, 1 and more."""
+    """Return a number of pages for argparse, 1 and more."""
     number = int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else 0
     if number < 1:
         raise argparse.ArgumentTypeError(
@@ -63,7 +65,7 @@ def pages(text: str) -> int:
 
 
 def guest_faults(guest: dict[str, Any] | None) -> dict[str, int]:
-    """The guest's counts by the words of the table."""
+    """Return the guest's counts by the words of the table."""
     if guest is None:
         return {}
     reasons = guest["refused_reasons"]
@@ -80,12 +82,12 @@ def guest_faults(guest: dict[str, Any] | None) -> dict[str, int]:
 
 
 def vmm_faults(said: dict[str, Any]) -> dict[str, int]:
-    """The VMM's counts by the words of the table."""
+    """Return the VMM's counts by the words of the table."""
     return {"offered": said["offered"], "bypassed": said["mapped"], **said["refused"]}
 
 
 def faults(said: dict[str, Any]) -> list[list[str]]:
-    """Lines of the table of faults; refusals that neither side has seen are left out."""
+    """Return the lines of the table of faults; refusals that neither side has seen are left out."""
     guest, vmm = guest_faults(said["guest"]), vmm_faults(said)
     rows = []
     for word in dict.fromkeys((*vmm, *guest)):
@@ -97,20 +99,20 @@ def faults(said: dict[str, Any]) -> list[list[str]]:
 
 
 def mode_line(said: dict[str, Any]) -> str:
-    """The wanted mode, and the one that the guest is told if that is another."""
+    """Return the wanted mode, and the one that the guest is told if that is another."""
     if said["mode"] == said["effective"]:
         return str(said["mode"])
     return f"{said['mode']} is wanted, the guest is told {said['effective']}"
 
 
 def policy_line(said: dict[str, Any]) -> str:
-    """The policy, its quota, and what it says now."""
+    """Return the policy, its quota, and what it says now."""
     quota = f" of {human.amount(said['quota'])}" if said["policy"] == "quota" else ""
     return f"{said['policy']}{quota}; it says {'yes' if said['allowed'] else 'no'} now"
 
 
 def host_line(host: dict[str, Any]) -> str:
-    """The host's memory as the policy sees it."""
+    """Return the host's memory as the policy sees it."""
     parts = []
     if host["available"] is not None:
         parts.append(
@@ -126,7 +128,7 @@ def host_line(host: dict[str, Any]) -> str:
 
 
 def guest_lines(said: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the guest says of its side."""
+    """Return the lines of the guest's side."""
     guest = said["guest"]
     if guest is None:
         why = "cannot be asked now" if said["attached"] else "has not taken the aperture"
@@ -152,7 +154,7 @@ def guest_lines(said: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def lines(said: dict[str, Any]) -> list[tuple[str, str]]:
-    """(name, text) of everything but the faults."""
+    """Return (name, text) of everything but the faults."""
     where = human.printable(said["backing"] or "host memory")
     return [
         ("disk", f"{human.printable(said['serial'])}, {human.amount(said['size'])} in {where}"),
@@ -170,13 +172,13 @@ def lines(said: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def text(said: dict[str, Any]) -> str:
-    """For people."""
+    """Return text for people."""
     head = "\n".join(f"{name:9} {value}" for name, value in lines(said))
     return f"{head}\n\n{human.table(HEAD, faults(said))}"
 
 
 def main(args: argparse.Namespace) -> int:
-    """Sets what is asked for, then prints how it is."""
+    """Set what is asked for, then print how it is."""
     from pyvmm.quantity import parse_size
 
     quota = None if args.quota is None else parse_size(args.quota, "--quota")

@@ -23,7 +23,7 @@ MOST_DATA = 3072
 
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
-    """Adds the subcommand's options."""
+    """Add the subcommand's options."""
     parser = vms.add_parser(
         sub,
         "symcall",
@@ -47,7 +47,7 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
 
 
 def parse_number(text: str) -> int:
-    """A 64-bit number of any base; a negative one is its complement. Raises ConfigError."""
+    """Return a 64-bit number of any base; a negative one is its complement. Raise ConfigError."""
     try:
         number = int(text, 0)
     except ValueError:
@@ -58,12 +58,12 @@ def parse_number(text: str) -> int:
 
 
 def parse_call(text: str) -> int | str:
-    """A number, or the name of a call."""
+    """Return a number, or the name of a call."""
     return parse_number(text) if text[:1].isdigit() or text[:1] == "-" else text
 
 
 def read_data(name: str | None) -> str | None:
-    """The bytes for the data area, in base64. Raises ConfigError."""
+    """Return the bytes for the data area, in base64. Raise ConfigError."""
     from pyvmm.control.protocol import to_base64
 
     if name is None:
@@ -82,7 +82,7 @@ def read_data(name: str | None) -> str | None:
 
 
 def dump(data: bytes) -> str:
-    """Bytes for people: offset, hexadecimal, text."""
+    """Return bytes for people: offset, hexadecimal, text."""
     lines = []
     for at in range(0, len(data), LINE):
         piece = data[at : at + LINE]
@@ -92,7 +92,7 @@ def dump(data: bytes) -> str:
 
 
 def show_registers(answer: dict[str, Any]) -> str:
-    """What a call by number brought."""
+    """Return the results of a call by number, as text."""
     from pyvmm.control.protocol import from_base64
 
     registers = " ".join(f"{answer[name]:#x}" for name in REGISTERS)
@@ -101,7 +101,7 @@ def show_registers(answer: dict[str, Any]) -> str:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Makes the call and prints what it brought."""
+    """Make the call and print what it brought."""
     call = parse_call(args.call)
     numbers = [parse_number(text) for text in args.args]
     data = read_data(args.data)

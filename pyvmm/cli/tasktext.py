@@ -9,7 +9,7 @@ from pyvmm.launch import human
 
 
 def clock(nanoseconds: int | None) -> str:
-    """Processor time as minutes:seconds."""
+    """Return processor time as minutes:seconds."""
     if nanoseconds is None:
         return "-"
     hundredths = nanoseconds // 10_000_000
@@ -17,12 +17,12 @@ def clock(nanoseconds: int | None) -> str:
 
 
 def used(task: dict[str, Any]) -> int | None:
-    """Nanoseconds of processor time, if the guest says."""
+    """Return nanoseconds of processor time, if the guest says."""
     parts = (task["utime_ns"], task["stime_ns"])
     return None if None in parts else sum(parts)
 
 
 def command(task: dict[str, Any]) -> str:
-    """The task's name, a kernel thread's in brackets, as ps(1) has it."""
+    """Return the task's name, a kernel thread's in brackets, as ps(1) has it."""
     name = human.printable(task["comm"])
     return f"[{name}]" if task["kernel_thread"] else name

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands that speak to running VMs share: finding one, saying what it refused, tables."""
+"""The parts that commands for running VMs share: finding one, saying what it refused, tables."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ ONLY = "Without NAME the only VM there is."
 def add_parser(
     sub: argparse._SubParsersAction[Any], name: str, text: str, more: str = ""
 ) -> argparse.ArgumentParser:
-    """A command's parser with the options that all of them have."""
+    """Return a command's parser with the options that all of them have."""
     parser: argparse.ArgumentParser = sub.add_parser(name, help=text, description=more or None)
     parser.add_argument("--json", action="store_true", help="the answer as JSON")
     return parser
 
 
 def add_vm(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
-    """The VM's name as the next argument."""
+    """Add the VM's name as the next argument."""
     parser.add_argument(
         "vm",
         metavar="NAME",
@@ -40,7 +40,9 @@ def add_vm(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
 
 
 def ask(name: str | None, question: Callable[[Client], int]) -> int:
-    """The status of what `question` does with a connection to that VM; `REFUSED` if the VM or its guest refuses."""
+    """Return the status of what `question` does with a connection to that VM; `REFUSED` if the VM
+    or its guest refuses.
+    """
     from pyvmm.control.client import connect
 
     with connect(name) as client:
@@ -52,7 +54,7 @@ def ask(name: str | None, question: Callable[[Client], int]) -> int:
 
 
 def say(answer: Any, *, as_json: bool, text: str = "") -> int:
-    """Prints an answer one way or the other; the status for that it came."""
+    """Print an answer one way or the other; the status for that it came."""
     if as_json:
         import json
 
@@ -63,7 +65,9 @@ def say(answer: Any, *, as_json: bool, text: str = "") -> int:
 
 
 def complete(client: Client) -> int:
-    """The status for an answer that was printed: `REFUSED`, with the reason on stderr, if it was not all."""
+    """Return the status for an answer that was printed: `REFUSED`, with the reason on stderr, if it
+    was not all.
+    """
     if client.cut is None:
         return status.OK
     print(f"pyvmm: {client.name}: {human.printable(client.cut)}", file=sys.stderr)

@@ -26,17 +26,16 @@ def build(
     config: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> Guest:
-    """Builds the guest for a Linux version, or takes it from the cache, and makes it the one that
+    """Build the guest for a Linux version, or take it from the cache, and make it the one that
     `find` returns.
 
     ``linux`` is '6.12' or '6.1' (default: the version of ``source_path`` if that is a directory,
-    else 6.12), or one of these with '-debug' or '-kasan' after it: a kernel that checks itself; or with '-plain':
-    without the patches.
-    ``source_path`` is a kernel source directory or tar archive in place of Debian's package,
-    ``config`` a file with further kernel options, ``jobs`` the number of compilers at once
-    (default: the CPUs there are). ``force`` builds even what the cache has.
+    else 6.12), or one of these with '-debug' or '-kasan' after it: a kernel that checks itself; or
+    with '-plain': without the patches. ``source_path`` is a kernel source directory or tar archive
+    in place of Debian's package, ``config`` a file with further kernel options, ``jobs`` the number
+    of compilers at once (default: the CPUs there are). ``force`` builds even what the cache has.
 
-    Raises ConfigError for inputs that cannot work, HostError if the machine lacks something or the
+    Raise ConfigError for inputs that cannot work, HostError if the machine lacks something or the
     build fails.
     """
     if jobs is not None and jobs < 1:
@@ -56,7 +55,9 @@ def planned(
     source_path: str | os.PathLike[str] | None,
     config: str | os.PathLike[str] | None,
 ) -> tuple[kernel.Plan, tuple[cache.Stamp, ...]]:
-    """Returns the kernel's plan, and stamps of the recipe taken now: an edit during the build counts as a change."""
+    """Return the kernel's plan, and stamps of the recipe taken now: an edit during the build counts
+    as a change.
+    """
     number = cache.base_version(version)
     options, patches = kconfig.fragment(version, config), series.read(version)
     stamps = pointer.take_stamps(cache.recipe_files(cache.patch_tree(), version))
@@ -79,9 +80,9 @@ def forecast(
     source_path: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
 ) -> Forecast:
-    """Looks at all that `build` with these arguments needs; fetches, builds and writes nothing.
+    """Look at all that `build` with these arguments needs; fetch, build and write nothing.
 
-    Raises what `build` would raise before it begins.
+    Raise what `build` would raise before it begins.
     """
     refuse_for_make()
     version = linux or default_version(source_path)
@@ -99,7 +100,7 @@ def forecast(
 
 
 def default_version(source_path: str | os.PathLike[str] | None) -> str:
-    """The version to build when none was named."""
+    """Return the version to build when none was named."""
     if source_path is None or not Path(source_path).is_dir():
         return cache.DEFAULT_LINUX
     return ".".join(source.source_version(Path(source_path)).split(".")[:2])

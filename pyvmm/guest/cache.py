@@ -64,7 +64,9 @@ class Guest(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One patch of the guest driver: its name, and the files that it creates, as paths in Linux' tree."""
+    """One patch of the guest driver: its name, and the files that it creates, as paths in Linux'
+    tree.
+    """
 
     name: str
     files: tuple[str, ...]
@@ -75,7 +77,9 @@ class Part(NamedTuple):
         return f"messages/{self.name}.txt"
 
     def hooks(self, linux: str) -> str:
-        """The file with what it changes of Linux' own files, relative to the tree; not every patch has one."""
+        """Return the file with what it changes of Linux' own files, relative to the tree; not every
+        patch has one.
+        """
         return f"{hook_folder(linux)}/{self.name}.patch"
 
 
@@ -91,7 +95,7 @@ class Stamp(NamedTuple):
 
 
 class Pointer(NamedTuple):
-    """What ``guest/current-<version>`` says."""
+    """The contents of ``guest/current-<version>``."""
 
     version: str
     kernel_key: str
@@ -100,8 +104,8 @@ class Pointer(NamedTuple):
 
 
 def patch_tree() -> str:
-    """The ``guest-linux-patch`` directory: ``$PYVMM_GUEST_PATCH``, else the installed package's own copy,
-    else the one beside the package in its source tree.
+    """Return the ``guest-linux-patch`` directory: ``$PYVMM_GUEST_PATCH``, else the installed
+    package's own copy, else the one beside the package in its source tree.
     """
     chosen = os.environ.get("PYVMM_GUEST_PATCH")
     if chosen:
@@ -114,27 +118,27 @@ def patch_tree() -> str:
 
 
 def kernel_dir(key: str) -> str:
-    """Where the kernel of that key is, or would be."""
+    """Return where the kernel of that key is, or would be."""
     return os.path.join(cache_root(), "guest", "kernel-" + key)
 
 
 def initramfs_dir(key: str) -> str:
-    """Where the initramfs of that key is, or would be."""
+    """Return where the initramfs of that key is, or would be."""
     return os.path.join(cache_root(), "guest", "initramfs-" + key)
 
 
 def module_dir(key: str) -> str:
-    """Where the module of that key is, or would be."""
+    """Return where the module of that key is, or would be."""
     return os.path.join(cache_root(), "guest", "module-" + key)
 
 
 def pointer_path(linux: str) -> str:
-    """The file that says which guest is current for ``linux``."""
+    """Return the file that says which guest is current for ``linux``."""
     return os.path.join(cache_root(), "guest", "current-" + linux)
 
 
 def series(tree: str) -> list[Part]:
-    """Reads the list of the driver's patches, in order. None at all is fine."""
+    """Read the list of the driver's patches, in order. None at all is fine."""
     try:
         with open(os.path.join(tree, SERIES), encoding="utf-8") as file:
             lines = [line.split("#", 1)[0].rstrip() for line in file]
@@ -150,19 +154,19 @@ def series(tree: str) -> list[Part]:
 
 
 def guest_series(tree: str, name: str) -> list[Part]:
-    """The patches of the guest of that name: none without hooks for its version."""
+    """Return the patches of the guest of that name: none without hooks for its version."""
     if variant(name) == PLAIN or not hook_files(tree, base_version(name)):
         return []
     return series(tree)
 
 
 def hook_folder(linux: str) -> str:
-    """Where the changes to that version of Linux are, relative to the tree."""
+    """Return where the changes to that version of Linux are, relative to the tree."""
     return "hooks-" + linux
 
 
 def hook_files(tree: str, linux: str) -> list[str]:
-    """The changes to a version's own files, relative to the tree, in a fixed order."""
+    """Return the changes to a version's own files, relative to the tree, in a fixed order."""
     try:
         names = os.listdir(os.path.join(tree, hook_folder(linux)))
     except OSError:
@@ -171,35 +175,37 @@ def hook_files(tree: str, linux: str) -> list[str]:
 
 
 def driver_file(path: str) -> str:
-    """Where a file lies that the patches create at that path, relative to the tree."""
+    """Return where a file lies that the patches create at that path, relative to the tree."""
     return HEADER_HERE if path == HEADER else "driver/" + path
 
 
 def base_version(name: str) -> str:
-    """The Linux version of a guest that is built here: '6.12' for '6.12-debug' and '6.12-kasan'."""
+    """Return the Linux version of a guest that is built here: '6.12' for '6.12-debug' and
+    '6.12-kasan'.
+    """
     return name.removesuffix(variant(name))
 
 
 def variant(name: str) -> str:
-    """What follows the version in a guest's name: a key of VARIANTS, or nothing."""
+    """Return what follows the version in a guest's name: a key of VARIANTS, or nothing."""
     return next((suffix for suffix in VARIANTS if name.endswith(suffix)), "")
 
 
 def config_files(name: str) -> list[str]:
-    """The fragments of its configuration, relative to the tree; the last has the last word."""
+    """Return the fragments of its configuration, relative to the tree; the last has the last word."""
     files = ["config/base.config", f"config/{base_version(name)}.config"]
     suffix = variant(name)
     return [*files, VARIANTS[suffix]] if suffix else files
 
 
 def recipe_files(tree: str, name: str) -> list[str]:
-    """The small files that decide what a guest is, relative to the tree, in a fixed order."""
+    """Return the small files that decide what a guest is, relative to the tree, in a fixed order."""
     patches = series_files(tree, name)
     return [*config_files(name), *init_files(tree), *patches]
 
 
 def init_files(tree: str) -> list[str]:
-    """The sources of the guest's first process, relative to the tree, in a fixed order."""
+    """Return the sources of the guest's first process, relative to the tree, in a fixed order."""
     try:
         names = os.listdir(os.path.join(tree, INIT))
     except OSError:
@@ -208,7 +214,7 @@ def init_files(tree: str) -> list[str]:
 
 
 def series_files(tree: str, name: str) -> list[str]:
-    """All that the patches of the guest of that name are made of, relative to the tree."""
+    """Return all that the patches of the guest of that name are made of, relative to the tree."""
     parts = guest_series(tree, name)
     if not parts:
         return []
@@ -218,18 +224,18 @@ def series_files(tree: str, name: str) -> list[str]:
 
 
 def module_files(tree: str) -> list[str]:
-    """What the driver is made of as a module, relative to the tree."""
+    """Return what the driver is made of as a module, relative to the tree."""
     paths = [path for part in series(tree) for path in part.files]
     return [*MODULE, *(driver_file(path) for path in paths if path.startswith(OF_MODULE))]
 
 
 def stock_name(linux: str, symbiotic: bool) -> str:
-    """What a Debian guest is found under."""
+    """Return what a Debian guest is found under."""
     return STOCK + linux + (SYMBIOTIC if symbiotic else "")
 
 
 def files_of(tree: str, name: str) -> list[str]:
-    """The small files that decide what the guest of that name is, relative to the tree."""
+    """Return the small files that decide what the guest of that name is, relative to the tree."""
     if not name.startswith(STOCK):
         return recipe_files(tree, name)
     if not name.endswith(SYMBIOTIC):
@@ -238,7 +244,7 @@ def files_of(tree: str, name: str) -> list[str]:
 
 
 def file_digest(path: str) -> str:
-    """SHA-256 of a small file, in hexadecimal."""
+    """Return SHA-256 of a small file, in hexadecimal."""
     import hashlib
 
     with open(path, "rb") as file:
@@ -246,7 +252,7 @@ def file_digest(path: str) -> str:
 
 
 def read_pointer(linux: str) -> Pointer | None:
-    """Reads ``guest/current-<linux>``; None if it is missing or not in the form written by this
+    """Read ``guest/current-<linux>``; None if it is missing or not in the form written by this
     version.
     """
     path = pointer_path(linux)
@@ -269,7 +275,7 @@ def read_pointer(linux: str) -> Pointer | None:
 
 
 def is_current(pointer: Pointer, files: list[str]) -> bool:
-    """Whether the recipe, ``files`` in the tree, is still the one the guest was built from.
+    """Return whether the recipe, ``files`` in the tree, is still the one the guest was built from.
 
     Sizes and times first; only a file whose time differs is read and hashed. Without a tree (an
     installed package) there is nothing to be stale against.
@@ -293,8 +299,8 @@ def is_current(pointer: Pointer, files: list[str]) -> bool:
 
 
 def find(linux: str = DEFAULT_LINUX) -> Guest | None:
-    """The guest that ``pyvmm guest build`` made for ``linux``; None if there is none or the recipe
-    changed since.
+    """Return the guest that ``pyvmm guest build`` made for ``linux``; None if there is none or the
+    recipe changed since.
     """
     pointer = read_pointer(linux)
     if pointer is None or not is_current(pointer, recipe_files(patch_tree(), linux)):
@@ -305,7 +311,7 @@ def find(linux: str = DEFAULT_LINUX) -> Guest | None:
 
 
 def config_text(kernel: str) -> str:
-    """The configuration beside a kernel of the cache, or ""."""
+    """Return the configuration beside a kernel of the cache, or ""."""
     folder, name = os.path.split(kernel)
     own = name.replace("vmlinuz", "config") if name.startswith("vmlinuz") else "config"
     try:
@@ -316,7 +322,9 @@ def config_text(kernel: str) -> str:
 
 
 def most_cpus(kernel: str) -> int | None:
-    """The CPUs that a kernel of the cache can use, by the configuration beside it; None if there is none."""
+    """Return the CPUs that a kernel of the cache can use, by the configuration beside it; None if
+    there is none.
+    """
     text = config_text(kernel)
     if not text:
         return None
@@ -328,7 +336,8 @@ def most_cpus(kernel: str) -> int | None:
 
 
 def find_stock(linux: str = DEFAULT_LINUX, symbiotic: bool = False) -> Guest | None:
-    """The guest that ``pyvmm guest stock`` made, with the driver as a module if ``symbiotic``.
+    """Return the guest that ``pyvmm guest stock`` made, with the driver as a module if
+    ``symbiotic``.
 
     None if there is none or its recipe changed since.
     """
@@ -341,7 +350,7 @@ def find_stock(linux: str = DEFAULT_LINUX, symbiotic: bool = False) -> Guest | N
 
 
 def assemble_stock(pointer: Pointer) -> Guest:
-    """The paths of a stock guest; its kernel's key is the kernel's path in the cache."""
+    """Return the paths of a stock guest; its kernel's key is the kernel's path in the cache."""
     return Guest(
         kernel=os.path.join(cache_root(), pointer.kernel_key),
         vmlinux="",
@@ -352,7 +361,7 @@ def assemble_stock(pointer: Pointer) -> Guest:
 
 
 def assemble(version: str, kernel_key: str, initramfs_key: str) -> Guest:
-    """The paths of the guest made of that kernel and that initramfs."""
+    """Return the paths of the guest made of that kernel and that initramfs."""
     kernel = kernel_dir(kernel_key)
     return Guest(
         kernel=os.path.join(kernel, "bzImage"),

@@ -35,26 +35,26 @@ class Archive:
         return clean_name(name) in self._names
 
     def directory(self, name: str | bytes, mode: int = 0o755) -> None:
-        """Adds a directory. Parents are the caller's business, see `parents`."""
+        """Add a directory. Parents are the caller's business, see `parents`."""
         self._entry(clean_name(name), S_IFDIR | (mode & PERMISSIONS), b"")
 
     def file(self, name: str | bytes, data: bytes, mode: int = 0o644) -> None:
-        """Adds a regular file."""
+        """Add a regular file."""
         self._entry(clean_name(name), S_IFREG | (mode & PERMISSIONS), data)
 
     def symlink(self, name: str | bytes, target: str | bytes) -> None:
-        """Adds a symbolic link to ``target``, which is stored as it is."""
+        """Add a symbolic link to ``target``, which is stored as it is."""
         text = as_bytes(target)
         if not text or b"\0" in text or len(text) > MAX_NAME:
             raise ConfigError(f"the symbolic link {name!r} cannot point to {target!r}")
         self._entry(clean_name(name), S_IFLNK | 0o777, text)
 
     def character_device(self, name: str | bytes, major: int, minor: int, mode: int) -> None:
-        """Adds a character device node. Needs no root: it is only written down here."""
+        """Add a character device node. Needs no root: it is only written down here."""
         self._entry(clean_name(name), S_IFCHR | (mode & PERMISSIONS), b"", (major, minor))
 
     def parents(self, name: str | bytes) -> None:
-        """Adds the directories above ``name`` that this archive does not have yet."""
+        """Add the directories above ``name`` that this archive does not have yet."""
         parts = clean_name(name).split(b"/")
         for count in range(1, len(parts)):
             above = b"/".join(parts[:count])
@@ -62,7 +62,7 @@ class Archive:
                 self.directory(above)
 
     def finish(self, multiple: int = ALIGNMENT) -> bytes:
-        """The archive with its trailer, zero-padded to a multiple of ``multiple`` bytes."""
+        """Return the archive with its trailer, zero-padded to a multiple of ``multiple`` bytes."""
         parts = [*self._parts, record(0, TRAILER, 0, b"", (0, 0))]
         parts.append(padding(sum(map(len, parts)), multiple))
         return b"".join(parts)
@@ -76,14 +76,14 @@ class Archive:
 
 
 def as_bytes(text: str | bytes) -> bytes:
-    """Text as the file system has it: undecodable bytes of the host come through unchanged."""
+    """Return text as the file system has it: undecodable bytes of the host come through unchanged."""
     return text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
 
 
 def clean_name(name: str | bytes) -> bytes:
-    """The name as archives have it: relative, without empty and '.' parts.
+    """Return the name as archives have it: relative, without empty and '.' parts.
 
-    Raises ConfigError for a name that is empty, too long, or has '..' or a zero byte in it.
+    Raise ConfigError for a name that is empty, too long, or has '..' or a zero byte in it.
     """
     raw = as_bytes(name)
     parts = [part for part in raw.split(b"/") if part not in (b"", b".")]
@@ -94,13 +94,14 @@ def clean_name(name: str | bytes) -> bytes:
 
 
 def padding(length: int, multiple: int = ALIGNMENT) -> bytes:
-    """The zeros that bring ``length`` up to a multiple."""
+    """Return the zeros that bring ``length`` up to a multiple."""
     return bytes(-length % multiple)
 
 
 def record(inode: int, name: bytes, mode: int, data: bytes, device: tuple[int, int]) -> bytes:
-    """One entry: header, name, data, each padded. A link count of 1 keeps the kernel from pairing
-    inode numbers.
+    """Return one entry: header, name, data, each padded.
+
+    A link count of 1 keeps the kernel from pairing inode numbers.
     """
     fields = (inode, mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(name) + 1, 0)
     head = b"070701" + b"".join(b"%08X" % field for field in fields) + name + b"\0"

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What modules for a Debian kernel are built against: the headers packages, put together in the cache."""
+"""The headers that modules for a Debian kernel are built against: Debian's packages, put together
+in the cache.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,9 @@ COMPILER = re.compile(r"\bgcc-\d+\b")
 
 
 def headers(kernel: KernelFiles) -> Path:
-    """The folder for ``make -C`` that belongs to a kernel, made once out of three packages.
+    """Return the folder for ``make -C`` that belongs to a kernel, made once out of three packages.
 
-    Raises HostError if apt does not have the headers of exactly this kernel.
+    Raise HostError if apt does not have the headers of exactly this kernel.
     """
     final = Path(cache_root()) / "debian" / f"headers-for-{package_of(kernel)}"
     build = final / "usr" / "src" / f"linux-headers-{kernel.release}"
@@ -35,12 +37,14 @@ def headers(kernel: KernelFiles) -> Path:
 
 
 def package_of(kernel: KernelFiles) -> str:
-    """Name and version of the package that a kernel came in: what its folder in the cache is called."""
+    """Return name and version of the package that a kernel came in: what its folder in the cache is
+    called.
+    """
     return Path(kernel.vmlinuz).parents[1].name
 
 
 def put_together(release: str, target: Path) -> None:
-    """Fills ``target`` with the tree that the packages would install, made of hard links."""
+    """Fill ``target`` with the tree that the packages would install, made of hard links."""
     own = package(f"linux-headers-{release}", release)
     folder = own / "usr" / "src" / f"linux-headers-{release}"
     companion, programs = needs(folder)
@@ -52,7 +56,7 @@ def put_together(release: str, target: Path) -> None:
 
 
 def package(name: str, release: str) -> Path:
-    """One of the packages; HostError with the remedy for a kernel that has been superseded."""
+    """Return one of the packages; HostError with the remedy for a kernel that has been superseded."""
     try:
         packages.find(name)
     except HostError as error:
@@ -64,7 +68,7 @@ def package(name: str, release: str) -> Path:
 
 
 def needs(folder: Path) -> tuple[str, str]:
-    """The packages that a build folder leans on: the common headers, and the programs."""
+    """Return the packages that a build folder leans on: the common headers, and the programs."""
     try:
         makefile = COMPANION.search((folder / "Makefile").read_text(encoding="utf-8"))
         programs = PROGRAMS.search(os.readlink(folder / "scripts"))
@@ -76,7 +80,7 @@ def needs(folder: Path) -> tuple[str, str]:
 
 
 def compiler(folder: Path) -> str:
-    """The name of the compiler that the kernel's makefiles will call, such as 'gcc-12'."""
+    """Return the name of the compiler that the kernel's makefiles will call, such as 'gcc-12'."""
     try:
         found = COMPILER.search((folder / ".kernelvariables").read_text(encoding="utf-8"))
     except OSError:

@@ -46,9 +46,9 @@ BLOCK = 512
 
 
 def build(modules: Sequence[str] = (), *, force: bool = False) -> str:
-    """Makes the initramfs unless the cache has it, and returns its key.
+    """Make the initramfs unless the cache has it, and return its key.
 
-    ``modules`` are kernel module files, in load order, that init is to load. Raises HostError if
+    ``modules`` are kernel module files, in load order, that init is to load. Raise HostError if
     busybox or the compiler cannot be had.
     """
     busybox = find_busybox()
@@ -62,7 +62,7 @@ def build(modules: Sequence[str] = (), *, force: bool = False) -> str:
 
 
 def init_sources() -> dict[Path, bytes]:
-    """The C files of init and what is in them. Raises HostError if they are not there."""
+    """Return the C files of init and what is in them. Raise HostError if they are not there."""
     tree = cache.patch_tree()
     try:
         found = {
@@ -77,7 +77,10 @@ def init_sources() -> dict[Path, bytes]:
 
 
 def make_key(init: Mapping[Path, bytes], busybox: bytes, modules: Sequence[str]) -> str:
-    """The name of the result in the cache. Path, size and time stand for what is in a module."""
+    """Return the name of the result in the cache.
+
+    Path, size and time stand for what is in a module.
+    """
     parts = [*(path.name.encode() + b"\0" + text for path, text in init.items()), busybox]
     digests = [hashlib.sha256(part).hexdigest() for part in parts]
     stamps = [stamp(path) for path in modules]
@@ -86,7 +89,7 @@ def make_key(init: Mapping[Path, bytes], busybox: bytes, modules: Sequence[str])
 
 
 def stamp(path: str) -> tuple[str, int, int]:
-    """The path of a module, its size and its time. Raises HostError if it cannot be read."""
+    """Return the path of a module, its size and its time. Raise HostError if it cannot be read."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -97,7 +100,7 @@ def stamp(path: str) -> tuple[str, int, int]:
 def make_all(
     target: Path, key: str, init: Iterable[Path], busybox: Path, modules: Sequence[str]
 ) -> None:
-    """Compiles init and writes the archive."""
+    """Compile init and write the archive."""
     tools.say("making the initramfs")
     compile_init(init, target / "init")
     loaded = {f"lib/modules/{plain_name(path)}": packages.module_bytes(path) for path in modules}
@@ -108,12 +111,12 @@ def make_all(
 
 
 def plain_name(path: str) -> str:
-    """The file name of a module without its compression."""
+    """Return the file name of a module without its compression."""
     return os.path.basename(path).split(".ko", 1)[0] + ".ko"
 
 
 def compile_init(init: Iterable[Path], target: Path) -> None:
-    """Compiles the C files of init into one static program."""
+    """Compile the C files of init into one static program."""
     sources = [path for path in init if path.suffix == ".c"]
     prefix = f"-ffile-prefix-map={sources[0].parent}=."
     command = ["gcc", *CFLAGS, prefix, "-o", target, *sources]
@@ -123,7 +126,7 @@ def compile_init(init: Iterable[Path], target: Path) -> None:
 def archive(
     init: bytes, busybox: bytes, links: Sequence[str], modules: Mapping[str, bytes]
 ) -> bytes:
-    """The cpio archive. A multiple of 512 bytes, so that whatever follows is aligned."""
+    """Return the cpio archive. A multiple of 512 bytes, so that whatever follows is aligned."""
     made = cpio.Archive()
     for folder in FOLDERS:
         made.directory(folder, 0o1777 if folder in STICKY else 0o755)
@@ -147,7 +150,9 @@ def archive(
 
 
 def find_busybox() -> Path:
-    """A static busybox: the installed one, else Debian's busybox-static fetched into the cache."""
+    """Return a static busybox: the installed one, else Debian's busybox-static fetched into the
+    cache.
+    """
     found = shutil.which("busybox")
     if found is not None and is_static(Path(found)):
         return Path(found)
@@ -159,7 +164,9 @@ def find_busybox() -> Path:
 
 
 def is_static(path: Path) -> bool:
-    """Whether an ELF program names no interpreter, so that it needs nothing else in the guest."""
+    """Return whether an ELF program names no interpreter, so that it needs nothing else in the
+    guest.
+    """
     data = path.read_bytes()
     if data[:5] != b"\x7fELF\x02":
         return False
@@ -173,7 +180,7 @@ def is_static(path: Path) -> bool:
 
 
 def applets(busybox: Path) -> list[str]:
-    """Where busybox wants its links, relative to the root."""
+    """Return where busybox wants its links, relative to the root."""
     done = subprocess.run([busybox, "--list-full"], capture_output=True, text=True, check=False)
     if done.returncode != 0 or not done.stdout:
         raise HostError(f"{busybox} --list-full failed: {done.stderr.strip()}")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a part of an initrd is: a form that the guest's kernel must know, and whole as far as that is cheap to see.
+"""The check of a part of an initrd: a form that the guest's kernel must know, and whole as far as
+that is cheap to see.
 
 On the launch path.
 """
@@ -18,7 +19,8 @@ CPIO = (b"070701", b"070702")
 
 
 def check(name: str, kernel: str) -> None:
-    """Raises ImageError for a part that the kernel file's kernel cannot unpack, as far as the first bytes tell.
+    """Raise ImageError for a part that the kernel file's kernel cannot unpack, as far as the first
+    bytes tell.
 
     Which forms it knows, the configuration beside it says; where there is none, all of them. Of an
     lz4 part the blocks are looked at as well.
@@ -52,10 +54,12 @@ def _check_form(name: str, form: compression.Form | None, kernel: str) -> None:
 
 
 def _check_lz4(name: str, file: BinaryIO, at: int) -> None:
-    """Raises ImageError unless the blocks end where the file does, or where a block of 0 bytes says so.
+    """Raise ImageError unless the blocks end where the file does, or where a block of 0 bytes says
+    so.
 
-    Each has its length before it (lib/decompress_unlz4.c). The kernel does not compare that with what
-    is there: it reads on behind the initrd, may meet the end of RAM, and then never starts its init.
+    Each has its length before it (lib/decompress_unlz4.c). The kernel does not compare that with
+    what is there: it reads on behind the initrd, may meet the end of RAM, and then never starts its
+    init.
     """
     end = file.seek(0, 2)
     while at < end:
@@ -74,7 +78,7 @@ def _check_lz4(name: str, file: BinaryIO, at: int) -> None:
 
 
 def _begin(name: str, file: BinaryIO) -> int:
-    """Goes to the first byte that is not zero, and gives its place."""
+    """Go to the first byte that is not zero, and give its place."""
     at = 0
     while piece := file.read(4096):
         if piece.strip(b"\0"):

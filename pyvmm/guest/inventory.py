@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the cache holds, and making it smaller."""
+"""The contents of the cache, and making it smaller."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 
 
 def entries() -> list[Entry]:
-    """The guests in the cache, by name."""
+    """Return the guests in the cache, by name."""
     folder = Path(cache_root()) / "guest"
     found = []
     for path in sorted(folder.glob("current-*")):
@@ -42,7 +42,7 @@ def entries() -> list[Entry]:
 
 
 def read_entry(name: str) -> Entry | None:
-    """One guest; None if its note cannot be read."""
+    """Return one guest; None if its note cannot be read."""
     pointer = cache.read_pointer(name)
     if pointer is None:
         return None
@@ -62,7 +62,7 @@ def read_entry(name: str) -> Entry | None:
 
 
 def guest_files(name: str) -> list[str]:
-    """What a current guest is found and started by, and the notes of its making; none where there is no such guest."""
+    """Return the files that a current guest is found and started by, and the notes of its making."""
     entry = read_entry(name)
     if entry is None or entry.state != "current":
         return []
@@ -73,7 +73,7 @@ def guest_files(name: str) -> list[str]:
 
 
 def file_size(path: str) -> int | None:
-    """Bytes in a file; None if it is not there."""
+    """Return bytes in a file; None if it is not there."""
     try:
         return os.stat(path).st_size
     except OSError:
@@ -81,10 +81,10 @@ def file_size(path: str) -> int | None:
 
 
 def clean(everything: bool = False) -> int:
-    """Removes builds that no name leads to any more, and left-overs of builds that were killed.
+    """Remove builds that no name leads to any more, and left-overs of builds that were killed.
 
-    ``everything`` removes all guests, unpacked sources and Debian packages. Returns the bytes
-    freed. Raises HostError if something cannot be removed.
+    ``everything`` removes all guests, unpacked sources and Debian packages. Return the bytes
+    freed. Raise HostError if something cannot be removed.
     """
     root = Path(cache_root())
     if not root.is_dir():
@@ -101,7 +101,7 @@ def clean(everything: bool = False) -> int:
 
 
 def victims(root: Path, everything: bool) -> list[Path]:
-    """What `clean` removes. Locks stay: another process may be waiting for one."""
+    """Return what `clean` removes. Locks stay: another process may be waiting for one."""
     if everything:
         found = [path for part in PARTS for path in (root / part).glob("*")]
         return sorted(path for path in found if path.suffix != ".lock")
@@ -119,7 +119,7 @@ def victims(root: Path, everything: bool) -> list[Path]:
 
 
 def modules_of(initramfs: Path) -> list[str]:
-    """The module files that went into an initramfs."""
+    """Return the module files that went into an initramfs."""
     try:
         info = json.loads(initramfs.with_name(NOTE).read_text(encoding="utf-8"))
         return [str(path) for path in info.get("modules", [])]
@@ -128,14 +128,14 @@ def modules_of(initramfs: Path) -> list[str]:
 
 
 def tree_size(path: Path) -> int:
-    """Bytes of the regular files at or below a path."""
+    """Return bytes of the regular files at or below a path."""
     if not path.is_dir():
         return path.lstat().st_size
     return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a tree."""
+    """Remove a file or a tree."""
     try:
         if path.is_dir():
             shutil.rmtree(path)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ASSIGNMENT = re.compile(r"(CONFIG_[A-Za-z0-9_]+)=(.+)")
 UNSET = re.compile(r"# (CONFIG_[A-Za-z0-9_]+) is not set")
-# What decompresses fastest comes first; the compressor has to be on the build machine.
+# The fastest to decompress comes first; the compressor has to be on the build machine.
 #: Of a configuration, letters; a whole one of Debian's has a fourth of them.
 LARGEST = 1 << 20
 COMPRESSION = (
@@ -30,10 +30,10 @@ COMPRESSION = (
 
 
 def fragment(linux: str, extra: str | os.PathLike[str] | None = None) -> str:
-    """What the kernel of the guest ``linux`` is to have: the tree's fragments, the compression, and
-    the caller's own file, whose word is the last.
+    """Return what the kernel of the guest ``linux`` is to have: the tree's fragments, the
+    compression, and the caller's own file, whose word is the last.
 
-    Raises ConfigError for a version without a configuration and for files that are none.
+    Raise ConfigError for a version without a configuration and for files that are none.
     """
     tree = Path(cache.patch_tree())
     files = [tree / name for name in cache.config_files(linux)]
@@ -46,7 +46,7 @@ def fragment(linux: str, extra: str | os.PathLike[str] | None = None) -> str:
 
 
 def read_fragment(path: Path) -> str:
-    """One file of options, checked."""
+    """Return one file of options, checked."""
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(LARGEST + 1)
@@ -59,7 +59,7 @@ def read_fragment(path: Path) -> str:
 
 
 def missing_version(tree: Path, linux: str) -> str:
-    """The message for a kernel version that this tree has no configuration for."""
+    """Return the message for a kernel version that this tree has no configuration for."""
     if not (tree / "config").is_dir():
         return (
             f"no kernel configurations in {tree}: build guests from a source checkout, "
@@ -73,7 +73,7 @@ def missing_version(tree: Path, linux: str) -> str:
 
 
 def compression() -> str:
-    """The option for the fastest decompression that this machine can make."""
+    """Return the option for the fastest decompression that this machine can make."""
     for program, option in COMPRESSION:
         try:
             tools.tool(program)
@@ -84,10 +84,10 @@ def compression() -> str:
 
 
 def parse(text: str, name: str) -> dict[str, str]:
-    """Options and values of a fragment; 'n' for one that is to be off. The last mention of an
-    option counts.
+    """Return options and values of a fragment; 'n' for one that is to be off. The last mention of
+    an option counts.
 
-    Raises ConfigError with the line for anything that is neither.
+    Raise ConfigError with the line for anything that is neither.
     """
     wanted = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -102,7 +102,7 @@ def parse(text: str, name: str) -> dict[str, str]:
 
 
 def dropped(wanted: Mapping[str, str], config: str) -> list[str]:
-    """The options that did not come out as wanted, each with what it became."""
+    """Return the options that did not come out as wanted, each with what it became."""
     real = {match[1]: match[2] for match in map(ASSIGNMENT.fullmatch, config.splitlines()) if match}
     return [
         f"{option}={value} (is {real.get(option, 'n')})"
@@ -112,9 +112,9 @@ def dropped(wanted: Mapping[str, str], config: str) -> list[str]:
 
 
 def configure(tree: Path, build: Path, text: str, env: Mapping[str, str]) -> None:
-    """Writes ``build/.config`` for the kernel in ``tree``.
+    """Write ``build/.config`` for the kernel in ``tree``.
 
-    Everything that the fragment does not ask for is off. Raises ConfigError naming the options that
+    Everything that the fragment does not ask for is off. Raise ConfigError naming the options that
     the kernel's own rules dropped: one they depend on is missing, or this version has no such
     option.
     """
@@ -134,5 +134,5 @@ def configure(tree: Path, build: Path, text: str, env: Mapping[str, str]) -> Non
 
 
 def as_line(option: str, value: str) -> str:
-    """One line of a .config."""
+    """Return one line of a .config."""
     return f"# {option} is not set\n" if value == "n" else f"{option}={value}\n"

@@ -39,16 +39,16 @@ class Plan(NamedTuple):
     config: str
 
     def key(self) -> str:
-        """The name of the result in the cache."""
+        """Return the name of the result in the cache."""
         parts: list[object] = [RECIPE, self.linux, self.source.identity, self.config]
         parts += [[patch.name, hashlib.sha256(patch.text).hexdigest()] for patch in self.patches]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
 
 
 def build(plan: Plan, *, jobs: int | None = None, force: bool = False) -> str:
-    """Builds the kernel unless the cache has it, and returns its key.
+    """Build the kernel unless the cache has it, and return its key.
 
-    Raises HostError if the machine lacks something or the build fails, with the end of the log in
+    Raise HostError if the machine lacks something or the build fails, with the end of the log in
     the message.
     """
     key = plan.key()
@@ -63,17 +63,17 @@ def build(plan: Plan, *, jobs: int | None = None, force: bool = False) -> str:
 
 
 def is_built(key: str) -> bool:
-    """Whether the cache has the kernel of that key."""
+    """Return whether the cache has the kernel of that key."""
     return Path(cache.kernel_dir(key), "info.json").is_file()
 
 
 def cores() -> int:
-    """CPUs that this process may use."""
+    """Return CPUs that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def check_machine() -> None:
-    """Raises HostError naming the Debian package of the first thing that is missing."""
+    """Raise HostError naming the Debian package of the first thing that is missing."""
     for program in PROGRAMS:
         tools.tool(program)
     probe = [tools.tool("gcc"), "-fsyntax-only", "-include", "gelf.h", "-x", "c", os.devnull]
@@ -82,7 +82,7 @@ def check_machine() -> None:
 
 
 def environment() -> dict[str, str]:
-    """Variables for the kernel's makefiles, so that the same inputs give the same kernel."""
+    """Return variables for the kernel's makefiles, so that the same inputs give the same kernel."""
     env = {name: "" for name in FOREIGN if name in os.environ}
     return {
         **env,
@@ -97,7 +97,8 @@ def environment() -> dict[str, str]:
 def make_all(
     plan: Plan, key: str, target: Path, jobs: int, name: str, *, guest: bool = True
 ) -> None:
-    """Source tree, configuration, compilation in a folder of that name, and the files worth keeping.
+    """Make source tree, configuration and kernel in a folder of that name, and keep the files worth
+    it.
 
     Without ``guest`` only what a PVH boot takes is made.
     """
@@ -133,7 +134,7 @@ def make_all(
 
 
 def compile_kernel(tree: Path, build: Path, jobs: int, label: str, log: Path, goal: str) -> None:
-    """Runs make, with its output in ``log`` and one line of progress per object counted."""
+    """Run make, with its output in ``log`` and one line of progress per object counted."""
     command = [tools.tool("make"), "-C", str(tree), f"O={build}", f"-j{jobs}", goal]
     last: deque[str] = deque(maxlen=TAIL)
     surroundings = {**os.environ, "LC_ALL": "C", **environment()}
@@ -168,14 +169,14 @@ def compile_kernel(tree: Path, build: Path, jobs: int, label: str, log: Path, go
 
 
 def read_info(key: str) -> dict[str, Any]:
-    """What is known about a built kernel: version, source, patches, seconds."""
+    """Return what is known about a built kernel: version, source, patches, seconds."""
     with open(os.path.join(cache.kernel_dir(key), "info.json"), encoding="utf-8") as file:
         info: dict[str, Any] = json.load(file)
     return info
 
 
 def collect(build: Path, target: Path) -> None:
-    """Copies what outlives the build tree."""
+    """Copy what outlives the build tree."""
     # Loading the whole ELF file is part of a PVH boot: without symbols there is less of it.
     strip = ["strip", "--strip-all", "-o", target / "vmlinux", build / "vmlinux"]
     tools.run(strip, what="stripping vmlinux")
@@ -184,7 +185,7 @@ def collect(build: Path, target: Path) -> None:
 
 
 def collect_more(build: Path, target: Path) -> None:
-    """What other VMMs boot, debuggers read, and modules are compiled against."""
+    """Collect the files that other VMMs boot, debuggers read, and modules are compiled against."""
     shutil.copy(build / "arch" / "x86" / "boot" / "bzImage", target / "bzImage")
     shutil.copy(build / "vmlinux", target / "vmlinux.debug")
     # With no modules of its own the kernel has all its exported symbols here: enough for modules

@@ -76,12 +76,12 @@ exec switch_root /mnt "$init"
 
 
 def initramfs_with(folder: str, more: Iterable[str] = (), *, kernel: str = "") -> str:
-    """The path of an initramfs with the modules of ``folder``, a lib/modules/RELEASE.
+    """Return the path of an initramfs with the modules of ``folder``, a lib/modules/RELEASE.
 
-    Those in `NEEDED` that the kernel has not, it has built in or does without; each of ``more`` must
-    be there. ``kernel`` is the kernel's file, whose release must be that of the folder as far as
-    the file says it. Raises ConfigError if they do not fit, HostError if modules.dep or a module of
-    ``more`` is missing.
+    Those in `NEEDED` that the kernel has not, it has built in or does without; each of ``more``
+    must be there. ``kernel`` is the kernel's file, whose release must be that of the folder as far
+    as the file says it. Raise ConfigError if they do not fit, HostError if modules.dep or a module
+    of ``more`` is missing.
     """
     check_release(folder, kernel)
     wanted = packages.module_closure(folder, NEEDED, missing=lambda name: None)
@@ -103,7 +103,7 @@ def check_release(folder: str, kernel: str) -> None:
 
 
 def release_of(kernel: str) -> str:
-    """The release of a bzImage, as `uname -r` gives it; "" for any other file."""
+    """Return the release of a bzImage, as `uname -r` gives it; "" for any other file."""
     try:
         with open(kernel, "rb") as file:
             head = file.read(1 << 16)
@@ -118,5 +118,7 @@ def release_of(kernel: str) -> str:
 
 
 def switch_root() -> bytes:
-    """A part of an initrd with an /init that mounts the root file system and starts its init."""
+    """Return a part of an initrd with an /init that mounts the root file system and starts its
+    init.
+    """
     return overlay([], files={"/init": SCRIPT.encode()})

@@ -28,9 +28,11 @@ TAIL = 40
 
 
 def build(kernel: KernelFiles, linux: str, *, force: bool = False) -> str:
-    """The path of the module for a kernel of version ``linux``; built unless the cache has it.
+    """Return the path of the module for a kernel of version ``linux``; built unless the cache has
+    it.
 
-    Raises HostError if the machine lacks something, a file of the driver included, or the build fails.
+    Raise HostError if the machine lacks something, a file of the driver included, or the build
+    fails.
     """
     refuse_for_make()
     key = make_key(kernel)
@@ -42,7 +44,9 @@ def build(kernel: KernelFiles, linux: str, *, force: bool = False) -> str:
 
 
 def make_key(kernel: KernelFiles) -> str:
-    """The name of the result in the cache: the kernel's package, the driver's and the module's own files."""
+    """Return the name of the result in the cache: the kernel's package, the driver's and the
+    module's own files.
+    """
     tree = cache.patch_tree()
     try:
         inputs = [
@@ -57,7 +61,7 @@ def make_key(kernel: KernelFiles) -> str:
 
 
 def make_all(target: Path, key: str, kernel: KernelFiles, linux: str) -> None:
-    """Fetches the headers, runs the module's makefile, and leaves what is worth keeping."""
+    """Fetch the headers, run the module's makefile, and leave what is worth keeping."""
     for program in PROGRAMS:
         tools.tool(program)
     folder = headers.headers(kernel)
@@ -76,7 +80,7 @@ def make_all(target: Path, key: str, kernel: KernelFiles, linux: str) -> None:
 
 
 def run_make(command: list[str], log: Path) -> None:
-    """Runs make with its output in ``log``; HostError has the end of it."""
+    """Run make with its output in ``log``; HostError has the end of it."""
     surroundings = {**os.environ, "LC_ALL": "C"}
     for name in (*FOREIGN, "ARCH", "KCFLAGS"):
         surroundings.pop(name, None)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 #: Which of the project's guests, where nobody says.
 DEFAULT_LINUX = "6.12"
-#: What every guest kernel gets. A panic ends the run at once; one UART is there to be probed.
+#: Parameters of every guest kernel. A panic ends the run at once; one UART is there to be probed.
 BASE_CMDLINE = "panic=-1 8250.nr_uarts=1 random.trust_cpu=on"
 QUIET = "quiet loglevel=3"
 VERBOSE = "ignore_loglevel"
@@ -19,7 +19,7 @@ STOCK = "stock-"
 
 
 def find_guest(name: str) -> Any:
-    """The built guest of that name; ConfigError with the command that builds it."""
+    """Return the built guest of that name; ConfigError with the command that builds it."""
     from pyvmm.guest import cache
 
     if name.startswith(STOCK):
@@ -40,7 +40,9 @@ def find_guest(name: str) -> Any:
 
 
 def find_stock(linux: str, *, symbiotic: bool) -> Any:
-    """The guest with Debian's kernel, fetched and made now where the cache has none that is current."""
+    """Return the guest with Debian's kernel, fetched and made now where the cache has none that is
+    current.
+    """
     from pyvmm.guest import cache
 
     found = cache.find_stock(linux, symbiotic)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a launch adds to the initramfs: the command, its environment, files. On the launch path."""
+"""The part that a launch adds to the initramfs: the command, its environment, files.
+
+On the launch path.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,13 @@ def overlay(
     env: Mapping[str, str] | None = None,
     files: Mapping[str, bytes | str | os.PathLike[str]] | None = None,
 ) -> bytes:
-    """A cpio archive for appending to the guest's initramfs, a multiple of 4 bytes long.
+    """Return a cpio archive for appending to the guest's initramfs, a multiple of 4 bytes long.
 
     ``command`` is what the guest runs (none at all: a shell). ``env`` adds to its environment.
     ``files`` maps absolute guest paths to contents: bytes, or the path of a host file, whose
     permissions go along. Bytes that begin like a program become executable.
 
-    Raises ConfigError for names, arguments and paths that cannot be passed on, HostError for a host
+    Raise ConfigError for names, arguments and paths that cannot be passed on, HostError for a host
     file that cannot be read.
     """
     archive = cpio.Archive()
@@ -46,7 +49,7 @@ def overlay(
 
 
 def join_zero(texts: Sequence[str], what: str) -> bytes:
-    """The texts, each closed by a zero byte, so that empty ones survive."""
+    """Return the texts, each closed by a zero byte, so that empty ones survive."""
     if isinstance(texts, str):
         raise ConfigError(f"the command is a sequence of arguments, not one string: {texts!r}")
     encoded = [cpio.as_bytes(text) for text in texts]
@@ -57,7 +60,7 @@ def join_zero(texts: Sequence[str], what: str) -> bytes:
 
 
 def environment(env: Mapping[str, str]) -> bytes:
-    """NAME=VALUE entries."""
+    """Return NAME=VALUE entries."""
     for name in env:
         if not name or "=" in name:
             raise ConfigError(f"not a name for an environment variable: {name!r}")
@@ -65,7 +68,7 @@ def environment(env: Mapping[str, str]) -> bytes:
 
 
 def add_file(archive: cpio.Archive, name: str, content: bytes | str | os.PathLike[str]) -> None:
-    """Adds one file and the directories above it."""
+    """Add one file and the directories above it."""
     clean = cpio.clean_name(name)
     if not name.startswith("/"):
         raise ConfigError(f"files go to absolute paths in the guest: '/{name}', not '{name}'")
@@ -82,7 +85,7 @@ def add_file(archive: cpio.Archive, name: str, content: bytes | str | os.PathLik
 
 
 def read_host_file(path: str | os.PathLike[str]) -> tuple[bytes, int]:
-    """Contents and permissions of a host file."""
+    """Return contents and permissions of a host file."""
     try:
         with open(path, "rb") as file:
             return file.read(), os.fstat(file.fileno()).st_mode & 0o777

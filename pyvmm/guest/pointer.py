@@ -12,7 +12,7 @@ from pyvmm.guest import cache
 
 
 def take_stamps(files: list[str]) -> tuple[cache.Stamp, ...]:
-    """The recipe as it is now, for later comparison. Raises HostError if a file is missing."""
+    """Return the recipe as it is now, for later comparison. Raise HostError if a file is missing."""
     tree = cache.patch_tree()
     stamps = []
     for name in files:
@@ -26,7 +26,7 @@ def take_stamps(files: list[str]) -> tuple[cache.Stamp, ...]:
 
 
 def write(name: str, pointer: cache.Pointer) -> None:
-    """Makes a guest the one that is found under a name."""
+    """Make a guest the one that is found under a name."""
     head = [cache.POINTER_HEAD, pointer.version, pointer.kernel_key, pointer.initramfs_key]
     body = [
         f"{stamp.size} {stamp.mtime_ns} {stamp.digest} {stamp.path}" for stamp in pointer.stamps

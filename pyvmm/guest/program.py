@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Static programs that run in guests: compiled at their first use, and kept in the cache by their content.
+"""Static programs that run in guests: compiled at their first use, and kept in the cache by their
+content.
 
 In the lab a compiler is slow, so they are best compiled before it starts.
 """
@@ -20,9 +21,9 @@ COMMAND = ("gcc", "-std=gnu11", "-O2", "-Wall", "-static", "-pthread", "-s")
 
 
 def compiled(name: str, sources: Sequence[Path]) -> Path:
-    """The path of a program made of these files, headers among them.
+    """Return the path of a program made of these files, headers among them.
 
-    Raises HostError when there is no compiler, it fails, or the cache cannot be written.
+    Raise HostError when there is no compiler, it fails, or the cache cannot be written.
     """
     folder = Path(cache_root()) / "program" / f"{name}-{digest(sources)}"
     if not folder.is_dir():
@@ -33,7 +34,7 @@ def compiled(name: str, sources: Sequence[Path]) -> Path:
 
 
 def digest(sources: Sequence[Path]) -> str:
-    """Names what a program is made of."""
+    """Name what a program is made of."""
     sum = hashlib.sha256("\0".join(COMMAND).encode())
     for path in sources:
         sum.update(b"\0" + path.read_bytes())
@@ -41,7 +42,7 @@ def digest(sources: Sequence[Path]) -> str:
 
 
 def compile_into(target: Path, sources: Sequence[Path]) -> None:
-    """Makes the program."""
+    """Make the program."""
     units = [path for path in sources if path.suffix == ".c"]
     what = f"compiling {target.name} for the guest"
     tools.run([*COMMAND, "-o", target, *units], what=what)

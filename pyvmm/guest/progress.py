@@ -19,7 +19,7 @@ USUAL_STEPS = 1850
 
 @contextmanager
 def progress(title: str) -> Iterator[Callable[[], None]]:
-    """Gives a function to call once for each step."""
+    """Give a function to call once for each step."""
     if not sys.stderr.isatty():
         yield from lines(title)
         return
@@ -37,7 +37,7 @@ def progress(title: str) -> Iterator[Callable[[], None]]:
 
 
 def lines(title: str) -> Iterator[Callable[[], None]]:
-    """The form for logs."""
+    """Yield the form for logs."""
     started = shown = time.monotonic()
     count = 0
     tools.say(title)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the patches of the guest driver for a version of Linux, in the form that ``git am`` takes.
 
-Each is made of its text in ``messages/``, of what it changes of Linux in ``hooks-<version>/``, and of the
-files that it creates: ``series`` lists these.
+Each is made of its text in ``messages/``, of what it changes of Linux in ``hooks-<version>/``, and
+of the files that it creates: ``series`` lists these.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BLOB = 12
 
 
 class Section(NamedTuple):
-    """What a patch does to one file: the diff, and how many lines it adds and removes."""
+    """A patch's change of one file: the diff, and how many lines it adds and removes."""
 
     path: str
     text: str
@@ -42,9 +42,9 @@ class Section(NamedTuple):
 
 
 def read(name: str) -> list[Patch]:
-    """Returns the patches of the guest of that name, in order; none for one without the driver.
+    """Return the patches of the guest of that name, in order; none for one without the driver.
 
-    Raises ConfigError if a file that is listed is missing, or is no message or hook.
+    Raise ConfigError if a file that is listed is missing, or is no message or hook.
     """
     parts = cache.guest_series(cache.patch_tree(), name)
     return [
@@ -54,10 +54,10 @@ def read(name: str) -> list[Patch]:
 
 
 def write(linux: str, folder: str | os.PathLike[str]) -> list[str]:
-    """Writes the patches for a version into a folder, made if need be; returns their paths, in order.
+    """Write the patches for a version into a folder, made if need be; return their paths, in order.
 
-    Raises ConfigError for a version that there are no patches for, and for a folder with other files in it;
-    HostError if it cannot be written.
+    Raise ConfigError for a version that there are no patches for, and for a folder with other files
+    in it; HostError if it cannot be written.
     """
     patches = read(linux)
     target = Path(folder)
@@ -101,7 +101,7 @@ def _patch(linux: str, part: Part, place: str) -> Patch:
 
 
 def _read(name: str) -> str:
-    """Returns a file of the tree, by its name there."""
+    """Return a file of the tree, by its name there."""
     try:
         return Path(cache.patch_tree(), name).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -110,7 +110,7 @@ def _read(name: str) -> str:
 
 
 def _message(part: Part) -> tuple[dict[str, str], str]:
-    """Returns the headers of a patch's text, and what follows them."""
+    """Return the headers of a patch's text, and what follows them."""
     head, _, body = _read(part.message).partition("\n\n")
     fields = dict(re.findall(r"^(\w+): (.*)$", head, re.M))
     if missing := {"From", "Date", "Subject"} - set(fields):
@@ -119,14 +119,14 @@ def _message(part: Part) -> tuple[dict[str, str], str]:
 
 
 def _fold(line: str) -> list[str]:
-    """Returns a header in lines, the second and later ones indented."""
+    """Return a header in lines, the second and later ones indented."""
     return textwrap.wrap(
         line, HEADER, subsequent_indent=" ", break_long_words=False, break_on_hyphens=False
     )
 
 
 def _hooks(linux: str, part: Part) -> list[Section]:
-    """Returns what a patch changes of Linux' own files."""
+    """Return what a patch changes of Linux' own files."""
     name = part.hooks(linux)
     if name not in cache.hook_files(cache.patch_tree(), linux):
         return []
@@ -144,7 +144,7 @@ def _hooks(linux: str, part: Part) -> list[Section]:
 
 
 def _creation(path: str) -> Section:
-    """Returns the creation of one of the driver's files."""
+    """Return the creation of one of the driver's files."""
     text = _read(cache.driver_file(path))
     data = text.encode()
     blob = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
@@ -166,7 +166,7 @@ def _creation(path: str) -> Section:
 
 
 def _statistics(sections: list[Section]) -> list[str]:
-    """Returns the diffstat, which people read and git passes over."""
+    """Return the diffstat, which people read and git passes over."""
     width = max(len(section.path) for section in sections)
     most = max(section.added + section.removed for section in sections)
     digits = len(str(most))

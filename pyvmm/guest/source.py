@@ -35,10 +35,10 @@ class Patch(NamedTuple):
 
 
 def locate(linux: str, given: str | os.PathLike[str] | None = None) -> Source:
-    """The sources for ``linux``: what the caller gave, else Debian's linux-source package,
+    """Return the sources for ``linux``: what the caller gave, else Debian's linux-source package,
     installed or fetched.
 
-    Raises ConfigError if ``given`` is no kernel source, HostError if the package cannot be had.
+    Raise ConfigError if ``given`` is no kernel source, HostError if the package cannot be had.
     """
     if given is not None:
         path = Path(given).absolute()
@@ -57,17 +57,17 @@ def locate(linux: str, given: str | os.PathLike[str] | None = None) -> Source:
 
 
 def package_of(linux: str) -> str:
-    """The Debian package with the sources of a version."""
+    """Return the Debian package with the sources of a version."""
     return f"linux-source-{linux}"
 
 
 def installed(linux: str) -> Path:
-    """Where that package has its archive when it is installed."""
+    """Return where that package has its archive when it is installed."""
     return INSTALLED / f"{package_of(linux)}.tar.xz"
 
 
 def is_here(linux: str, given: str | os.PathLike[str] | None = None) -> bool:
-    """Whether `locate` would fetch nothing. Raises HostError if apt has no such package."""
+    """Return whether `locate` would fetch nothing. Raise HostError if apt has no such package."""
     package = package_of(linux)
     if given is not None or installed(linux).is_file():
         return True
@@ -75,13 +75,13 @@ def is_here(linux: str, given: str | os.PathLike[str] | None = None) -> bool:
 
 
 def file_identity(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def directory_identity(path: Path) -> str:
-    """A digest of names, sizes and modification times: any edit changes it, and it needs no
+    """Return a digest of names, sizes and modification times: any edit changes it, and it needs no
     reading.
     """
     digest = hashlib.sha256()
@@ -95,8 +95,9 @@ def directory_identity(path: Path) -> str:
 
 
 def source_version(tree: Path) -> str:
-    """The version in the top Makefile, such as '6.12.117'. Raises ConfigError if this is no kernel
-    tree.
+    """Return the version in the top Makefile, such as '6.12.117'.
+
+    Raise ConfigError if this is no kernel tree.
     """
     try:
         text = (tree / "Makefile").read_text(encoding="utf-8", errors="replace")[:2000]
@@ -112,8 +113,8 @@ def source_version(tree: Path) -> str:
 
 
 def pristine(source: Source) -> Path:
-    """The unpacked sources, in the cache; a directory is copied, so that the original stays as it
-    is.
+    """Return the unpacked sources, in the cache; a directory is copied, so that the original stays
+    as it is.
     """
     name = source.path.name.split(".tar", 1)[0]
     final = Path(cache_root()) / "source" / f"{name}-{source.identity[:16]}"
@@ -124,7 +125,7 @@ def pristine(source: Source) -> Path:
 
 
 def unpack(source: Source, target: Path) -> None:
-    """Fills ``target`` with the kernel tree, without the directory an archive has around it."""
+    """Fill ``target`` with the kernel tree, without the directory an archive has around it."""
     if source.path.is_dir():
         tools.say(f"copying {source.path}")
         command = ["cp", "-a", "--reflink=auto", f"{source.path}/.", target]
@@ -139,7 +140,8 @@ def unpack(source: Source, target: Path) -> None:
 
 
 def patched(tree: Path, patches: Sequence[Patch], target: Path) -> Path:
-    """A tree with the patches applied: ``tree`` itself if there are none, else made at ``target``.
+    """Return a tree with the patches applied: ``tree`` itself if there are none, else made at
+    ``target``.
 
     The copy is made of hard links, which takes a second or two; patch writes changed files anew and
     so leaves the originals alone.

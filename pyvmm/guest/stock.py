@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 def stock(linux: str | None = None, *, symbiotic: bool = False, force: bool = False) -> Guest:
-    """Debian's own kernel of a version with an initramfs that loads the virtio modules it needs.
+    """Return Debian's own kernel of a version with an initramfs that loads the virtio modules it
+    needs.
 
     ``symbiotic`` adds the guest driver as a module, which init loads first of all. ``force`` asks
-    apt for the newest kernel. Raises ConfigError and HostError as `build` does.
+    apt for the newest kernel. Raise ConfigError and HostError as `build` does.
     """
     version = linux or cache.DEFAULT_LINUX
     name = cache.stock_name(version, symbiotic)
@@ -35,5 +36,5 @@ def stock(linux: str | None = None, *, symbiotic: bool = False, force: bool = Fa
 
 
 def note_missing(name: str) -> None:
-    """Says that a kernel comes without a module; init does without it."""
+    """Say that a kernel comes without a module; init does without it."""
     tools.say(f"this kernel has no module {name}")

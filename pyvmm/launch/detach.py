@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`pyvmm run --detach`: hands a run over to the user's fork server, starting that if there is none.
 
-What is said between them is in Python's own format (marshal): both are the same Python, by `identity`, of the same
-user, and what JSON takes to be loaded is a good part of such a start.
+What is said between them is in Python's own format (marshal): both are the same Python, by
+`identity`, of the same user, and what JSON takes to be loaded is a good part of such a start.
 """
 
 from __future__ import annotations
@@ -36,20 +36,21 @@ PATIENCE = 60.0
 TRIES = 5
 #: Of a message, bytes: the kernel takes no larger environment (execve(2)) than a part of this.
 LARGEST = 16 << 20
-#: Of what stands before it: how long it is.
+#: The length that stands before a message.
 LENGTH = 4
-#: What a child inherits and cannot be told: a server may stand in only for one to whom the same applies.
+#: Inherited attributes that must match for the server to be reused.
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 LIMITS = tuple(getattr(resource, name) for name in sorted(dir(resource)) if name[:7] == "RLIMIT_")
 
 
 def start(args: Any) -> int:
-    """Has it started; prints the VM's name once its guest runs. The status is that of the start.
+    """Have it started; print the VM's name once its guest runs. The status is that of the start.
 
-    Raises ConfigError for options that need a terminal or somebody who waits, HostError if no server can be had.
+    Raise ConfigError for options that need a terminal or somebody who waits, HostError if no server
+    can be had.
     """
     check(args)
-    # What would be on the terminal.
+    # The output that would be on the terminal.
     with OutFile("--log", args.log or os.devnull) as log:
         log.lock()
         take = hand_over_alone if args.no_fork else hand_over
@@ -64,7 +65,7 @@ def start(args: Any) -> int:
 
 
 def check(args: Any) -> None:
-    """Refuses what cannot be had without a terminal."""
+    """Refuse what cannot be had without a terminal."""
     if args.json == "-":
         raise ConfigError("--json - needs somebody who reads it; with --detach name a file")
     if args.summary:
@@ -72,7 +73,9 @@ def check(args: Any) -> None:
 
 
 def request(args: Any, *, empty: bool = True) -> bytes:
-    """A message: the options, whether the log is emptied, and what else of this process the run is to have."""
+    """Return a message: the options, whether the log is emptied, and what else of this process the
+    run is to have.
+    """
     mask = os.umask(0)
     os.umask(mask)
     return packed(
@@ -81,15 +84,16 @@ def request(args: Any, *, empty: bool = True) -> bytes:
 
 
 def packed(message: Any) -> bytes:
-    """With its length before it."""
+    """Return it with its length before it."""
     data = marshal.dumps(message)
     return len(data).to_bytes(LENGTH, "little") + data
 
 
 def unpacked(connection: socket.socket, begun: bytes = b"") -> Any:
-    """The next message of a connection, of whose length the beginning was read; None at the end.
+    """Return the next message of a connection, of whose length the beginning was read; None at the
+    end.
 
-    Raises ValueError or EOFError for what is none.
+    Raise ValueError or EOFError for what is none.
     """
     head = begun + received(connection, LENGTH - len(begun))
     size = int.from_bytes(head, "little")
@@ -100,7 +104,7 @@ def unpacked(connection: socket.socket, begun: bytes = b"") -> Any:
 
 
 def received(connection: socket.socket, size: int) -> bytes:
-    """So many bytes, or fewer at the end."""
+    """Return so many bytes, or fewer at the end."""
     parts = []
     while size and (part := connection.recv(size)):
         parts.append(part)
@@ -109,7 +113,9 @@ def received(connection: socket.socket, size: int) -> bytes:
 
 
 def identity() -> str:
-    """A name for all that has to be the same in a server: the program, and what its children inherit."""
+    """Return a name for all that has to be the same in a server: the program, and what its children
+    inherit.
+    """
     spaces = []
     for name in NAMESPACES:
         try:
@@ -128,7 +134,7 @@ def identity() -> str:
 
 
 def core() -> str:
-    """The path of the compiled part, found without loading it."""
+    """Return the path of the compiled part, found without loading it."""
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         path = os.path.join(os.path.dirname(pyvmm.__file__), f"_core{suffix}")
         if os.path.exists(path):
@@ -145,13 +151,13 @@ def _read(path: str) -> str:
 
 
 def _capabilities() -> list[str]:
-    """And seccomp filters and the like (proc_pid_status(5))."""
+    """Return and seccomp filters and the like (proc_pid_status(5))."""
     names = ("Cap", "NoNewPrivs", "Seccomp")
     return [line for line in _read("/proc/self/status").splitlines() if line.startswith(names)]
 
 
 def hand_over(message: bytes, log: int) -> dict[str, Any]:
-    """The answer of the process that took the run."""
+    """Return the answer of the process that took the run."""
     name = PREFIX + identity()
     here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -170,7 +176,9 @@ def hand_over(message: bytes, log: int) -> dict[str, Any]:
 
 
 def hand_over_alone(message: bytes, log: int) -> dict[str, Any]:
-    """The answer of a process of its own, which nobody forked: no other VM has its addresses."""
+    """Return the answer of a process of its own, which nobody forked: no other VM has its
+    addresses.
+    """
     ours, theirs = socket.socketpair()
     here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -188,7 +196,7 @@ def hand_over_alone(message: bytes, log: int) -> dict[str, Any]:
 
 
 def connection(directory: RuntimeDir, name: str) -> socket.socket:
-    """To the server, which is started if nobody listens."""
+    """Return to the server, which is started if nobody listens."""
     for _ in range(TRIES):
         server = directory.connect(name)
         if server is not None:
@@ -203,7 +211,9 @@ def connection(directory: RuntimeDir, name: str) -> socket.socket:
 
 
 def spawn(listener: socket.socket, name: str) -> None:
-    """A server of its own session, which outlives us; by the name of `ALONE` a run, which has one visitor."""
+    """Start a server in a session of its own, which outlives us; by the name of `ALONE` a run,
+    which has one visitor.
+    """
     import subprocess
 
     fd = listener.fileno()
@@ -219,7 +229,9 @@ def spawn(listener: socket.socket, name: str) -> None:
 
 
 def exchange(server: socket.socket, message: bytes, fds: tuple[int, int]) -> dict[str, Any] | None:
-    """What the server's child says; None if there never was one, so that nothing was begun."""
+    """Ask the server, and return its child's answer; None if there never was one, so that nothing
+    was begun.
+    """
     server.settimeout(PATIENCE)
     try:
         sent = socket.send_fds(server, [message], list(fds))

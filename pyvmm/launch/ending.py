@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run ended, for people: why the guest's init gave up, the end of the log, the dump of a vCPU."""
+"""How a run ended, for people: why the guest's init gave up, the end of the log, the dump of a
+vCPU.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ PLAIN = {*results.CLEAN, results.STOPPED}
 
 
 def explain(vm: VM, plan: Plan, result: Result) -> None:
-    """Says on stderr why the run ended badly; adds to the result what only the log knows."""
+    """Say on stderr why the run ended badly; add to the result what only the log knows."""
     if result.reason in results.CLEAN and result.status == INIT_FAILED and plan.own_guest:
         result.detail = result.detail or init_failure(log_of(vm), plan)
         if result.detail:
@@ -44,7 +46,7 @@ def explain(vm: VM, plan: Plan, result: Result) -> None:
 
 
 def log_of(vm: VM) -> str:
-    """The end of the serial port's output, without what a terminal would obey."""
+    """Return the end of the serial port's output, without what a terminal would obey."""
     from pyvmm.launch.human import printable
 
     said = vm.console_log().decode("utf-8", "replace")
@@ -52,7 +54,7 @@ def log_of(vm: VM) -> str:
 
 
 def init_failure(log: str, plan: Plan) -> str:
-    """Why the guest's init gave up, or "" if it did not."""
+    """Say why the guest's init gave up; return "" if it did not."""
     said = after(INIT_SAYS, log)
     if not said:
         return ""
@@ -67,12 +69,12 @@ def init_failure(log: str, plan: Plan) -> str:
 
 
 def after(beginning: str, log: str) -> list[str]:
-    """Collects the rest of each line that has these words."""
+    """Collect the rest of each line that has these words."""
     return [line.partition(beginning)[2].strip() for line in log.splitlines() if beginning in line]
 
 
 def shortened(line: str) -> str:
-    """The end of a line, with the number of letters that were left away."""
+    """Return the end of a line, with the number of letters that were left away."""
     more = len(line) - LINE_LETTERS
     return line if more <= 0 else f"[{more} letters] {line[-LINE_LETTERS:]}"
 

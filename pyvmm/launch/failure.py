@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a command ends that failed: a line on stderr and an exit status that is never taken for the guest's."""
+"""How a command ends that failed: a line on stderr and an exit status that is never taken for the
+guest's.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ DEPTH = 20
 
 
 def told(error: Exception, *, verbose: bool = False) -> int:
-    """Says what went wrong, with `verbose` where as well; the exit status for it (`pyvmm.launch.status`)."""
+    """Say what went wrong, with `verbose` where as well; the exit status for it
+    (`pyvmm.launch.status`).
+    """
     text, code = judge(error)
     print(f"pyvmm: {text}", file=sys.stderr)
     if verbose and not isinstance(error, Error):
@@ -32,7 +36,7 @@ def told(error: Exception, *, verbose: bool = False) -> int:
 
 
 def judge(error: Exception) -> tuple[str, int]:
-    """A sentence about it, and the exit status."""
+    """Return a sentence about it, and the exit status."""
     if any(isinstance(one, OSError) and one.errno in SHORT for one in causes(error)):
         limit = os.sysconf("SC_OPEN_MAX")
         return (
@@ -51,7 +55,7 @@ def judge(error: Exception) -> tuple[str, int]:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The exception, and those that it came of."""
+    """Yield the exception, and those that it came of."""
     for _ in range(DEPTH):
         if error is None:
             return

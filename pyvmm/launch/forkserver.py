@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that VMs of `pyvmm run --detach` are forked from: what they have in common is in memory once.
+"""The process that VMs of `pyvmm run --detach` are forked from: what they have in common is in
+memory once.
 
-The server forks a child for each connection, and the child reads what it is to do. It loads what every run needs, and
-learns the rest: a child whose guest runs tells which modules it had to import, and the server imports them for the
-next child. The server goes when none of its children runs and nobody has come for a while.
+The server forks a child for each connection, and the child reads what it is to do. It loads what
+every run needs, and learns the rest: a child whose guest runs tells which modules it had to import,
+and the server imports them for the next child. The server goes when none of its children runs and
+nobody has come for a while.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ PATIENCE = 30.0
 PAGE = 4096
 HEAP = 64 << 20
 MAPPINGS = 1 << 40
-#: What every run needs, and the first question over its control socket; children teach the rest.
+#: The modules that every run needs, and the first question over its control socket; children teach the rest.
 COMMON = ("pyvmm.vm", "pyvmm.control.operations")
 #: Of a lesson, bytes.
 LESSON = 1 << 16
@@ -58,7 +60,7 @@ class ForkServer:
             end.setblocking(False)
 
     def serve(self) -> None:
-        """Comes back when there is nothing more to do, with the socket's name still there."""
+        """Serve until there is nothing more to do; return with the socket's name still there."""
         signal.signal(signal.SIGCHLD, lambda *_: self.reap())
         while True:
             ready, _, _ = select.select([self.listener, self.lessons], [], [], IDLE)
@@ -70,14 +72,14 @@ class ForkServer:
                 return
 
     def drain(self) -> None:
-        """Serves those who came before the name was gone."""
+        """Serve those who came before the name was gone."""
         self.listener.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
                 self.attend(self.listener.accept()[0])
 
     def reap(self) -> None:
-        """Forgets the children that have ended."""
+        """Forget the children that have ended."""
         for pid in tuple(self.children):
             with contextlib.suppress(ChildProcessError):
                 if os.waitpid(pid, os.WNOHANG)[0] == 0:
@@ -85,7 +87,7 @@ class ForkServer:
             self.children.discard(pid)
 
     def attend(self, visitor: socket.socket) -> None:
-        """A child for them, if they are who we are. In the child it does not come back."""
+        """Give a visitor a child, if its user is ours. In the child it does not return."""
         with visitor:
             if peer_uid(visitor) != os.geteuid():
                 return
@@ -104,7 +106,7 @@ class ForkServer:
 
 
 def learn(lesson: bytes) -> None:
-    """Imports the modules that a child had to, so that the next one has them."""
+    """Import the modules that a child had to, so that the next one has them."""
     for name in marshal.loads(lesson):
         if name.startswith("pyvmm.") or name.partition(".")[0] in sys.stdlib_module_names:
             with contextlib.suppress(ImportError):
@@ -113,14 +115,16 @@ def learn(lesson: bytes) -> None:
 
 
 def settle() -> None:
-    """Lets the collector look at all there is once more, and then never: it would write to it in each child."""
+    """Let the collector look at all there is once more, and then never: it would write to it in
+    each child.
+    """
     gc.collect()
     gc.freeze()
 
 
 @contextlib.contextmanager
 def held_back(number: signal.Signals) -> Iterator[None]:
-    """The signal waits meanwhile."""
+    """Hold the signal back meanwhile."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         yield
@@ -129,7 +133,9 @@ def held_back(number: signal.Signals) -> Iterator[None]:
 
 
 def shift_layout() -> None:
-    """What a child adds to its memory lies elsewhere than what another one does: RAM, devices, stacks."""
+    """Shift the child's layout, so that its RAM, devices and stacks lie elsewhere than another
+    child's.
+    """
     from pyvmm._core import lib
 
     heap, mappings = (
@@ -139,7 +145,8 @@ def shift_layout() -> None:
 
 
 def become(visitor: socket.socket, teacher: socket.socket | None = None) -> NoReturn:
-    """The run that the visitor wants, and the end of this process: nothing of the server's is to be unwound.
+    """Become the run that the visitor wants, and end this process: nothing of the server's is to be
+    unwound.
 
     A child that was forked has a `teacher`, to tell the server what it imports.
     """
@@ -160,7 +167,11 @@ def become(visitor: socket.socket, teacher: socket.socket | None = None) -> NoRe
 
 
 class Child:
-    """One run. Its visitor hears a first word when there is a child, and a second when the guest runs or cannot."""
+    """One run.
+
+    Its visitor hears a first word when there is a child, and a second when the guest runs or
+    cannot.
+    """
 
     def __init__(self, visitor: socket.socket, teacher: socket.socket | None = None) -> None:
         self.visitor = visitor
@@ -170,7 +181,7 @@ class Child:
         visitor.sendall(detach.packed({}))
 
     def run(self) -> int:
-        """The exit status of the run."""
+        """Return the exit status of the run."""
         args = Options()
         try:
             vars(args).update(self.take_over())
@@ -186,7 +197,10 @@ class Child:
             return failure.told(error, verbose=args.verbose)  # type: ignore[attr-defined]
 
     def take_over(self) -> dict[str, Any]:
-        """Becomes what the visitor is: its folder, its environment, its log as output. The options of its run."""
+        """Return becomes what the visitor is: its folder, its environment, its log as output.
+
+        The options of its run.
+        """
         begun, fds, _, _ = socket.recv_fds(self.visitor, detach.LENGTH, 2)
         message = detach.unpacked(self.visitor, begun)
         if message is None:
@@ -206,14 +220,14 @@ class Child:
         }  # fmt: skip
 
     def started(self, name: str) -> None:
-        """Its guest runs. HostError if nobody wants to know any more."""
+        """Tell the visitor that its guest runs. Raise HostError if nobody wants to know any more."""
         if not self.say({"name": name, "pid": os.getpid()}):
             raise HostError(errno.EPIPE, "the one who wanted this VM has gone")
         self.visitor.close()
         self.teach()
 
     def teach(self) -> None:
-        """Tells the server what it did not have; it may be gone, or have other lessons to hear."""
+        """Tell the server what it did not have; it may be gone, or have other lessons to hear."""
         if self.teacher is None:
             return
         new = sorted(sys.modules.keys() - self.known)
@@ -223,7 +237,7 @@ class Child:
         self.teacher.close()
 
     def say(self, answer: dict[str, Any]) -> bool:
-        """A message for the visitor; whether it is still there."""
+        """Send the visitor a message. Return whether it is still there."""
         try:
             self.visitor.sendall(detach.packed(answer))
         except OSError:
@@ -232,7 +246,9 @@ class Child:
 
 
 def main(argv: Sequence[str]) -> None:
-    """With the number of a listening socket and its name in the runtime directory, or `ALONE` and that of a visitor."""
+    """Serve, given the number of a listening socket and its name in the runtime directory, or
+    `ALONE` and that of a visitor.
+    """
     if argv[0] == detach.ALONE:
         become(socket.socket(fileno=int(argv[1])))
     listener = socket.socket(fileno=int(argv[0]))

@@ -9,12 +9,14 @@ if TYPE_CHECKING:
 
 
 def printable(text: object) -> str:
-    """Text of a guest's without what a terminal would obey."""
+    """Return text of a guest's without what a terminal would obey."""
     return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns under their names; one whose name ends with a colon, which is left away, begins at the left."""
+    """Return columns under their names; one whose name ends with a colon, which is left away,
+    begins at the left.
+    """
     left = [name.endswith(":") for name in head]
     lines = [[name.rstrip(":") for name in head], *rows]
     widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
@@ -28,7 +30,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def amount(size: int) -> str:
-    """Bytes as 12 KiB, 3.4 MiB, 1.5 GiB."""
+    """Return bytes as 12 KiB, 3.4 MiB, 1.5 GiB."""
     for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB")):
         if size >= 1 << shift:
             return f"{size / (1 << shift):.1f} {unit}"
@@ -36,7 +38,7 @@ def amount(size: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """As 12.3s, 4m05s, 3h04m, 2d03h."""
+    """Return a duration as 12.3s, 4m05s, 3h04m, 2d03h."""
     whole = int(seconds)
     if whole < 60:
         return f"{seconds:.1f}s"

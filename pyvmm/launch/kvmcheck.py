@@ -16,7 +16,9 @@ FAST = ("/sys/module/kvm_amd", "/sys/module/kvm_intel")
 
 
 def refuse_slow(plan: Plan) -> None:
-    """Raises HostError for a KVM that would not come to the end of the project's guest: that is Linux."""
+    """Raise HostError for a KVM that would not come to the end of the project's guest: that is
+    Linux.
+    """
     if any(map(os.path.isdir, FAST)):
         return
     if advice := advice_on(plan):
@@ -24,7 +26,8 @@ def refuse_slow(plan: Plan) -> None:
 
 
 def advice_on(plan: Plan) -> str:
-    """The verdict of `pyvmm doctor` where Linux does not boot, with the command to type; "" where it does.
+    """Return the verdict of `pyvmm doctor` where Linux does not boot, with the command to type; ""
+    where it does.
 
     Also where the KVM cannot be opened: that has its own error.
     """
@@ -37,7 +40,9 @@ def advice_on(plan: Plan) -> str:
 
 
 def is_linux(plan: Plan) -> bool:
-    """Says whether the kernel surely is one: the project's, or a file with Linux's setup header (boot.rst)."""
+    """Say whether the kernel surely is one: the project's, or a file with Linux's setup header
+    (boot.rst).
+    """
     if plan.own_guest:
         return True
     try:

@@ -27,7 +27,9 @@ STOP_SECONDS = 10.0
 
 
 def launch(args: Any, started: Callable[[str], None] | None = None) -> int:
-    """The same in this process; `started` is told the VM's name once its guest runs and can be found by it."""
+    """Run it in this process; `started` is told the VM's name once its guest runs and can
+    be found by it.
+    """
     plan = Plan(args)
     if args.dry_run:
         _print_json(plan.as_dict())
@@ -93,7 +95,7 @@ def _run(
 def _until_its_end(
     vm: VM, begin: Callable[[VM], None], timeout: float | None
 ) -> tuple[Result, bool]:
-    """How the guest ended, and whether ctrl-c did it: then there is a record, too."""
+    """Return how the guest ended, and whether ctrl-c did it: then there is a record, too."""
     try:
         begin(vm)
         return vm.run(timeout), False
@@ -107,7 +109,7 @@ def _until_its_end(
 
 
 def _terminal(plan: Plan) -> Terminal | _Plain:
-    """The user's terminal where a person sits at it."""
+    """Return the user's terminal where a person sits at it."""
     if not plan.interactive:
         return _Plain()
     from pyvmm.launch.terminal import Terminal
@@ -128,7 +130,8 @@ class _Plain:
 
 
 def _serve(vm: VM, name: str | None) -> None:
-    """Opens the control socket, once the guest boots: what that takes to import is then loaded meanwhile.
+    """Open the control socket, once the guest boots: what that takes to import is then loaded
+    meanwhile.
 
     A guest that nobody gave a name runs without, if there is no place for one.
     """
@@ -141,7 +144,7 @@ def _serve(vm: VM, name: str | None) -> None:
 
 
 def _watch_quit(vm: VM, quit_fd: int) -> Any:
-    """A thread that ends the guest when ctrl-a x was typed."""
+    """Return a thread that ends the guest when ctrl-a x was typed."""
     from pyvmm.machine.thread import Thread
 
     def wait() -> None:
@@ -154,7 +157,9 @@ def _watch_quit(vm: VM, quit_fd: int) -> Any:
 
 
 def _report(vm: VM, plan: Plan, outputs: Outputs, result: Result, code: int) -> int:
-    """Says how it went, on stderr and in the record; the status that is left of `code` by that."""
+    """Say how it went, on stderr and in the record; return the status that is left of `code` by
+    that.
+    """
     if not result.ok:
         from pyvmm.launch.ending import explain
 
@@ -177,7 +182,9 @@ def _report(vm: VM, plan: Plan, outputs: Outputs, result: Result, code: int) -> 
 
 
 def _write_record(record: dict[str, Any], outputs: Outputs, code: int) -> int:
-    """A record that is lost is said so, and is no success; a failure of the guest's is told all the same."""
+    """Say if the record is lost, which is no success; a failure of the guest's is told
+    all the same.
+    """
     try:
         if outputs.record is None:
             _print_json(record)
@@ -193,14 +200,14 @@ def _write_record(record: dict[str, Any], outputs: Outputs, code: int) -> int:
 
 
 def _swap_record(vm: VM) -> Any:
-    """What the VMM knows of the swap disk: the guest is gone. None without one."""
+    """Return the VMM's account of the swap disk, for the guest is gone; None without one."""
     from pyvmm.control import protocol, swap
 
     return None if vm.swap is None else protocol.plain(swap.stats(vm.swap))
 
 
 def json_text(value: Any) -> str:
-    """As a record has it."""
+    """Return JSON, as a record has it."""
     import json
 
     return json.dumps(value, indent=2, default=str) + "\n"

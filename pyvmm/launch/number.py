@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers on the command line: each option says which it takes, and a sentence says so to who gives another."""
+"""Numbers on the command line: each option says which it takes, and a sentence says so to who gives
+another.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def refuse(text: str, what: str) -> NoReturn:
-    """The error that argparse prints, with the option's name before it."""
+    """Raise the error that argparse prints, with the option's name before it."""
     import argparse
 
     raise argparse.ArgumentTypeError(f"{text[:40]!r} is no {what}")
@@ -24,7 +26,7 @@ class Whole:
         self._most = most
 
     def __call__(self, text: str) -> int:
-        """The number. Raises ArgumentTypeError."""
+        """Return the number. Raise ArgumentTypeError."""
         digits = text[1:] if text[:1] == "-" else text
         # No more digits than a number that is in question has: int() takes 4300.
         plain = digits.isascii() and digits.isdigit() and len(digits) <= 20
@@ -43,7 +45,7 @@ class Duration:
         self._least = least
 
     def __call__(self, text: str) -> float:
-        """The number. Raises ArgumentTypeError."""
+        """Return the number. Raise ArgumentTypeError."""
         try:
             number = float(text)
         except ValueError:

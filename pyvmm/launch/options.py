@@ -168,7 +168,7 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
 
 
 class Options:
-    """What `quick_parse` makes: an attribute an option, as argparse's Namespace has."""
+    """The result of `quick_parse`: an attribute an option, as argparse's Namespace has."""
 
     def __init__(self) -> None:
         for names, words in OPTIONS:
@@ -178,12 +178,12 @@ class Options:
 
 
 def attribute(names: tuple[str, ...]) -> str:
-    """argparse's name for an option."""
+    """Return argparse's name for an option."""
     return names[-1].lstrip("-").replace("-", "_")
 
 
 def quick_parse(arguments: Sequence[str]) -> Options | None:
-    """The plain cases, without argparse, which costs a tenth of a launch on a slow machine.
+    """Return the plain cases, without argparse, which costs a tenth of a launch on a slow machine.
 
     None for anything else: help, abbreviations, clustered letters, mistakes. argparse then answers.
     """

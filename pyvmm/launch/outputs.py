@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files that a `pyvmm run` writes, and that none of them is one it also reads or writes otherwise."""
+"""The files that a `pyvmm run` writes, and that none of them is one it also reads or writes
+otherwise.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 class Outputs:
     """The log and the record, open; nothing in them changes until `begin`.
 
-    A context manager. Raises ConfigError for a file that cannot be written, or that the run names twice.
+    A context manager. Raises ConfigError for a file that cannot be written, or that the run names
+    twice.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -43,7 +46,7 @@ class Outputs:
             self.record = OutFile("--json", args.json)
 
     def files(self) -> list[OutFile]:
-        """Those that there are."""
+        """List those that there are."""
         return [file for file in (self.log, self.record) if file is not None]
 
     @property
@@ -52,14 +55,14 @@ class Outputs:
         return -1 if self.log is None else self.log.fd
 
     def begin(self) -> None:
-        """The run starts: what the files held is gone."""
+        """Begin the run: empty the files."""
         for file in self.files():
             file.begin()
         if self.stands_for_log:
             empty(1)
 
     def close(self) -> None:
-        """Lets go of the files; those made for a run that did not start are removed."""
+        """Let go of the files; those made for a run that did not start are removed."""
         for file in self.files():
             file.close()
 
@@ -71,7 +74,7 @@ class Outputs:
 
 
 def refuse_same(plan: Plan, outputs: Outputs) -> None:
-    """Raises ConfigError if one file is named twice and the run writes to it."""
+    """Raise ConfigError if one file is named twice and the run writes to it."""
     seen: dict[tuple[int, ...], tuple[str, bool]] = {}
     for what, found, writes in uses(plan, outputs):
         if found is None:
@@ -84,7 +87,9 @@ def refuse_same(plan: Plan, outputs: Outputs) -> None:
 
 
 def uses(plan: Plan, outputs: Outputs) -> Iterator[tuple[str, tuple[int, ...] | None, bool]]:
-    """Yields how the run names each file, the identity of that file, and whether the run writes to it."""
+    """Yield how the run names each file, the identity of that file, and whether the run writes to
+    it.
+    """
     boot, swap = plan.config.boot, plan.swap
     yield f"--kernel {plan.kernel}", _at(plan.kernel), False
     for part in boot.initrd:

@@ -8,7 +8,9 @@ from typing import Any
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes options by their whole names only, so that an option that is added later changes no script."""
+    """Takes options by their whole names only, so that an option that is added later changes no
+    script.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **options})

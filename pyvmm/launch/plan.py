@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a `pyvmm run` will start, found out from its options before anything is set up."""
+"""The plan of a `pyvmm run`, made from its options before anything is set up."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ TERM_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01
 
 
 class Plan:
-    """What a `pyvmm run` will start, all resolved.
+    """The plan of a `pyvmm run`, all resolved.
 
-    `config` is the record of the VM. What else there is in `args` is about the run: names, outputs, its time.
+    `config` is the record of the VM. What else there is in `args` is about the run: names, outputs,
+    its time.
     """
 
     def __init__(self, args: Any) -> None:
@@ -70,7 +71,9 @@ class Plan:
         self.config = VMConfig(machine, boot, tuple(self._devices()))
 
     def check_files(self) -> None:
-        """A mistyped name is the user's error; found here, before anything is set up."""
+        """Check the files' names: a mistyped one is the user's error, and shows before anything is
+        set up.
+        """
         named = [("--kernel", self.args.kernel)] if self.args.kernel else []
         named += [("--initrd", name) for name in self.args.initrd or []]
         named += [("--disk", disk.file) for disk in self.disks]
@@ -99,11 +102,13 @@ class Plan:
         return guest.vmlinux or guest.kernel, args.initrd or [guest.initramfs]
 
     def _root(self) -> bool:
-        """Whether the parameters name a root file system to go on to."""
+        """Return whether the parameters name a root file system to go on to."""
         return any(word.startswith("root=") for word in self.args.params.split())
 
     def _modular(self) -> list[str | bytes]:
-        """The initramfs with the modules of the user's own kernel, and what goes on to its root."""
+        """Return the initramfs with the modules of the user's own kernel, and what goes on to its
+        root.
+        """
         from pyvmm.guest import modular
 
         folder, *more = self.args.modules.split(",")
@@ -113,7 +118,9 @@ class Plan:
         return parts if self.own_guest else [*parts, modular.switch_root()]
 
     def _check_cpus(self, guest: Any, linux: str) -> None:
-        """A kernel leaves vCPUs beyond its own limit alone, and says so in its log at most."""
+        """Refuse vCPUs beyond the kernel's own limit: it leaves them alone, and says so in its log
+        at most.
+        """
         if self.args.cpus <= 1:
             return
         from pyvmm.guest.cache import most_cpus
@@ -140,7 +147,7 @@ class Plan:
         )
 
     def _devices(self) -> Iterator[DeviceConfig]:
-        """In the order in which the guest gets them."""
+        """Yield the devices in the order in which the guest gets them."""
         yield SerialConfig()
         if self.console == "virtio":
             yield ConsoleConfig(framed=self.framed)
@@ -201,7 +208,7 @@ class Plan:
         return " ".join(part for part in parts if part)
 
     def _init_params(self) -> str:
-        """What the guest's init wants to know (guest-linux-patch/init)."""
+        """Return the parameters for the guest's init (guest-linux-patch/init)."""
         parts = ["pyvmm.mark=1"]
         if self.args.command:
             # The command lies in the initrd's last part: init must see that this was unpacked.
@@ -221,7 +228,10 @@ class Plan:
         return " ".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
-        """For --dry-run and --json. Sizes are as they were given; bytes of an initrd are only counted."""
+        """Return it for --dry-run and --json.
+
+        Sizes are as they were given; bytes of an initrd are only counted.
+        """
         args, (machine, boot, devices) = self.args, self.config
         swap = None if self.swap is None else self.swap._asdict()
         if swap is not None:
@@ -259,7 +269,7 @@ def is_multiboot(kernel: str) -> bool:
 
 
 def refuse_without_effect(args: Any, *, own_guest: bool) -> None:
-    """Raises ConfigError for an option that would be left aside without a word."""
+    """Raise ConfigError for an option that would be left aside without a word."""
     if args.kernel is None and args.modules is not None:
         raise ConfigError("--modules is for a kernel of your own; give it with -k")
     if args.kernel is None and args.flat:
@@ -275,7 +285,7 @@ def refuse_without_effect(args: Any, *, own_guest: bool) -> None:
 
 
 def parse_disk(text: str) -> DiskConfig:
-    """The disk of FILE[,ro][,serial=S][,format=raw]."""
+    """Return the disk of FILE[,ro][,serial=S][,format=raw]."""
     name, *options = text.split(",")
     readonly, serial, format = False, "", None
     for option in options:
@@ -293,13 +303,15 @@ def parse_disk(text: str) -> DiskConfig:
 
 
 def terminal_name(text: str) -> str:
-    """The kind of terminal, as it can stand on a kernel's command line; Linux's own where it cannot."""
+    """Return the kind of terminal, as it can stand on a kernel's command line; Linux's own where it
+    cannot.
+    """
     fits = 0 < len(text) < TERM_BYTES and all(letter in TERM_LETTERS for letter in text)
     return text if fits else "linux"
 
 
 def parse_env(entries: list[str]) -> dict[str, str]:
-    """Environment from NAME=VALUE and NAME (taken from our own environment, if it is there)."""
+    """Return environment from NAME=VALUE and NAME (taken from our own environment, if it is there)."""
     result = {}
     for entry in entries:
         name, equals, value = entry.partition("=")

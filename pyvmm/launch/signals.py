@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGTERM and SIGHUP during a run: before the guest starts they end the program, then the guest, always in order."""
+"""SIGTERM and SIGHUP during a run: before the guest starts they end the program, then the guest,
+always in order.
+"""
 
 from __future__ import annotations
 
@@ -41,17 +43,19 @@ class Signals:
 
     @property
     def status(self) -> int:
-        """The exit status of a run that the signal ended: of a hang-up what a shell gives, else `STOPPED`."""
+        """The exit status of a run that the signal ended: of a hang-up what a shell gives, else
+        `STOPPED`.
+        """
         import signal
 
         return status.HUNG_UP if self._came == signal.SIGHUP else status.STOPPED
 
     def stop(self, vm: VM) -> None:
-        """From now on they end this guest, which is about to start."""
+        """Have signals end this guest, which is about to start."""
         self._vm = vm
 
     def started(self, vm: VM) -> None:
-        """Ends a guest that a signal came for while it could not be ended yet."""
+        """End a guest that a signal came for while it could not be ended yet."""
         if self._came:
             vm.stop()
 

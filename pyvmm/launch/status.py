@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exit statuses of the command line.
 
-What the guest reports is passed through as it is, so pyvmm's own lie where programs seldom have theirs.
+What the guest reports is passed through as it is, so pyvmm's own lie where programs seldom have
+theirs.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ MEANINGS = {
 
 
 def of_error(error: Exception) -> int:
-    """The status for an exception of `pyvmm.errors`."""
+    """Return the status for an exception of `pyvmm.errors`."""
     from pyvmm import errors
 
     if isinstance(error, (errors.ConfigError, errors.ImageError)):
@@ -43,7 +44,7 @@ def of_error(error: Exception) -> int:
 
 
 def of_result(reason: str, reported: int | None) -> int:
-    """The status for the end of a run (`pyvmm.machine.result`)."""
+    """Return the status for the end of a run (`pyvmm.machine.result`)."""
     named = {
         "panic": GUEST_PANIC,
         "triple-fault": GUEST_FAULT,

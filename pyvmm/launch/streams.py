@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's bytes: which device has the terminal and which the log, and what became of what they were given."""
+"""A run's bytes: which device has the terminal and which the log, and what became of what they were
+given.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,9 @@ IN, OUT, ERR = 0, 1, 2
 class Streams:
     """The serial port and the virtio console of a run, connected.
 
-    `quit_fd` is signalled by ctrl-a x (`tty` says that there are keys), and when standard output takes no more: the
-    guest cannot know, and would write for nobody. A guest in the background goes on.
+    `quit_fd` is signalled by ctrl-a x (`tty` says that there are keys), and when standard output
+    takes no more: the guest cannot know, and would write for nobody. A guest in the background goes
+    on.
     """
 
     def __init__(self, plan: Plan, outputs: Outputs, *, tty: bool, quit_fd: int) -> None:
@@ -66,13 +69,13 @@ class Streams:
         return {"output_fd": ERR if self._verbose else -1}
 
     def output_error(self) -> int:
-        """The errno with which standard output ended, or 0."""
+        """Return the errno with which standard output ended, or 0."""
         if self._on_serial:
             return self._serial_stats()["output_error"]
         return self._console.output_error() if self._console is not None else 0
 
     def log_error(self) -> int:
-        """Likewise the log."""
+        """Return the same of the log."""
         stats = self._serial_stats()
         if self._outputs.log is None:
             return 0
@@ -83,17 +86,18 @@ class Streams:
         return self._serial.stats()
 
     def _gone(self, error: int) -> int:
-        """The status for that nobody is there any more to read the output, or 0."""
+        """Return the status for that nobody is there any more to read the output, or 0."""
         if error == errno.EPIPE:
             return status.BROKEN_PIPE
         # A write to a terminal fails so once it has hung up, before SIGHUP comes.
         return status.HUNG_UP if error == errno.EIO and self._on_terminal else 0
 
     def see(self, result: Result, code: int) -> int:
-        """Says on stderr what could not be written; the status that is left of `code` by that.
+        """Say on stderr what could not be written; return the status that is left of `code` by
+        that.
 
-        A reader that has gone is no fault: the status is a pipe's, or that of a hang-up. A failure of the guest's own
-        stays.
+        A reader that has gone is no fault: the status is a pipe's, or that of a hang-up. A failure
+        of the guest's own stays.
         """
         error, log_error = self.output_error(), self.log_error()
         if error:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def rows(vm: VM, result: Result) -> list[tuple[str, str]]:
-    """(name, text) of everything worth a line."""
+    """Return (name, text) of everything worth a line."""
     from pyvmm import probe
     from pyvmm.machine.footprint import of_machine
 
@@ -48,7 +48,7 @@ def rows(vm: VM, result: Result) -> list[tuple[str, str]]:
 
 
 def swap_rows(stats: SwapStats) -> list[tuple[str, str]]:
-    """The swap disk, as the VMM saw it."""
+    """Return the swap disk, as the VMM saw it."""
     written, read = human.amount(stats.bytes_out), human.amount(stats.bytes_in)
     rows = [
         (
@@ -65,7 +65,7 @@ def swap_rows(stats: SwapStats) -> list[tuple[str, str]]:
 
 
 def show(vm: VM, result: Result) -> None:
-    """Prints the screen on stderr."""
+    """Print the screen on stderr."""
     table = rows(vm, result)
     width = max(len(name) for name, _ in table)
     lines = ["", "pyvmm: what happened", *(f"  {name:{width}}  {text}" for name, text in table)]

@@ -33,7 +33,8 @@ IFLAG, OFLAG, CFLAG, LFLAG, CC = 0, 1, 2, 3, 6
 
 
 def raw_attributes(attributes: list[Any]) -> list[Any]:
-    """The same terminal settings made raw: every byte passes both ways, at once and unchanged.
+    """Return the same terminal settings made raw: every byte passes both ways, at once and
+    unchanged.
 
     Output is raw as well: the guest's own terminal driver sends CR LF already.
     """
@@ -52,7 +53,8 @@ def raw_attributes(attributes: list[Any]) -> list[Any]:
 
 
 def ending_signals() -> set[int]:
-    """Those that end a process by default, without the faults: a handler would return to the faulting instruction.
+    """Return the signals that end a process by default, without the faults: a handler would return
+    to the faulting instruction.
 
     The realtime signals stay out: pyvmm's own threads have one of them.
     """
@@ -63,15 +65,18 @@ def ending_signals() -> set[int]:
 
 
 class Terminal:
-    """Context manager: raw mode for the time within, when `fd_in` is a terminal; else nothing happens.
+    """Context manager: raw mode for the time within, when `fd_in` is a terminal; else nothing
+    happens.
 
-    The settings come back at every kind of end that a process can see: leaving the block, an exception, the end of
-    the interpreter, and each signal that ends a process (`ending_signals`); and for as long as SIGTSTP stops us. A
-    signal handler that was there before runs after that; if it returns, the terminal becomes raw again. After SIGKILL
-    or a crash type ``reset`` or ``stty sane``.
+    The settings come back at every kind of end that a process can see: leaving the block, an
+    exception, the end of the interpreter, and each signal that ends a process (`ending_signals`);
+    and for as long as SIGTSTP stops us. A signal handler that was there before runs after that; if
+    it returns, the terminal becomes raw again. After SIGKILL or a crash type ``reset`` or ``stty
+    sane``.
 
-    Signals are looked after only when the block is entered on the main thread, for Python allows it nowhere else.
-    A process in the background leaves the terminal alone until it is brought to the foreground.
+    Signals are looked after only when the block is entered on the main thread, for Python allows it
+    nowhere else. A process in the background leaves the terminal alone until it is brought to the
+    foreground.
 
     `active` says that the input is a terminal, so that escape keys make sense.
     """
@@ -122,7 +127,9 @@ class Terminal:
     # Window size
 
     def size(self) -> tuple[int, int] | None:
-        """(columns, rows) of the window; None where neither descriptor is a terminal that knows it."""
+        """Return (columns, rows) of the window; None where neither descriptor is a terminal that
+        knows it.
+        """
         for fd in (self._out, self._in):
             try:
                 columns, rows = os.get_terminal_size(fd)
@@ -133,7 +140,9 @@ class Terminal:
         return None
 
     def on_resize(self, callback: Callable[[int, int], None]) -> None:
-        """Calls ``callback(columns, rows)`` on the main thread after each change of the window's size."""
+        """Call ``callback(columns, rows)`` on the main thread after each change of the window's
+        size.
+        """
         self._resized.append(callback)
 
     def _on_winch(self, number: int, frame: FrameType | None) -> None:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SwapBypass of a machine: the store in the guest's address space, what is announced of it, and what the guest took."""
+"""SwapBypass of a machine: the store in the guest's address space, what is announced of it, and
+what the guest took.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ SERIAL_BYTES: int = lib.VIRTIO_BLK_SERIAL_SIZE
 
 
 def mode_number(mode: str) -> int:
-    """Raises ConfigError for what is no mode."""
+    """Raise ConfigError for what is no mode."""
     if mode not in MODES:
         raise ConfigError(f"swap bypass {mode!r}: choose from {', '.join(MODES)}")
     return MODES.index(mode)
@@ -42,8 +44,8 @@ ANSWERS = ("mapped", "mode", "slot", "policy", "lookup", "pte", "race")
 class SwapFault(NamedTuple):
     """A fault of a guest's process on a page in the store, for a policy in Python to decide on.
 
-    `cpu` is the index of the vCPU, `vaddr` the address of the page in the process, `slot` the number of the page in the
-    `store`.
+    `cpu` is the index of the vCPU, `vaddr` the address of the page in the process, `slot` the
+    number of the page in the `store`.
     """
 
     cpu: int
@@ -53,15 +55,19 @@ class SwapFault(NamedTuple):
 
     @property
     def bytes_used(self) -> int:
-        """What the store takes now. Counted when it is asked for, which takes time with the size of the store."""
+        """Bytes that the store takes now.
+
+        Counted when it is asked for, which takes time with the size of the store.
+        """
         return self.store.bytes_used
 
 
 class SwapBypass:
-    """Offers a store to the guest of a symbiotic machine that has not started, `mode` being the one wanted at first.
+    """Offers a store to the guest of a symbiotic machine that has not started, `mode` being the one
+    wanted at first.
 
-    `serial` is that of the disk over the store. The guest finds the store at `aperture`, which lies in no RAM. Raises
-    ConfigError if the machine is not symbiotic, or has no addresses for it.
+    `serial` is that of the disk over the store. The guest finds the store at `aperture`, which lies
+    in no RAM. Raises ConfigError if the machine is not symbiotic, or has no addresses for it.
     """
 
     def __init__(self, machine: Machine, store: SwapStore, mode: str, serial: str) -> None:
@@ -95,16 +101,20 @@ class SwapBypass:
         self.mode = mode
 
     def set_mode(self, mode: str) -> None:
-        """The mode that is wanted from now on; the guest is told at once. Raises StateError once it is closed."""
+        """Set the mode that is wanted from now on; the guest is told at once.
+
+        Raise StateError once it is closed.
+        """
         wanted = mode_number(mode)
         with self.handle as bypass:
             lib.swapbypass_want(bypass, wanted)
         self.mode = mode
 
     def ask(self, decide: Callable[[SwapFault], bool] | None) -> None:
-        """Has the function decide on each fault that the guest offers, on the vCPU's thread; None: nobody is asked.
+        """Have the function decide on each fault that the guest offers, on the vCPU's thread; None:
+        nobody is asked.
 
-        What it raises ends the run. Raises StateError once it is closed.
+        What it raises ends the run. Raise StateError once it is closed.
         """
         self.handle.check()
         self._decide = decide
@@ -124,18 +134,18 @@ class SwapBypass:
 
     @property
     def effective(self) -> str:
-        """The mode that the guest is told now. Raises StateError once it is closed."""
+        """The mode that the guest is told now. Raise StateError once it is closed."""
         with self.handle as bypass:
             return MODES[lib.swapbypass_mode(bypass)]
 
     @property
     def attached(self) -> bool:
-        """Whether the guest says that it uses the aperture. Raises StateError once it is closed."""
+        """True if the guest says that it uses the aperture. Raise StateError once it is closed."""
         with self.handle as bypass:
             return bool(lib.swapbypass_is_attached(bypass))
 
     def counters(self) -> dict[str, int]:
-        """What the guest asked for so far. Raises StateError once it is closed."""
+        """Return what the guest asked for so far. Raise StateError once it is closed."""
         counters = ffi.new("struct swapbypass_counters *")
         with self.handle as bypass:
             lib.swapbypass_count(bypass, counters)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pyvmm top`: a running VM watched from the host, with what its guest's kernel says; no agent in the guest."""
+"""`pyvmm top`: a running VM watched from the host, with what its guest's kernel says; no agent in
+the guest.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ TASKS = 10
 
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
-    """Adds the subcommand's options."""
+    """Add the subcommand's options."""
     parser = vms.add_parser(
         sub,
         "top",
@@ -67,7 +69,8 @@ class Watch:
         tasks: Callable[[], int],
         at_once: bool,
     ) -> bool:
-        """Shows a record an interval, with `at_once` one without rates before; False if the VM ended meanwhile.
+        """Show a record an interval, with `at_once` one without rates before; False if the VM ended
+        meanwhile.
 
         Ends after the last one too, and when `wait` says so.
         """
@@ -88,7 +91,7 @@ class Watch:
 
 
 def on_screen(watch: Watch) -> bool:
-    """On the terminal, which is as before afterwards."""
+    """Show it on the terminal, which is as before afterwards."""
     from rich.console import Console, Group, RenderableType
     from rich.table import Table
     from rich.text import Text
@@ -119,7 +122,7 @@ def on_screen(watch: Watch) -> bool:
 
 
 def in_blocks(watch: Watch, as_json: bool) -> bool:
-    """For a pipe or a file: a plain block, or a line of JSON."""
+    """Print it for a pipe or a file: a plain block, or a line of JSON."""
     import json
     import time
 
@@ -141,7 +144,7 @@ def in_blocks(watch: Watch, as_json: bool) -> bool:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Shows it until it is enough; the VM's end is one as well."""
+    """Show it until it is enough; the VM's end is one as well."""
 
     def question(client: Client) -> int:
         watch = Watch(client, args.interval, args.count)

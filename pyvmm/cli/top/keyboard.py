@@ -14,14 +14,18 @@ from typing import Any
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 QUIT = b"qQ"
 _LOCAL, _CHARACTERS = 3, 6
-#: What no character does: a key that stopped or killed the program would leave the terminal as it is now.
+#: The setting of characters that do nothing: a key that stopped or killed the program would leave
+#: the terminal as it is now.
 _NOTHING = b"\0"
 
 
 class Keyboard:
-    """Keys from a descriptor while it is entered; one that is no terminal has none. On the main thread.
+    """Keys from a descriptor while it is entered; one that is no terminal has none.
 
-    Signals that end the program raise meanwhile: KeyboardInterrupt for ctrl-c, SystemExit for the others.
+    On the main thread.
+
+    Signals that end the program raise meanwhile: KeyboardInterrupt for ctrl-c, SystemExit for the
+    others.
     """
 
     def __init__(self, fd: int = 0) -> None:
@@ -66,14 +70,14 @@ class Keyboard:
         self._raise()
 
     def _raise(self) -> None:
-        """Also later, for an exception that was lost: in a finalizer, say."""
+        """Raise it, later too, if the exception was lost: in a finalizer, say."""
         if self._ending == signal.SIGINT:
             raise KeyboardInterrupt
         if self._ending is not None:
             raise SystemExit(128 + self._ending)
 
     def wait(self, seconds: float) -> bool:
-        """True once q is typed, or the terminal is gone; False after that time."""
+        """Return true once q is typed, or the terminal is gone; False after that time."""
         deadline = time.monotonic() + seconds
         sources = [self._wake[0], *([] if self._modes is None else [self._fd])]
         while (left := deadline - time.monotonic()) > 0:

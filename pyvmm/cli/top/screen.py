@@ -13,17 +13,17 @@ TASK_HEAD = ("PID", "S", "CPU", "TIME", "RSS", "SWAP", "COMMAND:")
 
 
 def amount(size: int | None) -> str:
-    """Bytes, or a dash."""
+    """Return bytes, or a dash."""
     return "-" if size is None else human.amount(size)
 
 
 def number(value: float | None, form: str = ".0f") -> str:
-    """A rate or a share, or a dash."""
+    """Return a rate or a share, or a dash."""
     return "-" if value is None else f"{value:{form}}"
 
 
 def title(record: dict[str, Any]) -> str:
-    """Which VM."""
+    """Return the line that names the VM."""
     machine = f"{record['cpus']} vCPU, {human.amount(record['memory'])}"
     return (
         f"{record['name']}  {record['state']}  pid {record['pid']}  {machine}  "
@@ -32,7 +32,7 @@ def title(record: dict[str, Any]) -> str:
 
 
 def host_lines(host: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the process takes, and what the host has."""
+    """Return the lines of the process and of the host."""
     vcpus = " ".join(number(share) for share in host["vcpu_percent"])
     some, full = number(host["pressure_some"], ".1f"), number(host["pressure_full"], ".1f")
     guest = f"guest {amount(host['guest_rss'])}"
@@ -53,7 +53,7 @@ def host_lines(host: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def exit_line(record: dict[str, Any]) -> tuple[str, str]:
-    """Exits by kind, those that happen first."""
+    """Return the exits by kind, those that happen first."""
     rates = sorted(record["exits"].items(), key=lambda item: -(item[1] or 0))
     kinds = ", ".join(f"{name} {number(rate)}" for name, rate in rates if rate)
     known = [rate for _, rate in rates if rate is not None]
@@ -65,7 +65,7 @@ def exit_line(record: dict[str, Any]) -> tuple[str, str]:
 
 
 def guest_lines(record: dict[str, Any]) -> list[tuple[str, str]]:
-    """The guest's memory, or why it is not known."""
+    """Return the guest's memory, or why it is not known."""
     guest = record["guest"]
     if guest is None:
         return [("guest", f"cannot be asked: {human.printable(record['guest_error'])}")]
@@ -87,7 +87,7 @@ def guest_lines(record: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def swap_lines(swap: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """The swap disk, if there is one."""
+    """Return the swap disk, if there is one."""
     if swap is None:
         return []
     rates, guest = swap["rates"], swap["guest"]
@@ -122,12 +122,12 @@ def swap_lines(swap: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def amount_rate(rate: float | None) -> str:
-    """Bytes a second."""
+    """Return bytes a second."""
     return "-" if rate is None else f"{human.amount(int(rate))}/s"
 
 
 def tasks(record: dict[str, Any]) -> str:
-    """The table of the guest's largest tasks; KiB, as that of ps."""
+    """Return the table of the guest's largest tasks; KiB, as that of ps."""
     rows = []
     for task in record["tasks"]:
         sizes = [
@@ -148,7 +148,7 @@ def tasks(record: dict[str, Any]) -> str:
 
 
 def lines(record: dict[str, Any]) -> list[tuple[str, str]]:
-    """(label, text) of everything but the title and the tasks."""
+    """Return (label, text) of everything but the title and the tasks."""
     return [
         *host_lines(record["host"]),
         exit_line(record),
@@ -158,7 +158,7 @@ def lines(record: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def text(record: dict[str, Any]) -> str:
-    """A plain block."""
+    """Return a plain block."""
     body = [f"{label:{LABEL}} {text}" for label, text in lines(record)]
     table = tasks(record)
     return "\n".join([title(record), *body, *([table] if table else [])])
