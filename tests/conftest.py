@@ -13,7 +13,8 @@ import pytest
 from tests.support import hosts, second_try
 
 # What tests share: a failure there shows its values too.
-pytest.register_assert_rewrite("tests.support.integrity", "tests.support.remote")
+SHARED = ("archive", "benchmark", "faulting", "integrity", "remote")
+pytest.register_assert_rewrite(*(f"tests.support.{name}" for name in SHARED))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
