@@ -19,6 +19,7 @@ from bench.peers.arms import Arm
 from bench.report.aims import Aim
 from bench.rounds import Measure
 from bench.suite import Subjects, Suite
+from pyvmm.config import SWAP_SERIAL
 from pyvmm.demo import swapload
 from pyvmm.demo.swapload import Load
 from pyvmm.guest.cache import find
@@ -137,7 +138,7 @@ def qemu_command(common: Common, arm: Arm, folder: str, *devices: str) -> list[s
 def by_qemu(common: Common, folder: str) -> Measure:
     """One run under QEMU, with a fresh file in memory, and an I/O thread for it."""
     swap = Path(folder) / "swap"
-    devices = vmm.swap_disk(swap, swapload.SERIAL)
+    devices = vmm.swap_disk(swap, SWAP_SERIAL)
     command = qemu_command(common, common.short(arms.QEMU), folder, *devices)
 
     def run() -> dict[str, float]:

@@ -23,6 +23,7 @@ from bench.peers import arms, vmm
 from bench.peers.arms import Arm
 from bench.report.aims import Aim
 from bench.suite import Subjects, Suite
+from pyvmm.config import SWAP_SERIAL
 from pyvmm.debian import distro
 from pyvmm.demo import swapload
 from pyvmm.demo.swapload import Job
@@ -88,7 +89,7 @@ def by_qemu(setting: Setting, arm: Arm, chosen: Program) -> str:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         swap_file = Path(folder) / "swap"
         vmm.empty(swap_file, setting.swap_mib * MIB)
-        devices = vmm.swap_disk(swap_file, swapload.SERIAL)
+        devices = vmm.swap_disk(swap_file, SWAP_SERIAL)
         if disk := setting.disk_of(chosen):
             devices += [
                 "-drive", f"file={disk},if=none,id=programs,format=raw,readonly=on",

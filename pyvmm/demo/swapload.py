@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pyvmm.config import SWAP_SERIAL
 from pyvmm.errors import HostError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 PROGRAM = "/bin/swapload"
 MARK = "@@"
-SERIAL = "pyvmm-swap"
 MIB = 1 << 20
 #: Does not swap.
 NONE = "none"
@@ -33,7 +33,7 @@ DISK = "disk"
 #: Shell: swaps to the disk of that serial number, unless the guest's init has begun to.
 START_SWAP = f"""
 for disk in /sys/block/vd*; do
-    [ "$(cat $disk/serial 2> /dev/null)" = {SERIAL} ] && device=/dev/${{disk##*/}}
+    [ "$(cat $disk/serial 2> /dev/null)" = {SWAP_SERIAL} ] && device=/dev/${{disk##*/}}
 done
 grep -q "^$device " /proc/swaps || {{ mkswap $device > /dev/null && swapon $device; }} ||
     {{ echo "the guest cannot swap"; exit 1; }}
@@ -106,11 +106,11 @@ def add_swap(vm: VM, arm: Arm, swap_bytes: int) -> int | None:
     if arm.swap == NONE:
         return None
     if arm.swap != DISK:
-        vm.add_swap(swap_bytes, arm.swap, serial=SERIAL, policy="always")
+        vm.add_swap(swap_bytes, arm.swap, serial=SWAP_SERIAL, policy="always")
         return None
-    fd = os.memfd_create(SERIAL, os.MFD_CLOEXEC)
+    fd = os.memfd_create(SWAP_SERIAL, os.MFD_CLOEXEC)
     os.ftruncate(fd, swap_bytes)
-    vm.add_disk(fd, serial=SERIAL)
+    vm.add_disk(fd, serial=SWAP_SERIAL)
     return fd
 
 
