@@ -34,12 +34,14 @@ exec {swapload.PROGRAM} "$@"
 
 def files() -> dict[str, Any]:
     """What the guest is given: the program, and the driver with what it needs."""
-    from pyvmm.debian import packages
+    from pyvmm.debian import kernelmodules, kernels
     from pyvmm.guest import initramfs
 
-    modules = packages.module_closure(packages.kernel_package(LINUX).modules_dir, ("virtio_mem",))
+    modules = kernelmodules.module_closure(
+        kernels.kernel_package(LINUX).modules_dir, ("virtio_mem",)
+    )
     names = [initramfs.plain_name(path) for path in modules]
-    data = [packages.module_bytes(path) for path in modules]
+    data = [kernelmodules.module_bytes(path) for path in modules]
     made: dict[str, Any] = {
         f"{FOLDER}/{name}": each for name, each in zip(names, data, strict=True)
     }

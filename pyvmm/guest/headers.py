@@ -15,7 +15,7 @@ from pyvmm.debian import packages, tools
 from pyvmm.errors import HostError
 
 if TYPE_CHECKING:
-    from pyvmm.debian.packages import KernelFiles
+    from pyvmm.debian.kernels import KernelFiles
 
 #: The build folder's makefile names its companion by where the package manager would put it.
 COMPANION = re.compile(r"^include /usr/src/(linux-headers-[^/\s]+)/Makefile$", re.MULTILINE)

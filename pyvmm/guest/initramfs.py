@@ -16,7 +16,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyvmm.debian import packages, tools
+from pyvmm.debian import kernelmodules, packages, tools
 from pyvmm.errors import HostError, ImageError
 from pyvmm.guest import cache, cpio
 
@@ -103,7 +103,9 @@ def make_all(
     """Compile init and write the archive."""
     tools.say("making the initramfs")
     compile_init(init, target / "init")
-    loaded = {f"lib/modules/{plain_name(path)}": packages.module_bytes(path) for path in modules}
+    loaded = {
+        f"lib/modules/{plain_name(path)}": kernelmodules.module_bytes(path) for path in modules
+    }
     data = archive((target / "init").read_bytes(), busybox.read_bytes(), applets(busybox), loaded)
     (target / "initramfs").write_bytes(data)
     info = {"key": key, "busybox": str(busybox), "bytes": len(data), "modules": list(modules)}

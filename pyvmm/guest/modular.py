@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pyvmm.debian import packages
+from pyvmm.debian import kernelmodules
 from pyvmm.errors import ConfigError
 from pyvmm.guest import cache, initramfs
 from pyvmm.guest.overlay import overlay
@@ -84,8 +84,8 @@ def initramfs_with(folder: str, more: Iterable[str] = (), *, kernel: str = "") -
     of ``more`` is missing.
     """
     check_release(folder, kernel)
-    wanted = packages.module_closure(folder, NEEDED, missing=lambda name: None)
-    for path in packages.module_closure(folder, more):
+    wanted = kernelmodules.module_closure(folder, NEEDED, missing=lambda name: None)
+    for path in kernelmodules.module_closure(folder, more):
         if path not in wanted:
             wanted.append(path)
     return os.path.join(cache.initramfs_dir(initramfs.build(wanted)), "initramfs")

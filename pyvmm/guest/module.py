@@ -18,7 +18,7 @@ from pyvmm.guest import cache, headers
 from pyvmm.guest.kernel import FOREIGN
 
 if TYPE_CHECKING:
-    from pyvmm.debian.packages import KernelFiles
+    from pyvmm.debian.kernels import KernelFiles
 
 # Part of every key: raise it when a change here makes another module from the same inputs.
 RECIPE = 2

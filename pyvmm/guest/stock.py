@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from pyvmm.cachefolder import cache_root
-from pyvmm.debian import packages, tools
+from pyvmm.debian import kernelmodules, kernels, tools
 from pyvmm.guest import cache, initramfs, modular, module, pointer
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ def stock(linux: str | None = None, *, symbiotic: bool = False, force: bool = Fa
     version = linux or cache.DEFAULT_LINUX
     name = cache.stock_name(version, symbiotic)
     stamps = pointer.take_stamps(cache.files_of(cache.patch_tree(), name))
-    files = packages.kernel_package(version, force=force)
-    modules = packages.module_closure(files.modules_dir, modular.NEEDED, missing=note_missing)
+    files = kernels.kernel_package(version, force=force)
+    modules = kernelmodules.module_closure(files.modules_dir, modular.NEEDED, missing=note_missing)
     if symbiotic:
         modules.insert(0, module.build(files, version, force=force))
     initramfs_key = initramfs.build(modules, force=force)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyvmm.cachefolder import cache_root
-from pyvmm.debian import packages, tools
+from pyvmm.debian import kernelmodules, kernels, tools
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.guest import cpio
 
@@ -34,7 +34,7 @@ class Image(NamedTuple):
     release: str
 
 
-def outer_kernel() -> packages.KernelFiles:
+def outer_kernel() -> kernels.KernelFiles:
     """Return Debian's kernel for the lab, from the cache or from apt.
 
     Raise HostError when apt has none of the versions.
@@ -42,12 +42,12 @@ def outer_kernel() -> packages.KernelFiles:
     chosen = os.environ.get("PYVMM_LAB_LINUX")
     versions = (chosen,) if chosen else VERSIONS
     for version in versions:
-        if (known := packages.remembered_kernel(version)) is not None:
+        if (known := kernels.remembered_kernel(version)) is not None:
             return known
     error: HostError | None = None
     for version in versions:
         try:
-            return packages.kernel_package(version)
+            return kernels.kernel_package(version)
         except HostError as failure:
             error = error or failure
     assert error is not None
@@ -79,7 +79,7 @@ def sources() -> list[Path]:
     return sorted(Path(__file__).with_name("init").glob("*.[ch]"))
 
 
-def digest(kernel: packages.KernelFiles) -> str:
+def digest(kernel: kernels.KernelFiles) -> str:
     """List what the image is made of."""
     sum = hashlib.sha256("\0".join([FORMAT, kernel.vmlinuz, *EARLY, *LATE]).encode())
     for path in sources():
@@ -87,18 +87,20 @@ def digest(kernel: packages.KernelFiles) -> str:
     return sum.hexdigest()[:16]
 
 
-def build(folder: Path, kernel: packages.KernelFiles) -> None:
+def build(folder: Path, kernel: kernels.KernelFiles) -> None:
     """Make the files of an image."""
     message = f"pyvmm lab: making the image of the outer machine, Linux {kernel.release}"
     print(message, file=sys.stderr, flush=True)
     (folder / "vmlinux").write_bytes(bootable(Path(kernel.vmlinuz).read_bytes()))
-    early = packages.module_closure(kernel.modules_dir, EARLY)
-    late = [path for path in packages.module_closure(kernel.modules_dir, LATE) if path not in early]
+    early = kernelmodules.module_closure(kernel.modules_dir, EARLY)
+    late = [
+        path for path in kernelmodules.module_closure(kernel.modules_dir, LATE) if path not in early
+    ]
     archive = cpio.Archive()
     archive.file("init", compiled(folder), 0o755)
     archive.directory("modules")
     for path in early + late:
-        archive.file(packed_name(path), unsigned(packages.module_bytes(path)))
+        archive.file(packed_name(path), unsigned(kernelmodules.module_bytes(path)))
     order = "".join(f"/{packed_name(path)}\n" for path in early)
     archive.file("modules/order", order.encode())
     (folder / "initramfs").write_bytes(archive.finish())
@@ -107,7 +109,7 @@ def build(folder: Path, kernel: packages.KernelFiles) -> None:
 
 def packed_name(path: str) -> str:
     """Return the place of a module in the initramfs."""
-    return f"modules/{packages.module_name(path)}.ko"
+    return f"modules/{kernelmodules.module_name(path)}.ko"
 
 
 def compiled(folder: Path) -> bytes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pyvmm.debian import packages
+from pyvmm.debian import kernelmodules, kernels
 from pyvmm.errors import StateError
 from tests.support.linux import Guest
 from tests.support.stream import SECONDS
@@ -212,9 +212,9 @@ EV_KEY, KEY_POWER = 1, 116
 
 def module(name: str) -> bytes:
     """A module of Debian's 6.1 that depends on no other."""
-    files = packages.kernel_package("6.1")
-    (path,) = packages.module_closure(files.modules_dir, [name])
-    return packages.module_bytes(path)
+    files = kernels.kernel_package("6.1")
+    (path,) = kernelmodules.module_closure(files.modules_dir, [name])
+    return kernelmodules.module_bytes(path)
 
 
 def test_power_button_reaches_a_listener() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pyvmm.debian import packages
+from pyvmm.debian import kernels
 from pyvmm.guest import initramfs
 from tests.support import linux
 
@@ -30,9 +30,9 @@ busybox poweroff -f
 
 
 @pytest.fixture(scope="module")
-def kernel() -> packages.KernelFiles:
+def kernel() -> kernels.KernelFiles:
     """Debian's own, as it lies in the cache."""
-    return packages.kernel_package("6.12")
+    return kernels.kernel_package("6.12")
 
 
 @pytest.fixture
@@ -49,12 +49,12 @@ def disk(tmp_path: Path) -> str:
     return str(image)
 
 
-def boot(kernel: packages.KernelFiles, *words: str, params: str = "") -> linux.Outcome:
+def boot(kernel: kernels.KernelFiles, *words: str, params: str = "") -> linux.Outcome:
     options = ("-k", kernel.vmlinuz, "--modules", kernel.modules_dir, "-m", "512M")
     return linux.pyvmm("run", *options, "-p", params, *words)
 
 
-def test_a_command_in_a_kernel_with_modules(kernel: packages.KernelFiles, disk: str) -> None:
+def test_a_command_in_a_kernel_with_modules(kernel: kernels.KernelFiles, disk: str) -> None:
     script = "uname -r; mkdir /m; mount -t ext4 /dev/vda /m && ls /m/bin; exit 5"
     done = boot(kernel, "-d", disk, "--", "sh", "-c", script)
     assert (done.status, done.stdout) == (5, f"{kernel.release}\nbusybox\n"), done
@@ -64,7 +64,7 @@ def test_a_command_in_a_kernel_with_modules(kernel: packages.KernelFiles, disk: 
     ("root", "mode"),
     [("LABEL=system", "rw"), pytest.param("/dev/vda", "ro", marks=pytest.mark.rest)],
 )
-def test_a_root_file_system(kernel: packages.KernelFiles, disk: str, root: str, mode: str) -> None:
+def test_a_root_file_system(kernel: kernels.KernelFiles, disk: str, root: str, mode: str) -> None:
     done = boot(kernel, "-d", disk, params=f"quiet root={root} {mode}")
     assert done.status == 42, done
     assert f"init is process 1 of {kernel.release}" in done.stdout
@@ -72,7 +72,7 @@ def test_a_root_file_system(kernel: packages.KernelFiles, disk: str, root: str, 
 
 
 @pytest.mark.rest
-def test_a_root_that_is_not_there(kernel: packages.KernelFiles) -> None:
+def test_a_root_that_is_not_there(kernel: kernels.KernelFiles) -> None:
     done = boot(kernel, params="quiet root=/dev/vda")
     assert done.status == 125, done
     assert "root=/dev/vda: there is no such disk" in done.stdout + done.stderr

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from pyvmm.cachefolder import cache_root
-from pyvmm.debian import packages, tools
+from pyvmm.debian import kernels, tools
 from pyvmm.guest import cache, headers
 from pyvmm.guest.kernel import FOREIGN
 from tests.support.tree import ROOT
@@ -41,7 +41,7 @@ def make(*words: str | Path) -> None:
 
 def build(folder: Path, linux: str, name: str) -> Path:
     """The module, made in `folder` for Debian's kernel of that version, with the driver's own module before it."""
-    kernel = headers.headers(packages.kernel_package(linux))
+    kernel = headers.headers(kernels.kernel_package(linux))
     driver, example = folder / "driver", folder / "example"
     make("-C", ROOT / "guest-linux-patch" / "module", f"KDIR={kernel}", f"BUILD={driver}")
     tree = driver / "tree"
@@ -59,7 +59,7 @@ def build(folder: Path, linux: str, name: str) -> Path:
 
 def cached(linux: str, name: str) -> Path:
     """The same out of the guests' cache, built there unless it has it: in the lab compilers are slow."""
-    package = headers.package_of(packages.kernel_package(linux))
+    package = headers.package_of(kernels.kernel_package(linux))
     tree = Path(cache.patch_tree())
     files = cache.module_files(str(tree))
     parts = [code(name), package, *((tree / file).read_text() for file in files)]

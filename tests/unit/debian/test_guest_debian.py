@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.debian import packages, suites
+from pyvmm.debian import kernelmodules, kernels, packages, suites
 from pyvmm.errors import ConfigError, HostError, ImageError
 from tests.support.fake_apt import FakeApt
 
@@ -47,54 +47,54 @@ def names(paths: list[str]) -> list[str]:
 
 
 def test_dependencies_come_first_and_once(modules: Path) -> None:
-    assert names(packages.module_closure(str(modules), ["a", "b"])) == ["c-d", "b", "a"]
+    assert names(kernelmodules.module_closure(str(modules), ["a", "b"])) == ["c-d", "b", "a"]
 
 
 def test_dash_and_underscore_are_one(modules: Path) -> None:
-    order = packages.module_closure(str(modules), ["c_d", "c-d"])
+    order = kernelmodules.module_closure(str(modules), ["c_d", "c-d"])
     assert order == [str(modules / "kernel/c-d.ko.xz")]
 
 
 def test_soft_dependency_by_alias_takes_the_generic_one(modules: Path) -> None:
-    assert names(packages.module_closure(str(modules), ["ext"])) == ["crc_generic", "ext"]
+    assert names(kernelmodules.module_closure(str(modules), ["ext"])) == ["crc_generic", "ext"]
 
 
 def test_a_cycle_of_soft_dependencies_ends(modules: Path) -> None:
-    assert names(packages.module_closure(str(modules), ["x"])) == ["y", "x"]
+    assert names(kernelmodules.module_closure(str(modules), ["x"])) == ["y", "x"]
 
 
 def test_built_in_needs_no_file(modules: Path) -> None:
-    assert packages.module_closure(str(modules), ["built_in-one"]) == []
+    assert kernelmodules.module_closure(str(modules), ["built_in-one"]) == []
 
 
 def test_unknown_module(modules: Path) -> None:
     with pytest.raises(HostError, match="no module 'nope'"):
-        packages.module_closure(str(modules), ["nope"])
+        kernelmodules.module_closure(str(modules), ["nope"])
     missing: list[str] = []
-    assert packages.module_closure(str(modules), ["nope"], missing=missing.append) == []
+    assert kernelmodules.module_closure(str(modules), ["nope"], missing=missing.append) == []
     assert missing == ["nope"]
 
 
 def test_no_list_of_modules(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="run depmod"):
-        packages.module_closure(str(tmp_path), ["a"])
+        kernelmodules.module_closure(str(tmp_path), ["a"])
 
 
 def test_a_list_that_lacks_what_it_names(modules: Path) -> None:
     (modules / "modules.dep").write_text("kernel/a.ko: kernel/gone.ko\n")
     with pytest.raises(HostError, match="does not list gone: run depmod"):
-        packages.module_closure(str(modules), ["a"])
+        kernelmodules.module_closure(str(modules), ["a"])
 
 
 @pytest.mark.parametrize("suffix", ["xz", "gz", "zst"])
 def test_damaged_modules(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"m.ko.{suffix}"
     with pytest.raises(HostError if suffix != "zst" else ImageError, match=str(path)):
-        packages.module_bytes(str(path))
+        kernelmodules.module_bytes(str(path))
     for data in (b"noise", lzma.compress(b"x" * 100)[:-9], gzip.compress(b"x" * 100)[:-9]):
         path.write_bytes(data)
         with pytest.raises((HostError, ImageError), match=str(path)):
-            packages.module_bytes(str(path))
+            kernelmodules.module_bytes(str(path))
 
 
 def test_compressed_modules(tmp_path: Path) -> None:
@@ -103,25 +103,25 @@ def test_compressed_modules(tmp_path: Path) -> None:
     (tmp_path / "a.ko.xz").write_bytes(lzma.compress(data))
     (tmp_path / "a.ko.gz").write_bytes(gzip.compress(data))
     for path in tmp_path.iterdir():
-        assert packages.module_bytes(str(path)) == data
+        assert kernelmodules.module_bytes(str(path)) == data
 
 
 def test_module_compressed_by_zstd(tmp_path: Path) -> None:
     (tmp_path / "a.ko").write_bytes(b"module")
     subprocess.run(["zstd", "-q", tmp_path / "a.ko"], check=True)
-    assert packages.module_bytes(str(tmp_path / "a.ko.zst")) == b"module"
+    assert kernelmodules.module_bytes(str(tmp_path / "a.ko.zst")) == b"module"
 
 
 def test_kernel_is_fetched_once(apt: FakeApt) -> None:
     apt.kernel("linux-image-6.12.5-amd64", "6.12.5-amd64")
     apt.meta("linux-image-amd64", "linux-image-6.12.5-amd64")
-    files = packages.kernel_package("6.12")
+    files = kernels.kernel_package("6.12")
     assert files.release == "6.12.5-amd64"
     assert Path(files.vmlinuz).read_text() == "kernel"
     assert Path(files.modules_dir, "modules.dep").exists()
     assert apt.downloads() == 1
     apt.forget()
-    assert packages.kernel_package("6.12") == files
+    assert kernels.kernel_package("6.12") == files
     assert apt.downloads() == 1
 
 
@@ -129,14 +129,14 @@ def test_the_metapackage_of_the_version_wins(apt: FakeApt) -> None:
     apt.kernel("linux-image-6.12.5+deb12-amd64", "6.12.5+deb12-amd64")
     apt.meta("linux-image-6.12-amd64", "linux-image-6.12.5+deb12-amd64")
     apt.meta("linux-image-amd64", "linux-image-6.1.0-5-amd64")
-    assert packages.kernel_image_package("6.12") == "linux-image-6.12.5+deb12-amd64"
-    assert packages.kernel_image_package("6.1") == "linux-image-6.1.0-5-amd64"
+    assert kernels.kernel_image_package("6.12") == "linux-image-6.12.5+deb12-amd64"
+    assert kernels.kernel_image_package("6.1") == "linux-image-6.1.0-5-amd64"
 
 
 def test_a_version_that_debian_has_not(apt: FakeApt) -> None:
     apt.meta("linux-image-amd64", "linux-image-6.12.5-amd64")
     with pytest.raises(HostError, match=r"no Debian kernel of version 6\.1 .*apt-get update"):
-        packages.kernel_package("6.1")
+        kernels.kernel_package("6.1")
 
 
 def newer_release(apt: FakeApt) -> None:
@@ -151,9 +151,9 @@ def test_a_kernel_of_the_release_before(apt: FakeApt) -> None:
     apt.meta("linux-image-amd64", "linux-image-6.1.0-5-amd64")
     newer_release(apt)
     apt.meta("linux-image-amd64", "linux-image-6.12.5-amd64")
-    assert packages.kernel_image_package("6.12") == "linux-image-6.12.5-amd64"
+    assert kernels.kernel_image_package("6.12") == "linux-image-6.12.5-amd64"
     assert not apt.updates()
-    assert packages.kernel_package("6.1").release == "6.1.0-5-amd64"
+    assert kernels.kernel_package("6.1").release == "6.1.0-5-amd64"
     assert len(apt.updates()) == 1
     source = apt.cache / "debian" / "suite-bookworm" / "sources.list"
     assert source.read_text().endswith(" http://mirror/debian/ bookworm main\n")
@@ -173,7 +173,7 @@ def test_neither_release_has_it(apt: FakeApt) -> None:
     with pytest.raises(HostError, match="neither apt nor Debian bookworm has a package 'thing'"):
         packages.unpacked("thing")
     with pytest.raises(HostError, match=r"no Debian kernel of version 6\.1 .*apt-get update"):
-        packages.kernel_package("6.1")
+        kernels.kernel_package("6.1")
 
 
 def test_the_release_before_cannot_be_reached(apt: FakeApt) -> None:
@@ -186,7 +186,7 @@ def test_the_release_before_cannot_be_reached(apt: FakeApt) -> None:
 @pytest.mark.parametrize("linux", ["", "6", "../x", "6.12.1"])
 def test_a_version_that_is_none(linux: str) -> None:
     with pytest.raises(ConfigError, match="not a kernel version"):
-        packages.kernel_package(linux)
+        kernels.kernel_package(linux)
 
 
 def test_failed_download_leaves_nothing(apt: FakeApt) -> None:

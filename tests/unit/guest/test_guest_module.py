@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.cachefolder import cache_root
-from pyvmm.debian import packages
+from pyvmm.debian import kernels
 from pyvmm.errors import HostError
 from pyvmm.guest import cache, headers, inventory, module
 from pyvmm.guest.named import find_guest
@@ -53,7 +53,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guest_cache: Path) -> 
 
 
 @pytest.fixture
-def kernel(apt: FakeApt, tmp_path: Path) -> packages.KernelFiles:
+def kernel(apt: FakeApt, tmp_path: Path) -> kernels.KernelFiles:
     """A kernel, and the three packages of its headers."""
     apt.kernel(IMAGE, RELEASE, ["virtio_mmio"])
     apt.meta("linux-image-amd64", IMAGE)
@@ -74,7 +74,7 @@ def kernel(apt: FakeApt, tmp_path: Path) -> packages.KernelFiles:
     programs.mkdir(parents=True)
     (programs / "program").write_text("")
     apt.package("linux-kbuild-6.12.5", tmp_path / "programs")
-    return packages.kernel_package("6.12")
+    return kernels.kernel_package("6.12")
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def any_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(headers, "compiler", lambda folder: "gcc")
 
 
-def test_module_is_made_of_the_drivers_files(tree: Path, kernel: packages.KernelFiles) -> None:
+def test_module_is_made_of_the_drivers_files(tree: Path, kernel: kernels.KernelFiles) -> None:
     """Whatever is there of an earlier one makes no difference; what is no part of a module is left out."""
     work = tree.parent / "work"
     for text in ("int three;\n", "int four;\n"):
@@ -103,7 +103,7 @@ def sources_below(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in files}
 
 
-def test_headers_are_put_together_once(kernel: packages.KernelFiles, apt: FakeApt) -> None:
+def test_headers_are_put_together_once(kernel: kernels.KernelFiles, apt: FakeApt) -> None:
     folder = headers.headers(kernel)
     assert (folder / "scripts" / "program").exists()
     assert (folder / "Makefile").read_text() == "include ../linux-headers-6.12.5-common/Makefile\n"
@@ -116,18 +116,18 @@ def test_headers_are_put_together_once(kernel: packages.KernelFiles, apt: FakeAp
     assert apt.downloads() == before
 
 
-def test_headers_that_are_gone(kernel: packages.KernelFiles, apt: FakeApt) -> None:
+def test_headers_that_are_gone(kernel: kernels.KernelFiles, apt: FakeApt) -> None:
     apt.forget()
     with pytest.raises(HostError, match=rf"'linux-headers-{RELEASE}'.*--force"):
         headers.headers(kernel)
 
 
-def test_the_kernels_own_compiler(kernel: packages.KernelFiles, tmp_path: Path) -> None:
+def test_the_kernels_own_compiler(kernel: kernels.KernelFiles, tmp_path: Path) -> None:
     assert REAL_COMPILER(headers.headers(kernel)) == "gcc-12"
     assert REAL_COMPILER(tmp_path / "nothing") == "gcc"
 
 
-def test_module_is_built_once(tree: Path, kernel: packages.KernelFiles) -> None:
+def test_module_is_built_once(tree: Path, kernel: kernels.KernelFiles) -> None:
     path = Path(module.build(kernel, "6.12"))
     assert path.read_bytes().startswith(b"\x7fELF")
     assert {entry.name for entry in path.parent.iterdir()} == {"symbiotic.ko", "info.json"}
@@ -141,7 +141,7 @@ def test_module_is_built_once(tree: Path, kernel: packages.KernelFiles) -> None:
     assert "-DCONFIG_SYMBIOTIC=1" in said
 
 
-def test_what_the_key_depends_on(tree: Path, kernel: packages.KernelFiles) -> None:
+def test_what_the_key_depends_on(tree: Path, kernel: kernels.KernelFiles) -> None:
     keys = {module.make_key(kernel)}
     (tree / "config" / "base.config").write_text("# of the other guests\n")
     (tree / "hooks-6.12" / "second.patch").write_text("what changes in Linux\n")
@@ -156,7 +156,7 @@ def test_what_the_key_depends_on(tree: Path, kernel: packages.KernelFiles) -> No
     assert len(keys) == 5
 
 
-def test_failed_build_shows_the_log(tree: Path, kernel: packages.KernelFiles) -> None:
+def test_failed_build_shows_the_log(tree: Path, kernel: kernels.KernelFiles) -> None:
     (headers.headers(kernel) / "broken").write_text("")
     with pytest.raises(HostError, match="this is broken") as caught:
         module.build(kernel, "6.12")
@@ -164,14 +164,14 @@ def test_failed_build_shows_the_log(tree: Path, kernel: packages.KernelFiles) ->
     assert not list((Path(cache_root()) / "guest").glob("module-*/"))
 
 
-def test_recipe_that_is_incomplete(tree: Path, kernel: packages.KernelFiles) -> None:
+def test_recipe_that_is_incomplete(tree: Path, kernel: kernels.KernelFiles) -> None:
     for name in (cache.HEADER_HERE, "module/reach.h"):
         (tree / name).unlink()
         with pytest.raises(HostError, match=f"part of the module's recipe: .*{Path(name).name}"):
             module.build(kernel, "6.12")
 
 
-def test_stock_guest_with_the_module(tree: Path, kernel: packages.KernelFiles) -> None:
+def test_stock_guest_with_the_module(tree: Path, kernel: kernels.KernelFiles) -> None:
     plain = stock("6.12")
     guest = stock("6.12", symbiotic=True)
     assert (guest.kernel, guest.initramfs == plain.initramfs) == (plain.kernel, False)
@@ -184,13 +184,13 @@ def test_stock_guest_with_the_module(tree: Path, kernel: packages.KernelFiles) -
 
 
 def test_stock_guest_is_found_by_name(
-    tree: Path, kernel: packages.KernelFiles, monkeypatch: pytest.MonkeyPatch
+    tree: Path, kernel: kernels.KernelFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Made where there is none; then found, with nothing but the files that it is started by."""
     assert inventory.guest_files("stock-6.12-symbiotic") == []
     guest = find_guest("stock-6.12-symbiotic")
     assert guest == cache.find_stock("6.12", symbiotic=True)
-    monkeypatch.setattr(packages, "kernel_package", None)
+    monkeypatch.setattr(kernels, "kernel_package", None)
     assert find_guest("stock-6.12-symbiotic") == guest
     note = str(Path(guest.initramfs).with_name("info.json"))
     wanted = {cache.pointer_path("stock-6.12-symbiotic"), guest.kernel, guest.initramfs, note}
@@ -201,7 +201,7 @@ def test_stock_guest_is_found_by_name(
 
 
 def test_edited_driver_is_a_change_for_one_guest_only(
-    tree: Path, kernel: packages.KernelFiles
+    tree: Path, kernel: kernels.KernelFiles
 ) -> None:
     stock("6.12")
     stock("6.12", symbiotic=True)
@@ -213,7 +213,7 @@ def test_edited_driver_is_a_change_for_one_guest_only(
     assert cache.find_stock("6.12", symbiotic=True) is None
 
 
-def test_clean_keeps_the_module_in_use(tree: Path, kernel: packages.KernelFiles) -> None:
+def test_clean_keeps_the_module_in_use(tree: Path, kernel: kernels.KernelFiles) -> None:
     old = Path(module.build(kernel, "6.12"))
     with (tree / "driver" / CORE).open("a") as file:
         file.write("\n")

@@ -69,7 +69,7 @@ def test_signatures_are_taken_off() -> None:
 
 
 def test_the_digest_follows_the_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    kernel = image.packages.KernelFiles("/c/vmlinuz", "/c/modules", "6.1")
+    kernel = image.kernels.KernelFiles("/c/vmlinuz", "/c/modules", "6.1")
     first = image.digest(kernel)
     assert first == image.digest(kernel)
     changed = tmp_path / "init.c"
