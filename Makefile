@@ -61,9 +61,9 @@ python-check: build
 
 c-check: setup
 	clang-format --dry-run -Werror $(C_FILES)
-	gcc -fsyntax-only -std=gnu11 -D_GNU_SOURCE -Wall -Werror -Icsrc -Itests/fuzz -Itests/support tests/fuzz/*.c
+	gcc -fsyntax-only -std=gnu11 -D_GNU_SOURCE -Wall -Werror -Icsrc -Iinclude -Itests/fuzz -Itests/support tests/fuzz/*.c
 	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability \
-		--inline-suppr --suppress=missingIncludeSystem -D__x86_64__ -Icsrc $(CPPCHECK_217) $(filter %.c,$(C_FILES))
+		--inline-suppr --suppress=missingIncludeSystem -D__x86_64__ -Icsrc -Iinclude $(CPPCHECK_217) $(filter %.c,$(C_FILES))
 
 format: setup
 	ruff format .

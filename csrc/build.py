@@ -23,6 +23,14 @@ ROOT = HERE.parent
 #: This file: other flags, other modules.
 OWN = "csrc/build.py"
 
+#: The interface between guest and VMM: the one header that is not of this folder.
+INTERFACE = "include/symbiotic.h"
+#: The kernel's names of types, which that has.
+KERNEL_TYPES = """
+typedef unsigned char __u8;
+typedef unsigned int __u32;
+typedef unsigned long long __u64;
+"""
 #: The folders of the core, of which docs/architecture.md has a diagram.
 WINGS = ("host", "machine", "virtio", "serial", "symbiotic", "swap")
 CFLAGS = [
@@ -59,12 +67,19 @@ CFLAGS += HARDENED
 CFLAGS += ["-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-sign-compare"]
 
 MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
+#: A number that is not written as one: the compiler says what it is.
+COMPUTED = re.compile(r"^(#define \w+\s+)\(.*$", re.MULTILINE)
 INCLUDED = re.compile(r'^#include "(.+)"$', re.MULTILINE)
 
 
 def declarations(header: Path) -> str:
     """Return the text between the marks of one header."""
     return "\n".join(MARKED.findall(header.read_text()))
+
+
+def interface() -> str:
+    """The same of the interface's header, which is written for the kernel."""
+    return KERNEL_TYPES + COMPUTED.sub(r"\1...", declarations(ROOT / INTERFACE))
 
 
 def files(ending: str) -> list[str]:
@@ -89,14 +104,15 @@ def builder_of_core() -> FFI:
     """Return the C engine: memory, buses, the vCPU loop and the devices."""
     ffi = FFI()
     headers = [name for name in in_order(files(".h"), {}) if declarations(HERE / name)]
+    ffi.cdef(interface())
     for name in headers:
         ffi.cdef(declarations(HERE / name))
     ffi.set_source(
         "pyvmm._core",
-        "\n".join(f'#include "{name}"' for name in headers),
+        "\n".join(["#include <symbiotic.h>", *(f'#include "{name}"' for name in headers)]),
         sources=[f"csrc/{name}" for name in files(".c")],
-        depends=[OWN, *(f"csrc/{name}" for name in files(".h"))],
-        include_dirs=["csrc"],
+        depends=[OWN, INTERFACE, *(f"csrc/{name}" for name in files(".h"))],
+        include_dirs=["csrc", "include"],
         extra_compile_args=CFLAGS,
         extra_link_args=LINKED,
         libraries=["pthread"],

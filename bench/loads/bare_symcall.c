@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <symbiotic.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -36,7 +37,6 @@ enum {
 	GDT_LIMIT = 6 * 8 - 1,
 	CS = 0x10,
 	SS = 0x18,
-	RETURN_PORT = 0x7e,
 	MARK_PORT = 0xf5,
 	END_PORT = 0x604,
 };
@@ -110,8 +110,9 @@ static void settle(void)
 
 static void handler_returned(const struct kvm_regs *regs, uint64_t round)
 {
-	must(run->exit_reason == KVM_EXIT_IO && run->io.port == RETURN_PORT, "the handler's exit");
-	must((uint32_t)regs->rax == 0x535 && regs->rbx >= round, "the handler's answer");
+	must(run->exit_reason == KVM_EXIT_IO && run->io.port == SYMBIOTIC_PORT,
+	     "the handler's exit");
+	must((uint32_t)regs->rax == SYMBIOTIC_RETURN && regs->rbx >= round, "the handler's answer");
 }
 
 static void call_by_ioctls(uint64_t round)
@@ -158,7 +159,7 @@ static void call(uint32_t port, uint64_t round)
 {
 	if (method == PLAIN)
 		return;
-	if (port != RETURN_PORT)
+	if (port != SYMBIOTIC_PORT)
 		settle();
 	if (method == REGS)
 		call_by_ioctls(round);

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+INCLUDE = HERE.parents[1] / "include"
 
 
 def compiled(folder: str, name: str, *flags: str) -> str:
@@ -16,5 +17,5 @@ def compiled(folder: str, name: str, *flags: str) -> str:
     """
     program = str(Path(folder) / name)
     source = str(HERE / f"{name}.c")
-    subprocess.run(["gcc", "-O2", *flags, "-o", program, source], check=True)
+    subprocess.run(["gcc", "-O2", f"-I{INCLUDE}", *flags, "-o", program, source], check=True)
     return program

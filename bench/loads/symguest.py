@@ -12,6 +12,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from pyvmm._core import lib
+
 CODE = 0x1000
 ENTRY = 0x1800
 CS = 0x10
@@ -48,14 +50,16 @@ PROGRAM = f"""
     test r14d, {FLAG_REGISTER}
     jz registered
     xor edx, edx
-    # MSR, value: stack, CS, GS base, promise to keep vector state and MSRs, page, entry
-    .irp pair, "0x537, {CALL_STACK}", "0x538, {CS}", "0x539, 0", "0x53b, 1", "0x535, {PAGE}", "0x536, {ENTRY}"
-    set_msr \\pair
-    .endr
-    mov dword ptr [{PAGE + 8}], 2
+    set_msr {lib.MSR_SYMBIOTIC_RSP}, {CALL_STACK}
+    set_msr {lib.MSR_SYMBIOTIC_CS}, {CS}
+    set_msr {lib.MSR_SYMBIOTIC_GS_BASE}, 0
+    set_msr {lib.MSR_SYMBIOTIC_PROMISES}, {lib.SYMBIOTIC_PROMISE_NO_FPU}
+    set_msr {lib.MSR_SYMBIOTIC_VCPU_PAGE}, {PAGE}
+    set_msr {lib.MSR_SYMBIOTIC_RIP}, {ENTRY}
+    mov dword ptr [{PAGE + lib.SYMBIOTIC_FLAGS_OFFSET}], {lib.SYMBIOTIC_VCPU_ENABLED}
     test r14d, {FLAG_NO_PROMISE}
     jz registered
-    set_msr 0x53b, 0
+    set_msr {lib.MSR_SYMBIOTIC_PROMISES}, 0
 registered:
     test r14d, {FLAG_USER}
     jz loop
@@ -105,8 +109,8 @@ halt:
     inc rdx
     inc rsi
     inc rdi
-    mov eax, 0x535
-    out 0x7e, eax
+    mov eax, {lib.SYMBIOTIC_RETURN}
+    out {lib.SYMBIOTIC_PORT}, eax
 """
 
 

@@ -19,9 +19,6 @@
 /* PWT, PCD, PAT and global: memory is write-back, and the page a process's own. */
 #define PTE_BAD (1ULL << 3 | 1ULL << 4 | 1ULL << 7 | 1ULL << 8)
 
-/* As MEM_LOOKUP has them. */
-enum { ACCESS_READ = 1, ACCESS_WRITE = 2, ACCESS_EXECUTE = 4 };
-
 struct swapbypass *swapbypass_create(struct symspy *symspy, const struct guest_memory *memory,
                                      uint32_t cpus)
 {
@@ -60,10 +57,10 @@ uint32_t swapbypass_mode(struct swapbypass *bypass)
 	uint32_t wanted = load(&bypass->wanted);
 
 	if (!load(&bypass->allowed))
-		return SWAP_MODE_OFF;
+		return SYMBIOTIC_SWAP_OFF;
 	/* A hook decides on faults, and in direct mode there are none to decide on. */
-	if (wanted == SWAP_MODE_DIRECT && load(&bypass->hook) != SWAPBYPASS_NO_HOOK)
-		return SWAP_MODE_SYMCALL;
+	if (wanted == SYMBIOTIC_SWAP_DIRECT && load(&bypass->hook) != SWAPBYPASS_NO_HOOK)
+		return SYMBIOTIC_SWAP_SYMCALL;
 	return wanted;
 }
 
@@ -74,7 +71,7 @@ int swapbypass_offer(struct swapbypass *bypass, struct swapstore *store,
 		return -EEXIST;
 	if (swap->size != swapstore_slots(store) * SWAPSTORE_SLOT ||
 	    swap->base + swap->size < swap->base || swap->room > swap->base ||
-	    swap->mode > SWAP_MODE_DIRECT)
+	    swap->mode > SYMBIOTIC_SWAP_DIRECT)
 		return -EINVAL;
 	bypass->store = store;
 	bypass->offer = *swap;
@@ -95,7 +92,8 @@ static void announce(struct swapbypass *bypass, uint32_t *word, uint32_t value)
 
 void swapbypass_want(struct swapbypass *bypass, uint32_t mode)
 {
-	announce(bypass, &bypass->wanted, mode <= SWAP_MODE_DIRECT ? mode : SWAP_MODE_OFF);
+	announce(bypass, &bypass->wanted,
+	         mode <= SYMBIOTIC_SWAP_DIRECT ? mode : SYMBIOTIC_SWAP_OFF);
 }
 
 void swapbypass_allow(struct swapbypass *bypass, int allowed)
@@ -133,7 +131,7 @@ static int on_attach(void *opaque, struct bus_access *access)
 {
 	struct swapbypass *bypass = opaque;
 	const uint64_t *words = access->vcpu->hypercall;
-	bool attaches = access->address == HYPERCALL_SWAP_ATTACH;
+	bool attaches = access->address == SYMBIOTIC_SWAP_ATTACH;
 	bool done = attaches ? take(bypass, words[1], words[2]) : give_up(bypass);
 
 	if (!done)
@@ -142,7 +140,8 @@ static int on_attach(void *opaque, struct bus_access *access)
 		count(&bypass->counters.attached);
 	else
 		count(&bypass->counters.detached);
-	doorbell_reply(access->vcpu, done ? HYPERCALL_DONE : HYPERCALL_REFUSED, NULL, 0);
+	doorbell_reply(access->vcpu, done ? SYMBIOTIC_HYPERCALL_DONE : SYMBIOTIC_HYPERCALL_REFUSED,
+	               NULL, 0);
 	return BUS_DONE;
 }
 
@@ -153,17 +152,17 @@ static struct swapmap *swapmap_of(struct symcall_call *call)
 	return (struct swapmap *)((char *)call - offsetof(struct swapmap, call));
 }
 
-static void count_answer(struct swapbypass *bypass, enum swap_reason reason)
+static void count_answer(struct swapbypass *bypass, uint32_t reason)
 {
 	__atomic_fetch_add(&bypass->counters.answers[reason], 1, __ATOMIC_RELAXED);
 }
 
-static void answer(struct swapbypass *bypass, struct vcpu *vcpu, enum swap_reason reason)
+static void answer(struct swapbypass *bypass, struct vcpu *vcpu, uint32_t reason)
 {
 	const uint64_t result = reason;
 
 	count_answer(bypass, reason);
-	doorbell_reply(vcpu, HYPERCALL_DONE, &result, 1);
+	doorbell_reply(vcpu, SYMBIOTIC_HYPERCALL_DONE, &result, 1);
 }
 
 /* What the guest says of it, checked. */
@@ -180,23 +179,22 @@ static bool is_good_proposal(uint64_t pte)
 	return (pte & (PTE_PRESENT | PTE_USER)) == (PTE_PRESENT | PTE_USER) && !(pte & PTE_BAD);
 }
 
-static enum swap_reason check(struct swapbypass *bypass, const struct vcpu *vcpu,
-                              const struct swapmap *map)
+static uint32_t check(struct swapbypass *bypass, const struct vcpu *vcpu, const struct swapmap *map)
 {
-	if (!load(&bypass->attached) || load(&bypass->wanted) == SWAP_MODE_OFF)
-		return SWAP_BAD_MODE;
+	if (!load(&bypass->attached) || load(&bypass->wanted) == SYMBIOTIC_SWAP_OFF)
+		return SYMBIOTIC_SWAP_BAD_MODE;
 	if (!map->slot || !swapstore_written(bypass->store, map->slot))
-		return SWAP_BAD_SLOT;
+		return SYMBIOTIC_SWAP_BAD_SLOT;
 	if (!is_user_page(vcpu, map->vaddr) || !map->old || (map->old & PTE_PRESENT) ||
 	    !is_good_proposal(map->proposed))
-		return SWAP_BAD_PTE;
-	return SWAP_MAPPED;
+		return SYMBIOTIC_SWAP_BAD_PTE;
+	return SYMBIOTIC_SWAP_MAPPED;
 }
 
 static uint64_t granted(uint64_t pte)
 {
-	return ACCESS_READ | (pte & PTE_WRITE ? ACCESS_WRITE : 0) |
-	       (pte & PTE_NX ? 0 : ACCESS_EXECUTE);
+	return SYMBIOTIC_ACCESS_READ | (pte & PTE_WRITE ? SYMBIOTIC_ACCESS_WRITE : 0) |
+	       (pte & PTE_NX ? 0 : SYMBIOTIC_ACCESS_EXECUTE);
 }
 
 /* Writing its entry. */
@@ -208,41 +206,40 @@ static uint64_t composed(const struct swapbypass *bypass, const struct swapmap *
 	return (map->proposed & ~PTE_FRAME) | (gpa & PTE_FRAME);
 }
 
-static enum swap_reason write_entry(struct swapbypass *bypass, const struct swapmap *map,
-                                    uint64_t gpa)
+static uint32_t write_entry(struct swapbypass *bypass, const struct swapmap *map, uint64_t gpa)
 {
 	uint64_t expected = map->old, *entry;
 
 	if (gpa % sizeof(*entry) || symspy_holds(bypass->symspy, gpa, sizeof(*entry)))
-		return SWAP_BAD_PTE;
+		return SYMBIOTIC_SWAP_BAD_PTE;
 	entry = guest_memory_ram_at(bypass->memory, gpa, sizeof(*entry));
 	if (!entry)
-		return SWAP_BAD_PTE;
+		return SYMBIOTIC_SWAP_BAD_PTE;
 	if (!__atomic_compare_exchange_n(entry, &expected, composed(bypass, map), false,
 	                                 __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
-		return SWAP_BAD_RACE;
-	return SWAP_MAPPED;
+		return SYMBIOTIC_SWAP_BAD_RACE;
+	return SYMBIOTIC_SWAP_MAPPED;
 }
 
-static enum swap_reason finish(const struct swapmap *map)
+static uint32_t finish(const struct swapmap *map)
 {
 	const struct symcall_message *message = &map->call.message;
 	uint64_t needed = granted(map->proposed);
 
 	if (message->status != SYMCALL_OK || message->regs[0] != map->vaddr ||
 	    (message->regs[2] & needed) != needed)
-		return SWAP_BAD_LOOKUP;
+		return SYMBIOTIC_SWAP_BAD_LOOKUP;
 	return write_entry(map->bypass, map, message->regs[1]);
 }
 
 static int looked_up(struct vcpu *vcpu, struct symcall_call *call, struct kvm_regs *regs)
 {
 	struct swapmap *map = swapmap_of(call);
-	enum swap_reason reason = finish(map);
+	uint32_t reason = finish(map);
 
 	(void)vcpu;
 	count_answer(map->bypass, reason);
-	regs->rax = HYPERCALL_DONE;
+	regs->rax = SYMBIOTIC_HYPERCALL_DONE;
 	regs->rbx = reason;
 	return 0;
 }
@@ -253,13 +250,15 @@ static void look_up(struct vcpu *vcpu, struct swapmap *map)
 {
 	struct symcall_message *message = &map->call.message;
 
-	message->number = SYMCALL_NUMBER_LOOKUP;
+	message->number = SYMCALL_MEM_LOOKUP;
 	message->regs[0] = map->vaddr;
 	message->regs[1] = map->old;
-	message->regs[2] = map->proposed & PTE_WRITE ? ACCESS_READ | ACCESS_WRITE : ACCESS_READ;
+	message->regs[2] = map->proposed & PTE_WRITE
+	                           ? SYMBIOTIC_ACCESS_READ | SYMBIOTIC_ACCESS_WRITE
+	                           : SYMBIOTIC_ACCESS_READ;
 	message->regs[3] = message->regs[4] = 0;
 	if (symcall_begin(vcpu, &map->call, looked_up))
-		answer(map->bypass, vcpu, SWAP_BAD_LOOKUP);
+		answer(map->bypass, vcpu, SYMBIOTIC_SWAP_BAD_LOOKUP);
 }
 
 int swapmap_go_on(struct swapbypass *bypass, struct vcpu *vcpu, int allowed)
@@ -271,7 +270,7 @@ int swapmap_go_on(struct swapbypass *bypass, struct vcpu *vcpu, int allowed)
 	if (allowed)
 		look_up(vcpu, &bypass->maps[vcpu->index]);
 	else
-		answer(bypass, vcpu, SWAP_BAD_POLICY);
+		answer(bypass, vcpu, SYMBIOTIC_SWAP_BAD_POLICY);
 	return 0;
 }
 
@@ -281,12 +280,12 @@ static int on_map(void *opaque, struct bus_access *access)
 	struct vcpu *vcpu = access->vcpu;
 	struct swapmap *map = &bypass->maps[vcpu->index];
 	uint32_t hook = load(&bypass->hook);
-	enum swap_reason reason;
+	uint32_t reason;
 
 	__atomic_fetch_add(&bypass->counters.offered, 1, __ATOMIC_RELAXED);
 	/* In a call it may be that of our own map that is under way. */
 	if (vcpu->symcall->active) {
-		answer(bypass, vcpu, SWAP_BAD_LOOKUP);
+		answer(bypass, vcpu, SYMBIOTIC_SWAP_BAD_LOOKUP);
 		return BUS_DONE;
 	}
 	map->vaddr = vcpu->hypercall[1];
@@ -294,13 +293,13 @@ static int on_map(void *opaque, struct bus_access *access)
 	map->old = vcpu->hypercall[3];
 	map->proposed = vcpu->hypercall[4];
 	reason = check(bypass, vcpu, map);
-	if (reason == SWAP_MAPPED && hook != SWAPBYPASS_NO_HOOK) {
+	if (reason == SYMBIOTIC_SWAP_MAPPED && hook != SWAPBYPASS_NO_HOOK) {
 		vcpu->hook = hook;
 		return VCPU_HYPERCALL;
 	}
-	if (reason == SWAP_MAPPED && !load(&bypass->allowed))
-		reason = SWAP_BAD_POLICY;
-	if (reason == SWAP_MAPPED)
+	if (reason == SYMBIOTIC_SWAP_MAPPED && !load(&bypass->allowed))
+		reason = SYMBIOTIC_SWAP_BAD_POLICY;
+	if (reason == SYMBIOTIC_SWAP_MAPPED)
 		look_up(vcpu, map);
 	else
 		answer(bypass, vcpu, reason);
@@ -309,9 +308,9 @@ static int on_map(void *opaque, struct bus_access *access)
 
 int swapbypass_attach(struct swapbypass *bypass, struct bus *hypercalls)
 {
-	int error = bus_add(hypercalls, HYPERCALL_SWAP_ATTACH, 2, on_attach, bypass);
+	int error = bus_add(hypercalls, SYMBIOTIC_SWAP_ATTACH, 2, on_attach, bypass);
 
-	return error ? error : bus_add(hypercalls, HYPERCALL_SWAP_MAP, 1, on_map, bypass);
+	return error ? error : bus_add(hypercalls, SYMBIOTIC_SWAP_MAP, 1, on_map, bypass);
 }
 
 int swapbypass_is_attached(struct swapbypass *bypass)

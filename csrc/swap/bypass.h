@@ -21,30 +21,7 @@
 
 /* cffi: begin */
 enum {
-	HYPERCALL_SWAP_ATTACH = 0x5001, /* RBX, RCX: base and size of the aperture */
-	HYPERCALL_SWAP_DETACH = 0x5002,
-	/* RBX: the faulting address, RCX: the slot, RDX: the entry that is there, RSI: the one that
-	 * the guest would write. RBX of the answer is an enum swap_reason. */
-	HYPERCALL_SWAP_MAP = 0x5003,
-	SYMCALL_NUMBER_LOOKUP = 10,
-
 	SWAPBYPASS_NO_HOOK = 0xffffffff,
-};
-
-enum swap_mode {
-	SWAP_MODE_OFF,     /* pages are read back, as from any disk */
-	SWAP_MODE_SYMCALL, /* the VMM writes the page table entry, having asked the guest */
-	SWAP_MODE_DIRECT,  /* the guest writes it */
-};
-
-enum swap_reason {
-	SWAP_MAPPED,
-	SWAP_BAD_MODE,   /* off, or the guest did not attach */
-	SWAP_BAD_SLOT,   /* not there, or nothing was written to it */
-	SWAP_BAD_POLICY, /* the VMM's owner would rather not */
-	SWAP_BAD_LOOKUP, /* the symcall failed, or its answer does not fit */
-	SWAP_BAD_PTE,    /* a proposal or an address of the entry that cannot be */
-	SWAP_BAD_RACE,   /* another entry was there by then */
 };
 
 struct swapbypass_counters {
@@ -52,7 +29,7 @@ struct swapbypass_counters {
 	uint64_t detached;
 	uint64_t refused;    /* of the two calls above */
 	uint64_t offered;    /* faults */
-	uint64_t answers[7]; /* to them, by enum swap_reason */
+	uint64_t answers[7]; /* to them, from SYMBIOTIC_SWAP_MAPPED on */
 };
 
 struct swapbypass;
@@ -84,7 +61,7 @@ void swapbypass_ask(struct swapbypass *bypass, uint32_t hook);
  * -errno. */
 int swapmap_go_on(struct swapbypass *bypass, struct vcpu *vcpu, int allowed);
 
-/* The mode that the guest is told now, an enum swap_mode. */
+/* The mode that the guest is told now, SYMBIOTIC_SWAP_OFF and so on. */
 uint32_t swapbypass_mode(struct swapbypass *bypass);
 
 /* Whether the guest uses the aperture, by its own word. */

@@ -36,7 +36,7 @@ int symcall_check(struct symcall *symcall, struct symcall_call *call)
 		return symcall_refuse(call, SYMCALL_ABSENT, "");
 	}
 	if (symcall->disabled || !page ||
-	    !(__atomic_load_n(symspy_flags(page), __ATOMIC_ACQUIRE) & SYMSPY_VCPU_ENABLED)) {
+	    !(__atomic_load_n(symspy_flags(page), __ATOMIC_ACQUIRE) & SYMBIOTIC_VCPU_ENABLED)) {
 		symcall->counters.refused_disabled++;
 		return symcall_refuse(call, SYMCALL_DISABLED,
 		                      symcall->disabled
@@ -117,11 +117,11 @@ static void give_data(struct symcall *symcall, struct symcall_call *call)
 	uint8_t *page = symspy_vcpu_page(symcall->symspy, symcall->vcpu->index);
 	uint32_t size = call->message.given;
 
-	if (size > SYMSPY_DATA_SIZE)
-		size = SYMSPY_DATA_SIZE;
+	if (size > SYMBIOTIC_DATA_SIZE)
+		size = SYMBIOTIC_DATA_SIZE;
 	if (size)
-		memcpy(page + SYMSPY_DATA, call->message.data, size);
-	__atomic_fetch_or(symspy_flags(page), SYMSPY_VCPU_ACTIVE, __ATOMIC_RELEASE);
+		memcpy(page + SYMBIOTIC_DATA_OFFSET, call->message.data, size);
+	__atomic_fetch_or(symspy_flags(page), SYMBIOTIC_VCPU_ACTIVE, __ATOMIC_RELEASE);
 }
 
 /* Saves the state that the guest does not promise to keep: 0 or VCPU_SYMCALL. Nothing is changed by
@@ -131,7 +131,7 @@ static int save_extras(struct symcall *symcall, struct symcall_call *call)
 	int error = 0;
 
 	symcall->context.has_extras = false;
-	if (!(symcall->entry.promises & CONTEXT_PROMISE_STATE_KEPT))
+	if (!(symcall->entry.promises & SYMBIOTIC_PROMISE_NO_FPU))
 		error = context_save_extras(symcall->vcpu, &symcall->context);
 	return error ? refuse_host(call, error) : 0;
 }

@@ -29,8 +29,6 @@ struct context_entry {
 enum {
 	CR0_PE = 1 << 0,
 
-	CONTEXT_PROMISE_STATE_KEPT = 1,
-
 	CONTEXT_SYNC = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS,
 };
 

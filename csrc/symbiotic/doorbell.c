@@ -45,7 +45,8 @@ int doorbell_answer(struct vcpu *vcpu, uint64_t rax, const uint64_t *results, ui
 
 static uint64_t rax_of(const struct symcall_message *message)
 {
-	return message->status == SYMCALL_OK ? HYPERCALL_DONE : HYPERCALL_REFUSED;
+	return message->status == SYMCALL_OK ? SYMBIOTIC_HYPERCALL_DONE
+	                                     : SYMBIOTIC_HYPERCALL_REFUSED;
 }
 
 static int echo_done(struct vcpu *vcpu, struct symcall_call *call, struct kvm_regs *regs)
@@ -67,14 +68,14 @@ static int on_echo(void *opaque, struct bus_access *access)
 	/* In a call it may be our own that is under way. */
 	if (vcpu->symcall->active) {
 		vcpu->symcall->counters.refused_active++;
-		answer(vcpu, HYPERCALL_REFUSED);
+		answer(vcpu, SYMBIOTIC_HYPERCALL_REFUSED);
 		return BUS_DONE;
 	}
-	message->number = SYMCALL_NUMBER_TEST;
+	message->number = SYMCALL_TEST;
 	for (int i = 0; i < SYMCALL_REGISTERS; i++)
 		message->regs[i] = vcpu->hypercall[i + 1];
 	if (symcall_begin(vcpu, call, echo_done))
-		answer(vcpu, HYPERCALL_REFUSED);
+		answer(vcpu, SYMBIOTIC_HYPERCALL_REFUSED);
 	return BUS_DONE;
 }
 
@@ -91,14 +92,14 @@ static int hypercall(struct vcpu *vcpu, struct bus *hypercalls, uint32_t number)
 	vcpu->hypercall[4] = regs->rsi;
 	vcpu->hypercall[5] = regs->rdi;
 	if (!range) {
-		answer(vcpu, HYPERCALL_UNKNOWN);
+		answer(vcpu, SYMBIOTIC_HYPERCALL_UNKNOWN);
 		return BUS_DONE;
 	}
 	if (range->handler)
 		return range->handler(range->opaque, &access);
 	vcpu->hook = range->hook;
 	/* Which a hook without results need not say. */
-	answer(vcpu, HYPERCALL_DONE);
+	answer(vcpu, SYMBIOTIC_HYPERCALL_DONE);
 	return VCPU_HYPERCALL;
 }
 
@@ -106,7 +107,7 @@ static int end_of_call(struct vcpu *vcpu, bool failed)
 {
 	if (!vcpu->symcall->active) {
 		vcpu->symcall->counters.stray_returns++;
-		answer(vcpu, HYPERCALL_REFUSED);
+		answer(vcpu, SYMBIOTIC_HYPERCALL_REFUSED);
 		return BUS_DONE;
 	}
 	symcall_outcome(vcpu, failed);
@@ -137,9 +138,9 @@ static int ring(void *opaque, struct bus_access *access)
 	}
 	symcall->counters.doorbells++;
 	switch ((uint32_t)access->value) {
-	case HYPERCALL_RETURN:
+	case SYMBIOTIC_RETURN:
 		return end_of_call(vcpu, false);
-	case HYPERCALL_ERROR:
+	case SYMBIOTIC_ERROR:
 		return end_of_call(vcpu, true);
 	default:
 		return hypercall(vcpu, opaque, (uint32_t)access->value);
@@ -148,7 +149,7 @@ static int ring(void *opaque, struct bus_access *access)
 
 int doorbell_attach(struct bus *pio, struct bus *hypercalls)
 {
-	int error = bus_add(pio, DOORBELL_PORT, 1, ring, hypercalls);
+	int error = bus_add(pio, SYMBIOTIC_PORT, 1, ring, hypercalls);
 
-	return error ? error : bus_add(hypercalls, HYPERCALL_ECHO, 1, on_echo, NULL);
+	return error ? error : bus_add(hypercalls, SYMBIOTIC_ECHO, 1, on_echo, NULL);
 }

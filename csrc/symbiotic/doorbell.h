@@ -11,28 +11,11 @@
 #define PYVMM_SYMBIOTIC_DOORBELL_H
 
 #include <stdint.h>
+#include <symbiotic.h>
 
 #include "machine/bus.h"
 
 /* cffi: begin */
-enum {
-	DOORBELL_PORT = 0x7e,
-
-	HYPERCALL_RETURN = 0x535,
-	HYPERCALL_ERROR = 0x536,
-	HYPERCALL_FIRST = 0x5000,
-	/* Makes a TEST symcall with its arguments and brings back the results: a round trip
-	 * through both directions, all of it in C. */
-	HYPERCALL_ECHO = 0x5000,
-	HYPERCALL_FIRST_USER = 0x6000,
-	HYPERCALL_LAST = 0xffff,
-
-	/* In RAX afterwards. */
-	HYPERCALL_DONE = 0,
-	HYPERCALL_UNKNOWN = 1,
-	HYPERCALL_REFUSED = 2,
-};
-
 struct vcpu;
 
 /* Claims the port, and the VMM's own numbers on the bus of hypercalls: 0 or the error of bus_add().

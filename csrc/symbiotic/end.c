@@ -14,7 +14,7 @@ static void end_active(struct symcall *symcall, enum symcall_status status)
 	symcall->vcpu->heeds = VCPU_HEED_ALL;
 	symcall_watch_count(&symcall->watched);
 	if (page)
-		__atomic_fetch_and(symspy_flags(page), ~(uint32_t)SYMSPY_VCPU_ACTIVE,
+		__atomic_fetch_and(symspy_flags(page), ~(uint32_t)SYMBIOTIC_VCPU_ACTIVE,
 		                   __ATOMIC_RELEASE);
 }
 
@@ -50,10 +50,10 @@ void symcall_outcome(struct vcpu *vcpu, bool failed)
 	message->regs[2] = regs->rdx;
 	message->regs[3] = regs->rsi;
 	message->regs[4] = regs->rdi;
-	if (wanted > SYMSPY_DATA_SIZE)
-		wanted = SYMSPY_DATA_SIZE;
+	if (wanted > SYMBIOTIC_DATA_SIZE)
+		wanted = SYMBIOTIC_DATA_SIZE;
 	if (wanted && page)
-		memcpy(message->data, page + SYMSPY_DATA, wanted);
+		memcpy(message->data, page + SYMBIOTIC_DATA_OFFSET, wanted);
 	else
 		memset(message->data, 0, wanted);
 	if (failed)

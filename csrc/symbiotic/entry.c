@@ -12,17 +12,17 @@ static bool canonical(uint64_t address)
 static uint64_t *field_of(struct context_entry *entry, uint64_t msr)
 {
 	switch (msr) {
-	case SYMCALL_MSR_RIP:
+	case MSR_SYMBIOTIC_RIP:
 		return &entry->rip;
-	case SYMCALL_MSR_RSP:
+	case MSR_SYMBIOTIC_RSP:
 		return &entry->rsp;
-	case SYMCALL_MSR_CS:
+	case MSR_SYMBIOTIC_CS:
 		return &entry->cs;
-	case SYMCALL_MSR_GS:
+	case MSR_SYMBIOTIC_GS_BASE:
 		return &entry->gs;
-	case SYMCALL_MSR_FS:
+	case MSR_SYMBIOTIC_FS_BASE:
 		return &entry->fs;
-	case SYMCALL_MSR_CR3_CLEAR:
+	case MSR_SYMBIOTIC_CR3_CLEAR:
 		return &entry->cr3_clear;
 	default:
 		return &entry->promises;
@@ -32,12 +32,12 @@ static uint64_t *field_of(struct context_entry *entry, uint64_t msr)
 static bool acceptable(uint64_t msr, uint64_t value)
 {
 	switch (msr) {
-	case SYMCALL_MSR_CS:
+	case MSR_SYMBIOTIC_CS:
 		return value <= 0xffff && !(value & 7);
-	case SYMCALL_MSR_CR3_CLEAR:
+	case MSR_SYMBIOTIC_CR3_CLEAR:
 		return !(value >> 52);
-	case SYMCALL_MSR_PROMISES:
-		return !(value & ~(uint64_t)CONTEXT_PROMISE_STATE_KEPT);
+	case MSR_SYMBIOTIC_PROMISES:
+		return !(value & ~(uint64_t)SYMBIOTIC_PROMISE_NO_FPU);
 	default:
 		return canonical(value);
 	}
@@ -62,7 +62,7 @@ static int on_msr(void *opaque, struct bus_access *access)
 	}
 	if (symcall->active)
 		symcall->counters.reregistered++;
-	if (access->address == SYMCALL_MSR_RIP)
+	if (access->address == MSR_SYMBIOTIC_RIP)
 		symcall->disabled = false;
 	*field = access->value;
 	return BUS_DONE;
@@ -70,8 +70,8 @@ static int on_msr(void *opaque, struct bus_access *access)
 
 int symcall_attach(struct bus *msr)
 {
-	int error = bus_add(msr, SYMCALL_MSR_RIP, SYMCALL_MSR_PROMISES - SYMCALL_MSR_RIP + 1,
+	int error = bus_add(msr, MSR_SYMBIOTIC_RIP, MSR_SYMBIOTIC_PROMISES - MSR_SYMBIOTIC_RIP + 1,
 	                    on_msr, NULL);
 
-	return error ? error : bus_add(msr, SYMCALL_MSR_FS, 1, on_msr, NULL);
+	return error ? error : bus_add(msr, MSR_SYMBIOTIC_FS_BASE, 1, on_msr, NULL);
 }

@@ -31,7 +31,7 @@ static int on_probe(void *opaque, struct bus_access *access)
 	if (error != -EINTR)
 		return error ? vcpu_fail(vcpu, -error) : VCPU_UNKNOWN_EXIT;
 	message = symcall_message(vcpu->symcall->echo);
-	message->number = SYMCALL_NUMBER_TEST;
+	message->number = SYMCALL_TEST;
 	memset(message->regs, 0, sizeof(message->regs));
 	/* A refusal is counted where all are. */
 	(void)symcall_begin(vcpu, vcpu->symcall->echo, probe_done);

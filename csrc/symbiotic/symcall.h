@@ -17,6 +17,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <symbiotic.h>
 
 #include "machine/vcpu.h"
 #include "symbiotic/context.h"
@@ -28,15 +29,6 @@
 
 /* cffi: begin */
 enum {
-	SYMCALL_MSR_RIP = 0x536,
-	SYMCALL_MSR_RSP = 0x537,
-	SYMCALL_MSR_CS = 0x538,
-	SYMCALL_MSR_GS = 0x539,
-	SYMCALL_MSR_CR3_CLEAR = 0x53a,
-	SYMCALL_MSR_PROMISES = 0x53b,
-	SYMCALL_MSR_FS = 0x540,
-
-	SYMCALL_NUMBER_TEST = 1,
 	SYMCALL_REGISTERS = 5, /* RBX RCX RDX RSI RDI */
 	SYMCALL_TEXT = 80,
 };

@@ -12,33 +12,17 @@
 #include "machine/vcpu.h"
 
 enum {
-	PAGE_FLAGS = 0x008,
-	PAGE_EXTENSION = 0x100,
-	EXTENSION_VERSION = 1,
 	MAX_RESERVED = 8,
+
+	/* Where the extension of the VM-wide page ends, with a swap disk and without. */
+	VM_END = offsetof(struct symbiotic_vm_page, reserved3),
+	VM_END_PLAIN = offsetof(struct symbiotic_vm_page, aperture_room),
 };
 
-/* The extension of the VM-wide page. Without a swap disk it ends before `room`. */
-struct vm_extension {
-	uint32_t size;
-	uint32_t version;
-	uint32_t swap_mode;
-	uint32_t reserved;
-	uint64_t aperture_base;
-	uint64_t aperture_size;
-	char swap_serial[20];
-	uint32_t reserved_2;
-	uint64_t room;
-};
-
-_Static_assert(sizeof(struct vm_extension) == 0x40, "as documented");
-
-struct vcpu_extension {
-	uint32_t size;
-	uint32_t version;
-	uint32_t data_offset;
-	uint32_t data_size;
-};
+_Static_assert(sizeof(struct symbiotic_vm_page) == SYMBIOTIC_PAGE_SIZE, "a page");
+_Static_assert(sizeof(struct symbiotic_vcpu_page) == SYMBIOTIC_PAGE_SIZE, "a page");
+_Static_assert(offsetof(struct symbiotic_vcpu_page, flags) == SYMBIOTIC_FLAGS_OFFSET, "flags");
+_Static_assert(offsetof(struct symbiotic_vcpu_page, data) == SYMBIOTIC_DATA_OFFSET, "data");
 
 struct page {
 	uint64_t gpa; /* 0: none */
@@ -94,7 +78,7 @@ int symspy_reserve(struct symspy *symspy, uint64_t gpa, uint64_t length)
 
 static int overlaps(uint64_t gpa, uint64_t other, uint64_t length)
 {
-	return gpa < other + length && other < gpa + SYMSPY_PAGE_SIZE;
+	return gpa < other + length && other < gpa + SYMBIOTIC_PAGE_SIZE;
 }
 
 static int taken(const struct symspy *symspy, uint64_t gpa, uint32_t which)
@@ -104,7 +88,7 @@ static int taken(const struct symspy *symspy, uint64_t gpa, uint32_t which)
 			return 1;
 	for (uint32_t i = 0; i < symspy->pages_count; i++)
 		if (i != which && symspy->pages[i].gpa &&
-		    overlaps(gpa, symspy->pages[i].gpa, SYMSPY_PAGE_SIZE))
+		    overlaps(gpa, symspy->pages[i].gpa, SYMBIOTIC_PAGE_SIZE))
 			return 1;
 	return 0;
 }
@@ -112,36 +96,37 @@ static int taken(const struct symspy *symspy, uint64_t gpa, uint32_t which)
 static void write_vm_page(const struct symspy *symspy, uint8_t *page)
 {
 	const struct symspy_swap *swap = &symspy->swap;
-	struct vm_extension extension = {
-	        .size = symspy->has_swap ? sizeof(extension) : offsetof(struct vm_extension, room),
-	        .version = EXTENSION_VERSION,
+	const uint32_t end = symspy->has_swap ? VM_END : VM_END_PLAIN;
+	struct symbiotic_vm_page new = {
+	        .magic = SYMBIOTIC_CPUID_SIGNATURE,
+	        .ext_size = end - offsetof(struct symbiotic_vm_page, ext_size),
+	        .ext_version = SYMBIOTIC_EXT_VERSION,
 	        .swap_mode = swap->mode,
 	        .aperture_base = swap->base,
 	        .aperture_size = swap->size,
-	        .room = swap->room,
+	        .aperture_room = swap->room,
 	};
 
-	memcpy(extension.swap_serial, swap->serial, sizeof(extension.swap_serial));
-	memset(page + PAGE_FLAGS, 0, PAGE_EXTENSION - PAGE_FLAGS);
-	memcpy(page + PAGE_EXTENSION, &extension, extension.size);
-	memcpy(page, "V3V\0\0\0\0", 8);
+	memcpy(new.swap_serial, swap->serial, sizeof(new.swap_serial));
+	memcpy(page + sizeof(new.magic), (uint8_t *)&new + sizeof(new.magic),
+	       end - sizeof(new.magic));
+	memcpy(page, &new.magic, sizeof(new.magic));
 }
 
 static void write_vcpu_page(uint8_t *page, uint32_t cpu)
 {
-	struct vcpu_extension extension = {
-	        .size = sizeof(extension),
-	        .version = EXTENSION_VERSION,
-	        .data_offset = SYMSPY_DATA,
-	        .data_size = SYMSPY_DATA_SIZE,
-	};
+	struct symbiotic_vcpu_page *to = (struct symbiotic_vcpu_page *)page;
 	char magic[16] = "";
 
 	/* Eight bytes count: numbers beyond 9999 lose digits, which nobody has so far. */
 	snprintf(magic, sizeof(magic), "V3V.%u", cpu);
-	memset(page + PAGE_FLAGS, 0, sizeof(uint32_t));
-	memcpy(page + PAGE_EXTENSION, &extension, sizeof(extension));
-	memcpy(page, magic, 8);
+	to->flags = 0;
+	to->ext_size = offsetof(struct symbiotic_vcpu_page, reserved1) -
+	               offsetof(struct symbiotic_vcpu_page, ext_size);
+	to->ext_version = SYMBIOTIC_EXT_VERSION;
+	to->data_offset = SYMBIOTIC_DATA_OFFSET;
+	to->data_size = SYMBIOTIC_DATA_SIZE;
+	memcpy(&to->magic, magic, sizeof(to->magic));
 }
 
 /* 0 or BUS_FAULT, and then nothing changed. A page that is given up is left as it is. */
@@ -150,9 +135,9 @@ static int set_page(struct symspy *symspy, uint32_t which, uint64_t gpa)
 	struct page page = {.gpa = gpa};
 
 	if (gpa) {
-		if (gpa % SYMSPY_PAGE_SIZE || taken(symspy, gpa, which))
+		if (gpa % SYMBIOTIC_PAGE_SIZE || taken(symspy, gpa, which))
 			return BUS_FAULT;
-		page.hva = guest_memory_ram_at(symspy->memory, gpa, SYMSPY_PAGE_SIZE);
+		page.hva = guest_memory_ram_at(symspy->memory, gpa, SYMBIOTIC_PAGE_SIZE);
 		if (!page.hva)
 			return BUS_FAULT;
 		if (which)
@@ -167,7 +152,7 @@ static int set_page(struct symspy *symspy, uint32_t which, uint64_t gpa)
 static int on_msr(void *opaque, struct bus_access *access)
 {
 	struct symspy *symspy = opaque;
-	uint32_t which = access->address == SYMSPY_MSR_VM_PAGE ? 0 : access->vcpu->index + 1;
+	uint32_t which = access->address == MSR_SYMBIOTIC_VM_PAGE ? 0 : access->vcpu->index + 1;
 	int result = BUS_DONE;
 
 	if (which >= symspy->pages_count)
@@ -185,7 +170,7 @@ static int on_msr(void *opaque, struct bus_access *access)
 
 int symspy_attach(struct symspy *symspy, struct bus *msr)
 {
-	return bus_add(msr, SYMSPY_MSR_VM_PAGE, 2, on_msr, symspy);
+	return bus_add(msr, MSR_SYMBIOTIC_VM_PAGE, 2, on_msr, symspy);
 }
 
 uint64_t symspy_page(struct symspy *symspy, int cpu)
@@ -218,9 +203,8 @@ void symspy_set_swap_mode(struct symspy *symspy, uint32_t mode)
 	symspy->swap.mode = mode;
 	page = symspy->pages[0].hva;
 	if (page)
-		__atomic_store_n((uint32_t *)(page + PAGE_EXTENSION +
-		                              offsetof(struct vm_extension, swap_mode)),
-		                 mode, __ATOMIC_RELEASE);
+		__atomic_store_n(&((struct symbiotic_vm_page *)page)->swap_mode, mode,
+		                 __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&symspy->lock);
 }
 

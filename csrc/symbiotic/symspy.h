@@ -8,23 +8,12 @@
 #define PYVMM_SYMBIOTIC_SYMSPY_H
 
 #include <stdint.h>
+#include <symbiotic.h>
 
 #include "machine/bus.h"
 #include "machine/memory.h"
 
 /* cffi: begin */
-enum {
-	SYMSPY_MSR_VM_PAGE = 0x534,
-	SYMSPY_MSR_VCPU_PAGE = 0x535,
-
-	SYMSPY_PAGE_SIZE = 4096,
-	SYMSPY_DATA = 0x400, /* of a vCPU's page: what bulk symcalls pass */
-	SYMSPY_DATA_SIZE = 0xc00,
-
-	SYMSPY_VCPU_ACTIVE = 1 << 0,
-	SYMSPY_VCPU_ENABLED = 1 << 1,
-};
-
 struct symspy;
 
 /* For a machine of `cpus` vCPUs. NULL and errno on failure. */
@@ -42,7 +31,7 @@ uint64_t symspy_page(struct symspy *symspy, int cpu);
 
 /* What the VM-wide page says of a swap disk: docs/symbiotic.md, "SwapBypass". */
 struct symspy_swap {
-	uint32_t mode; /* enum swap_mode */
+	uint32_t mode; /* SYMBIOTIC_SWAP_OFF and so on */
 	uint64_t base; /* of the aperture, guest-physical */
 	uint64_t size; /* bytes, of the aperture and of the disk */
 	uint64_t room; /* bytes directly below the aperture */
@@ -63,12 +52,10 @@ uint64_t symspy_refused(struct symspy *symspy);
 /* Host address of the page of a vCPU, NULL for none. On that vCPU's thread. */
 uint8_t *symspy_vcpu_page(const struct symspy *symspy, uint32_t cpu);
 
-/* The flags of such a page, SYMSPY_VCPU_*, which the guest may change at any time. */
+/* The flags of such a page, SYMBIOTIC_VCPU_*, which the guest may change at any time. */
 static inline uint32_t *symspy_flags(uint8_t *page)
 {
-	enum { PAGE_FLAGS = 0x008 };
-
-	return (uint32_t *)(page + PAGE_FLAGS);
+	return (uint32_t *)(page + SYMBIOTIC_FLAGS_OFFSET);
 }
 
 #endif

@@ -174,7 +174,7 @@ class Hooks:
         """
         if self.hypercalls is None:
             raise ConfigError("hypercalls need a symbiotic machine")
-        if not lib.HYPERCALL_FIRST <= number <= lib.HYPERCALL_LAST:
+        if not lib.SYMBIOTIC_HYPERCALL_FIRST <= number <= lib.SYMBIOTIC_HYPERCALL_LAST:
             raise ConfigError(f"hypercall {number:#x}: the numbers are 0x5000 to 0xffff")
         self._owner.check_open()
         if self._claim(self.hypercalls, self.hypercall_handlers, number, 1, handler):

@@ -19,14 +19,8 @@ if TYPE_CHECKING:
 
     from pyvmm.machine.machine import Machine
 
-CPUID_LEAF = 0x90000000
-SIGNATURE = b"V3V\0"
-VERSION = 1
-FEATURES = 1 << 0 | 1 << 1  # SymSpy, SymCall
-SWAP_BYPASS = 1 << 2
-
 #: One range for the filter; the few numbers in it that are nobody's give #GP as they would without it.
-MSRS = (lib.SYMSPY_MSR_VM_PAGE, lib.SYMCALL_MSR_FS - lib.SYMSPY_MSR_VM_PAGE + 1)
+MSRS = (lib.MSR_SYMBIOTIC_VM_PAGE, lib.MSR_SYMBIOTIC_FS_BASE - lib.MSR_SYMBIOTIC_VM_PAGE + 1)
 #: Where the firmware tables are; no guest page may cover them.
 FIRMWARE = (0xE0000, 0x20000)
 
@@ -58,8 +52,13 @@ def backend_name() -> bytes:
 
 def leaf() -> tuple[int, int, int, int, int]:
     """The CPUID leaf: its number, EAX, EBX, ECX, EDX."""
-    eax, ebx = (int.from_bytes(text, "little") for text in (SIGNATURE, backend_name()))
-    return CPUID_LEAF, eax, ebx, VERSION, FEATURES
+    return (
+        lib.SYMBIOTIC_CPUID_LEAF,
+        lib.SYMBIOTIC_CPUID_SIGNATURE,
+        int.from_bytes(backend_name(), "little"),
+        lib.SYMBIOTIC_VERSION,
+        lib.SYMBIOTIC_FEATURE_SYMSPY | lib.SYMBIOTIC_FEATURE_SYMCALL,
+    )
 
 
 def check_deadline(deadline: float) -> float:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:
     from pyvmm.record import NamedTuple
 
-DATA_SIZE: int = lib.SYMSPY_DATA_SIZE
+DATA_SIZE: int = lib.SYMBIOTIC_DATA_SIZE
 WORD = (1 << 64) - 1
 ARGUMENTS: int = lib.SYMCALL_REGISTERS
 #: How often a thread that waits for a symcall looks for an interrupt.

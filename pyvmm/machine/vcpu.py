@@ -347,7 +347,7 @@ class Vcpu(Part):
         if not answer:
             return  # the guest has been answered so far
         words = [word & 0xFFFFFFFFFFFFFFFF for word in answer]
-        error = lib.doorbell_answer(c, lib.HYPERCALL_DONE, words, len(words))
+        error = lib.doorbell_answer(c, lib.SYMBIOTIC_HYPERCALL_DONE, words, len(words))
         if error:
             raise HostError(-error, f"hypercall {call.number:#x}: {os.strerror(-error)}")
 

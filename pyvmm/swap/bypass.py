@@ -10,7 +10,6 @@ import os
 from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.machine.cpuid import address_bits
-from pyvmm.machine.symbiosis import CPUID_LEAF, SWAP_BYPASS
 from pyvmm.swap import aperture
 
 TYPE_CHECKING = False
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 else:
     from pyvmm.record import NamedTuple
 
-#: By enum swap_mode.
+#: By number, from SYMBIOTIC_SWAP_OFF on.
 MODES = ("off", "symcall", "direct")
 SERIAL_BYTES: int = lib.VIRTIO_BLK_SERIAL_SIZE
 
@@ -37,7 +36,7 @@ def mode_number(mode: str) -> int:
     return MODES.index(mode)
 
 
-#: By enum swap_reason: what became of a fault.
+#: By number, from SYMBIOTIC_SWAP_MAPPED on: what became of a fault.
 ANSWERS = ("mapped", "mode", "slot", "policy", "lookup", "pte", "race")
 
 
@@ -95,8 +94,8 @@ class SwapBypass:
             raise ConfigError(f"a swap store: {os.strerror(-error)}")
         for vcpu in machine.vcpus:
             for i in range(vcpu.cpuid.nent):
-                if vcpu.cpuid.entries[i].function == CPUID_LEAF:
-                    vcpu.cpuid.entries[i].edx |= SWAP_BYPASS
+                if vcpu.cpuid.entries[i].function == lib.SYMBIOTIC_CPUID_LEAF:
+                    vcpu.cpuid.entries[i].edx |= lib.SYMBIOTIC_FEATURE_SWAPBYPASS
             vcpu.set_cpuid(vcpu.cpuid)
         self.mode = mode
 

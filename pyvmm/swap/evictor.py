@@ -7,11 +7,11 @@ import threading
 import time
 from _weakref import ref  # weakref itself imports more
 
+from pyvmm._core import lib
 from pyvmm.errors import GuestDataError, LimitError, StateError, SymcallError
 from pyvmm.machine.part import Part
 from pyvmm.machine.question import Question
 from pyvmm.machine.thread import Thread
-from pyvmm.symbiotic import abi
 from pyvmm.symbiotic import memory as guest_memory
 from pyvmm.symbiotic.answer import ask
 from pyvmm.symbiotic.swapstats import swap_evict, swap_stats
@@ -59,7 +59,7 @@ class Evictor(Part):
 
     def _ask(self, raw: Raw) -> None:
         adopted = swap_stats(raw).adopted
-        found = guest_memory.parse(ask(raw, abi.SYMCALL_MEMORY, want=abi.PAGE_DATA_SIZE))
+        found = guest_memory.parse(ask(raw, lib.SYMCALL_MEMORY, want=lib.SYMBIOTIC_DATA_SIZE))
         spare = (found.free or 0) - (found.total or 0) // RESERVE
         if spare > 0 and self._governor.policy == "pressure":
             spare -= self._not_given()

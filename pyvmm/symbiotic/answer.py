@@ -6,11 +6,10 @@ about.
 from __future__ import annotations
 
 import errno
-import struct
 import time
 
+from pyvmm._core import ffi, lib
 from pyvmm.errors import GuestDataError, SymcallError
-from pyvmm.symbiotic import abi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,12 +17,12 @@ if TYPE_CHECKING:
 
     from pyvmm.machine.symcall import Raw, Results
 
-#: A 64-bit field that the guest cannot fill in.
-UNKNOWN = (1 << 64) - 1
-
 #: How long a caller that can wait keeps asking a guest that says EAGAIN, and how long it sleeps in between, seconds.
 PATIENCE = 1.0
 PAUSE = 0.002
+
+#: Bytes of a field that a newer guest may have added to a structure.
+WORD = 8
 
 
 def ask(raw: Raw, number: int, *args: int, want: int = 0) -> Results:
@@ -46,28 +45,36 @@ def ask(raw: Raw, number: int, *args: int, want: int = 0) -> Results:
         time.sleep(PAUSE)
 
 
-def unpack(layout: struct.Struct, results: Results, what: str) -> tuple[Any, ...]:
-    """Return the one structure a call left in the data area; RBX is its size, which its first field
-    repeats.
+def structure(name: str, results: Results, what: str, least: int | None = None) -> Any:
+    """Return the one structure that a call left in the data area, of include/symbiotic.h.
 
-    A larger one is a newer guest's: the fields known here come first. Raise GuestDataError for
-    anything shorter.
+    RBX is its size, which its first field repeats. A larger one is a newer guest's: the fields
+    known here come first. One of at least `least` bytes (default: all of them) is an older guest's:
+    the fields that it lacks are 0. Raise GuestDataError for anything shorter.
     """
+    found = ffi.new(f"struct {name} *")
+    whole = ffi.sizeof(found[0])
+    shortest = whole if least is None else least
     size, data = results.rbx, results.data
-    if not layout.size <= size <= abi.PAGE_DATA_SIZE or size > len(data):
+    if not shortest <= size <= lib.SYMBIOTIC_DATA_SIZE or size > len(data):
         raise GuestDataError(
-            f"{what}: the guest answered with {size} bytes; there should be {layout.size}"
-            f" to {abi.PAGE_DATA_SIZE}"
+            f"{what}: the guest answered with {size} bytes; there should be {shortest}"
+            f" to {lib.SYMBIOTIC_DATA_SIZE}"
         )
-    fields = layout.unpack_from(data)
-    if not layout.size <= fields[0] <= size:
-        raise GuestDataError(f"{what}: the structure says it has {fields[0]} of {size} bytes")
-    return fields
+    ffi.memmove(found, data, min(size, whole))
+    inner = found.size
+    if not shortest <= inner <= size:
+        raise GuestDataError(f"{what}: the structure says it has {inner} of {size} bytes")
+    if inner < whole:
+        # What lies behind it is left from before, and a field that is cut is none.
+        end = inner // WORD * WORD
+        ffi.buffer(found)[end:] = bytes(whole - end)
+    return found
 
 
 def known(value: int) -> int | None:
     """Return a 64-bit field, None if the guest says that it does not know."""
-    return None if value == UNKNOWN else value
+    return None if value == lib.SYMBIOTIC_UNKNOWN else value
 
 
 def text(raw: bytes) -> str:

@@ -7,9 +7,10 @@ module gives `VM.symcall` and `Vcpu.symcall` the names; `register` adds others.
 
 from __future__ import annotations
 
+from pyvmm._core import lib
 from pyvmm.errors import GuestDataError
 from pyvmm.machine.symcall import register
-from pyvmm.symbiotic import abi, facts, memory, task
+from pyvmm.symbiotic import facts, memory, task
 from pyvmm.symbiotic.answer import ask
 from pyvmm.symbiotic.facts import Facts
 from pyvmm.symbiotic.memory import Lookup, Memory
@@ -48,7 +49,7 @@ def test(raw: Raw, *args: int) -> tuple[int, ...]:
     Raise SymcallError, GuestDataError if it does not, ConfigError for more numbers.
     """
     padded = (*args, *(0,) * (5 - len(args)))
-    answer = tuple(ask(raw, abi.SYMCALL_TEST, *args)[:5])
+    answer = tuple(ask(raw, lib.SYMCALL_TEST, *args)[:5])
     expected = tuple(number + 1 & _WORD for number in padded)
     if answer != expected:
         raise GuestDataError(f"test: {expected} expected, the guest answered {answer}")
@@ -60,12 +61,12 @@ def read_facts(raw: Raw) -> Facts:
 
     Raise SymcallError, GuestDataError if the answer is none.
     """
-    return facts.parse(ask(raw, abi.SYMCALL_FACTS, want=abi.PAGE_DATA_SIZE))
+    return facts.parse(ask(raw, lib.SYMCALL_KERNEL_FACTS, want=lib.SYMBIOTIC_DATA_SIZE))
 
 
 def read_current(raw: Raw) -> Current:
     """Return the task that the vCPU is running. Raise SymcallError; any answer is one."""
-    return task.parse_current(ask(raw, abi.SYMCALL_CURRENT))
+    return task.parse_current(ask(raw, lib.SYMCALL_CURRENT_TASK))
 
 
 def read_memory(raw: Raw) -> Memory:
@@ -73,7 +74,7 @@ def read_memory(raw: Raw) -> Memory:
 
     Raise SymcallError, GuestDataError if the answer is none.
     """
-    return memory.parse(ask(raw, abi.SYMCALL_MEMORY, want=abi.PAGE_DATA_SIZE))
+    return memory.parse(ask(raw, lib.SYMCALL_MEMORY, want=lib.SYMBIOTIC_DATA_SIZE))
 
 
 register("test", test)

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import struct
-
-from pyvmm.symbiotic.answer import known, text, unpack
+from pyvmm._core import ffi, lib
+from pyvmm.symbiotic.answer import known, structure, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,11 +13,6 @@ if TYPE_CHECKING:
     from pyvmm.machine.symcall import Results
 else:
     from pyvmm.record import NamedTuple
-
-#: size, flags; KASLR offset, phys_base, page offset, vmcoreinfo: address, size; CPUs, per-CPU offset, CPU, levels; ...
-LAYOUT = struct.Struct("<IIQQQQIIQIIQ64s64s")
-
-OUT_OF_TREE = 1 << 0
 
 
 class Facts(NamedTuple):
@@ -52,21 +46,19 @@ class Facts(NamedTuple):
 
 def parse(results: Results) -> Facts:
     """Raise GuestDataError if the answer is none."""
-    fields = unpack(LAYOUT, results, "kernel facts")
-    _, flags, kaslr_offset, phys_base, page_offset, vmcoreinfo_gpa, vmcoreinfo_size, *rest = fields
-    possible_cpus, percpu_base, cpu, levels, kernel_pgd_gpa, release, version = rest
+    said = structure("symbiotic_facts", results, "kernel facts")
     return Facts(
-        release=text(release),
-        version=text(version),
-        out_of_tree=bool(flags & OUT_OF_TREE),
-        kaslr_offset=known(kaslr_offset),
-        phys_base=known(phys_base),
-        page_offset=known(page_offset),
-        vmcoreinfo_gpa=known(vmcoreinfo_gpa),
-        vmcoreinfo_size=vmcoreinfo_size,
-        kernel_pgd_gpa=known(kernel_pgd_gpa),
-        page_table_levels=levels,
-        percpu_base=known(percpu_base),
-        cpu=cpu,
-        possible_cpus=possible_cpus,
+        release=text(bytes(ffi.buffer(said.release))),
+        version=text(bytes(ffi.buffer(said.version))),
+        out_of_tree=bool(said.flags & lib.SYMBIOTIC_FACTS_MODULE),
+        kaslr_offset=known(said.kaslr_offset),
+        phys_base=known(said.phys_base),
+        page_offset=known(said.page_offset),
+        vmcoreinfo_gpa=known(said.vmcoreinfo_gpa),
+        vmcoreinfo_size=said.vmcoreinfo_size,
+        kernel_pgd_gpa=known(said.kernel_pgd_gpa),
+        page_table_levels=said.page_table_levels,
+        percpu_base=known(said.percpu_base),
+        cpu=said.cpu,
+        possible_cpus=said.possible_cpus,
     )

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import errno
-import struct
 
+from pyvmm._core import lib
 from pyvmm.errors import ConfigError, GuestDataError, SymcallError
 from pyvmm.machine.question import Question
-from pyvmm.symbiotic import abi
-from pyvmm.symbiotic.answer import ask, known, unpack
+from pyvmm.symbiotic.answer import ask, known, structure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,12 +18,9 @@ if TYPE_CHECKING:
 else:
     from pyvmm.record import NamedTuple
 
-#: size, page size, ten amounts of memory, four counts.
-LAYOUT = struct.Struct("<II14Q")
-
 MAX_READ = 16 << 20
 _SPACE = 1 << 64
-_ACCESSES = abi.ACCESS_READ | abi.ACCESS_WRITE | abi.ACCESS_EXECUTE
+_ACCESSES = lib.SYMBIOTIC_ACCESS_READ | lib.SYMBIOTIC_ACCESS_WRITE | lib.SYMBIOTIC_ACCESS_EXECUTE
 
 
 class Memory(NamedTuple):
@@ -57,7 +53,7 @@ class Lookup(NamedTuple):
 
     `vaddr` is the address, None if the access that was asked for is not allowed. `pte_gpa` is the
     guest-physical address of the page table entry, None if there is none; `permissions` has the
-    bits of `abi.ACCESS_READ` and so on.
+    bits of `SYMBIOTIC_ACCESS_READ` and so on.
     """
 
     vaddr: int | None
@@ -67,26 +63,27 @@ class Lookup(NamedTuple):
     @property
     def readable(self) -> bool:
         """True if the mapping lets it be read."""
-        return bool(self.permissions & abi.ACCESS_READ)
+        return bool(self.permissions & lib.SYMBIOTIC_ACCESS_READ)
 
     @property
     def writable(self) -> bool:
         """True if the mapping lets it be written."""
-        return bool(self.permissions & abi.ACCESS_WRITE)
+        return bool(self.permissions & lib.SYMBIOTIC_ACCESS_WRITE)
 
     @property
     def executable(self) -> bool:
         """True if the mapping lets it be executed."""
-        return bool(self.permissions & abi.ACCESS_EXECUTE)
+        return bool(self.permissions & lib.SYMBIOTIC_ACCESS_EXECUTE)
 
 
 def parse(results: Results) -> Memory:
     """Return the answer to MEMORY. Raise GuestDataError if it is none."""
-    _, page_size, *amounts = unpack(LAYOUT, results, "memory statistics")
-    return Memory(page_size, *map(known, amounts))
+    said = structure("symbiotic_memory", results, "memory statistics")
+    amounts = (known(getattr(said, name)) for name in Memory._fields[1:])
+    return Memory(said.page_size, *amounts)
 
 
-def lookup(raw: Raw, vaddr: int, pte: int = 0, access: int = abi.ACCESS_READ) -> Lookup:
+def lookup(raw: Raw, vaddr: int, pte: int = 0, access: int = lib.SYMBIOTIC_ACCESS_READ) -> Lookup:
     """Ask how `vaddr` is mapped, and whether `access` is allowed; with `pte` only if that is its
     page table entry.
 
@@ -99,7 +96,7 @@ def lookup(raw: Raw, vaddr: int, pte: int = 0, access: int = abi.ACCESS_READ) ->
         raise ConfigError(f"{pte:#x} is no 64-bit page table entry")
     if not access or access & ~_ACCESSES:
         raise ConfigError(f"access {access!r}: add up 1 (read), 2 (write) and 4 (execute)")
-    answer = ask(raw, abi.SYMCALL_MEM_LOOKUP, vaddr, pte, access)
+    answer = ask(raw, lib.SYMCALL_MEM_LOOKUP, vaddr, pte, access)
     if answer.rbx not in (0, vaddr):
         raise GuestDataError(
             f"memory lookup of {vaddr:#x}: the guest answered about {answer.rbx:#x}"
@@ -130,7 +127,7 @@ def read(raw: Raw, vaddr: int, length: int) -> bytes:
     question = Question()
     while done < length:
         question.check()
-        piece = min(length - done, abi.PAGE_DATA_SIZE)
+        piece = min(length - done, lib.SYMBIOTIC_DATA_SIZE)
         data = _read_piece(raw, vaddr + done, piece, first=not done)
         pieces.append(data)
         done += len(data)
@@ -141,7 +138,7 @@ def read(raw: Raw, vaddr: int, length: int) -> bytes:
 
 def _read_piece(raw: Raw, vaddr: int, length: int, *, first: bool) -> bytes:
     try:
-        answer = ask(raw, abi.SYMCALL_READ, vaddr, length, want=length)
+        answer = ask(raw, lib.SYMCALL_READ, vaddr, length, want=length)
     except SymcallError as error:
         if first or error.reason != "error" or error.code != errno.EFAULT:
             raise

@@ -3,29 +3,20 @@
 
 from __future__ import annotations
 
-import struct
-
-from pyvmm.errors import ConfigError, GuestDataError
-from pyvmm.symbiotic import abi
-from pyvmm.symbiotic.answer import ask
+from pyvmm._core import lib
+from pyvmm.errors import ConfigError
+from pyvmm.symbiotic.answer import ask, structure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NamedTuple
+    from typing import NamedTuple
 
     from pyvmm.machine.symcall import Raw, Results
 else:
     from pyvmm.record import NamedTuple
 
-HEAD = struct.Struct("<II")
-APERTURE_MAPPED = 1 << 0
-AREA_ON = 1 << 1
-EVICTING = 1 << 2
-#: Of the numbers after the head: which are the counts by reason.
-REASONS_AT, REASONS = 9, 8
-_WORDS = 24
-#: Bytes of the structure of this version.
-SIZE = HEAD.size + 8 * _WORDS
+#: Bytes of the shortest structure: its size and flags.
+_HEAD = 8
 
 
 class GuestSwap(NamedTuple):
@@ -66,21 +57,13 @@ class GuestSwap(NamedTuple):
 
 def parse(results: Results) -> GuestSwap:
     """Return the answer to SWAP_STATS. Raise GuestDataError for a size that cannot be."""
-    size, data = results.rbx, results.data
-    if not HEAD.size <= size <= min(abi.PAGE_DATA_SIZE, len(data)):
-        raise GuestDataError(
-            f"swap statistics: the guest answered with {size} bytes; there should be {HEAD.size}"
-            f" to {abi.PAGE_DATA_SIZE}"
-        )
-    inner, flags = HEAD.unpack_from(data)
-    if not HEAD.size <= inner <= size:
-        raise GuestDataError(f"swap statistics: the structure says it has {inner} of {size} bytes")
-    count = min((inner - HEAD.size) // 8, _WORDS)
-    words = list(struct.unpack_from(f"<{count}Q", data, HEAD.size)) + [0] * (_WORDS - count)
-    end = REASONS_AT + REASONS
-    fields: list[Any] = [*words[:REASONS_AT], tuple(words[REASONS_AT:end]), *words[end:]]
-    fields[:0] = (bool(flags & bit) for bit in (APERTURE_MAPPED, AREA_ON, EVICTING))
-    return GuestSwap(*fields)
+    said = structure("symbiotic_swap_stats", results, "swap statistics", _HEAD)
+    flags = (lib.SYMBIOTIC_SWAP_ATTACHED, lib.SYMBIOTIC_SWAP_ON, lib.SYMBIOTIC_SWAP_EVICTING)
+    mapped, on, evicting = (bool(said.flags & flag) for flag in flags)
+    # From there on the names are those of the structure.
+    counts = {name: getattr(said, name) for name in GuestSwap._fields[len(flags) :]}
+    counts["refused_reasons"] = tuple(said.refused_reasons)
+    return GuestSwap(mapped, on, evicting, **counts)
 
 
 def swap_stats(raw: Raw) -> GuestSwap:
@@ -90,7 +73,7 @@ def swap_stats(raw: Raw) -> GuestSwap:
 
     Raise GuestDataError if the answer is none.
     """
-    return parse(ask(raw, abi.SYMCALL_SWAP_STATS, want=abi.PAGE_DATA_SIZE))
+    return parse(ask(raw, lib.SYMCALL_SWAP_STATS, want=lib.SYMBIOTIC_DATA_SIZE))
 
 
 def swap_evict(raw: Raw, pages: int) -> int:
@@ -103,4 +86,4 @@ def swap_evict(raw: Raw, pages: int) -> int:
     """
     if not 0 < pages < 1 << 64:
         raise ConfigError(f"{pages} pages to hand back: there is 1 and more")
-    return ask(raw, abi.SYMCALL_SWAP_EVICT, pages).rbx
+    return ask(raw, lib.SYMCALL_SWAP_EVICT, pages).rbx

@@ -3,29 +3,24 @@
 
 from __future__ import annotations
 
-import struct
 import time
 
+from pyvmm._core import ffi, lib
 from pyvmm.errors import GuestDataError, LimitError
 from pyvmm.machine.question import SECONDS
-from pyvmm.symbiotic import abi
 from pyvmm.symbiotic.answer import ask, known, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import NamedTuple
+    from typing import Any, NamedTuple
 
     from pyvmm.machine.symcall import Raw, Results
 else:
     from pyvmm.record import NamedTuple
 
-#: pid, tgid, ppid, uid; state; flags, cpu, threads; start, user, system time; resident, swapped, virtual; comm.
-RECORD = struct.Struct("<IIIIc3xIIIQQQQQQ16s")
-
-KERNEL_THREAD = 1 << 0
-EXITING = 1 << 1
-IDLE = 1 << 2
+_POINTER = ffi.typeof("struct symbiotic_task *")
+_SIZE = ffi.sizeof("struct symbiotic_task")
 
 _LOW = 0xFFFF_FFFF
 
@@ -85,7 +80,9 @@ class Task(NamedTuple):
 
 
 def _flags(flags: int) -> tuple[bool, bool, bool]:
-    return bool(flags & KERNEL_THREAD), bool(flags & EXITING), bool(flags & IDLE)
+    bits = (lib.SYMBIOTIC_TASK_KTHREAD, lib.SYMBIOTIC_TASK_EXITING, lib.SYMBIOTIC_TASK_IDLE)
+    kernel_thread, exiting, idle = (bool(flags & bit) for bit in bits)
+    return kernel_thread, exiting, idle
 
 
 def parse_current(results: Results) -> Current:
@@ -96,12 +93,29 @@ def parse_current(results: Results) -> Current:
     return Current(ids & _LOW, ids >> 32, text(comm), where & _LOW, *flags, results.rdi)
 
 
-def parse_task(record: bytes) -> Task:
-    """Return one record of TASKS, `RECORD.size` bytes."""
-    pid, tgid, ppid, uid, letter, flags, cpu, threads, *amounts, comm = RECORD.unpack(record)
-    state = letter.decode() if letter.isalpha() else "?"
-    of_task = (pid, tgid, ppid, uid, state, text(comm), cpu, threads)
-    return Task(*of_task, *_flags(flags), *map(known, amounts))
+def parse_task(record: Any) -> Task:
+    """Return one record of TASKS, a `struct symbiotic_task`."""
+    letter = record.state
+    kernel_thread, exiting, idle = _flags(record.flags)
+    return Task(
+        pid=record.pid,
+        tgid=record.tgid,
+        ppid=record.ppid,
+        uid=record.uid,
+        state=letter.decode() if letter.isalpha() else "?",
+        comm=text(bytes(ffi.buffer(record.comm))),
+        cpu=record.cpu,
+        threads=record.threads,
+        kernel_thread=kernel_thread,
+        exiting=exiting,
+        idle=idle,
+        start_ns=known(record.start_ns),
+        utime_ns=known(record.utime_ns),
+        stime_ns=known(record.stime_ns),
+        rss_bytes=known(record.rss_bytes),
+        swap_bytes=known(record.swap_bytes),
+        vsize_bytes=known(record.vsize_bytes),
+    )
 
 
 def tasks(raw: Raw, threads: bool = False) -> Iterator[Task]:
@@ -116,7 +130,7 @@ def tasks(raw: Raw, threads: bool = False) -> Iterator[Task]:
     spent = 0.0
     for _ in range(MAX_PAGES):
         began = time.monotonic()
-        results = ask(raw, abi.SYMCALL_TASKS, cursor, int(threads), want=abi.PAGE_DATA_SIZE)
+        results = ask(raw, lib.SYMCALL_TASKS, cursor, int(threads), want=lib.SYMBIOTIC_DATA_SIZE)
         page = [parse_task(record) for record in _records(results)]
         spent += time.monotonic() - began
         for task in page:
@@ -157,13 +171,14 @@ def task_list(raw: Raw, threads: bool = False) -> TaskList:
     return found
 
 
-def _records(results: Results) -> Iterator[bytes]:
+def _records(results: Results) -> Iterator[Any]:
     count, size, data = results.rbx, results.rdx, results.data
     # Longer records are a newer guest's: the fields known here come first.
-    if count and not RECORD.size <= size <= abi.PAGE_DATA_SIZE:
+    if count and not _SIZE <= size <= lib.SYMBIOTIC_DATA_SIZE:
         raise GuestDataError(
-            f"tasks: the guest's records have {size} bytes; there should be {RECORD.size} or more"
+            f"tasks: the guest's records have {size} bytes; there should be {_SIZE} or more"
         )
     if count * size > len(data):
         raise GuestDataError(f"tasks: {count} records of {size} bytes are more than were sent")
-    return (data[at : at + RECORD.size] for at in range(0, count * size, size or 1))
+    begin = ffi.from_buffer(data)
+    return (ffi.cast(_POINTER, begin + at) for at in range(0, count * size, size or 1))

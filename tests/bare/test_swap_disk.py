@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import pyvmm
+from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError, HostError, StateError
 from pyvmm.machine.memory import GIB, MIB, PAGE
 from pyvmm.swap.store import SLOT
-from pyvmm.symbiotic import abi
 from tests.support import remote, remote_swap
 from tests.support.remote import Remote
 from tests.support.remote_swap import SIZE, SwapGuest
@@ -158,13 +158,14 @@ def test_memory_above_4_gib() -> None:
 def test_the_announcement(guest: SwapGuest) -> None:
     placed = guest.aperture
     assert guest.announced() == {
-        "size": abi.SWAP_EXTENSION_SIZE,
-        "mode": abi.MODE_SYMCALL,
+        "size": 0x40,
+        "mode": lib.SYMBIOTIC_SWAP_SYMCALL,
         "aperture": (placed.base, placed.size, placed.room),
         "serial": b"pyvmm-swap",
     }
-    guest.do(remote.CPUID, abi.CPUID_LEAF, 0)
-    assert guest.result(3) == abi.FEATURE_SYMSPY | abi.FEATURE_SYMCALL | abi.FEATURE_SWAP_BYPASS
+    guest.do(remote.CPUID, lib.SYMBIOTIC_CPUID_LEAF, 0)
+    spy, call = lib.SYMBIOTIC_FEATURE_SYMSPY, lib.SYMBIOTIC_FEATURE_SYMCALL
+    assert guest.result(3) == spy | call | lib.SYMBIOTIC_FEATURE_SWAPBYPASS
 
 
 def test_a_mode_reaches_the_page_and_the_next_page(guest: SwapGuest) -> None:
@@ -173,13 +174,14 @@ def test_a_mode_reaches_the_page_and_the_next_page(guest: SwapGuest) -> None:
         assert guest.swap.mode == guest.swap.effective == mode
         assert guest.announced()["mode"] == number
     before = guest.announced()
-    assert guest.wrmsr(abi.MSR_VM_PAGE, ELSEWHERE)
-    moved = remote_swap.announced(guest.machine.memory.read(ELSEWHERE, abi.PAGE_SIZE))
+    assert guest.wrmsr(lib.MSR_SYMBIOTIC_VM_PAGE, ELSEWHERE)
+    moved = remote_swap.announced(guest.machine.memory.read(ELSEWHERE, lib.SYMBIOTIC_PAGE_SIZE))
     assert moved == before
+    mode_at = ffi.offsetof("struct symbiotic_vm_page", "swap_mode")
     guest.swap.mode = "off"
     assert guest.announced()["mode"] == 2, "the old page is the guest's own"
-    assert guest.peek(ELSEWHERE + abi.SWAP_MODE) & 0xFFFFFFFF == 0
-    assert guest.wrmsr(abi.MSR_VM_PAGE, 0)
+    assert guest.peek(ELSEWHERE + mode_at) & 0xFFFFFFFF == 0
+    assert guest.wrmsr(lib.MSR_SYMBIOTIC_VM_PAGE, 0)
     guest.swap.mode = "symcall"
     guest.do(remote.REGISTER)
     assert guest.announced()["mode"] == 1
@@ -187,7 +189,7 @@ def test_a_mode_reaches_the_page_and_the_next_page(guest: SwapGuest) -> None:
         guest.swap.mode = "on"
 
 
-@pytest.mark.parametrize("index", [abi.MSR_VM_PAGE, abi.MSR_VCPU_PAGE])
+@pytest.mark.parametrize("index", [lib.MSR_SYMBIOTIC_VM_PAGE, lib.MSR_SYMBIOTIC_VCPU_PAGE])
 def test_no_shared_page_in_the_aperture(guest: SwapGuest, index: int) -> None:
     placed = guest.aperture
     for address in (placed.start, placed.base - PAGE, placed.base, placed.end - PAGE):
@@ -198,8 +200,8 @@ def test_no_shared_page_in_the_aperture(guest: SwapGuest, index: int) -> None:
 
 def test_without_a_store() -> None:
     with Remote().start() as guest:
-        for number in (abi.HYPERCALL_SWAP_ATTACH, abi.HYPERCALL_SWAP_DETACH):
-            assert guest.ring(number, 1 << 32, SIZE)[0] == abi.HYPERCALL_REFUSED
+        for number in (lib.SYMBIOTIC_SWAP_ATTACH, lib.SYMBIOTIC_SWAP_DETACH):
+            assert guest.ring(number, 1 << 32, SIZE)[0] == lib.SYMBIOTIC_HYPERCALL_REFUSED
         assert guest.works()
 
 
@@ -208,12 +210,12 @@ def test_without_a_store() -> None:
 
 def test_attach_and_detach(guest: SwapGuest) -> None:
     assert not guest.swap.stats.attached
-    assert guest.detach() == abi.HYPERCALL_REFUSED
+    assert guest.detach() == lib.SYMBIOTIC_HYPERCALL_REFUSED
     for _ in range(2):
-        assert guest.attach() == abi.HYPERCALL_DONE
+        assert guest.attach() == lib.SYMBIOTIC_HYPERCALL_DONE
         assert guest.swap.stats.attached
-        assert guest.attach() == abi.HYPERCALL_REFUSED, "twice"
-        assert guest.detach() == abi.HYPERCALL_DONE
+        assert guest.attach() == lib.SYMBIOTIC_HYPERCALL_REFUSED, "twice"
+        assert guest.detach() == lib.SYMBIOTIC_HYPERCALL_DONE
         assert not guest.swap.stats.attached
     assert guest.swap.stats.attach_refused == 3
 
@@ -222,12 +224,15 @@ def test_attach_with_other_values(guest: SwapGuest) -> None:
     base, size = guest.aperture.base, guest.aperture.size
     wrong = [(base + PAGE, size), (base, size - PAGE), (base, 0), (0, size), (size, base), (0, 0)]
     for arguments in wrong:
-        answer = guest.ring(abi.HYPERCALL_SWAP_ATTACH, *arguments)
-        assert answer[0] == abi.HYPERCALL_REFUSED
-    assert guest.ring(abi.HYPERCALL_SWAP_ATTACH, base, size, user=True)[0] != abi.HYPERCALL_DONE
+        answer = guest.ring(lib.SYMBIOTIC_SWAP_ATTACH, *arguments)
+        assert answer[0] == lib.SYMBIOTIC_HYPERCALL_REFUSED
+    assert (
+        guest.ring(lib.SYMBIOTIC_SWAP_ATTACH, base, size, user=True)[0]
+        != lib.SYMBIOTIC_HYPERCALL_DONE
+    )
     assert not guest.swap.stats.attached
     assert guest.swap.stats.attach_refused == len(wrong)
-    assert guest.attach() == abi.HYPERCALL_DONE
+    assert guest.attach() == lib.SYMBIOTIC_HYPERCALL_DONE
 
 
 # From Python.

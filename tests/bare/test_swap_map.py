@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from pyvmm._core import lib
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.memory import MIB, PAGE
 from pyvmm.swap.bypass import SwapFault
 from pyvmm.swap.store import SLOT
-from pyvmm.symbiotic import abi
 from tests.support import remote
 from tests.support.faulting import (
     ENTRY,
@@ -107,9 +107,9 @@ def test_two_runs_of_kvm_a_fault(guest: Faulting) -> None:
 
 
 def test_not_attached(guest: Faulting) -> None:
-    assert guest.detach() == abi.HYPERCALL_DONE
+    assert guest.detach() == lib.SYMBIOTIC_HYPERCALL_DONE
     refused(guest, MODE)
-    assert guest.attach() == abi.HYPERCALL_DONE
+    assert guest.attach() == lib.SYMBIOTIC_HYPERCALL_DONE
     assert guest.offer() == MAPPED
 
 
@@ -122,7 +122,10 @@ def test_off(guest: Faulting) -> None:
 
 def test_without_a_store() -> None:
     with remote.Remote().start() as guest:
-        assert guest.ring(abi.HYPERCALL_SWAP_MAP, *Fault())[:2] == [abi.HYPERCALL_DONE, MODE]
+        assert guest.ring(lib.SYMBIOTIC_SWAP_MAP, *Fault())[:2] == [
+            lib.SYMBIOTIC_HYPERCALL_DONE,
+            MODE,
+        ]
         assert guest.works()
 
 
@@ -257,7 +260,7 @@ def test_a_handler_that_never_returns(guest: Faulting) -> None:
 
 
 def test_a_guest_without_symcalls(guest: Faulting) -> None:
-    assert guest.wrmsr(abi.MSR_ENTRY_RIP, 0)
+    assert guest.wrmsr(lib.MSR_SYMBIOTIC_RIP, 0)
     refused(guest, LOOKUP)
 
 
@@ -265,7 +268,10 @@ def test_a_fault_within_the_symcall_of_a_fault(guest: Faulting) -> None:
     """The inner one is refused; the outer one is not confused by it."""
     guest.set_value("lookup_lie", remote.MAPS)
     assert guest.offer() == MAPPED
-    assert [guest.value("lookup_inner", i) for i in range(2)] == [abi.HYPERCALL_DONE, LOOKUP]
+    assert [guest.value("lookup_inner", i) for i in range(2)] == [
+        lib.SYMBIOTIC_HYPERCALL_DONE,
+        LOOKUP,
+    ]
     assert guest.entry == guest.slot(SWAPPED) | 1 << 63 | 0x67
     assert guest.swap.stats.refused["lookup"] == 1
 
@@ -284,8 +290,8 @@ def test_an_entry_that_changes_meanwhile(guest: Faulting) -> None:
 
 
 def test_a_fault_from_user_mode(guest: Faulting) -> None:
-    after = guest.ring(abi.HYPERCALL_SWAP_MAP, *Fault(), user=True)
-    assert after == [abi.HYPERCALL_SWAP_MAP, *Fault(), 0]
+    after = guest.ring(lib.SYMBIOTIC_SWAP_MAP, *Fault(), user=True)
+    assert after == [lib.SYMBIOTIC_SWAP_MAP, *Fault(), 0]
     assert guest.entry == OLD
     assert guest.swap.stats.offered == 0
     assert guest.works()
@@ -379,8 +385,8 @@ def test_a_policy_that_looks_into_the_guest(guest: Faulting) -> None:
     def policy(fault: SwapFault) -> bool:
         assert vcpu.kvm.get_regs().rbx == fault.vaddr
         for i in range(3):
-            assert vcpu.symcall(abi.SYMCALL_TEST, i).rbx == i + 1
-        return bool(vcpu.symcall(abi.SYMCALL_MEM_LOOKUP, fault.vaddr, OLD, READ).rdx & WRITE)
+            assert vcpu.symcall(lib.SYMCALL_TEST, i).rbx == i + 1
+        return bool(vcpu.symcall(lib.SYMCALL_MEM_LOOKUP, fault.vaddr, OLD, READ).rdx & WRITE)
 
     guest.swap.policy = policy
     for _ in range(5):
@@ -397,7 +403,7 @@ def test_a_policy_that_raises(guest: Faulting) -> None:
         raise KeyError(fault.slot)
 
     guest.swap.policy = policy
-    guest.post(remote.DOORBELL, abi.HYPERCALL_SWAP_MAP, *Fault(), 0)
+    guest.post(remote.DOORBELL, lib.SYMBIOTIC_SWAP_MAP, *Fault(), 0)
     with pytest.raises(KeyError):
         guest.machine.wait(remote.PATIENCE)
     assert guest.entry == OLD
@@ -410,7 +416,7 @@ def test_a_stop_and_a_pause_while_the_guest_is_asked() -> None:
     with Faulting(symcall_deadline=600.0) as guest:
         guest.start()
         guest.set_value("lookup_lie", remote.NEVER_RETURNS)
-        guest.post(remote.DOORBELL, abi.HYPERCALL_SWAP_MAP, *Fault(), 0)
+        guest.post(remote.DOORBELL, lib.SYMBIOTIC_SWAP_MAP, *Fault(), 0)
         while not guest.value("spins"):
             pass
         guest.machine.stop()

@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 import pyvmm
+from pyvmm._core import lib
 from pyvmm.errors import ConfigError, GuestDataError, StateError, SymcallError
 from pyvmm.machine.memory import MIB
 from pyvmm.swap import evictor, governor
 from pyvmm.swap.bypass import MODES
 from pyvmm.swap.store import SLOT
-from pyvmm.symbiotic import abi, swapstats
+from pyvmm.symbiotic import swapstats
 from tests.support import remote, waiting
 from tests.support.faulting import MAPPED, POLICY, Faulting
 from tests.support.remote_swap import SwapGuest
@@ -83,7 +84,7 @@ def guest(host: Host) -> Iterator[Pressed]:
         yield made
 
 
-@pytest.mark.parametrize("mode", [abi.MODE_SYMCALL, abi.MODE_DIRECT])
+@pytest.mark.parametrize("mode", [lib.SYMBIOTIC_SWAP_SYMCALL, lib.SYMBIOTIC_SWAP_DIRECT])
 def test_under_pressure_pages_are_used_where_they_lie(
     guest: Pressed, host: Host, mode: int
 ) -> None:
@@ -135,16 +136,16 @@ def test_a_quota_follows_the_store(host: Host) -> None:
         guest.swap.policy = "quota"
         for slot in range(1, 6):
             guest.swap_out(slot, b"x" * SLOT)
-        until(lambda: guest.announced()["mode"] == abi.MODE_OFF)
+        until(lambda: guest.announced()["mode"] == lib.SYMBIOTIC_SWAP_OFF)
         guest.discard(1, 2)
-        until(lambda: guest.announced()["mode"] == abi.MODE_SYMCALL)
+        until(lambda: guest.announced()["mode"] == lib.SYMBIOTIC_SWAP_SYMCALL)
 
 
 def test_a_function_is_asked_about_faults_so_there_must_be_some(guest: Pressed) -> None:
     guest.swap.mode = "direct"
-    assert guest.announced()["mode"] == abi.MODE_DIRECT
+    assert guest.announced()["mode"] == lib.SYMBIOTIC_SWAP_DIRECT
     guest.swap.policy = lambda fault: False
-    assert guest.announced()["mode"] == abi.MODE_SYMCALL
+    assert guest.announced()["mode"] == lib.SYMBIOTIC_SWAP_SYMCALL
     assert (guest.swap.mode, guest.swap.effective) == ("direct", "symcall")
     assert guest.offer() == POLICY
     guest.swap.policy = "always"
@@ -155,21 +156,21 @@ def test_a_function_is_asked_about_faults_so_there_must_be_some(guest: Pressed) 
 
 
 def test_under_pressure_the_guest_is_asked_for_pages(guest: Pressed, host: Host) -> None:
-    guest.can(abi.SYMCALL_MEMORY, len(MEMORY), MEMORY)
-    guest.can(abi.SYMCALL_SWAP_STATS, len(SWAP), SWAP)
-    guest.can(abi.SYMCALL_SWAP_EVICT, ADOPTED)
+    guest.can(lib.SYMCALL_MEMORY, len(MEMORY), MEMORY)
+    guest.can(lib.SYMCALL_SWAP_STATS, len(SWAP), SWAP)
+    guest.can(lib.SYMCALL_SWAP_EVICT, ADOPTED)
     assert guest.swap.stats.evictions == 0
     host.stall("42.50")
     until(lambda: guest.swap.stats.evictions > 1)
-    asked = abi.SYMCALL_SWAP_EVICT - 0x100
+    asked = lib.SYMCALL_SWAP_EVICT - 0x100
     assert guest.value("canned_asked", asked) == min(ADOPTED, evictor.BATCH)
     # Half of what it has free beyond what it keeps.
     kept = 256 * MIB // evictor.RESERVE
     little = struct.pack("<II14Q", 120, 4096, 256 * MIB, kept + 100 * SLOT, *[0] * 12)
-    guest.can(abi.SYMCALL_MEMORY, len(little), little)
+    guest.can(lib.SYMCALL_MEMORY, len(little), little)
     until(lambda: guest.value("canned_asked", asked) == 50)
     none = struct.pack("<II14Q", 120, 4096, 256 * MIB, kept, *[0] * 12)
-    guest.can(abi.SYMCALL_MEMORY, len(none), none)
+    guest.can(lib.SYMCALL_MEMORY, len(none), none)
     guest.set_value("canned_asked", 0, asked)
     asked_so_far = guest.swap.stats.evictions
     time.sleep(0.1)
@@ -186,9 +187,9 @@ def test_no_page_moves_to_ram_that_the_host_has_yet_to_give(guest: Pressed, host
     memory._map.madvise(mmap.MADV_DONTNEED, memory._skip + 10 * MIB, 4 * MIB)
     assert memory.resident == given - 4 * MIB
     free = struct.pack("<II14Q", 120, 4096, 32 * MIB, 6 * MIB, *[0] * 12)  # of which 2 are kept
-    guest.can(abi.SYMCALL_MEMORY, len(free), free)
-    guest.can(abi.SYMCALL_SWAP_STATS, len(SWAP), SWAP)
-    guest.can(abi.SYMCALL_SWAP_EVICT, ADOPTED)
+    guest.can(lib.SYMCALL_MEMORY, len(free), free)
+    guest.can(lib.SYMCALL_SWAP_STATS, len(SWAP), SWAP)
+    guest.can(lib.SYMCALL_SWAP_EVICT, ADOPTED)
     host.stall("42.50")
     before = guest.machine.symcalls["returned"]
     until(lambda: guest.machine.symcalls["returned"] > before + 6)
@@ -197,7 +198,7 @@ def test_no_page_moves_to_ram_that_the_host_has_yet_to_give(guest: Pressed, host
     guest.swap.policy = "quota"
     guest.swap_out(3, b"x" * SLOT)
     until(lambda: guest.swap.stats.evictions > 0)
-    asked = abi.SYMCALL_SWAP_EVICT - 0x100
+    asked = lib.SYMCALL_SWAP_EVICT - 0x100
     assert guest.value("canned_asked", asked) == 4 * MIB // 2 // SLOT
 
 
@@ -205,24 +206,24 @@ def test_a_guest_that_lies_under_pressure(guest: Pressed, host: Host) -> None:
     """The thread goes on, and asks again."""
     host.stall("42.50")
     until(lambda: guest.machine.symcalls["returned"] > 3)
-    guest.can(abi.SYMCALL_SWAP_STATS, 1 << 40)
+    guest.can(lib.SYMCALL_SWAP_STATS, 1 << 40)
     before = guest.machine.symcalls["returned"]
     until(lambda: guest.machine.symcalls["returned"] > before + 3)
-    guest.can(abi.SYMCALL_SWAP_STATS, len(SWAP), SWAP)
-    guest.can(abi.SYMCALL_MEMORY, len(MEMORY), MEMORY)
+    guest.can(lib.SYMCALL_SWAP_STATS, len(SWAP), SWAP)
+    guest.can(lib.SYMCALL_MEMORY, len(MEMORY), MEMORY)
     until(lambda: guest.swap.stats.evictions > 0)
 
 
 def test_evict(guest: Pressed) -> None:
-    asked = abi.SYMCALL_SWAP_EVICT - 0x100
-    guest.can(abi.SYMCALL_SWAP_EVICT, ADOPTED)
+    asked = lib.SYMCALL_SWAP_EVICT - 0x100
+    guest.can(lib.SYMCALL_SWAP_EVICT, ADOPTED)
     assert guest.swap.evict() == ADOPTED
     assert guest.value("canned_asked", asked) == guest.swap.slots
     assert guest.swap.evict(17) == ADOPTED
     assert guest.value("canned_asked", asked) == 17
     with pytest.raises(ConfigError):
         guest.swap.evict(0)
-    assert guest.wrmsr(abi.MSR_ENTRY_RIP, 0)
+    assert guest.wrmsr(lib.MSR_SYMBIOTIC_RIP, 0)
     with pytest.raises(SymcallError):
         guest.swap.evict()
 
@@ -231,17 +232,17 @@ def test_what_the_guest_says(guest: Pressed) -> None:
     assert guest.swap.stats.guest is None
     with pytest.raises(GuestDataError):
         swapstats.swap_stats(guest.machine.raw(0))
-    guest.can(abi.SYMCALL_SWAP_STATS, len(SWAP), SWAP)
+    guest.can(lib.SYMCALL_SWAP_STATS, len(SWAP), SWAP)
     stats = guest.swap.stats.guest
     assert stats is not None
     assert (stats.mapped, stats.on, stats.evicting) == (True, True, False)
     assert (stats.slots, stats.used, stats.adopted, stats.freed) == (1023, 700, ADOPTED, 0)
     assert stats == swapstats.swap_stats(guest.machine.raw(0))
-    assert guest.wrmsr(abi.MSR_ENTRY_RIP, 0)
+    assert guest.wrmsr(lib.MSR_SYMBIOTIC_RIP, 0)
     assert guest.swap.stats.guest is None
     guest.do(remote.REGISTER)
     assert guest.swap.stats.guest is not None
-    assert guest.detach() == abi.HYPERCALL_DONE
+    assert guest.detach() == lib.SYMBIOTIC_HYPERCALL_DONE
     assert guest.swap.stats.guest is None
 
 

@@ -14,7 +14,6 @@ from pyvmm.config import MachineConfig
 from pyvmm.machine import symcall
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.symcall import make
-from pyvmm.symbiotic import abi
 from tests.support import remote
 from tests.support.remote import Remote
 from tests.support.waiting import until
@@ -35,7 +34,7 @@ def test_a_call_that_is_queued_is_withdrawn() -> None:
     with Machine(MachineConfig(1 << 20, symbiotic=True)) as built:
         c = built.vcpus[0]._c
         with pytest.raises(KeyboardInterrupt):
-            make(c, abi.SYMCALL_TEST, (), b"", 0, interrupt, 60)
+            make(c, lib.SYMCALL_TEST, (), b"", 0, interrupt, 60)
         assert not lib.symcall_pending(c)
 
 
@@ -75,7 +74,7 @@ def busy(guest: Remote) -> Iterator[Remote]:
 
 def test_a_vcpu_that_does_not_come_to_a_call(busy: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(symcall, "SYMCALL_PATIENCE", 0.3)
-    error = busy.refusal(abi.SYMCALL_TEST)
+    error = busy.refusal(lib.SYMCALL_TEST)
     assert error.reason == "deadline"
     assert "it is in a hook" in str(error)
 
@@ -88,5 +87,5 @@ def test_a_signal_ends_the_wait(busy: Remote) -> None:
     striker = threading.Thread(target=strike)
     striker.start()
     with pytest.raises(KeyboardInterrupt):
-        busy.machine.symcall(0, abi.SYMCALL_TEST)
+        busy.machine.symcall(0, lib.SYMCALL_TEST)
     striker.join()

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pyvmm import kvm
+from pyvmm._core import lib
 from pyvmm.errors import SymcallError
-from pyvmm.symbiotic import abi
 from tests.support import remote
 from tests.support.remote import Remote
 from tests.support.waiting import until
@@ -36,16 +36,16 @@ def guest() -> Iterator[Remote]:
 def disabled_until_registered(guest: Remote) -> None:
     """After a call that came to a bad end there are no more of them, until the guest registers its entry anew."""
     refused = guest.machine.symcalls["refused_disabled"]
-    assert guest.refusal(abi.SYMCALL_TEST).reason == "disabled"
+    assert guest.refusal(lib.SYMCALL_TEST).reason == "disabled"
     assert guest.machine.symcalls["refused_disabled"] == refused + 1
     assert guest.goes_on()
-    assert guest.wrmsr(abi.MSR_ENTRY_RIP, guest.address("symcall_entry"))
+    assert guest.wrmsr(lib.MSR_SYMBIOTIC_RIP, guest.address("symcall_entry"))
     assert guest.works()
 
 
 def page_flags(guest: Remote) -> int:
     """Of the page of the vCPU, as the guest sees them."""
-    at = guest.address("vcpu_page") + abi.PAGE_FLAGS
+    at = guest.address("vcpu_page") + lib.SYMBIOTIC_FLAGS_OFFSET
     return int.from_bytes(guest.machine.memory.read(at, 4), "little")
 
 
@@ -53,7 +53,7 @@ def test_a_handler_that_never_returns(guest: Remote) -> None:
     error = guest.refusal(remote.NEVER_RETURNS)
     assert error.reason == "deadline"
     # No call is active, and what the guest said of itself stands.
-    assert page_flags(guest) == abi.VCPU_ENABLED
+    assert page_flags(guest) == lib.SYMBIOTIC_VCPU_ENABLED
     assert guest.value("spins")
     assert guest.goes_on()
     assert guest.counters() == {"deadlines": 1}
@@ -71,9 +71,9 @@ def test_a_handler_that_never_returns_to_a_hook(guest: Remote) -> None:
     guest.machine.on_port(0x5F8, hook)
     assert guest.do(remote.OUT8, 0x5F8, 1) == 0
     assert reasons == ["deadline"]
-    assert page_flags(guest) == abi.VCPU_ENABLED
+    assert page_flags(guest) == lib.SYMBIOTIC_VCPU_ENABLED
     disabled_until_registered(guest)
-    assert page_flags(guest) == abi.VCPU_ENABLED
+    assert page_flags(guest) == lib.SYMBIOTIC_VCPU_ENABLED
 
 
 def test_a_handler_that_halts_for_ever(guest: Remote) -> None:
@@ -86,7 +86,7 @@ def test_a_handler_that_halts_for_ever(guest: Remote) -> None:
 def test_an_error_has_its_code(guest: Remote, code: int) -> None:
     error = guest.refusal(remote.FAILS, code)
     assert (error.reason, error.code) == ("error", code)
-    assert page_flags(guest) == abi.VCPU_ENABLED
+    assert page_flags(guest) == lib.SYMBIOTIC_VCPU_ENABLED
     assert guest.counters() == {"errors": 1}
     assert guest.works()
 
@@ -98,16 +98,16 @@ def test_an_error_with_a_senseless_code_is_an_error(guest: Remote, code: int) ->
 
 
 def test_a_return_without_a_call(guest: Remote) -> None:
-    for number in (abi.HYPERCALL_RETURN, abi.HYPERCALL_ERROR):
+    for number in (lib.SYMBIOTIC_RETURN, lib.SYMBIOTIC_ERROR):
         after = guest.ring(number, 1, 2, 3, 4, 5)
-        assert after == [abi.HYPERCALL_REFUSED, 1, 2, 3, 4, 5]
+        assert after == [lib.SYMBIOTIC_HYPERCALL_REFUSED, 1, 2, 3, 4, 5]
     assert guest.counters() == {"stray_returns": 2}
     assert guest.works()
 
 
 def test_a_second_return_is_a_return_without_a_call(guest: Remote) -> None:
     assert guest.works()
-    assert guest.ring(abi.HYPERCALL_RETURN)[0] == abi.HYPERCALL_REFUSED
+    assert guest.ring(lib.SYMBIOTIC_RETURN)[0] == lib.SYMBIOTIC_HYPERCALL_REFUSED
     assert guest.counters() == {"stray_returns": 1}
     assert guest.works()
 
@@ -164,17 +164,17 @@ def test_a_handler_that_leaves_long_mode(guest: Remote) -> None:
 def test_a_handler_that_registers_anew_keeps_its_own_frame(guest: Remote) -> None:
     """What it writes counts from the next call on; this one returns to what it interrupted."""
     stack = guest.address("symcall_stack_top") - 0x800
-    assert guest.symcall(remote.REGISTERS_ANEW, abi.MSR_ENTRY_RSP, stack).rbx == (
-        abi.MSR_ENTRY_RSP + 1
+    assert guest.symcall(remote.REGISTERS_ANEW, lib.MSR_SYMBIOTIC_RSP, stack).rbx == (
+        lib.MSR_SYMBIOTIC_RSP + 1
     )
-    assert guest.rdmsr(abi.MSR_ENTRY_RSP) == stack
+    assert guest.rdmsr(lib.MSR_SYMBIOTIC_RSP) == stack
     assert guest.counters() == {"reregistered": 1}
     assert guest.works()
 
 
 def test_a_handler_that_withdraws_itself(guest: Remote) -> None:
-    guest.symcall(remote.REGISTERS_ANEW, abi.MSR_ENTRY_RIP, 0)
-    assert guest.refusal(abi.SYMCALL_TEST).reason == "absent"
+    guest.symcall(remote.REGISTERS_ANEW, lib.MSR_SYMBIOTIC_RIP, 0)
+    assert guest.refusal(lib.SYMCALL_TEST).reason == "absent"
     assert guest.counters() == {"reregistered": 1, "refused_absent": 1}
     assert guest.goes_on()
     guest.do(remote.REGISTER)
@@ -182,8 +182,8 @@ def test_a_handler_that_withdraws_itself(guest: Remote) -> None:
 
 
 def test_a_handler_that_withdraws_its_page(guest: Remote) -> None:
-    guest.symcall(remote.REGISTERS_ANEW, abi.MSR_VCPU_PAGE, 0, want=64)
-    assert guest.refusal(abi.SYMCALL_TEST).reason == "disabled"
+    guest.symcall(remote.REGISTERS_ANEW, lib.MSR_SYMBIOTIC_VCPU_PAGE, 0, want=64)
+    assert guest.refusal(lib.SYMCALL_TEST).reason == "disabled"
     guest.do(remote.REGISTER)
     assert guest.works()
 
@@ -194,7 +194,7 @@ def test_a_symcall_in_a_symcall_whatever_the_page_says(guest: Remote, flags: int
 
     def hook(exit: Exit) -> None:
         with pytest.raises(SymcallError) as raised:
-            exit.vcpu.symcall(abi.SYMCALL_TEST)
+            exit.vcpu.symcall(lib.SYMCALL_TEST)
         reasons.append(raised.value.reason)
 
     guest.machine.on_port(remote.SCRIBBLE_PORT, hook)
@@ -206,30 +206,30 @@ def test_a_symcall_in_a_symcall_whatever_the_page_says(guest: Remote, flags: int
 
 
 def test_a_guest_that_says_a_call_is_active_can_be_called(guest: Remote) -> None:
-    guest.machine.memory.write(guest.address("vcpu_page") + abi.PAGE_FLAGS, b"\3\0\0\0")
+    guest.machine.memory.write(guest.address("vcpu_page") + lib.SYMBIOTIC_FLAGS_OFFSET, b"\3\0\0\0")
     assert guest.works()
 
 
 def test_the_guest_turns_symcalls_off_and_on(guest: Remote) -> None:
-    guest.machine.memory.write(guest.address("vcpu_page") + abi.PAGE_FLAGS, b"\0\0\0\0")
-    assert guest.refusal(abi.SYMCALL_TEST).reason == "disabled"
-    guest.machine.memory.write(guest.address("vcpu_page") + abi.PAGE_FLAGS, b"\2\0\0\0")
+    guest.machine.memory.write(guest.address("vcpu_page") + lib.SYMBIOTIC_FLAGS_OFFSET, b"\0\0\0\0")
+    assert guest.refusal(lib.SYMCALL_TEST).reason == "disabled"
+    guest.machine.memory.write(guest.address("vcpu_page") + lib.SYMBIOTIC_FLAGS_OFFSET, b"\2\0\0\0")
     assert guest.works()
     assert guest.counters() == {"refused_disabled": 1}
 
 
 REFUSED_AT_ONCE = [
-    (abi.MSR_ENTRY_RIP, NOT_CANONICAL),
-    (abi.MSR_ENTRY_RSP, NOT_CANONICAL),
-    (abi.MSR_ENTRY_GS, NOT_CANONICAL),
-    (abi.MSR_ENTRY_FS, NOT_CANONICAL),
-    (abi.MSR_ENTRY_CS, 0x3C),  # of the LDT
-    (abi.MSR_ENTRY_CS, 0x3B),  # for CPL 3
-    (abi.MSR_ENTRY_CS, 0x10038),
-    (abi.MSR_ENTRY_CS, 1 << 63),
-    (abi.MSR_ENTRY_CR3_CLEAR, 1 << 63),
-    (abi.MSR_ENTRY_PROMISES, 2),
-    (abi.MSR_ENTRY_PROMISES, 1 << 63),
+    (lib.MSR_SYMBIOTIC_RIP, NOT_CANONICAL),
+    (lib.MSR_SYMBIOTIC_RSP, NOT_CANONICAL),
+    (lib.MSR_SYMBIOTIC_GS_BASE, NOT_CANONICAL),
+    (lib.MSR_SYMBIOTIC_FS_BASE, NOT_CANONICAL),
+    (lib.MSR_SYMBIOTIC_CS, 0x3C),  # of the LDT
+    (lib.MSR_SYMBIOTIC_CS, 0x3B),  # for CPL 3
+    (lib.MSR_SYMBIOTIC_CS, 0x10038),
+    (lib.MSR_SYMBIOTIC_CS, 1 << 63),
+    (lib.MSR_SYMBIOTIC_CR3_CLEAR, 1 << 63),
+    (lib.MSR_SYMBIOTIC_PROMISES, 2),
+    (lib.MSR_SYMBIOTIC_PROMISES, 1 << 63),
 ]
 
 
@@ -245,14 +245,14 @@ def test_registers_that_are_refused_at_once(guest: Remote, index: int, value: in
 
 
 REFUSED_AT_THE_CALL = [
-    (abi.MSR_ENTRY_RIP, 1 << 47),  # canonical with five levels of page tables only
-    (abi.MSR_ENTRY_RSP, 0),
-    (abi.MSR_ENTRY_RSP, 1 << 55),
-    (abi.MSR_ENTRY_GS, 1 << 47),
-    (abi.MSR_ENTRY_FS, 1 << 55),
-    (abi.MSR_ENTRY_CS, 0),
-    (abi.MSR_ENTRY_CS, 0xFFF8),  # beyond the GDT
-    (abi.MSR_ENTRY_CS, 0x78),  # its last descriptor: SS would be beyond
+    (lib.MSR_SYMBIOTIC_RIP, 1 << 47),  # canonical with five levels of page tables only
+    (lib.MSR_SYMBIOTIC_RSP, 0),
+    (lib.MSR_SYMBIOTIC_RSP, 1 << 55),
+    (lib.MSR_SYMBIOTIC_GS_BASE, 1 << 47),
+    (lib.MSR_SYMBIOTIC_FS_BASE, 1 << 55),
+    (lib.MSR_SYMBIOTIC_CS, 0),
+    (lib.MSR_SYMBIOTIC_CS, 0xFFF8),  # beyond the GDT
+    (lib.MSR_SYMBIOTIC_CS, 0x78),  # its last descriptor: SS would be beyond
 ]
 
 
@@ -263,14 +263,14 @@ def test_registers_that_no_call_can_be_entered_with(guest: Remote, index: int, v
     right = guest.rdmsr(index)
     assert right is not None
     assert guest.wrmsr(index, value)
-    assert guest.refusal(abi.SYMCALL_TEST).reason == "invalid"
+    assert guest.refusal(lib.SYMCALL_TEST).reason == "invalid"
     assert guest.counters() == {"refused_invalid": 1}
     assert guest.goes_on()
     assert guest.wrmsr(index, right)
     assert guest.works()
 
 
-@pytest.mark.parametrize("index", [abi.MSR_ENTRY_RIP, abi.MSR_ENTRY_RSP])
+@pytest.mark.parametrize("index", [lib.MSR_SYMBIOTIC_RIP, lib.MSR_SYMBIOTIC_RSP])
 def test_an_entry_that_is_not_mapped(guest: Remote, index: int) -> None:
     """The page fault is the guest's own affair: its kernel reports it."""
     right = guest.rdmsr(index)
@@ -285,8 +285,8 @@ def test_an_entry_that_is_not_mapped(guest: Remote, index: int) -> None:
 
 
 def test_nothing_registered(guest: Remote) -> None:
-    assert guest.wrmsr(abi.MSR_ENTRY_RIP, 0)
-    assert guest.refusal(abi.SYMCALL_TEST).reason == "absent"
+    assert guest.wrmsr(lib.MSR_SYMBIOTIC_RIP, 0)
+    assert guest.refusal(lib.SYMCALL_TEST).reason == "absent"
     assert guest.counters() == {"refused_absent": 1}
 
 
@@ -307,7 +307,7 @@ def test_registered_in_long_mode_and_called_in_another(guest: Remote) -> None:
     vcpu.set_regs(short)
     machine.resume()
     for _ in range(3):
-        assert guest.refusal(abi.SYMCALL_TEST).reason == "invalid"
+        assert guest.refusal(lib.SYMCALL_TEST).reason == "invalid"
     assert guest.counters() == {"refused_invalid": 3}
     assert int.from_bytes(machine.memory.read(0x9000, 4), "little")
     machine.pause()
@@ -318,9 +318,9 @@ def test_registered_in_long_mode_and_called_in_another(guest: Remote) -> None:
 
 
 def test_the_doorbell_takes_four_bytes_out_only(guest: Remote) -> None:
-    assert guest.do(remote.OUT8, abi.DOORBELL_PORT, 0x35) == 0
-    assert guest.do(remote.OUT16, abi.DOORBELL_PORT, 0x535) == 0
-    assert guest.do(remote.IN32, abi.DOORBELL_PORT) == 0
+    assert guest.do(remote.OUT8, lib.SYMBIOTIC_PORT, 0x35) == 0
+    assert guest.do(remote.OUT16, lib.SYMBIOTIC_PORT, 0x535) == 0
+    assert guest.do(remote.IN32, lib.SYMBIOTIC_PORT) == 0
     assert guest.result() == 0xFFFFFFFF
     assert "stray_returns" not in guest.counters()
     assert guest.works()
@@ -334,7 +334,7 @@ def test_the_doorbell_from_user_mode(guest: Remote) -> None:
     assert calls == []
     if remote.has_user_ports():
         assert guest.counters() == {"doorbells_refused": 1}
-    assert guest.ring(0x6000)[0] == abi.HYPERCALL_DONE
+    assert guest.ring(0x6000)[0] == lib.SYMBIOTIC_HYPERCALL_DONE
     assert calls == [0x6000]
     assert guest.works()
 
@@ -345,9 +345,9 @@ def test_hypercalls(guest: Remote) -> None:
 
     guest.machine.on_hypercall(0x6001, answer)
     after = guest.ring(0x6001, 1, 2, 3, 4, 1 << 63)
-    assert after == [abi.HYPERCALL_DONE, 2, 4, 6, 8, 0]
-    assert guest.ring(0x6002, 1, 2, 3, 4, 5) == [abi.HYPERCALL_UNKNOWN, 1, 2, 3, 4, 5]
-    assert guest.ring(0x10000)[0] != abi.HYPERCALL_DONE
+    assert after == [lib.SYMBIOTIC_HYPERCALL_DONE, 2, 4, 6, 8, 0]
+    assert guest.ring(0x6002, 1, 2, 3, 4, 5) == [lib.SYMBIOTIC_HYPERCALL_UNKNOWN, 1, 2, 3, 4, 5]
+    assert guest.ring(0x10000)[0] != lib.SYMBIOTIC_HYPERCALL_DONE
     assert guest.works()
 
 
@@ -357,7 +357,7 @@ def test_a_hypercall_s_hook_makes_symcalls(guest: Remote) -> None:
 
     def answer(call: Hypercall) -> tuple[int, ...]:
         for _ in range(3):
-            found.append(call.vcpu.symcall(abi.SYMCALL_TEST, *call.args)[:5])
+            found.append(call.vcpu.symcall(lib.SYMCALL_TEST, *call.args)[:5])
         with pytest.raises(SymcallError) as raised:
             call.vcpu.symcall(remote.FAILS, 7)
         return raised.value.code, *call.args[1:4], 1 << 63
@@ -365,7 +365,7 @@ def test_a_hypercall_s_hook_makes_symcalls(guest: Remote) -> None:
     guest.machine.on_hypercall(0x6003, answer)
     for _ in range(3):
         after = guest.ring(0x6003, 1, 2, 3, 4, (1 << 64) - 1)
-        assert after == [abi.HYPERCALL_DONE, 7, 2, 3, 4, 1 << 63]
+        assert after == [lib.SYMBIOTIC_HYPERCALL_DONE, 7, 2, 3, 4, 1 << 63]
     assert found == [(2, 3, 4, 5, 0)] * 9
     assert guest.counters() == {"errors": 3}
     assert guest.works()
@@ -375,10 +375,10 @@ def test_a_hypercall_s_hook_that_answers_nothing_makes_symcalls(guest: Remote) -
     """The guest's registers are as it rang, but for RAX."""
 
     def answer(call: Hypercall) -> None:
-        assert call.vcpu.symcall(abi.SYMCALL_TEST, 5).rbx == 6
+        assert call.vcpu.symcall(lib.SYMCALL_TEST, 5).rbx == 6
 
     guest.machine.on_hypercall(0x6004, answer)
-    assert guest.ring(0x6004, 1, 2, 3, 4, 5) == [abi.HYPERCALL_DONE, 1, 2, 3, 4, 5]
+    assert guest.ring(0x6004, 1, 2, 3, 4, 5) == [lib.SYMBIOTIC_HYPERCALL_DONE, 1, 2, 3, 4, 5]
     assert guest.works()
 
 
@@ -410,7 +410,7 @@ def test_a_symcall_in_user_mode(guest: Remote) -> None:
     guest.post(remote.USER)
     assert guest.goes_on(1)
     for i in range(500):
-        assert guest.symcall(abi.SYMCALL_TEST, i).rbx == i + 1
+        assert guest.symcall(lib.SYMCALL_TEST, i).rbx == i + 1
     assert guest.goes_on(1)
     assert not guest.done()
     guest.set_value("leave", 1)
@@ -424,7 +424,7 @@ def test_a_symcall_while_halted(guest: Remote) -> None:
     time.sleep(0.05)
     turns = guest.turns()
     for i in range(500):
-        assert guest.symcall(abi.SYMCALL_TEST, i).rbx == i + 1
+        assert guest.symcall(lib.SYMCALL_TEST, i).rbx == i + 1
         assert not guest.done()
     assert guest.turns() == turns
     guest.machine.pause()
@@ -452,7 +452,7 @@ def test_a_symcall_while_paused(guest: Remote) -> None:
     guest.machine.pause()
     turns = guest.turns()
     for i in range(20):
-        assert guest.symcall(abi.SYMCALL_TEST, i).rbx == i + 1
+        assert guest.symcall(lib.SYMCALL_TEST, i).rbx == i + 1
     assert guest.turns() == turns
     guest.machine.resume()
     assert guest.works()
@@ -466,7 +466,7 @@ def test_many_callers(guest: Remote, paused: bool) -> None:
 
     def call(first: int) -> None:
         for i in range(first, first + 300):
-            if guest.symcall(abi.SYMCALL_TEST, i).rbx != i + 1:
+            if guest.symcall(lib.SYMCALL_TEST, i).rbx != i + 1:
                 wrong.append(i)
 
     threads = [threading.Thread(target=call, args=(n * 1000,)) for n in range(4)]
@@ -512,7 +512,7 @@ def test_another_vcpu_scribbles_over_the_page() -> None:
         guest.set_value("race", 1)
         for i in range(1000):
             try:
-                assert guest.symcall(abi.SYMCALL_TEST, i).rbx == i + 1
+                assert guest.symcall(lib.SYMCALL_TEST, i).rbx == i + 1
                 outcome = "done"
             except SymcallError as error:
                 outcome = error.reason

@@ -27,6 +27,7 @@ FLAGS = (
     *("-fno-sanitize-recover=all", "-Wall", "-Wextra", "-Werror"),
     "-Wno-gnu-variable-sized-type-not-at-end",
     f"-I{CSRC}",
+    f"-I{ROOT / 'include'}",
     f"-I{HERE}",
     f"-I{SUPPORT}",
 )
@@ -72,6 +73,7 @@ def program(target: Target, build: Build = SEARCH) -> Path:
     built = folder / build.name
     sources = [
         *CSRC.glob("*/*.[ch]"),
+        ROOT / "include" / "symbiotic.h",
         *HERE.glob("*.[ch]"),
         *SUPPORT.glob("*.[ch]"),
         HERE / "compile.py",

@@ -173,8 +173,12 @@ static void change_registers(struct input *input)
 /* What the guest says to the doorbell, with registers that fit. */
 static void ring(struct input *input, uint8_t *data)
 {
-	static const uint32_t bells[] = {0x535,  0x535,  0x536,  0x5000,
-	                                 0x5001, 0x5002, 0x5003, 0x6000};
+	static const uint32_t bells[] = {
+	        SYMBIOTIC_RETURN,      SYMBIOTIC_RETURN,
+	        SYMBIOTIC_ERROR,       SYMBIOTIC_ECHO,
+	        SYMBIOTIC_SWAP_ATTACH, SYMBIOTIC_SWAP_DETACH,
+	        SYMBIOTIC_SWAP_MAP,    SYMBIOTIC_HYPERCALL_USER_FIRST,
+	};
 	uint8_t how = input_8(input);
 	uint32_t bell = bells[how & 7];
 
@@ -194,18 +198,20 @@ static void ring(struct input *input, uint8_t *data)
 
 static void make_port(struct input *input)
 {
-	static const uint16_t ports[] = {0x7e, 0x7e, 0x7e, 0x510, 0x510, 0x520, 0x3f8, 0x80};
+	static const uint16_t ports[] = {
+	        SYMBIOTIC_PORT, SYMBIOTIC_PORT, SYMBIOTIC_PORT, 0x510, 0x510, 0x520, 0x3f8, 0x80,
+	};
 	struct kvm_run *run = world->run;
 	uint8_t how = input_8(input);
 	uint8_t *data = (uint8_t *)run + PORT_DATA;
-	bool bell = ports[how & 7] == 0x7e && !(how & 0x80);
+	bool bell = ports[how & 7] == SYMBIOTIC_PORT && !(how & 0x80);
 
 	run->io.port = ports[how & 7];
 	run->io.size = bell ? 4 : 1 << (how >> 3) % 3;
 	run->io.direction = how & 0x20 && !bell ? KVM_EXIT_IO_IN : KVM_EXIT_IO_OUT;
 	run->io.data_offset = PORT_DATA;
 	run->io.count = how & 0x40 ? 1 + input_16(input) % (PORT_BYTES / run->io.size) : 1;
-	if (run->io.port == 0x7e)
+	if (run->io.port == SYMBIOTIC_PORT)
 		ring(input, data);
 	else
 		input_copy(input, data, 4);
@@ -228,10 +234,10 @@ static void make_msr(struct input *input)
 	uint8_t how = input_8(input);
 
 	run->exit_reason = how & 0x80 ? KVM_EXIT_X86_RDMSR : KVM_EXIT_X86_WRMSR;
-	run->msr.index = 0x534 + (how & 0x0f);
+	run->msr.index = MSR_SYMBIOTIC_VM_PAGE + (how & 0x0f);
 	run->msr.data = how & 0x10 ? kvm_some_number(input) : 0x1000;
 	if (how & 0x20)
-		run->msr.data = run->msr.index == 0x538 ? 0x10 : run->msr.data;
+		run->msr.data = run->msr.index == MSR_SYMBIOTIC_CS ? 0x10 : run->msr.data;
 }
 
 static void make_odd(struct input *input)

@@ -264,7 +264,7 @@ static void build_memory(void)
 static void set_up_swap(struct world *world)
 {
 	struct symspy_swap swap = {
-	        .mode = SWAP_MODE_SYMCALL,
+	        .mode = SYMBIOTIC_SWAP_SYMCALL,
 	        .base = 1ULL << 32,
 	        .size = APERTURE,
 	        .serial = "swap",
@@ -315,16 +315,16 @@ static void set_up_vcpu(struct world *world)
 static void enable_calls(struct world *world)
 {
 	struct bus_access page = {
-	        .address = SYMSPY_MSR_VCPU_PAGE,
+	        .address = MSR_SYMBIOTIC_VCPU_PAGE,
 	        .value = 0x3000,
 	        .length = 8,
 	        .is_write = 1,
 	        .vcpu = world->vcpu,
 	};
-	const struct bus_range *range = bus_find(world->msr, SYMSPY_MSR_VCPU_PAGE);
+	const struct bus_range *range = bus_find(world->msr, MSR_SYMBIOTIC_VCPU_PAGE);
 
 	range->handler(range->opaque, &page);
-	ram[0x3008] = SYMSPY_VCPU_ENABLED;
+	ram[0x3008] = SYMBIOTIC_VCPU_ENABLED;
 }
 
 static void set_up(struct world *world)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from pyvmm._core import lib
 from pyvmm.errors import SymcallError
 from pyvmm.machine import cpuid, symbiosis
 from pyvmm.machine.hooks import GuestFault
-from pyvmm.symbiotic import abi
 from tests.support import example, kernels
 from tests.support.kernel_log import faults
 from tests.support.linux import Guest, program
@@ -121,12 +121,12 @@ def test_every_cpu_is_registered_and_counts(talk: Talk) -> None:
     assert talk.counts() == {}
     for cpu in range(CPUS):
         for n in range(10 + cpu):
-            assert vm.symcall(cpu, abi.SYMCALL_TEST, n, 2, 3, 4, 2**64 - 1)[:5] == (
+            assert vm.symcall(cpu, lib.SYMCALL_TEST, n, 2, 3, 4, 2**64 - 1)[:5] == (
                 *(n + 1, 3, 4, 5, 0),
             )
         assert vm.symcall(cpu, "current").cpu == cpu
         with pytest.raises(SymcallError):
-            vm.symcall(cpu, abi.SYMCALL_READ, 0x1000, 4096)
+            vm.symcall(cpu, lib.SYMCALL_READ, 0x1000, 4096)
         with pytest.raises(SymcallError):
             vm.symcall(cpu, 0xFFFF)
     counts = talk.counts()
@@ -193,7 +193,7 @@ def check_kernel_memory(talk: Talk) -> None:
         found = vm.symcall(0, "mem_lookup", wild)
         assert (found.vaddr, found.permissions) == (None, 0)
         with pytest.raises(SymcallError):
-            vm.symcall(0, abi.SYMCALL_READ, wild, 1)
+            vm.symcall(0, lib.SYMCALL_READ, wild, 1)
 
 
 class Watch:
@@ -218,7 +218,7 @@ class Watch:
         self.lookups[name] = exit.vcpu.symcall("mem_lookup", address)
         try:
             done = exit.vcpu.symcall(
-                abi.SYMCALL_READ, address + 4000 * (name == "e"), 200, want=200
+                lib.SYMCALL_READ, address + 4000 * (name == "e"), 200, want=200
             )
         except SymcallError as error:
             self.bytes[name] = b""
@@ -244,7 +244,11 @@ def test_process_in_user_mode(name: str) -> None:
 
 def check_mappings(watch: Watch) -> None:
     allowed = {name: found.permissions for name, found in watch.lookups.items()}
-    read, write, execute = abi.ACCESS_READ, abi.ACCESS_WRITE, abi.ACCESS_EXECUTE
+    read, write, execute = (
+        lib.SYMBIOTIC_ACCESS_READ,
+        lib.SYMBIOTIC_ACCESS_WRITE,
+        lib.SYMBIOTIC_ACCESS_EXECUTE,
+    )
     assert allowed == {
         "t": read | execute,
         "w": read | write,
@@ -360,7 +364,9 @@ class HalfVmm:
     def __init__(self, vm: VM, taken: set[int]) -> None:
         self.written: list[tuple[int, int]] = []
         self._taken = taken
-        vm.on_msr(abi.MSR_VM_PAGE, abi.MSR_ENTRY_FS - abi.MSR_VM_PAGE + 1)(self._access)
+        vm.on_msr(
+            lib.MSR_SYMBIOTIC_VM_PAGE, lib.MSR_SYMBIOTIC_FS_BASE - lib.MSR_SYMBIOTIC_VM_PAGE + 1
+        )(self._access)
 
     def _access(self, exit: Exit) -> None:
         if exit.address not in self._taken:
@@ -372,10 +378,14 @@ class HalfVmm:
 HALVES = [
     pytest.param(set(), "symbiotic: not used: error -5", True, id="nothing"),
     pytest.param(
-        {abi.MSR_VM_PAGE}, "symbiotic: CPU 0 is not registered: error -5", False, id="page"
+        {lib.MSR_SYMBIOTIC_VM_PAGE},
+        "symbiotic: CPU 0 is not registered: error -5",
+        False,
+        id="page",
     ),
     pytest.param(
-        set(range(abi.MSR_VM_PAGE, abi.MSR_ENTRY_FS + 1)) - {abi.MSR_ENTRY_RIP},
+        set(range(lib.MSR_SYMBIOTIC_VM_PAGE, lib.MSR_SYMBIOTIC_FS_BASE + 1))
+        - {lib.MSR_SYMBIOTIC_RIP},
         "symbiotic: CPU 0 is not registered: error -5",
         False,
         id="entry",
@@ -401,5 +411,5 @@ def test_vmm_that_supports_half_of_it(
         assert talk.tell("nproc") == f"{CPUS}\n"
         assert (talk.tell(f"cat {STATS} | head -n 1") == "registered:\n") != alone
         last = dict(vmm.written)
-        assert last.get(abi.MSR_VCPU_PAGE, 0) == 0
-        assert bool(last.get(abi.MSR_VM_PAGE)) != alone
+        assert last.get(lib.MSR_SYMBIOTIC_VCPU_PAGE, 0) == 0
+        assert bool(last.get(lib.MSR_SYMBIOTIC_VM_PAGE)) != alone

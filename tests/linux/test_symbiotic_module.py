@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pyvmm._core import lib
 from pyvmm.errors import StateError, SymcallError
-from pyvmm.symbiotic import abi
 from tests.support import kernels
 from tests.support.linux import Guest
 from tests.support.processes import NAMED
@@ -235,7 +235,7 @@ class Fire:
                 tasks = self._vm.symcall(cpu, "tasks")
                 if not any(task.comm == "kthreadd" for task in tasks):
                     self.wrong.append(tasks)
-                self._vm.symcall(cpu, "mem_lookup", 0x1000, 0, abi.ACCESS_READ)
+                self._vm.symcall(cpu, "mem_lookup", 0x1000, 0, lib.SYMBIOTIC_ACCESS_READ)
                 self.answers[cpu] += 1
             except StateError:
                 self.failed = True

@@ -15,7 +15,6 @@ import pytest
 from pyvmm._core import ffi, lib
 from pyvmm.errors import SymcallError
 from pyvmm.machine.symcall import Call
-from pyvmm.symbiotic import abi
 from tests.support import kernels, linux
 from tests.support.kernel_log import faults
 
@@ -42,7 +41,7 @@ class Posted:
     def __init__(self, vcpu: Vcpu, number: int) -> None:
         self._vcpu = vcpu
         self._call = Call()
-        self._call.message.number = abi.SYMCALL_TEST
+        self._call.message.number = lib.SYMCALL_TEST
         self._registers = ffi.buffer(self._call.message.regs)
         self._given = FIVE.pack(number, 2, 3, 4, 1 << 63)
         self._answer = FIVE.pack(number + 1, 3, 4, 5, (1 << 63) + 1)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pyvmm._core import lib
 from pyvmm.errors import ConfigError, SymcallError
 from pyvmm.machine.pagewalk import walk
-from pyvmm.symbiotic import abi
 from tests.support import kernels, processes
 from tests.support.linux import Guest
 from tests.support.swapguest import STOCK, SwapGuest
@@ -163,9 +163,9 @@ def test_calls_from_a_hook(kernel: str) -> None:
             regs, sregs = vcpu.kvm.get_regs(), vcpu.kvm.get_sregs()
             rip = regs.rip
             found["walk"] = walk(guest.vm.memory, sregs.cr3, sregs.cr0, sregs.cr4, sregs.efer, rip)
-            found["lookup"] = vcpu.symcall("mem_lookup", rip, 0, abi.ACCESS_EXECUTE)
-            found["write"] = vcpu.symcall("mem_lookup", rip, 0, abi.ACCESS_WRITE)
-            found["other"] = vcpu.symcall("mem_lookup", rip, 1 << 62, abi.ACCESS_EXECUTE)
+            found["lookup"] = vcpu.symcall("mem_lookup", rip, 0, lib.SYMBIOTIC_ACCESS_EXECUTE)
+            found["write"] = vcpu.symcall("mem_lookup", rip, 0, lib.SYMBIOTIC_ACCESS_WRITE)
+            found["other"] = vcpu.symcall("mem_lookup", rip, 1 << 62, lib.SYMBIOTIC_ACCESS_EXECUTE)
             found["code"] = vcpu.symcall("read", rip, 10_000)
             found["tasks"] = vcpu.symcall("tasks")
             with pytest.raises(SymcallError) as caught:

@@ -17,6 +17,7 @@ CSRC = ROOT / "csrc"
 SUPPORT = ROOT / "tests" / "support"
 #: The ioctls of a vCPU without KVM, where ioctl is defined as fake_ioctl.
 FAKE_KVM = SUPPORT / "fake_kvm.c"
+INCLUDES = [f"-I{folder}" for folder in (CSRC, ROOT / "include", SUPPORT)]
 MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 
 INCLUDED = re.compile(r'^#include "(\w+/\w+)\.h"$', re.MULTILINE)
@@ -77,7 +78,7 @@ def load(
         "-shared",
         "-pthread",
     ]
-    flags += [f"-I{CSRC}", f"-I{SUPPORT}", *(f"-D{define}" for define in defines)]
+    flags += [*INCLUDES, *(f"-D{define}" for define in defines)]
     sources = [*(source for name in names for source in existing(name, ".c")), *extra]
     subprocess.run(["gcc", *flags, "-o", library, *sources], check=True)
     return ffi, ffi.dlopen(str(library))
@@ -95,7 +96,7 @@ def sanitized(
     flags = ["-std=gnu11", "-D_GNU_SOURCE", "-g", "-O1", "-Wall", "-Werror", "-pthread"]
     # The thread sanitizer does not look at fences. Those of the engine stand between threads and a guest.
     flags += ["-Wno-tsan"] if sanitizer == "thread" else []
-    flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-I{CSRC}", f"-I{SUPPORT}"]
+    flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", *INCLUDES]
     flags += [f"-D{define}" for define in defines]
     names = needed(*included(source))
     sources = [source, *(each for name in names for each in existing(name, ".c")), *extra]

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyvmm._core import lib
 from pyvmm.boot import segments
 from pyvmm.config import BOOT_CS, CpuState, MachineConfig
 from pyvmm.machine.machine import Machine
-from pyvmm.symbiotic import abi
 from tests.support import bare
 
 MEMORY = 8 << 20
@@ -31,17 +31,17 @@ def _wrmsr(index: int, value: int) -> str:
 
 def _registration(promises: int) -> str:
     return (
-        _wrmsr(abi.MSR_VCPU_PAGE, SPY_PAGE)
-        + _wrmsr(abi.MSR_ENTRY_RSP, HANDLER_STACK)
-        + _wrmsr(abi.MSR_ENTRY_CS, BOOT_CS)
-        + _wrmsr(abi.MSR_ENTRY_PROMISES, promises)
+        _wrmsr(lib.MSR_SYMBIOTIC_VCPU_PAGE, SPY_PAGE)
+        + _wrmsr(lib.MSR_SYMBIOTIC_RSP, HANDLER_STACK)
+        + _wrmsr(lib.MSR_SYMBIOTIC_CS, BOOT_CS)
+        + _wrmsr(lib.MSR_SYMBIOTIC_PROMISES, promises)
         + f"""
     lea rax, [rip + handler]
-    mov ecx, {abi.MSR_ENTRY_RIP:#x}
+    mov ecx, {lib.MSR_SYMBIOTIC_RIP:#x}
     xor edx, edx
     wrmsr
-    mov eax, {SPY_PAGE + abi.PAGE_FLAGS:#x}
-    or dword ptr [rax], {abi.VCPU_ENABLED}
+    mov eax, {SPY_PAGE + lib.SYMBIOTIC_FLAGS_OFFSET:#x}
+    or dword ptr [rax], {lib.SYMBIOTIC_VCPU_ENABLED}
     lidt [rip + table]
 """
     )
@@ -60,8 +60,8 @@ def _rest(handler: str, entry: int) -> str:
 handler:
     {handler}
     inc rbx
-    mov eax, 0x535
-    out 0x7e, eax
+    mov eax, {lib.SYMBIOTIC_RETURN}
+    out {lib.SYMBIOTIC_PORT}, eax
     ud2
 page_fault:
     push rax
@@ -104,7 +104,7 @@ def machine(code: str, *, handler: str = "", promise: bool = True, **options: An
     built = Machine(MachineConfig(MEMORY, 1, irqchip=False, symbiotic=True, **options))
     cr3 = segments.write_identity_map(built.memory)
     entry = cr3 + 2 * 4096 + ABSENT // LARGE_PAGE * 8
-    promises = abi.PROMISE_STATE_KEPT if promise else 0
+    promises = lib.SYMBIOTIC_PROMISE_NO_FPU if promise else 0
     text = _registration(promises) + code + _rest(handler, entry)
     flat = bare.assemble(text, bits=64)
     built.memory.write(bare.CODE, flat)

@@ -6,9 +6,9 @@ from __future__ import annotations
 import random
 from typing import Any, NamedTuple
 
+from pyvmm._core import lib
 from pyvmm.machine.memory import GIB, MIB, PAGE
 from pyvmm.swap.store import SLOT
-from pyvmm.symbiotic import abi
 from tests.support import guest64
 from tests.support.remote_swap import SwapGuest
 
@@ -22,7 +22,11 @@ OLD = 0xFFFF_FFF0_0000_00A2 & ~1
 #: Present, writable, user, accessed, dirty, no execution; the frame is to be ignored.
 PROPOSED = 1 << 63 | 0x67 | 0x0008_7654_3210_F000 & 0x000F_FFFF_FFFF_F000
 EFER_NXE = 1 << 11
-READ, WRITE, EXECUTE = abi.ACCESS_READ, abi.ACCESS_WRITE, abi.ACCESS_EXECUTE
+READ, WRITE, EXECUTE = (
+    lib.SYMBIOTIC_ACCESS_READ,
+    lib.SYMBIOTIC_ACCESS_WRITE,
+    lib.SYMBIOTIC_ACCESS_EXECUTE,
+)
 SWAPPED = 5
 
 
@@ -49,7 +53,7 @@ class Faulting(SwapGuest):
         super().start()
         self.page = random.Random(1).randbytes(SLOT)
         self.swap_out(SWAPPED, self.page)
-        assert self.attach() == abi.HYPERCALL_DONE
+        assert self.attach() == lib.SYMBIOTIC_HYPERCALL_DONE
         link = guest64.PRESENT | guest64.WRITABLE | guest64.USER
         memory = self.machine.memory
         for pointers in (guest64.KERNEL_TABLES + 0x2000, guest64.KERNEL_TABLES + 0x3000):
@@ -69,8 +73,8 @@ class Faulting(SwapGuest):
 
     def offer(self, fault: Fault = Fault()) -> int:  # noqa: B008
         """The reason that the VMM gives."""
-        rax, rbx, *rest = self.ring(abi.HYPERCALL_SWAP_MAP, *fault)
-        assert rax == abi.HYPERCALL_DONE
+        rax, rbx, *rest = self.ring(lib.SYMBIOTIC_SWAP_MAP, *fault)
+        assert rax == lib.SYMBIOTIC_HYPERCALL_DONE
         assert rest == [fault.slot, fault.old, fault.proposed, 0]
         return rbx
 

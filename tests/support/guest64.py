@@ -15,6 +15,7 @@ from pyvmm.machine.machine import Machine
 from tests.support.tree import ROOT
 
 SOURCES = Path(__file__).resolve().parent / "guests"
+INTERFACE = ROOT / "include" / "symbiotic.h"
 #: Kept between runs: a compiler in the lab takes its time.
 CACHE = ROOT / "build" / "guests"
 FLAGS = [
@@ -64,15 +65,15 @@ def build(*names: str) -> Image:
     """Compiles and links the named sources of tests/support/guests with what all guests need."""
     parts = ("start.S", "base.c", *names)
     digest = hashlib.sha256(repr((parts, FLAGS)).encode())
-    for path in sorted(SOURCES.iterdir()):
+    for path in (*sorted(SOURCES.iterdir()), INTERFACE):
         digest.update(path.read_bytes())
     elf = CACHE / f"{names[0]}-{digest.hexdigest()[:16]}.elf"
     if not elf.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         made = elf.with_suffix(f".{os.getpid()}")
         files = [str(SOURCES / part) for part in parts]
-        script = f"-Wl,-T,{SOURCES / 'guest.ld'}"
-        subprocess.run(["gcc", *FLAGS, script, "-o", str(made), *files], check=True)
+        more = [f"-I{INTERFACE.parent}", f"-Wl,-T,{SOURCES / 'guest.ld'}"]
+        subprocess.run(["gcc", *FLAGS, *more, "-o", str(made), *files], check=True)
         made.rename(elf)
     flat = elf.with_suffix(f".{os.getpid()}.bin")
     subprocess.run(["objcopy", "-O", "binary", str(elf), str(flat)], check=True)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pyvmm._core import lib
 from pyvmm.errors import StateError, SymcallError
-from pyvmm.symbiotic import abi
 from tests.support import guest64, remote
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class Integrity:
         """A symcall within a symcall is refused, whatever the guest's page says."""
         if self.random.random() < 0.05:
             with pytest.raises(SymcallError) as raised:
-                exit.vcpu.symcall(abi.SYMCALL_TEST)
+                exit.vcpu.symcall(lib.SYMCALL_TEST)
             assert raised.value.reason == "active"
             self.refused["active"] += 1
 
@@ -216,7 +216,7 @@ class Integrity:
 
     def _test(self, symcall: Callable[..., Results]) -> None:
         words = [self.random.getrandbits(64) for _ in range(5)]
-        results = symcall(abi.SYMCALL_TEST, *words)
+        results = symcall(lib.SYMCALL_TEST, *words)
         assert list(results[:5]) == [(word + 1) & MASK for word in words]
 
     def _lose(self, symcall: Callable[..., Results], what: int, where: str) -> None:

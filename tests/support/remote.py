@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pyvmm import kvm
+from pyvmm._core import lib
 from pyvmm.config import CpuState
 from pyvmm.errors import SymcallError
-from pyvmm.symbiotic import abi
 from tests.support import guest64
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class Remote:
 
     def works(self) -> bool:
         """A symcall and the guest itself, both."""
-        answer = self.symcall(abi.SYMCALL_TEST, 1, 2, 3, 4, 5)
+        answer = self.symcall(lib.SYMCALL_TEST, 1, 2, 3, 4, 5)
         return tuple(answer[:5]) == (2, 3, 4, 5, 6) and self.goes_on()
 
     def counters(self) -> dict[str, int]:

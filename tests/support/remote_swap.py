@@ -7,11 +7,11 @@ import mmap
 import struct
 from typing import Any
 
+from pyvmm._core import ffi, lib
 from pyvmm.config import FUNCTION, SwapConfig
 from pyvmm.machine.memory import MIB
 from pyvmm.swap.disk import Swap
 from pyvmm.swap.store import SLOT
-from pyvmm.symbiotic import abi
 from tests.support import guest64
 from tests.support.remote import Remote
 from tests.support.virtio_driver import WRITE, Descriptor, Driver
@@ -89,7 +89,7 @@ class SwapGuest(Remote):
 
     def announced(self, page: str = "vm_page") -> dict[str, Any]:
         """What the VM-wide page says of the store."""
-        return announced(self.machine.memory.read(self.address(page), abi.PAGE_SIZE))
+        return announced(self.machine.memory.read(self.address(page), lib.SYMBIOTIC_PAGE_SIZE))
 
     def can(self, number: int, rbx: int, data: bytes = b"") -> None:
         """Has the guest answer a symcall of 0x100 to 0x107 with that; 0: with its arguments, each with 1 added."""
@@ -101,21 +101,19 @@ class SwapGuest(Remote):
     def attach(self) -> int:
         """RAX."""
         base, size = self.aperture.base, self.aperture.size
-        return self.ring(abi.HYPERCALL_SWAP_ATTACH, base, size)[0]
+        return self.ring(lib.SYMBIOTIC_SWAP_ATTACH, base, size)[0]
 
     def detach(self) -> int:
-        return self.ring(abi.HYPERCALL_SWAP_DETACH)[0]
+        return self.ring(lib.SYMBIOTIC_SWAP_DETACH)[0]
 
 
 def announced(page: bytes) -> dict[str, Any]:
     """The extension of a VM-wide page, as a guest reads it."""
-    size, version, mode, zero, base, length, serial, zero_2, room = struct.unpack_from(
-        "<IIIIQQ20sIQ", page, abi.PAGE_EXTENSION
-    )
-    assert (version, zero, zero_2) == (1, 0, 0)
+    said = ffi.from_buffer("struct symbiotic_vm_page *", page)
+    assert (said.ext_version, said.reserved1, said.reserved2) == (1, 0, 0)
     return {
-        "size": size,
-        "mode": mode,
-        "aperture": (base, length, room),
-        "serial": serial.rstrip(b"\0"),
+        "size": said.ext_size,
+        "mode": said.swap_mode,
+        "aperture": (said.aperture_base, said.aperture_size, said.aperture_room),
+        "serial": bytes(said.swap_serial).rstrip(b"\0"),
     }

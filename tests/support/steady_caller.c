@@ -56,7 +56,7 @@ static uint64_t choose(struct steady_caller *caller)
 	uint64_t bits = any(caller), what = caller->numbers;
 
 	if (bits & 1 << 16)
-		return SYMCALL_NUMBER_TEST;
+		return SYMCALL_TEST;
 	if (bits >> 17 & 31)
 		what &= bits;
 	if (bits >> 22 & 7)
@@ -97,7 +97,7 @@ static int complain(struct steady_caller *caller, uint64_t got, uint64_t wanted)
 static int check(struct steady_caller *caller, const uint64_t *given)
 {
 	const struct symcall_message *message = &caller->call->message;
-	bool test = message->number == SYMCALL_NUMBER_TEST;
+	bool test = message->number == SYMCALL_TEST;
 	uint64_t first = (test ? given[0] : mix(given[0] ^ message->number)) + 1;
 
 	if (!test && (message->number - UPCALL_FIRST) & caller->fail) {

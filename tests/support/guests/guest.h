@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "mix.h"
+#include <symbiotic.h>
 
 typedef uint8_t u8;
 typedef uint16_t u16;

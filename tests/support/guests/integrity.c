@@ -1017,23 +1017,23 @@ static void register_symcalls(void)
 	entry_bases[0] = isolate ? (u64)cookies[0] : 0;
 	entry_bases[1] = (u64)cookies[1];
 	handler_random = seed ^ 0x5555;
-	write_msr(0x534, (u64)vm_page);
-	write_msr(0x535, (u64)vcpu_page);
-	write_msr(0x537, (u64)handler_stack_top);
-	write_msr(0x538, SELECTOR_SYMCALL_CODE);
-	write_msr(0x539, entry_bases[1]);
-	write_msr(0x540, entry_bases[0]);
-	write_msr(0x53a, isolate ? USER_TABLES ^ KERNEL_TABLES : 0);
-	write_msr(0x53b, promise);
-	write_msr(0x536, (u64)symcall_entry);
-	*(volatile u32 *)(vcpu_page + 8) |= 2;
+	write_msr(MSR_SYMBIOTIC_VM_PAGE, (u64)vm_page);
+	write_msr(MSR_SYMBIOTIC_VCPU_PAGE, (u64)vcpu_page);
+	write_msr(MSR_SYMBIOTIC_RSP, (u64)handler_stack_top);
+	write_msr(MSR_SYMBIOTIC_CS, SELECTOR_SYMCALL_CODE);
+	write_msr(MSR_SYMBIOTIC_GS_BASE, entry_bases[1]);
+	write_msr(MSR_SYMBIOTIC_FS_BASE, entry_bases[0]);
+	write_msr(MSR_SYMBIOTIC_CR3_CLEAR, isolate ? USER_TABLES ^ KERNEL_TABLES : 0);
+	write_msr(MSR_SYMBIOTIC_PROMISES, promise);
+	write_msr(MSR_SYMBIOTIC_RIP, (u64)symcall_entry);
+	*(volatile u32 *)(vcpu_page + SYMBIOTIC_FLAGS_OFFSET) |= SYMBIOTIC_VCPU_ENABLED;
 }
 
 /* After a call that missed its deadline, which is how one ends that is still inside. */
 static void register_anew(void)
 {
 	inside = spinning = 0;
-	write_msr(0x536, (u64)symcall_entry);
+	write_msr(MSR_SYMBIOTIC_RIP, (u64)symcall_entry);
 }
 
 static void start_timer(void)

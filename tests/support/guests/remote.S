@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The symcall handler of the remote-controlled guest, and its doorbell. */
+#include <symbiotic.h>
+
 	.intel_syntax noprefix
 	.code64
 	.text
@@ -25,7 +27,7 @@
 doorbell:
 	push	rbx
 	load_registers
-	out	0x7e, eax
+	out	SYMBIOTIC_PORT, eax
 	store_registers
 	pop	rbx
 	ret
@@ -33,7 +35,7 @@ user_doorbell_go:
 	push	rbx
 	load_registers
 user_doorbell:
-	out	0x7e, eax
+	out	SYMBIOTIC_PORT, eax
 user_doorbell_end:
 	store_registers
 	pop	rbx
@@ -43,8 +45,8 @@ user_doorbell_end:
 	.globl	symcall_fail
 symcall_fail:
 	mov	rbx, rdi
-	mov	eax, 0x536
-	out	0x7e, eax
+	mov	eax, SYMBIOTIC_ERROR
+	out	SYMBIOTIC_PORT, eax
 	ud2
 
 	.section .handler.text, "awx"
@@ -52,7 +54,7 @@ symcall_fail:
 	.globl	symcall_entry, fault, fault_end
 	.globl	lookups, lookup_asked, lookup_answer, lookup_lie, lookup_store
 symcall_entry:
-	cmp	eax, 10
+	cmp	eax, SYMCALL_MEM_LOOKUP
 	je	lookup
 	lea	r8d, [rax - 0x100]
 	cmp	r8d, 8
@@ -66,8 +68,8 @@ good_return:
 	inc	rdx
 	inc	rsi
 	inc	rdi
-	mov	eax, 0x535
-	out	0x7e, eax
+	mov	eax, SYMBIOTIC_RETURN
+	out	SYMBIOTIC_PORT, eax
 	ud2
 1:	cmp	eax, 0x200d
 	ja	good_return
@@ -86,11 +88,11 @@ can:
 	shl	r8d, 8
 	lea	rsi, [rip + canned_data]
 	add	rsi, r8
-	lea	rdi, [rip + vcpu_page + 0x400]
+	lea	rdi, [rip + vcpu_page + SYMBIOTIC_DATA_OFFSET]
 	mov	ecx, 256
 	rep	movsb
-	mov	eax, 0x535
-	out	0x7e, eax
+	mov	eax, SYMBIOTIC_RETURN
+	out	SYMBIOTIC_PORT, eax
 	ud2
 
 /* MEM_LOOKUP: what the test wants said; first an 8-byte store, if it wants one, or a lie. */
@@ -110,8 +112,8 @@ lookup:
 	mov	rbx, [rip + lookup_answer]
 	mov	rcx, [rip + lookup_answer + 8]
 	mov	rdx, [rip + lookup_answer + 16]
-	mov	eax, 0x535
-	out	0x7e, eax
+	mov	eax, SYMBIOTIC_RETURN
+	out	SYMBIOTIC_PORT, eax
 	ud2
 
 lie_never_returns:
@@ -123,8 +125,8 @@ lie_halts:
 	jmp	lie_halts
 
 lie_fails:
-	mov	eax, 0x536
-	out	0x7e, eax
+	mov	eax, SYMBIOTIC_ERROR
+	out	SYMBIOTIC_PORT, eax
 	ud2
 
 lie_faults:
@@ -180,14 +182,14 @@ lie_returns_from_user:
 	lea	rcx, [rip + 2f]
 	push	rcx
 	iretq
-2:	mov	qword ptr [rip + doorbell_registers], 0x535
+2:	mov	qword ptr [rip + doorbell_registers], SYMBIOTIC_RETURN
 	call	user_doorbell_go
 	ud2 /* and comes back as a fault: an error */
 
 /* A hypercall from within. */
 lie_rings:
 	mov	eax, 0x6001
-	out	0x7e, eax
+	out	SYMBIOTIC_PORT, eax
 	mov	rbx, rax
 	jmp	good_return
 
@@ -198,16 +200,16 @@ lie_maps:
 	mov	ecx, 1
 	mov	rdx, [rip + lookup_asked + 8]
 	mov	esi, 7
-	mov	eax, 0x5003
-	out	0x7e, eax
+	mov	eax, SYMBIOTIC_SWAP_MAP
+	out	SYMBIOTIC_PORT, eax
 	mov	[rip + lookup_inner], rax
 	mov	[rip + lookup_inner + 8], rbx
 	mov	qword ptr [rip + lookup_lie], 0
 	mov	rbx, [rip + lookup_answer]
 	mov	rcx, [rip + lookup_answer + 8]
 	mov	rdx, [rip + lookup_answer + 16]
-	mov	eax, 0x535
-	out	0x7e, eax
+	mov	eax, SYMBIOTIC_RETURN
+	out	SYMBIOTIC_PORT, eax
 	ud2
 
 /* Turns off what it runs in. */

@@ -94,16 +94,16 @@ static void ring_at_user(void)
 
 static void register_symcalls(void)
 {
-	write_msr(0x534, (u64)vm_page);
-	write_msr(0x535, (u64)vcpu_page);
-	write_msr(0x537, (u64)symcall_stack_top);
-	write_msr(0x538, SELECTOR_SYMCALL_CODE);
-	write_msr(0x539, (u64)saved_registers);
-	write_msr(0x540, 0);
-	write_msr(0x53a, 0);
-	write_msr(0x53b, 1);
-	write_msr(0x536, (u64)symcall_entry);
-	*(volatile u32 *)(vcpu_page + 8) |= 2;
+	write_msr(MSR_SYMBIOTIC_VM_PAGE, (u64)vm_page);
+	write_msr(MSR_SYMBIOTIC_VCPU_PAGE, (u64)vcpu_page);
+	write_msr(MSR_SYMBIOTIC_RSP, (u64)symcall_stack_top);
+	write_msr(MSR_SYMBIOTIC_CS, SELECTOR_SYMCALL_CODE);
+	write_msr(MSR_SYMBIOTIC_GS_BASE, (u64)saved_registers);
+	write_msr(MSR_SYMBIOTIC_FS_BASE, 0);
+	write_msr(MSR_SYMBIOTIC_CR3_CLEAR, 0);
+	write_msr(MSR_SYMBIOTIC_PROMISES, SYMBIOTIC_PROMISE_NO_FPU);
+	write_msr(MSR_SYMBIOTIC_RIP, (u64)symcall_entry);
+	*(volatile u32 *)(vcpu_page + SYMBIOTIC_FLAGS_OFFSET) |= SYMBIOTIC_VCPU_ENABLED;
 }
 
 static void serve(void)
@@ -185,13 +185,14 @@ void second(void)
 {
 	u64 random = 1;
 
-	write_msr(0x535, (u64)other_page);
+	write_msr(MSR_SYMBIOTIC_VCPU_PAGE, (u64)other_page);
 	report(2);
 	for (;;) {
 		random = mix(random);
 		if (race)
 			((volatile u32 *)vcpu_page)[random % 3] = random >> 32;
 		if (race && random >> 60 == 0)
-			*(volatile u32 *)(vcpu_page + 8) = 2;
+			*(volatile u32 *)(vcpu_page + SYMBIOTIC_FLAGS_OFFSET) =
+			        SYMBIOTIC_VCPU_ENABLED;
 	}
 }

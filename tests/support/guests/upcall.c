@@ -7,11 +7,7 @@
 #define HANDLER_DATA __attribute__((section(".handler.data")))
 
 enum {
-	SYMCALL_TEST = 1,
-	DOORBELL_RETURN = 0x535,
-	DOORBELL_ERROR = 0x536,
 	ERRNOS = 4095,
-	PAGE_ACTIVE = 1,
 	RFLAGS_RUBBISH = CF_TO_SF | FLAG_DF | FLAG_OF | FLAG_AC | FLAG_ID | 2,
 };
 
@@ -47,7 +43,8 @@ HANDLER static void check_entry(void)
 	if (entry_bases[0])
 		expect(23, entry_bases[0], read_msr(MSR_FS_BASE));
 	expect(24, KERNEL_TABLES, read_cr3());
-	expect(25, PAGE_ACTIVE, vcpu_page[8] & PAGE_ACTIVE);
+	expect(25, SYMBIOTIC_VCPU_ACTIVE,
+	       vcpu_page[SYMBIOTIC_FLAGS_OFFSET] & SYMBIOTIC_VCPU_ACTIVE);
 }
 
 HANDLER static void lose_vectors(void)
@@ -147,7 +144,7 @@ HANDLER static void interrupt_myself(void)
 
 HANDLER static void use_data(u64 length)
 {
-	volatile u8 *data = vcpu_page + 0x400;
+	volatile u8 *data = vcpu_page + SYMBIOTIC_DATA_OFFSET;
 
 	for (u64 i = 0; i < length && i < 0xc00; i++)
 		data[i] ^= 0x5a;
@@ -208,7 +205,7 @@ HANDLER static void answer(u64 *r, bool failed)
 	r[RDX] += 1;
 	r[RSI] += 1;
 	r[RDI] += 1;
-	ending = failed ? DOORBELL_ERROR : DOORBELL_RETURN;
+	ending = failed ? SYMBIOTIC_ERROR : SYMBIOTIC_RETURN;
 	if (failed)
 		r[RBX] = 1 + r[RBX] % ERRNOS;
 }

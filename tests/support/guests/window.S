@@ -3,6 +3,8 @@
  * The window of the integrity guest: all registers are loaded, one operation runs, all registers are
  * stored. And the entry point of its symcalls.
  */
+#include <symbiotic.h>
+
 	.intel_syntax noprefix
 	.code64
 	.text
@@ -179,8 +181,8 @@ shadow_\name\()_end:
 	.globl	op_echo
 op_echo:
 	.rept	64
-	mov	eax, 0x5000
-	out	0x7e, eax
+	mov	eax, SYMBIOTIC_ECHO
+	out	SYMBIOTIC_PORT, eax
 	.endr
 	jmp	window_end
 
@@ -274,7 +276,7 @@ symcall_entry:
 	mov	rdi, [rip + entry + 56]
 	mov	rsp, r8
 	mov	eax, [rip + ending]
-	out	0x7e, eax
+	out	SYMBIOTIC_PORT, eax
 	ud2
 
 	.section .handler.data, "aw"

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyvmm._core import lib
 from pyvmm.errors import ConfigError, GuestDataError
 from pyvmm.machine.symcall import Results
-from pyvmm.symbiotic import abi, swapstats
+from pyvmm.symbiotic import swapstats
 from pyvmm.symbiotic.swapstats import GuestSwap
 
 WORDS = 24
@@ -21,7 +22,7 @@ u32 = st.integers(0, (1 << 32) - 1)
 
 def answer(data: bytes, size: int | None = None) -> Results:
     length = len(data) if size is None else size
-    return Results(length, 0, 0, 0, 0, data.ljust(abi.PAGE_DATA_SIZE, b"\xff"))
+    return Results(length, 0, 0, 0, 0, data.ljust(lib.SYMBIOTIC_DATA_SIZE, b"\xff"))
 
 
 def packed(words: list[int], flags: int = 0) -> bytes:
@@ -67,10 +68,10 @@ def test_a_kernel_that_knows_less_or_more(count: int, flags: int, rest: int) -> 
     assert (stats.mapped, stats.on, stats.evicting) == tuple(bool(flags >> n & 1) for n in range(3))
 
 
-@given(u32, st.integers(0, (1 << 64) - 1), st.binary(max_size=abi.PAGE_DATA_SIZE))
+@given(u32, st.integers(0, (1 << 64) - 1), st.binary(max_size=lib.SYMBIOTIC_DATA_SIZE))
 def test_anything_at_all(inner: int, size: int, data: bytes) -> None:
     results = answer(struct.pack("<I", inner) + data[4:], size)
-    good = 8 <= inner <= size <= abi.PAGE_DATA_SIZE
+    good = 8 <= inner <= size <= lib.SYMBIOTIC_DATA_SIZE
     try:
         stats: Any = swapstats.parse(results)
     except GuestDataError:
@@ -88,10 +89,10 @@ def test_calls() -> None:
         return Results(7, 0, 0, 0, 0, b"")
 
     assert swapstats.swap_evict(raw, 100) == 7
-    assert made == [(abi.SYMCALL_SWAP_EVICT, 100, 0)]
+    assert made == [(lib.SYMCALL_SWAP_EVICT, 100, 0)]
     for pages in (0, -1, 1 << 64):
         with pytest.raises(ConfigError):
             swapstats.swap_evict(raw, pages)
     with pytest.raises(GuestDataError):
         swapstats.swap_stats(raw)
-    assert made[1:] == [(abi.SYMCALL_SWAP_STATS, abi.PAGE_DATA_SIZE)]
+    assert made[1:] == [(lib.SYMCALL_SWAP_STATS, lib.SYMBIOTIC_DATA_SIZE)]

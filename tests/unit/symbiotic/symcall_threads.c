@@ -101,7 +101,7 @@ static int enter(struct vcpu *vcpu)
 		return interrupted();
 	run->exit_reason = KVM_EXIT_INTR;
 	if (symcall_is_active(vcpu) && chance < 700)
-		return out(run, DOORBELL_PORT, chance < 600 ? HYPERCALL_RETURN : HYPERCALL_ERROR);
+		return out(run, SYMBIOTIC_PORT, chance < 600 ? SYMBIOTIC_RETURN : SYMBIOTIC_ERROR);
 	if (symcall_is_active(vcpu) && chance < 702)
 		run->exit_reason = KVM_EXIT_SHUTDOWN;
 	else if (chance < 730)
@@ -137,15 +137,15 @@ static void wrmsr(struct vcpu *vcpu, uint32_t index, uint64_t value)
 static void boot(struct machine *machine, uint32_t index)
 {
 	struct vcpu *vcpu = machine->vcpus[index];
-	uint64_t page = PAGES + (uint64_t)index * SYMSPY_PAGE_SIZE;
+	uint64_t page = PAGES + (uint64_t)index * SYMBIOTIC_PAGE_SIZE;
 
 	fake_long_mode(&vcpu->run->s.regs.sregs);
-	wrmsr(vcpu, SYMSPY_MSR_VCPU_PAGE, page);
-	wrmsr(vcpu, SYMCALL_MSR_RSP, 0x8000);
-	wrmsr(vcpu, SYMCALL_MSR_CS, 0x10);
-	wrmsr(vcpu, SYMCALL_MSR_PROMISES, below(2));
-	wrmsr(vcpu, SYMCALL_MSR_RIP, 0x1000);
-	machine->ram[page + 8] = SYMSPY_VCPU_ENABLED;
+	wrmsr(vcpu, MSR_SYMBIOTIC_VCPU_PAGE, page);
+	wrmsr(vcpu, MSR_SYMBIOTIC_RSP, 0x8000);
+	wrmsr(vcpu, MSR_SYMBIOTIC_CS, 0x10);
+	wrmsr(vcpu, MSR_SYMBIOTIC_PROMISES, below(2));
+	wrmsr(vcpu, MSR_SYMBIOTIC_RIP, 0x1000);
+	machine->ram[page + 8] = SYMBIOTIC_VCPU_ENABLED;
 }
 
 /* As a hook of Python's: sometimes with a call of its own. */
@@ -235,7 +235,7 @@ static void build(struct machine *machine)
 {
 	struct symcall_setup setup = {.can_block_interrupts = 1};
 
-	machine->ram = aligned_alloc(SYMSPY_PAGE_SIZE, RAM);
+	machine->ram = aligned_alloc(SYMBIOTIC_PAGE_SIZE, RAM);
 	memset(machine->ram, 0, RAM);
 	machine->memory = guest_memory_create();
 	guest_memory_add(machine->memory, 0, RAM, machine->ram, 0);
@@ -250,7 +250,7 @@ static void build(struct machine *machine)
 	doorbell_attach(machine->pio, machine->hypercalls);
 	bus_add_hook(machine->pio, HOOK, 1, 1);
 	for (uint32_t i = 0; i < CPUS; i++) {
-		uint8_t *run = aligned_alloc(SYMSPY_PAGE_SIZE, RUN);
+		uint8_t *run = aligned_alloc(SYMBIOTIC_PAGE_SIZE, RUN);
 
 		memset(run, 0, RUN);
 		by_fd[i] = vcpu_create((int)i, i, (uintptr_t)run, RUN, machine->pio, machine->mmio,

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyvmm._core import ffi, lib
 from pyvmm.errors import ConfigError, Error, GuestDataError, LimitError, SymcallError
 from pyvmm.machine import symcall
 from pyvmm.machine.question import Question
 from pyvmm.machine.symcall import TYPED, Results
-from pyvmm.symbiotic import abi, answer, calls, facts, memory, task
+from pyvmm.symbiotic import answer, calls, facts, memory, task
 from tests.support.tree import ROOT
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
 WORD = st.integers(0, 2**64 - 1)
 UNKNOWN = 2**64 - 1
+
+#: What include/symbiotic.h says in C, once more: guests that exist have it like this, so it never changes.
+FACTS_LAYOUT = struct.Struct("<IIQQQQIIQIIQ64s64s")
+TASK_LAYOUT = struct.Struct("<IIIIc3xIIIQQQQQQ16s")
+MEMORY_LAYOUT = struct.Struct("<II14Q")
 
 
 def results(*registers: int, data: bytes = b"") -> Results:
@@ -45,7 +51,7 @@ class Raw:
 
     def __call__(self, number: int, *args: int, data: bytes = b"", want: int = 0) -> Results:
         assert len(args) <= 5
-        assert 0 <= want <= abi.PAGE_DATA_SIZE
+        assert 0 <= want <= lib.SYMBIOTIC_DATA_SIZE
         self.calls.append((number, *args))
         found = self.serve(number, *args)
         return found._replace(data=found.data[:want])
@@ -112,7 +118,7 @@ FACTS = (
 
 
 def test_facts():
-    raw = Raw(lambda *_: structure(facts.LAYOUT, *FACTS, UNKNOWN, b"6.12.117", b"#1 SMP"))
+    raw = Raw(lambda *_: structure(FACTS_LAYOUT, *FACTS, UNKNOWN, b"6.12.117", b"#1 SMP"))
     found = calls.read_facts(raw)
     assert found == facts.Facts(
         release="6.12.117",
@@ -133,11 +139,13 @@ def test_facts():
 
 
 def test_layouts_are_those_of_the_interface():
-    assert (facts.LAYOUT.size, task.RECORD.size, memory.LAYOUT.size) == (200, 96, 120)
+    structures = ("symbiotic_facts", "symbiotic_task", "symbiotic_memory")
+    sizes = [ffi.sizeof(f"struct {name}") for name in structures]
+    assert sizes == [FACTS_LAYOUT.size, TASK_LAYOUT.size, MEMORY_LAYOUT.size] == [200, 96, 120]
 
 
 def test_facts_of_a_newer_guest():
-    raw = Raw(lambda *_: structure(facts.LAYOUT, *FACTS, 0x5000, b"r", b"v", extra=bytes(100)))
+    raw = Raw(lambda *_: structure(FACTS_LAYOUT, *FACTS, 0x5000, b"r", b"v", extra=bytes(100)))
     assert calls.read_facts(raw).kernel_pgd_gpa == 0x5000
 
 
@@ -202,7 +210,7 @@ def test_current_of_any_bits(registers):
 
 
 def record(pid: int, *, comm: bytes = b"sh", state: bytes = b"S", rss: int = 4096) -> bytes:
-    return task.RECORD.pack(pid, pid, 1, 0, state, 4, 1, 1, 10, 20, 30, rss, 0, UNKNOWN, comm)
+    return TASK_LAYOUT.pack(pid, pid, 1, 0, state, 4, 1, 1, 10, 20, 30, rss, 0, UNKNOWN, comm)
 
 
 def page(*pids: int, after: int = 0, extra: int = 0) -> Results:
@@ -219,7 +227,7 @@ class Guest:
         self.threads: set[int] = set()
 
     def __call__(self, number: int, cursor: int, threads: int) -> Results:
-        assert number == abi.SYMCALL_TASKS
+        assert number == lib.SYMCALL_TASKS
         self.threads.add(threads)
         rest = [pid for pid in self.pids if pid >= cursor]
         shown = rest[: self.at_once]
@@ -323,7 +331,7 @@ def test_tasks_of_noise(answers):
 
 
 def test_memory():
-    raw = Raw(lambda *_: structure(memory.LAYOUT, 4096, *range(1, 14), UNKNOWN))
+    raw = Raw(lambda *_: structure(MEMORY_LAYOUT, 4096, *range(1, 14), UNKNOWN))
     found = calls.read_memory(raw)
     assert (found.page_size, found.total, found.swap_cached) == (4096, 1, 10)
     assert (found.pswpin, found.pgmajfault) == (11, None)
@@ -375,8 +383,8 @@ class Space:
         self.data = data
 
     def __call__(self, number: int, vaddr: int, length: int) -> Results:
-        assert number == abi.SYMCALL_READ
-        assert length <= abi.PAGE_DATA_SIZE
+        assert number == lib.SYMCALL_READ
+        assert length <= lib.SYMBIOTIC_DATA_SIZE
         found = self.data[vaddr - self.start :][:length]
         if not found:
             raise refusal(errno.EFAULT)
@@ -489,12 +497,12 @@ def test_noise_gives_a_value_or_an_error_of_ours(name, registers, data):
 def endless(number: int, cursor: int, threads: int) -> Results:
     """A guest with as many tasks as its pids can name."""
     page = b"".join(packed(pid) for pid in range(cursor + 1, cursor + 33))
-    return results(32, cursor + 32, task.RECORD.size, data=page)
+    return results(32, cursor + 32, TASK_LAYOUT.size, data=page)
 
 
 def packed(pid: int) -> bytes:
     """The record of a task that says nothing else."""
-    return task.RECORD.pack(pid, pid, 1, 0, b"R", 0, 0, 1, *(1 << 60,) * 6, b"\x1b" * 16)
+    return TASK_LAYOUT.pack(pid, pid, 1, 0, b"R", 0, 0, 1, *(1 << 60,) * 6, b"\x1b" * 16)
 
 
 def test_a_guest_that_claims_millions_of_tasks(monkeypatch):

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pyvmm import kvm
+from pyvmm._core import lib as interface
 from pyvmm.machine import result as results
-from pyvmm.symbiotic import abi
 from tests.support import scripted_kvm
 from tests.support.scripted_kvm import RUN_SIZE
 
@@ -53,11 +53,11 @@ def wrmsr(index: int, value: int) -> tuple[int, int, int, int]:
 
 
 REGISTRATION = (
-    wrmsr(abi.MSR_VCPU_PAGE, PAGE),
-    wrmsr(abi.MSR_ENTRY_RSP, 0x8000),
-    wrmsr(abi.MSR_ENTRY_CS, 0x10),
-    wrmsr(abi.MSR_ENTRY_PROMISES, abi.PROMISE_STATE_KEPT),
-    wrmsr(abi.MSR_ENTRY_RIP, 0x1000),
+    wrmsr(interface.MSR_SYMBIOTIC_VCPU_PAGE, PAGE),
+    wrmsr(interface.MSR_SYMBIOTIC_RSP, 0x8000),
+    wrmsr(interface.MSR_SYMBIOTIC_CS, 0x10),
+    wrmsr(interface.MSR_SYMBIOTIC_PROMISES, interface.SYMBIOTIC_PROMISE_NO_FPU),
+    wrmsr(interface.MSR_SYMBIOTIC_RIP, 0x1000),
 )
 HALT = (0, kvm.KVM_EXIT_HLT, 0, 0)
 
@@ -97,7 +97,7 @@ class Called:
         lib.fake_kvm(self.run, self.exits, len(REGISTRATION) + 1 + len(script))
         lib.fake_enter_long_mode(self.run)
         assert results.BY_EVENT[self.step()] == results.HALT
-        self.byte(PAGE + abi.PAGE_FLAGS, abi.VCPU_ENABLED)
+        self.byte(PAGE + interface.SYMBIOTIC_FLAGS_OFFSET, interface.SYMBIOTIC_VCPU_ENABLED)
         self.registers.rip, self.registers.rax = 0x4444, 0x5555
 
     @property
@@ -108,7 +108,7 @@ class Called:
         self.ffi.cast("uint8_t *", self.hva)[gpa] = value
 
     def flags(self) -> int:
-        return int(self.ffi.cast("uint8_t *", self.hva)[PAGE + abi.PAGE_FLAGS])
+        return int(self.ffi.cast("uint8_t *", self.hva)[PAGE + interface.SYMBIOTIC_FLAGS_OFFSET])
 
     def step(self) -> int:
         return int(self.lib.vcpu_run(self.vcpu))
@@ -191,7 +191,7 @@ def test_a_call_that_brings_the_vcpu_down_is_undone(called: Maker, name: str) ->
     assert it.status == it.lib.SYMCALL_FAULT
     assert (it.registers.rip, it.registers.rax) == (0x4444, 0x5555)
     assert it.lib.fake_dirty(it.run), "KVM is to take the old registers back"
-    assert it.flags() == abi.VCPU_ENABLED
+    assert it.flags() == interface.SYMBIOTIC_VCPU_ENABLED
     assert (it.counters.calls, it.counters.returned, it.counters.faults) == (1, 0, 1)
     assert it.make() == it.lib.VCPU_SYMCALL
     assert it.status == it.lib.SYMCALL_DISABLED
@@ -219,7 +219,7 @@ def test_a_call_is_entered_as_registered(called: Maker) -> None:
     registers = it.registers
     assert (registers.rip, registers.rsp, registers.rflags) == (0x1000, 0x8000, 2)
     assert (registers.rax, registers.rbx, registers.r15) == (1, 0, 0)
-    assert it.flags() == abi.VCPU_ENABLED | abi.VCPU_ACTIVE
+    assert it.flags() == interface.SYMBIOTIC_VCPU_ENABLED | interface.SYMBIOTIC_VCPU_ACTIVE
 
 
 def test_interruptions_do_not_end_a_call(called: Maker) -> None:
@@ -235,7 +235,7 @@ def test_an_abandoned_call_is_undone(called: Maker) -> None:
     it.lib.symcall_abandon(it.vcpu, it.call, it.lib.SYMCALL_STOPPED)
     assert it.status == it.lib.SYMCALL_STOPPED
     assert (it.registers.rip, it.registers.rax) == (0x4444, 0x5555)
-    assert it.flags() == abi.VCPU_ENABLED
+    assert it.flags() == interface.SYMBIOTIC_VCPU_ENABLED
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -261,7 +261,7 @@ def refused(it: Called) -> int:
     assert found[0] == found[1]
     assert it.counters.calls == 0
     assert (it.registers.rip, it.registers.rax) == (0x4444, 0x5555)
-    assert it.flags() == abi.VCPU_ENABLED
+    assert it.flags() == interface.SYMBIOTIC_VCPU_ENABLED
     return found[0]
 
 
@@ -310,7 +310,7 @@ def test_a_call_that_comes_while_a_device_is_written(called: Maker, name: str) -
     """
     bus, address, exit = WRITES[name]
     down = (0, kvm.KVM_EXIT_SHUTDOWN, 0)
-    it = called(exit, down, wrmsr(abi.MSR_ENTRY_RIP, 0x1000), exit, down, HALT)
+    it = called(exit, down, wrmsr(interface.MSR_SYMBIOTIC_RIP, 0x1000), exit, down, HALT)
     written = it.device(bus, address, it.post)
     assert results.BY_EVENT[it.step()] == results.HALT
     assert it.lib.symcall_wait(it.vcpu, it.call, 0)
@@ -389,7 +389,7 @@ def test_who_waits_on_a_vcpu_is_told_to_leave(called: Maker, in_symcall: bool) -
 
 def test_a_vcpu_that_sleeps_is_not_woken_for_a_call_that_cannot_begin(called: Maker) -> None:
     """The fake has no KVM_GET_XSAVE, which a handler that promises nothing makes necessary."""
-    it = called(wrmsr(abi.MSR_ENTRY_PROMISES, 0), HALT, HALT)
+    it = called(wrmsr(interface.MSR_SYMBIOTIC_PROMISES, 0), HALT, HALT)
     assert results.BY_EVENT[it.step()] == results.HALT
     it.lib.fake_sleep(1)
     it.vcpu.may_sleep = 1
