@@ -6,7 +6,7 @@
  *
  * A vCPU has one overlay or none (NULL), which then costs a look at the pointer. The user sets
  * vcpu->overlay while the vCPU stands. All functions are called on the vCPU's thread, and all are
- * required. A second user
+ * required. Symcalls are set up with the vCPU, and so come first. A second user
  * - has a pointer to its record beside vcpu->symcall, and a bit below;
  * - keeps in that record the overlay that it found, and puts that back when it goes;
  * - passes on to it the exits that it does not serve, every answer, every event but 0 that it comes

@@ -122,7 +122,7 @@ int vcpu_memory_gone(void *opaque, struct bus_access *access);
 int vcpu_setup_kick(void);
 /* cffi: end */
 
-/* For overlays, on the vCPU's thread. */
+/* For what stands on the loop, on the vCPU's thread. */
 
 /* Lets KVM finish what the last exit left open, without running guest code: -EINTR when nothing is
  * left, 0 when that brought a further exit, or -errno. */
