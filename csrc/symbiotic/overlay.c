@@ -116,6 +116,7 @@ void symcall_destroy(struct symcall *symcall)
 {
 	if (!symcall)
 		return;
+	symcall->vcpu->watched &= ~(uint32_t)OVERLAY_SYMCALL;
 	symcall->vcpu->overlay = NULL;
 	symcall->vcpu->symcall = NULL;
 	context_free(&symcall->context);
