@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pyvmm import VM
 from pyvmm.config import CpuState, MachineConfig
 from pyvmm.devices.serial import Serial
 from pyvmm.devices.virtio_console import VirtioConsole
@@ -483,6 +484,20 @@ def test_one_that_is_dropped_says_so_and_gives_all_back(drop: Callable[[], None]
     with pytest.warns(ResourceWarning, match="dropped without close"):
         collected(drop)
     assert (open_descriptors(), threading.active_count()) == (descriptors, threads)
+
+
+def test_the_log_is_read_only_where_a_kernel_may_have_panicked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is 64 KiB to copy, and judging it imports regular expressions."""
+    asked = []
+    monkeypatch.setattr(VM, "console_log", lambda vm: asked.append(vm) or b"")
+    for code, reason in (("hlt", "halt"), ("mov al, 0xfe\nout 0x64, al\nhlt", "reboot")):
+        with VM("2M", irqchip=False) as vm:
+            vm.memory.write(bare.CODE, bare.assemble(code))
+            vm.load_state(CpuState("protected", rip=bare.CODE, rsp=bare.STACK))
+            assert vm.run(60).reason == reason
+            assert bool(asked) == (reason == "reboot")
 
 
 def test_an_unknown_device_is_a_clear_error() -> None:
