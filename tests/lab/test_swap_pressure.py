@@ -26,8 +26,9 @@ def test_nobody_is_killed(policy: str) -> None:
     )
     assert code == 0, errors.getvalue().decode()
     said = json.loads(output.getvalue().splitlines()[-1])
-    assert said["hog"] == 0, said
+    told = f"{said}\n{errors.getvalue().decode()}"
+    assert said["hog"] == 0, told
     for guest in said["guests"]:
-        assert guest["status"] == 0, said
-        assert guest["wrong"] == 0, said
-        assert guest["touches"] > 0, said
+        assert guest["status"] == 0, told
+        assert guest["wrong"] == 0, told
+        assert guest["touches"] > 0, told
