@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 REGISTERS = ("rbx", "rcx", "rdx", "rsi", "rdi")
 WORD = (1 << 64) - 1
 LINE = 16
-#: Bytes of the data area (csrc/symbiotic/symspy.h).
+#: Bytes of the data area (SYMBIOTIC_DATA_SIZE in include/symbiotic.h).
 MOST_DATA = 3072
 
 
