@@ -23,7 +23,7 @@ SCHEMA = 3
 ROOT = Path(__file__).resolve().parents[2]
 OUT = "bench/out"
 #: What is measured, or measures.
-CODE = ("csrc", "pyvmm", "bench", "guest-linux-patch")
+CODE = ("csrc", "include", "pyvmm", "bench", "guest-linux-patch")
 #: Files and folders in there that a build or a run writes.
 BUILT = (".so", ".o", ".pyc")
 WRITTEN = {"_core.c", "_kvm.c", "build", "out", "__pycache__"}
