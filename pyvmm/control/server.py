@@ -13,7 +13,6 @@ import time
 
 from pyvmm.control.runtime_dir import BACKLOG, RuntimeDir, check_name
 from pyvmm.errors import Error, HostError, LimitError
-from pyvmm.machine.question import Question
 from pyvmm.machine.thread import Thread
 
 TYPE_CHECKING = False
@@ -313,6 +312,8 @@ class Client:
                 self._visit.since = time.monotonic()
 
     def _answer_now(self, line: bytes) -> None:
+        from pyvmm.machine.question import Question
+
         number: Any = None
         fds: tuple[int, ...] = ()
         held = False
