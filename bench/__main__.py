@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks: `python -m bench SUITE`. Each measures all its subjects in one run and writes JSON beside its table."""
+"""Benchmarks: `python -m bench SUITE`.
+
+Each measures all its subjects in one run and writes JSON beside its table.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from pyvmm.errors import Error
 from pyvmm.launch import status
 from pyvmm.launch.parser import Parser
 
-#: What measures nothing.
+#: Commands that measure nothing.
 OTHERS = {"torture": torture, "compare": compare}
 
 

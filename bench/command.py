@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `pyvmm bench` does: measures suites or the cells of a sweep, makes the report, compares with an earlier run."""
+"""The work of `pyvmm bench`: it measures suites or the cells of a sweep, makes the report, compares
+with an earlier run.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ COMMON = ("quick", "rounds", "budget", "linux", "lab", "icount")
 def main(args: argparse.Namespace) -> int:
     """Do what the options of `pyvmm bench` say, and return the status of the command.
 
-    `out`, `compare` and `report` are paths or None. Raises ConfigError for what cannot be measured.
+    `out`, `compare` and `report` are paths or None. Raise ConfigError for what cannot be measured.
     """
     if args.report:
         return report(args.report, args.compare)
@@ -63,7 +65,7 @@ def concluded(args: argparse.Namespace, folder: Path, count: int, failed: Mappin
 
 
 def chosen(given: Sequence[str], known: list[str]) -> list[str]:
-    """The suites that are meant, in their own order. Raises ConfigError for what is none."""
+    """Return the suites that are meant, in their own order. Raise ConfigError for what is none."""
     unknown = set(given) - {*known, ALL}
     if unknown:
         raise ConfigError(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(known)}")
@@ -71,7 +73,7 @@ def chosen(given: Sequence[str], known: list[str]) -> list[str]:
 
 
 def report(folder: Path, old: Path | None) -> int:
-    """Makes the page, compares with an earlier run; 1 if a figure got worse."""
+    """Make the page, compare with an earlier run; return 1 if a figure got worse."""
     print(f"\n{page.write(folder)}")
     if old is None:
         return 0
@@ -79,7 +81,7 @@ def report(folder: Path, old: Path | None) -> int:
 
 
 def got_worse(folder: Path, old: Path) -> bool:
-    """Compares each record that both folders have. Raises ConfigError if there is none."""
+    """Compare each record that both folders have. Raise ConfigError if there is none."""
     pairs = [
         (path, folder / path.name)
         for path in sorted(old.glob("*.json"))

@@ -24,7 +24,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(args: argparse.Namespace, base: str, *, rounds: int, quick: int) -> Plan:
-    """What the options say: `rounds` and `quick` are the suite's own ideas of how many."""
+    """Make the plan that the options ask for: `rounds` and `quick` are the suite's own ideas of how
+    many.
+    """
     return Plan(
         rounds=args.rounds or (quick if args.quick else rounds),
         base=base,
@@ -34,9 +36,10 @@ def plan(args: argparse.Namespace, base: str, *, rounds: int, quick: int) -> Pla
 
 
 def check(args: argparse.Namespace) -> None:
-    """Finds out, before hours of measuring, that what comes of it can be written and overwrites nothing that is read.
+    """Find out, before hours of measuring, that what comes of it can be written and overwrites
+    nothing that is read.
 
-    Ends the program where a picture is wanted that cannot be made. Raises ConfigError for a file.
+    Ends the program where a picture is wanted that cannot be made. Raise ConfigError for a file.
     """
     from pyvmm import outfile
     from pyvmm.demo import logbars

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subjects measured side by side in one run: round by round, in an order by lot, until they can be told apart."""
+"""Subjects measured side by side in one run: round by round, in an order by lot, until they can be
+told apart.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ Measure = Callable[[], dict[str, float]]
 
 
 class Plan(NamedTuple):
-    """How long it goes on: at most `rounds`, and `budget` seconds; no longer once each subject is told from `base`."""
+    """How long it goes on: at most `rounds`, and `budget` seconds; no longer once each subject is
+    told from `base`.
+    """
 
     rounds: int
     base: str = ""
@@ -27,7 +31,9 @@ class Plan(NamedTuple):
 
     @property
     def level(self) -> float:
-        """LEVEL, divided among all the times that one may look: who looks often enough finds a difference by chance."""
+        """LEVEL, divided among all the times that one may look: who looks often enough finds a
+        difference by chance.
+        """
         return stats.LEVEL / max(1, self.rounds // 2)
 
 
@@ -36,10 +42,11 @@ def interleave(
     plan: Plan,
     keep: Callable[[Samples], object] | None = None,
 ) -> Samples:
-    """Runs all subjects round by round: {subject: {figure: samples}}.
+    """Run all subjects round by round: {subject: {figure: samples}}.
 
-    The order of a round is drawn by lot, and the next round has it the other way round: A B, B A. `keep` is called with
-    what there is after each round, so that a long run that is cut short was not for nothing.
+    The order of a round is drawn by lot, and the next round has it the other way round: A B, B A.
+    `keep` is called with what there is after each round, so that a long run that is cut short was
+    not for nothing.
     """
     chance = random.Random(plan.seed)
     end = time.monotonic() + plan.budget
@@ -60,7 +67,10 @@ def interleave(
 
 
 def settled(samples: Samples, base: str, level: float) -> bool:
-    """Whether all figures of all subjects are told from the base's, by that level. Without a base nothing is."""
+    """Return whether all figures of all subjects are told from the base's, by that level.
+
+    Without a base nothing is.
+    """
     return base in samples and all(
         stats.permutation(values, samples[base][figure]) < level
         for name, figures in samples.items()
@@ -71,6 +81,6 @@ def settled(samples: Samples, base: str, level: float) -> bool:
 
 
 def progress(text: str) -> None:
-    """One line that overwrites itself, only on a terminal."""
+    """Print one line that overwrites itself, only on a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Suites run as programs of their own, on this machine's KVM or in the lab; what they print is shown and kept."""
+"""Suites run as programs of their own, on this machine's KVM or in the lab; what they print is
+shown and kept.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ LAB_MEMORY = "8G"
 def measure(args: argparse.Namespace, names: Sequence[str], folder: Path) -> list[str]:
     """Run suites, and return those that failed.
 
-    What they need is made before, outside the lab, where it stays. Raises ConfigError and HostError as that does.
+    What they need is made before, outside the lab, where it stays. Raise ConfigError and HostError
+    as that does.
     """
     made = {name: suites.every()[name] for name in names}
     if any(suite.linux for suite in made.values()):
@@ -47,7 +50,7 @@ def wants_lab(args: argparse.Namespace, suite: Suite, kvm: Probe) -> bool:
 
 
 def command(args: argparse.Namespace, name: str, folder: Path) -> list[str]:
-    """The suite as a program of its own."""
+    """Return the suite as a program of its own."""
     words = [sys.executable, "-m", "bench", name, "--json", str(folder / f"{name}.json")]
     words += ["--quick"] if args.quick else []
     words += ["--rounds", str(args.rounds)] if args.rounds else []
@@ -64,21 +67,21 @@ class Tee:
         self._file = file
 
     def write(self, data: bytes) -> None:
-        """Both at once."""
+        """Write to both at once."""
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         self._file.write(data)
 
 
 def ended_well(name: str, where: str, folder: Path, run: Callable[[Tee], int]) -> bool:
-    """Runs a suite, whose output is shown and kept in the folder."""
+    """Run a suite, whose output is shown and kept in the folder."""
     print(f"\n== {name}, {where}", flush=True)
     with (folder / f"{name}.txt").open("wb") as file:
         return run(Tee(file)) == 0
 
 
 def here(args: argparse.Namespace, name: str, folder: Path) -> bool:
-    """Whether a suite ended well on this machine's KVM."""
+    """Return whether a suite ended well on this machine's KVM."""
 
     def run(tee: Tee) -> int:
         words = command(args, name, folder)
@@ -93,7 +96,7 @@ def here(args: argparse.Namespace, name: str, folder: Path) -> bool:
 
 
 def in_the_lab(args: argparse.Namespace, names: Sequence[str], folder: Path) -> list[str]:
-    """Runs suites in one lab; those that failed."""
+    """Run suites in one lab; return those that failed."""
     from pyvmm.lab import Lab
 
     with Lab(memory=LAB_MEMORY, icount=args.icount, share=[str(folder)]) as machine:

@@ -20,11 +20,11 @@ from bench.rounds import Measure, Plan
 
 
 class Subjects(NamedTuple):
-    """What a suite compares in one run.
+    """The subjects that a suite compares in one run.
 
-    `measures` has a function for each subject, by the name that is shown. The others' figures are divided by those of
-    `base`. `notes` says what the figures are of. The record gets what is in `about`, and what `afterwards` returns,
-    which is called once all has been measured.
+    `measures` has a function for each subject, by the name that is shown. The others' figures are
+    divided by those of `base`. `notes` says what the figures are of. The record gets what is in
+    `about`, and what `afterwards` returns, which is called once all has been measured.
     """
 
     measures: Mapping[str, Measure]
@@ -69,7 +69,8 @@ class Suite(NamedTuple):
     def run(self, name: str, args: argparse.Namespace) -> None:
         """Measure, and leave a record, a table, and a picture if one is asked for.
 
-        The record is written after each round, so that a long run that is cut short was not for nothing.
+        The record is written after each round, so that a long run that is cut short was not for
+        nothing.
         """
         with self.subjects(args) as made:
             plan = options.plan(args, made.base, rounds=self.rounds, quick=self.quick)

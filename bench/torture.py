@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory used in every way at once, two to four times the RAM, while it is swapped and bypassed; for minutes or hours.
+"""Memory used in every way at once, two to four times the RAM, while it is swapped and bypassed;
+for minutes or hours.
 
-A guest after the other, each with another seed, another share of memory and another mode, until the time is over; in
-half of them the mode is switched every second, in half pages are asked back every second. With --squeeze the host is
-short of memory every few seconds. Ends at the first guest that is not well, with what it and its kernel said; with
---all at the end of the time, so that a rate can be told. --mode takes the mode from the lot, and the rest of a guest's
-lot stays: `--mode stock`, an ordinary disk, is the control that says whether Linux does by itself what was seen under
-the bypass. --only takes the scenarios from the lot.
+A guest after the other, each with another seed, another share of memory and another mode, until the
+time is over; in half of them the mode is switched every second, in half pages are asked back every
+second. With --squeeze the host is short of memory every few seconds. Ends at the first guest that
+is not well, with what it and its kernel said; with --all at the end of the time, so that a rate can
+be told. --mode takes the mode from the lot, and the rest of a guest's lot stays: `--mode stock`, an
+ordinary disk, is the control that says whether Linux does by itself what was seen under the bypass.
+--only takes the scenarios from the lot.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ class Round(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of it: nothing in `wrong` is well."""
+    """The outcome: nothing in `wrong` is well."""
 
     round: Round
     wrong: list[str]
@@ -70,7 +72,7 @@ class Outcome(NamedTuple):
 
 
 def draw(chance: random.Random, args: argparse.Namespace) -> Round:
-    """A round by lot: as many scenarios as the memory has room for."""
+    """Return a round by lot: as many scenarios as the memory has room for."""
     work = round(args.ram * chance.uniform(1, 2)) * 2  # in MiB; a swap disk is a multiple of 2
     eligible = [name for name in SCENARIOS if name != RARE or chance.random() < 0.25]
     eligible = [name for name in eligible if name not in args.without]
@@ -96,7 +98,7 @@ def script(one: Round) -> str:
 
 
 def work(guest: SwapGuest, one: Round, squeeze: Squeeze | None, patience: float) -> None:
-    """Until the program's end, with the mode changed every second if the lot says so."""
+    """Work until the program's end, with the mode changed every second if that was drawn."""
     chance = random.Random(one.seed)
     deadline = time.monotonic() + patience
     while b"WORKED" not in guest.data and guest.vm.wait(0) is None:
@@ -112,7 +114,7 @@ def work(guest: SwapGuest, one: Round, squeeze: Squeeze | None, patience: float)
 
 
 def ask_back(swap: Swap) -> None:
-    """Asks for all pages, as a host does that is short of memory."""
+    """Ask for all pages, as a host does that is short of memory."""
     try:
         swap.evict()
     except SymcallError:
@@ -120,7 +122,7 @@ def ask_back(swap: Swap) -> None:
 
 
 def counts(guest: SwapGuest) -> dict[str, Any]:
-    """The counters of both sides."""
+    """Return the counters of both sides."""
     if guest.vm.swap is None:
         return {}
     found: dict[str, Any] = guest.vm.swap.stats._asdict()
@@ -130,7 +132,7 @@ def counts(guest: SwapGuest) -> dict[str, Any]:
 
 
 def wrong_with(text: str, log: bytes, mode: str, counted: dict[str, Any]) -> list[str]:
-    """All that is not as it has to be."""
+    """Return all that is not as it has to be."""
     found = [line for line in text.splitlines() if line.startswith(("BAD", "CANNOT", "FAILED"))]
     found += [f"{what} is missing" for what in ("STATUS=0", "OFF=0", "CLEAN") if what not in text]
     found += faults(log, killed=True)
@@ -145,7 +147,7 @@ def wrong_with(text: str, log: bytes, mode: str, counted: dict[str, Any]) -> lis
 
 
 def run(args: argparse.Namespace, one: Round, squeeze: Squeeze | None) -> Outcome:
-    """One guest."""
+    """Return one guest."""
     guest = SwapGuest(
         script(one),
         one.mode,
@@ -210,7 +212,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def torture(args: argparse.Namespace, squeeze: Squeeze | None) -> None:
-    """Guest after guest."""
+    """Torture guest after guest."""
     chance = random.Random(args.seed)
     end = time.monotonic() + args.minutes * 60
     done: list[Outcome] = []
@@ -224,7 +226,7 @@ def torture(args: argparse.Namespace, squeeze: Squeeze | None) -> None:
 
 
 def conclude(unwell: list[Outcome], count: int) -> None:
-    """Ends with what was wrong, the last guest's in full."""
+    """End with what was wrong, the last guest's in full."""
     if unwell:
         print(unwell[-1].text)
         said = [f"torture: {what}" for one in unwell for what in one.wrong]
@@ -234,7 +236,7 @@ def conclude(unwell: list[Outcome], count: int) -> None:
 
 
 def summary(outcome: Outcome) -> str:
-    """A line for a guest that is over."""
+    """Return a line for a guest that is over."""
     said = outcome.counted.get("guest") or {}
     names = ("adopted_total", "mapped_by_vmm", "refused_shared", "lost_races", "evicted")
     counted = ", ".join(f"{name} {said.get(name, '?')}" for name in names)

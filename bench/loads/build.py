@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of this folder that run on the host, or in every VMM's guest alike: compiled for one run of a suite."""
+"""Programs of this folder that run on the host, or in every VMM's guest alike: compiled for one run
+of a suite.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ INCLUDE = HERE.parents[1] / "include"
 def compiled(folder: str, name: str, *flags: str) -> str:
     """Compile NAME.c into a folder, and return the program's path.
 
-    Raises CalledProcessError where the compiler refuses.
+    Raise CalledProcessError where the compiler refuses.
     """
     program = str(Path(folder) / name)
     source = str(HERE / f"{name}.c")

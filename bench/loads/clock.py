@@ -42,7 +42,9 @@ def library(folder: str) -> str:
 
 
 def environment(preload: str, target: str = "") -> dict[str, str]:
-    """Return the environment that preloads the clock; the program writes its records to `target` at its end."""
+    """Return the environment that preloads the clock; the program writes its records to `target` at
+    its end.
+    """
     return os.environ | {
         "LD_PRELOAD": preload,
         "IOCTL_CLOCK": target,
@@ -67,8 +69,8 @@ def trace(preload: str, command: list[str], timeout: float) -> list[Record]:
 def preloaded() -> str:
     """Return the path of the library, which is in this very program.
 
-    Where it is not yet, `python -m bench` runs once more, with it and the same words; this program ends with that one's
-    status (SystemExit).
+    Where it is not yet, `python -m bench` runs once more, with it and the same words; this program
+    ends with that one's status (SystemExit).
     """
     there = os.environ.get("LD_PRELOAD", "")
     if Path(there).name == NAME:

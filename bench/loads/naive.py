@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls into a guest as one would write them on `pyvmm.kvm` alone: read all registers, set others, run, set them back.
+"""Calls into a guest as one would write them on `pyvmm.kvm` alone: read all registers, set others,
+run, set them back.
 
 The same guest as for everything else in the benchmark, one vCPU, and a loop in Python.
 """
@@ -69,14 +70,16 @@ class Guest:
 
 
 def settle(vcpu: kvm.Vcpu) -> None:
-    """Completes the port access: RIP is past it then."""
+    """Complete the port access: RIP is past it then."""
     vcpu.immediate_exit = True
     vcpu.enter()
     vcpu.immediate_exit = False
 
 
 def call(vcpu: kvm.Vcpu, *args: int) -> tuple[int, ...]:
-    """TEST in the guest, and back: RBX, RCX, RDX, RSI, RDI as its handler leaves them."""
+    """Make the call TEST in the guest, and return RBX, RCX, RDX, RSI, RDI as its handler leaves
+    them.
+    """
     regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
     there = vcpu.get_sregs()
     flat(there.cs, 0xB, symguest.CS)
@@ -98,7 +101,7 @@ def call(vcpu: kvm.Vcpu, *args: int) -> tuple[int, ...]:
 
 
 def run(port: int, flags: int, rounds: int, *, calling: bool) -> float:
-    """Seconds from the guest's mark to its end, with a call at each exit or none."""
+    """Return seconds from the guest's mark to its end, with a call at each exit or none."""
     with Guest(port, flags, rounds) as guest:
         vcpu = guest.vcpu
         run = vcpu.run

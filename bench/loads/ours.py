@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the symcall benchmark does with pyvmm itself. `python -m bench.loads.ours KIND CPL ROUNDS` does one of it."""
+"""The part of the symcall benchmark that runs pyvmm itself.
+
+`python -m bench.loads.ours KIND CPL ROUNDS` does one of it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ CPLS = {"CPL 0": 0, "CPL 3": symguest.FLAG_USER}
 
 
 def machine(port: int, flags: int, rounds: int, value: int = 0, **options: Any) -> Machine:
-    """The benchmark's guest, not started."""
+    """Return the benchmark's guest, not started."""
     made = Machine(MachineConfig(symguest.SIZE, **{"irqchip": False, **options}))
     made.memory.write(0, symguest.image())
     state = CpuState(
@@ -39,7 +42,7 @@ def machine(port: int, flags: int, rounds: int, value: int = 0, **options: Any) 
 
 
 def loop(made: Machine) -> float:
-    """Runs the guest; the seconds from its mark to its end."""
+    """Run the guest; return the seconds from its mark to its end."""
     made.start()
     result = made.wait(PATIENCE)
     if result is None or result.reason != "poweroff" or result.boot_seconds is None:
@@ -59,7 +62,7 @@ def exit_in_python(flags: int, rounds: int) -> float:
 
 
 def checked(made: Machine, rounds: int) -> float:
-    """The loop, and every round made one call that came back."""
+    """Run the loop; every round made one call that came back."""
     seconds = loop(made)
     counters = made.symcalls
     expected = rounds + symguest.WARM_UP
@@ -69,7 +72,7 @@ def checked(made: Machine, rounds: int) -> float:
 
 
 def call_in_c(flags: int, rounds: int) -> float:
-    """The doorbell's echo, which CPL 0 alone may ring; the probe's port from CPL 3."""
+    """Call by the doorbell's echo, which CPL 0 alone may ring; the probe's port from CPL 3."""
     user = flags & symguest.FLAG_USER
     port, value = (PORT_OF_PROBE, 0) if user else (DOORBELL, ECHO)
     with machine(port, flags | symguest.FLAG_REGISTER, rounds, value) as made:
@@ -79,7 +82,7 @@ def call_in_c(flags: int, rounds: int) -> float:
 
 
 def call_in_python(flags: int, rounds: int) -> float:
-    """In a hook of the doorbell, or of a port for CPL 3."""
+    """Call in a hook of the doorbell, or of a port for CPL 3."""
     user = flags & symguest.FLAG_USER
     port, value = (PORT_IN_PYTHON, 0) if user else (DOORBELL, NUMBER)
     with machine(port, flags | symguest.FLAG_REGISTER, rounds, value) as made:
@@ -97,7 +100,7 @@ KINDS: dict[str, Callable[[int, int], float]] = {
     "python-call": call_in_python,
 }
 
-#: What the vCPU does while another thread calls.
+#: The work of the vCPU while another thread calls.
 WHILE = {
     "spinning at CPL 0": symguest.FLAG_SPIN,
     "spinning at CPL 3": symguest.FLAG_SPIN | symguest.FLAG_USER,
@@ -106,7 +109,7 @@ WHILE = {
 
 
 def remote(flags: int, calls: int) -> dict[str, float]:
-    """Seconds of a call from another thread: the median and the slowest of some."""
+    """Return seconds of a call from another thread: the median and the slowest of some."""
     with machine(0, flags | symguest.FLAG_REGISTER, 1, irqchip=True) as made:
         made.start()
         deadline = time.monotonic() + PATIENCE

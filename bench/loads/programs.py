@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that people know, as guests run them: what each is told, and its figures from what it printed.
+"""Programs that people know, as guests run them: what each is told, and its figures from what it
+printed.
 
-Each runs as several processes if asked to, which share out the memory among themselves, fill it, and begin together.
-Their rates add up: a figure is the time from one operation to the next of all of them.
+Each runs as several processes if asked to, which share out the memory among themselves, fill it,
+and begin together. Their rates add up: a figure is the time from one operation to the next of all
+of them.
 """
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ SWEPT = "stress-ng vm zero-one, an op"
 
 
 class Size(NamedTuple):
-    """How much work: MiB in all, processes, seconds of GUPS at most, passes of those that sweep over all memory, and
-    requests or lookups of each process.
+    """How much work: MiB in all, processes, seconds of GUPS at most, passes of those that sweep
+    over all memory, and requests or lookups of each process.
     """
 
     mib: int
@@ -58,8 +60,10 @@ class Size(NamedTuple):
 
 
 class Program(NamedTuple):
-    """`script` is run by the guest's shell, after what starts its swap, with `words` as arguments. `files` are given
-    to it. `figures` are in seconds; it raises HostError if the program did not finish, or found something wrong.
+    """`script` is run by the guest's shell, after what starts its swap, with `words` as arguments.
+
+    `files` are given to it. `figures` are in seconds; it raises HostError if the program did not
+    finish, or found something wrong.
     """
 
     script: str
@@ -69,26 +73,28 @@ class Program(NamedTuple):
     debian: bool = True
 
     def command(self, start: str, size: Size) -> list[str]:
-        """What the guest runs, after what starts its swap."""
+        """Return what the guest runs, after what starts its swap."""
         return ["sh", "-c", start + self.script + LAST, "sh", *self.words(size)]
 
 
-#: What each guest says in the end: how many processes the kernel killed for want of memory.
+#: The last word of each guest: how many processes the kernel killed for want of memory.
 LAST = "\ngrep oom_kill /proc/vmstat\n"
 
 
 def ran_out(output: str) -> bool:
-    """Whether a guest had no memory left for its program."""
+    """Return whether a guest had no memory left for its program."""
     return re.search("^oom_kill [1-9]", output, re.MULTILINE) is not None
 
 
 def unfinished(output: str) -> HostError:
-    """What there is of its output."""
+    """Return what there is of its output."""
     return HostError(f"the guest did not finish:\n{output[-1500:]}")
 
 
 def together(times: Iterable[float]) -> float:
-    """Of processes at work at the same time, each with its time of an operation: the time from one to the next."""
+    """Return the time from one operation to the next, of processes at work at the same time, each
+    with its own.
+    """
     return 1 / sum(1 / time for time in times)
 
 
@@ -96,12 +102,12 @@ def together(times: Iterable[float]) -> float:
 
 
 def membench_path() -> Path:
-    """The program of membench.c, compiled; errors as for `compiled`."""
+    """Return the program of membench.c, compiled; errors as for `compiled`."""
     return compiled("membench", [Path(__file__).with_name("membench.c")])
 
 
 def membench(name: str, shown: Mapping[str, str]) -> Program:
-    """One of the programs of membench.c; `shown` has its words for the figures."""
+    """Return one of the programs of membench.c; `shown` has its words for the figures."""
 
     def words(size: Size) -> list[str]:
         kib, seconds = str(size.mib << 10), f"{size.seconds:g}"
@@ -139,7 +145,10 @@ cat /tmp/said
 
 
 def bystander(name: str) -> Program:
-    """What a program of membench.c leaves to gzip. GUPS's own figures are not these: it had the CPU with another."""
+    """Return a program that measures what one of membench.c leaves to gzip.
+
+    GUPS's own figures are not these: it had the CPU with another.
+    """
     worker = membench(name, {"time": UPDATE})
 
     def figures(output: str, size: Size) -> dict[str, float]:
@@ -217,8 +226,8 @@ def redis_words(size: Size) -> list[str]:
 
 
 def redis_figures(output: str, size: Size) -> dict[str, float]:
-    """From redis-benchmark's report, and the server's count of requests that found their key. Percentiles are those
-    of the slowest process.
+    """Return the figures of redis-benchmark's report, and the server's count of requests that found
+    their key. Percentiles are those of the slowest process.
     """
     parts = output.split(f"{MARK}redis ")[1:]
     found = [redis_process(part, size.requests) for part in parts]
@@ -246,7 +255,7 @@ def redis_process(said: str, requests: int) -> dict[str, float]:
 
 
 def percentile(steps: list[tuple[float, float]], wanted: float) -> float:
-    """Of redis-benchmark's steps, the first that has so many of a hundred requests."""
+    """Return the first of redis-benchmark's steps that has so many of a hundred requests."""
     return next(time for part, time in steps if part >= wanted)
 
 
@@ -304,7 +313,7 @@ def sqlite_words(size: Size) -> list[str]:
 
 
 def sqlite_figures(output: str, size: Size) -> dict[str, float]:
-    """From the shell's timer, and the count of rows that were right."""
+    """Return the figures of the shell's timer, and the count of rows that were right."""
     parts = output.split(f"{MARK}sqlite ")[1:]
     if len(parts) != size.processes:
         raise unfinished(output)
@@ -343,7 +352,7 @@ def stress_words(size: Size) -> list[str]:
 
 
 def stress_figures(output: str, size: Size) -> dict[str, float]:
-    """From stress-ng's own metrics."""
+    """Return the figures of stress-ng's own metrics."""
     status = re.search(rf"^{MARK}stress-ng status: (\d+)", output, re.MULTILINE)
     ops = re.search(r"^\s+bogo-ops: (\d+)", output, re.MULTILINE)
     time = re.search(r"^\s+wall-clock-time: ([\d.]+)", output, re.MULTILINE)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A control group of the host that this program moves into, and whose memory is short every few seconds."""
+"""A control group of the host that this program moves into, and whose memory is short every few
+seconds.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from pathlib import Path
 
 from pyvmm.swap.governor import GROUPS, own_group
 
-#: Of what the group uses: it is throttled, and loses what can be taken from it, above that much.
+#: The share of the group's use above which it is throttled, and loses memory that can be taken from it.
 SHARES = (0.7, 0.95)
 #: Seconds, by lot. The kernel's average of stalls goes over ten: after a tight spell it takes a while to be low again.
 TIGHT = (2.0, 5.0)
@@ -19,11 +21,12 @@ FREE = "max"
 
 
 class Squeeze:
-    """A child of the own control group, of version 2, by Documentation/admin-guide/cgroup-v2.rst in Linux.
+    """A child of the own control group, of version 2, by Documentation/admin-guide/cgroup-v2.rst in
+    Linux.
 
-    Use it in a `with`. `step` is to be called about once a second. It sets memory.high, which slows down and takes, and
-    never kills.
-    Raises SystemExit where there is no such group or it cannot be made.
+    Use it in a `with`. `step` is to be called about once a second. It sets memory.high, which slows
+    down and takes, and never kills. Raises SystemExit where there is no such group or it cannot be
+    made.
     """
 
     def __init__(self, chance: random.Random) -> None:
@@ -55,7 +58,7 @@ class Squeeze:
         return int((self.group / "memory.current").read_text())
 
     def step(self) -> None:
-        """Tightens or loosens, if it is time."""
+        """Tighten or loosen the limit, if it is time."""
         if time.monotonic() < self._until:
             return
         if self.tight:
@@ -69,7 +72,7 @@ class Squeeze:
         self.spells += 1
 
     def loosen(self) -> None:
-        """Lets go, as after each guest: the next one shall come up."""
+        """Let go, as after each guest: the next one shall come up."""
         self._set(FREE, LOOSE)
         self.tight = False
 
@@ -78,7 +81,7 @@ class Squeeze:
         self._until = time.monotonic() + self._chance.uniform(*spell)
 
     def close(self) -> None:
-        """Moves the program out again; the group is gone."""
+        """Move the program out again; the group is gone."""
         try:
             self._move_to(self._parent)
             self.group.rmdir()

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bare guest of the symcall benchmark: 64-bit, its own page tables and GDT, a loop of exits at CPL 0 or 3.
+"""The bare guest of the symcall benchmark: 64-bit, its own page tables and GDT, a loop of exits at
+CPL 0 or 3.
 
-It finds its parameters in registers: RBX rounds, RSI the port, RDI flags, RAX the value it writes to the port. After
-`WARM_UP` rounds it makes a mark (port 0xf5), does its rounds, and ends with an ACPI power-off.
+It finds its parameters in registers: RBX rounds, RSI the port, RDI flags, RAX the value it writes
+to the port. After `WARM_UP` rounds it makes a mark (port 0xf5), does its rounds, and ends with an
+ACPI power-off.
 """
 
 from __future__ import annotations
@@ -115,7 +117,7 @@ halt:
 
 
 def assemble(text: str) -> bytes:
-    """Machine code of the text, by the binutils that came with gcc."""
+    """Return machine code of the text, by the binutils that came with gcc."""
     with tempfile.TemporaryDirectory() as folder:
         source, obj, flat = (str(Path(folder) / name) for name in ("s.s", "s.o", "s.bin"))
         Path(source).write_text(f".intel_syntax noprefix\n.code64\n{text}\n")
@@ -126,7 +128,7 @@ def assemble(text: str) -> bytes:
 
 @functools.cache
 def image() -> bytes:
-    """The first pages of the guest's memory."""
+    """Return the first pages of the guest's memory."""
     memory = bytearray(TABLES + 3 * 0x1000)
     for index, descriptor in enumerate(DESCRIPTORS):
         memory[GDT + index * 8 : GDT + index * 8 + 8] = descriptor.to_bytes(8, "little")

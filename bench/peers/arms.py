@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arms of the suites on memory: what a guest that wants more than its RAM is given instead, by the names shown."""
+"""Arms of the suites on memory: what a guest that wants more than its RAM is given instead, by the
+names shown.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,7 @@ echo $1 > /sys/block/zram0/disksize && mkswap /dev/zram0 > /dev/null && swapon /
 """,
     ZSWAP: f"{START_SWAP}echo 1 > /sys/module/zswap/parameters/enabled\n",
 }
-#: What the machine has, by an arm's name.
+#: The machine's settings, by an arm's name.
 SWAPS = {
     RAM: NONE, BALLOON: NONE, ZRAM: NONE,
     QEMU: DISK, STOCK: DISK, UNPATCHED: DISK, ZSWAP: DISK,

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""virtio-mem: a guest that gets more memory while it runs, as an operator would give it instead of swap.
+"""virtio-mem: a guest that gets more memory while it runs, as an operator would give it instead of
+swap.
 
-QEMU has the device on PCI alone, and Linux wants memory hotplug for it; the project's guest kernel has neither, so that
-this one is Debian's, on QEMU's q35.
+QEMU has the device on PCI alone, and Linux wants memory hotplug for it; the project's guest kernel
+has neither, so that this one is Debian's, on QEMU's q35.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ exec {swapload.PROGRAM} "$@"
 
 
 def files() -> dict[str, Any]:
-    """What the guest is given: the program, and the driver with what it needs."""
+    """Return what the guest is given: the program, and the driver with what it needs."""
     from pyvmm.debian import kernelmodules, kernels
     from pyvmm.guest import initramfs
 
@@ -50,7 +51,7 @@ def files() -> dict[str, Any]:
 
 
 def command(guest: Any, initrd: str, door: str, mib: int, more: int) -> list[str]:
-    """QEMU with a guest of `mib` MiB that can get `more`."""
+    """Return QEMU with a guest of `mib` MiB that can get `more`."""
     return [
         "qemu-system-x86_64", "-M", "q35,accel=kvm", "-cpu", "max", "-m", f"{mib}M,maxmem={2 * (mib + more)}M",
         "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
@@ -61,21 +62,23 @@ def command(guest: Any, initrd: str, door: str, mib: int, more: int) -> list[str
 
 
 def prepare() -> None:
-    """Fetches the guest's kernel, into the cache. In the lab there is no network for it."""
+    """Fetch the guest's kernel, into the cache. In the lab there is no network for it."""
     from pyvmm.guest.stock import stock
 
     stock(LINUX)
 
 
 def available() -> bool:
-    """Whether it is there."""
+    """Return whether it is there."""
     from pyvmm.guest.cache import find_stock
 
     return find_stock(LINUX) is not None
 
 
 def run(words: Sequence[str], mib: int, more: int, folder: str, timeout: float) -> str:
-    """What a guest of `mib` MiB that gets `more` prints, in which the program runs with these words."""
+    """Return what a guest of `mib` MiB that gets `more` prints, in which the program runs with
+    these words.
+    """
     from pyvmm.guest.cache import find_stock
 
     guest = find_stock(LINUX)

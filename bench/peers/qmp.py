@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Orders for a QEMU that runs (QEMU Machine Protocol): what an operator would change about its guest's memory."""
+"""Orders for a QEMU that runs (QEMU Machine Protocol): what an operator would change about its
+guest's memory.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +16,18 @@ PATIENCE = 60.0
 
 
 def options(door: str) -> list[str]:
-    """QEMU's, for orders at that path."""
+    """Return QEMU's, for orders at that path."""
     return ["-qmp", f"unix:{door},server=on,wait=off"]
 
 
 def soon(door: str, command: str, **arguments: Any) -> None:
-    """Gives an order from a thread, to a QEMU that may not be there yet."""
+    """Give an order from a thread, to a QEMU that may not be there yet."""
     Path(door).unlink(missing_ok=True)
     threading.Thread(target=order, args=(door, command, arguments), daemon=True).start()
 
 
 def order(door: str, command: str, arguments: dict[str, Any]) -> None:
-    """Gives it, and waits until QEMU has taken it. RuntimeError if it refuses."""
+    """Give it, and wait until QEMU has taken it. RuntimeError if it refuses."""
     deadline = time.monotonic() + PATIENCE
     while not Path(door).exists() and time.monotonic() < deadline:
         time.sleep(0.05)

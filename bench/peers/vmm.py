@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pyvmm, QEMU and kvmtool with the same guest: command lines, its initramfs with the load in it, what it prints."""
+"""pyvmm, QEMU and kvmtool with the same guest: command lines, its initramfs with the load in it,
+what it prints.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def initrd(
     files: Mapping[str, bytes | str | os.PathLike[str]] | None = None,
     name: str = "initrd",
 ) -> str:
-    """The guest's initramfs, with the command that it runs and files for it, as one file for every VMM."""
+    """Return the guest's initramfs, with the command that it runs and files for it, as one file for
+    every VMM.
+    """
     from pyvmm.guest.overlay import overlay
 
     path = Path(folder) / name
@@ -37,7 +41,7 @@ def initrd(
 
 
 def pyvmm(kernel: str, initrd: str, *more: str, mib: int = MIB) -> list[str]:
-    """`pyvmm run`."""
+    """Return `pyvmm run`."""
     return [
         sys.executable, "-m", "pyvmm", "run", "--console", "serial", "-m", f"{mib}M",
         "-k", kernel, "-i", initrd, *more, "-p", "quiet loglevel=3",
@@ -45,7 +49,7 @@ def pyvmm(kernel: str, initrd: str, *more: str, mib: int = MIB) -> list[str]:
 
 
 def qemu(guest: Any, initrd: str, *devices: str, mib: int = MIB, cpus: int = 1) -> list[str]:
-    """QEMU's microvm with virtio devices."""
+    """Return QEMU's microvm with virtio devices."""
     return [
         "qemu-system-x86_64", "-M", "microvm,accel=kvm,acpi=off,rtc=off,auto-kernel-cmdline=on", "-cpu", "max",
         "-m", str(mib), "-smp", str(cpus), "-nodefaults", "-no-user-config", "-display", "none",
@@ -55,7 +59,7 @@ def qemu(guest: Any, initrd: str, *devices: str, mib: int = MIB, cpus: int = 1) 
 
 
 def microvm(kernel: str, initrd: str, mib: int) -> list[str]:
-    """QEMU's microvm without a device, for what starts soonest."""
+    """Return QEMU's microvm without a device, for what starts soonest."""
     return [
         "qemu-system-x86_64", "-M", "microvm,accel=kvm,acpi=off,rtc=off,pit=on,pic=on", "-cpu", "max",
         "-m", str(mib), "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
@@ -64,7 +68,7 @@ def microvm(kernel: str, initrd: str, mib: int) -> list[str]:
 
 
 def kvmtool(program: str, kernel: str, initrd: str, mib: int, name: str) -> list[str]:
-    """kvmtool, which wants a name that no other guest has."""
+    """Return kvmtool, which wants a name that no other guest has."""
     return [
         program, "run", "-k", kernel, "-i", initrd, "-m", str(mib), "-c", "1", "--console", "serial",
         "-p", CMDLINE + " reboot=k pyvmm.end=reboot", "--name", name,
@@ -72,7 +76,7 @@ def kvmtool(program: str, kernel: str, initrd: str, mib: int, name: str) -> list
 
 
 def swap_disk(path: str | os.PathLike[str], serial: str) -> list[str]:
-    """QEMU's options for a disk in a file in memory, with an I/O thread for it."""
+    """Return QEMU's options for a disk in a file in memory, with an I/O thread for it."""
     return [
         "-object", "iothread,id=io", "-drive", f"file={path},if=none,id=d,format=raw,aio=threads,cache=writeback",
         "-device", f"virtio-blk-device,drive=d,iothread=io,serial={serial}",
@@ -80,14 +84,14 @@ def swap_disk(path: str | os.PathLike[str], serial: str) -> list[str]:
 
 
 def empty(path: Path, size: int) -> None:
-    """Makes the file anew, of so many bytes."""
+    """Make the file anew, of so many bytes."""
     path.unlink(missing_ok=True)
     with path.open("wb") as file:
         os.truncate(file.fileno(), size)
 
 
 def output(command: Sequence[str], timeout: float = PATIENCE) -> str:
-    """What a guest prints until it ends."""
+    """Return what a guest prints until it ends."""
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         timeout=timeout, check=False,

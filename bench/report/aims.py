@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a figure is to be at most, against another one of the same run."""
+"""Aims: a figure's limit, against another figure of the same run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from bench.report.stats import Samples
 
 
 class Aim(NamedTuple):
-    """`figure` of a subject is to be at most `limit` times `base_figure` of the base; "": the same one.
+    """`figure` of a subject is to be at most `limit` times `base_figure` of the base; "": the same
+    one.
 
     A limit of 1 is met if the difference is none that can be measured.
     """
@@ -23,7 +24,7 @@ class Aim(NamedTuple):
     base_figure: str = ""
 
     def sides(self, samples: Samples) -> tuple[list[float], list[float]]:
-        """The samples of both; empty what was not measured."""
+        """Return the samples of both; empty what was not measured."""
         mine = samples.get(self.subject, {}).get(self.figure, [])
         return mine, samples.get(self.base, {}).get(self.base_figure or self.figure, [])
 
@@ -64,16 +65,16 @@ class Verdict(NamedTuple):
         return f"  {self.what:62} {spread}, aim {self.limit}: {self.word}"
 
     def row(self) -> dict[str, Any]:
-        """For the record."""
+        """Return it for the record."""
         return {**self.aim._asdict(), **self._asdict(), "aim": self.what, "word": self.word}
 
 
 def verdicts(aims: Iterable[Aim], samples: Samples) -> list[Verdict]:
-    """Each aim of which both sides were measured."""
+    """Return each aim of which both sides were measured."""
     sides = [(aim, *aim.sides(samples)) for aim in aims]
     return [Verdict(aim, *stats.ratio(mine, base)) for aim, mine, base in sides if mine and base]
 
 
 def text(judged: Iterable[Verdict]) -> str:
-    """For people."""
+    """Return it as text for people."""
     return "\n".join(["aims, as ratios of medians with their 95% interval", *map(str, judged)])

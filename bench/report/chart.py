@@ -20,7 +20,9 @@ LEAST_WIDTH = 72
 
 
 class Bar(NamedTuple):
-    """One subject's figure: its median and quartiles, and the ratio to the base subject with its interval."""
+    """One subject's figure: its median and quartiles, and the ratio to the base subject with its
+    interval.
+    """
 
     group: str
     name: str
@@ -31,7 +33,9 @@ class Bar(NamedTuple):
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float]:
-    """A quarter of the samples lies below the first, a quarter above the second."""
+    """Return the quartiles: a quarter of the samples lies below the first, a quarter above the
+    second.
+    """
     if len(values) < 2:
         return values[0], values[0]
     first, _, third = statistics.quantiles(values, n=4, method="inclusive")
@@ -41,7 +45,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float]:
 def bars(
     samples: Mapping[str, Mapping[str, list[float]]], base: str, figures: Iterable[str]
 ) -> list[Bar]:
-    """The bars, group after group: each of the figures that the base subject has is a group."""
+    """Return the bars, group after group: each of the figures that the base subject has is a group."""
     made = []
     for group in (figure for figure in figures if figure in samples[base]):
         for name, found in samples.items():
@@ -55,7 +59,10 @@ def bars(
 def panels(
     samples: Mapping[str, Mapping[str, list[float]]], figures: Iterable[str]
 ) -> dict[str, list[logbars.Bar]]:
-    """Bars for a logarithmic scale, by figure: medians, and quartiles as spread. What took no time has none."""
+    """Return bars for a logarithmic scale, by figure: medians, and quartiles as spread.
+
+    What took no time has none.
+    """
     made: dict[str, list[logbars.Bar]] = {}
     for figure in figures:
         for name, found in samples.items():
@@ -67,14 +74,16 @@ def panels(
 
 
 def line(bar: Bar, most: float, width: int) -> str:
-    """A bar of at most `width` characters, of which `most` is the longest; the upper quartile as a whisker."""
+    """Return a bar of at most `width` characters, of which `most` is the longest; the upper
+    quartile as a whisker.
+    """
     length = bar.middle / most * width
     text = FULL * int(length) + (HALF if length % 1 >= 0.5 else "")
     return text + SPREAD * (round(bar.high / most * width) - len(text))
 
 
 def text(made: list[Bar], unit: str, scale: float, width: int | None = None) -> str:
-    """For a terminal."""
+    """Return text for a terminal."""
     width = max(width or shutil.get_terminal_size().columns, LEAST_WIDTH)
     names = max(len(bar.name) for bar in made)
     room = width - names - 26
@@ -90,7 +99,10 @@ def text(made: list[Bar], unit: str, scale: float, width: int | None = None) -> 
 
 
 def curve(path: str, title: str, found: Mapping[str, Any]) -> None:
-    """Writes a PNG with a line for each subject of a record, whose `x` says where figures are. Wants matplotlib."""
+    """Write a PNG with a line for each subject of a record, whose `x` says where figures are.
+
+    Wants matplotlib.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -128,7 +140,10 @@ class Spot(NamedTuple):
 def sweep(
     path: str, title: str, axis: str, panels: Mapping[str, Mapping[str, Sequence[Spot]]]
 ) -> None:
-    """Writes a PNG with a panel for each figure, in which lines go over the values of an option. Wants matplotlib."""
+    """Write a PNG with a panel for each figure, in which lines go over the values of an option.
+
+    Wants matplotlib.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -160,7 +175,7 @@ def sweep(
 
 
 def colour_of(name: str) -> str:
-    """Exits, symcalls and other calls tell apart."""
+    """Return a colour that tells exits, symcalls and other calls apart."""
     if "symcall" in name:
         return "C1"
     return "C2" if "call" in name else "C0"
@@ -222,7 +237,7 @@ def picture(
     unit: str,
     scale: float,
 ) -> None:
-    """Writes a PNG: a panel of bars for each group, and one of the steps. Wants matplotlib."""
+    """Write a PNG: a panel of bars for each group, and one of the steps. Wants matplotlib."""
     import matplotlib
 
     matplotlib.use("Agg")

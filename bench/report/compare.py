@@ -18,7 +18,9 @@ TOLERANCE = 0.05
 
 
 class Change(NamedTuple):
-    """A figure of a subject in both runs: ratio of the medians, new to old, its 95% interval, and the chance of it."""
+    """A figure of a subject in both runs: ratio of the medians, new to old, its 95% interval, and
+    the chance of it.
+    """
 
     subject: str
     figure: str
@@ -38,7 +40,7 @@ class Change(NamedTuple):
 
 
 def common(old: Samples, new: Samples) -> Iterator[tuple[str, str]]:
-    """What both runs have measured, in the order of the new one."""
+    """Yield what both runs have measured, in the order of the new one."""
     for subject, figures in new.items():
         for figure, values in figures.items():
             if values and old.get(subject, {}).get(figure):
@@ -46,7 +48,7 @@ def common(old: Samples, new: Samples) -> Iterator[tuple[str, str]]:
 
 
 def changes(old: Samples, new: Samples) -> list[Change]:
-    """Each figure of both."""
+    """Return each figure of both."""
     made = []
     for subject, figure in common(old, new):
         mine, base = new[subject][figure], old[subject][figure]
@@ -56,7 +58,7 @@ def changes(old: Samples, new: Samples) -> list[Change]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What makes the two hard to compare."""
+    """Return what makes the two hard to compare."""
     found = []
     for key in ("suite", "schema", "linux"):
         if old.get(key) != new.get(key):
@@ -69,7 +71,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def smallest(count: int, other: int) -> float:
-    """The least chance that so many samples on each side can show."""
+    """Return the least chance that so many samples on each side can show."""
     return 2 / stats.arrangements(count, other)
 
 
@@ -92,12 +94,12 @@ def main(args: argparse.Namespace) -> None:
 
 
 def got_worse(made: Iterable[Change]) -> bool:
-    """Whether one of them is for the worse."""
+    """Return whether one of them is for the worse."""
     return any(one.verdict == "worse" for one in made)
 
 
 def compare(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
-    """Prints what is not comparable, and each change; returns these."""
+    """Print what is not comparable, and each change; return these."""
     for text in differences(old, new):
         print(f"not the same in both: {text}")
     made = changes(old["samples"], new["samples"])
@@ -107,7 +109,7 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
 
 
 def report(old: dict[str, Any], new: dict[str, Any], made: list[Change]) -> None:
-    """The table, and a word where there are too few samples to tell anything."""
+    """Print the table, and a word where there are too few samples to tell anything."""
     print(
         f"{new.get('revision', 'new')} against {old.get('revision', 'old')}, ratios of medians (95%)"
     )

@@ -39,7 +39,7 @@ This KVM emulates guests' kernel code in software, so that an exit costs little 
 
 
 def caution(machine: dict[str, Any]) -> str:
-    """What figures from such a machine can tell."""
+    """Return what figures from such a machine can tell."""
     lab = str(machine.get("lab", ""))
     if lab:
         return f"{LAB} {COUNTED}" if lab.endswith("-icount") else LAB
@@ -47,7 +47,7 @@ def caution(machine: dict[str, Any]) -> str:
 
 
 def table(record: dict[str, Any], rows: Sequence[Row]) -> str:
-    """All figures, as HTML."""
+    """Return all figures, as HTML."""
     base = html.escape(record["base"])
     lines = [
         f"<table><tr><th></th><th>median, {record['unit']}</th><th>quartiles</th><th>samples</th>"
@@ -71,7 +71,7 @@ def table(record: dict[str, Any], rows: Sequence[Row]) -> str:
 
 
 def aims_table(record: dict[str, Any]) -> str:
-    """Each aim with what was measured, as HTML."""
+    """Return each aim with what was measured, as HTML."""
     if not record["aims"]:
         return ""
     lines = ["<table><tr><th>aim</th><th>at most</th><th>ratio (95%)</th><th></th></tr>"]
@@ -86,21 +86,21 @@ def aims_table(record: dict[str, Any]) -> str:
 
 
 def limit_text(aim: dict[str, Any]) -> str:
-    """What it is to be at most."""
+    """Return what it is to be at most."""
     limit: float = aim["limit"]
     whole = round(1 / limit)
     return f"1/{whole}" if whole > 1 and abs(whole * limit - 1) < 1e-9 else f"{limit:.4g}"
 
 
 def machine_lines(machine: dict[str, Any]) -> str:
-    """Where it was measured."""
+    """Return where it was measured."""
     shown = ("cpu", "cpus", "kvm", "paging", "lab", "kernel", "python", "qemu", "load", "time")
     parts = [f"{key}: {machine[key]}" for key in shown if machine.get(key) not in (None, "")]
     return html.escape("; ".join(parts))
 
 
 def section(record: dict[str, Any], rows: Sequence[Row], image: Path) -> str:
-    """One suite."""
+    """Return one suite."""
     parts = [f"<h2>{html.escape(records.name(record))}</h2>"]
     parts.append(
         f'<p class="machine">{html.escape(record["revision"])}; {machine_lines(record["machine"])}</p>'
@@ -115,13 +115,13 @@ def section(record: dict[str, Any], rows: Sequence[Row], image: Path) -> str:
 
 
 def image_html(image: Path) -> str:
-    """A picture that is part of the page."""
+    """Return a picture that is part of the page."""
     data = base64.b64encode(image.read_bytes()).decode()
     return f'<p><img alt="" src="data:image/png;base64,{data}"></p>'
 
 
 def summary(found: Iterable[tuple[dict[str, Any], Sequence[Row]]]) -> str:
-    """The aims of all suites and the medians, as Markdown."""
+    """Return the aims of all suites and the medians, as Markdown."""
     lines = []
     for record, rows in found:
         machine = record["machine"]
@@ -155,7 +155,7 @@ def summary(found: Iterable[tuple[dict[str, Any], Sequence[Row]]]) -> str:
 
 
 def records_of(folder: Path) -> dict[Path, dict[str, Any]]:
-    """The records in a folder, by their files; what else is there is left out."""
+    """Return the records in a folder, by their files; what else is there is left out."""
     found = {}
     for path in sorted(folder.glob("*.json")):
         with suppress(SystemExit):
@@ -164,7 +164,9 @@ def records_of(folder: Path) -> dict[Path, dict[str, Any]]:
 
 
 def sweep(folder: Path, found: Iterable[dict[str, Any]]) -> tuple[str, str]:
-    """What is said of all cells of a sweep together, as HTML and as Markdown; empty where there is none."""
+    """Return what is said of all cells of a sweep together, as HTML and as Markdown; empty where
+    there is none.
+    """
     cells, absent = points.swept(found), points.missing(folder, found)
     if not cells:
         return "", ""
@@ -174,7 +176,10 @@ def sweep(folder: Path, found: Iterable[dict[str, Any]]) -> tuple[str, str]:
 
 
 def write(folder: Path) -> Path:
-    """Makes the page of the records in a folder, and returns it. Without matplotlib it has no pictures."""
+    """Make the page of the records in a folder, and return it.
+
+    Without matplotlib it has no pictures.
+    """
     found = records_of(folder)
     if not found:
         raise SystemExit(f"bench: no record of a benchmark is in {folder}")

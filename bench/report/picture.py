@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A record as a picture: lines where its figures are points of a curve, else bars; on a terminal too.
+"""A record as a picture: lines where its figures are points of a curve, else bars; on a terminal
+too.
 
 Bars have a logarithmic scale where they differ by orders of magnitude.
 """

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cells of a sweep side by side: which machine ran each, and their ratios, pooled over runs.
 
-Samples of two runs are never mixed: a ratio is taken within a run, on one machine, and the ratios are pooled. How far
-the runs are from each other is told beside it, as the interval says nothing of machines that were not there.
+Samples of two runs are never mixed: a ratio is taken within a run, on one machine, and the ratios
+are pooled. How far the runs are from each other is told beside it, as the interval says nothing of
+machines that were not there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 from bench.report import chart, results, stats
 
-#: What the folder of a sweep has beside the records: all cells, and why some have no record.
+#: The file that a sweep's folder has beside the records: all cells, and why some have no record.
 MANIFEST = "sweep.manifest"
 CELL_HEADS = ("cell", "machine", "worker", "tries", "KVM", "in the lab", "when")
 POINT_HEADS = ("figure", "subject", "options", "ratio (95%)", "of a run", "runs", "machines")
@@ -24,8 +25,9 @@ Record = dict[str, Any]
 
 
 class Point(NamedTuple):
-    """A figure of a subject with one choice of options, over all runs: the ratios to the base of each, pooled, with the
-    95% interval; the least and the greatest of a run; how many there were, and where.
+    """A figure of a subject with one choice of options, over all runs: the ratios to the base of
+    each, pooled, with the 95% interval; the least and the greatest of a run; how many there were,
+    and where.
     """
 
     figure: str
@@ -39,12 +41,12 @@ class Point(NamedTuple):
 
 
 def swept(found: Iterable[Record]) -> list[Record]:
-    """The records that are cells, in the order of their options' values, numbers as numbers."""
+    """Return the records that are cells, in the order of their options' values, numbers as numbers."""
     return sorted((record for record in found if "cell" in record), key=place)
 
 
 def place(record: Record) -> tuple[Any, ...]:
-    """Where a cell stands among the others."""
+    """Return where a cell stands among the others."""
     values = record["cell"]["options"].items()
     texts = [
         (name, isinstance(value, str), value if not isinstance(value, str) else 0, str(value))
@@ -54,7 +56,7 @@ def place(record: Record) -> tuple[Any, ...]:
 
 
 def missing(folder: Path, found: Iterable[Record]) -> dict[str, str]:
-    """Cells of the folder's last sweep that have no record, and why, as far as is known."""
+    """Return cells of the folder's last sweep that have no record, and why, as far as is known."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -67,7 +69,9 @@ def missing(folder: Path, found: Iterable[Record]) -> dict[str, str]:
 
 
 def by_base(found: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
-    """Records that can be pooled or drawn together: of one suite, compared with one subject."""
+    """Return the records that can be pooled or drawn together: of one suite, compared with one
+    subject.
+    """
     made: dict[tuple[str, str], list[Record]] = {}
     for record in found:
         made.setdefault((record["suite"], record["base"]), []).append(record)
@@ -75,7 +79,7 @@ def by_base(found: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
 
 
 def points(found: Sequence[Record]) -> list[Point]:
-    """All of one suite and base, figure after figure."""
+    """Return all of one suite and base, figure after figure."""
     runs: dict[str, list[Record]] = {}
     for record in found:
         runs.setdefault(json.dumps(record["cell"]["options"]), []).append(record)
@@ -92,7 +96,7 @@ def points(found: Sequence[Record]) -> list[Point]:
 
 
 def point(figure: str, subject: str, group: Sequence[Record]) -> Point | None:
-    """One of them, from the runs that have both sides, above zero."""
+    """Return one of them, from the runs that have both sides, above zero."""
     pairs, hosts = [], []
     for record in group:
         samples = record["samples"]
@@ -111,7 +115,7 @@ def point(figure: str, subject: str, group: Sequence[Record]) -> Point | None:
 
 
 def options_text(options: dict[str, Any]) -> str:
-    """memory=256, linux=6.1"""
+    """Return options as text: memory=256, linux=6.1"""
     return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
@@ -119,7 +123,7 @@ def options_text(options: dict[str, Any]) -> str:
 
 
 def cell_rows(found: Iterable[Record], absent: dict[str, str]) -> list[tuple[str, ...]]:
-    """Each cell, with the machine that ran it; then those that have no record."""
+    """Return each cell, with the machine that ran it; then those that have no record."""
     rows = []
     for record in found:
         cell, machine = record["cell"], record["machine"]
@@ -132,7 +136,7 @@ def cell_rows(found: Iterable[Record], absent: dict[str, str]) -> list[tuple[str
 
 
 def point_rows(found: Iterable[Point]) -> list[tuple[str, ...]]:
-    """Each pooled ratio."""
+    """Return each pooled ratio."""
     return [
         (
             one.figure, one.subject, options_text(one.options), results.interval(*one.ratio),
@@ -145,7 +149,7 @@ def point_rows(found: Iterable[Point]) -> list[tuple[str, ...]]:
 def tables(
     found: Sequence[Record], absent: dict[str, str]
 ) -> dict[str, tuple[Sequence[str], list[tuple[str, ...]]]]:
-    """All that is shown, by title: heads and rows."""
+    """Return all that is shown, by title: heads and rows."""
     made: dict[str, tuple[Sequence[str], list[tuple[str, ...]]]] = {}
     made["cells"] = (CELL_HEADS, cell_rows(found, absent))
     for (suite, base), records in by_base(found).items():
@@ -156,7 +160,7 @@ def tables(
 
 
 def markdown(found: Sequence[Record], absent: dict[str, str]) -> str:
-    """For summary.md."""
+    """Return the text for summary.md."""
     lines = []
     for title, (heads, rows) in tables(found, absent).items():
         lines += [f"## {title}", "", "| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
@@ -168,7 +172,7 @@ def markdown(found: Sequence[Record], absent: dict[str, str]) -> str:
 
 
 def page(found: Sequence[Record], absent: dict[str, str]) -> str:
-    """For report.html."""
+    """Return the text for report.html."""
     parts = []
     for title, (heads, rows) in tables(found, absent).items():
         parts.append(f"<h2>{html.escape(title)}</h2>\n<table>{row_html(heads, 'th')}")
@@ -185,14 +189,19 @@ def row_html(cells: Iterable[str], kind: str) -> str:
 
 
 def axis_of(made: Sequence[Point]) -> str:
-    """The option along which there is something to see: one with several values, all numbers if there is one."""
+    """Return the option along which there is something to see: one with several values, all numbers
+    if there is one.
+    """
     several = [name for name in made[0].options if len({one.options[name] for one in made}) > 1]
     numbers = [name for name in several if not isinstance(made[0].options[name], str)]
     return (numbers or several or [""])[0]
 
 
 def pictures(folder: Path, found: Sequence[Record]) -> list[Path]:
-    """A PNG for each suite and base that has an option with several values. Wants matplotlib."""
+    """Return a PNG for each suite and base that has an option with several values.
+
+    Wants matplotlib.
+    """
     written: list[Path] = []
     for (suite, base), records in by_base(found).items():
         made = points(records)
@@ -206,7 +215,7 @@ def pictures(folder: Path, found: Sequence[Record]) -> list[Path]:
 
 
 def panels(made: Iterable[Point], axis: str) -> dict[str, dict[str, list[chart.Spot]]]:
-    """By figure, then by line: a subject with one choice of the other options."""
+    """Return the points by figure, then by line: a subject with one choice of the other options."""
     found: dict[str, dict[str, list[chart.Spot]]] = {}
     for one in made:
         rest = options_text({name: value for name, value in one.options.items() if name != axis})

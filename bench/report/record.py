@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run of a benchmark leaves: all samples, with the machine and the revision they come from, as JSON."""
+"""The record of a benchmark's run: all samples, with the machine and the revision they come from,
+as JSON.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from bench.report.stats import Samples
 SCHEMA = 3
 ROOT = Path(__file__).resolve().parents[2]
 OUT = "bench/out"
-#: What is measured, or measures.
+#: The folders with code that is measured, or measures.
 CODE = ("csrc", "include", "pyvmm", "bench", "guest-linux-patch")
 #: Files and folders in there that a build or a run writes.
 BUILT = (".so", ".o", ".pyc")
@@ -30,7 +32,7 @@ WRITTEN = {"_core.c", "_kvm.c", "build", "out", "__pycache__"}
 
 
 def git(*words: str) -> str:
-    """What git says of the project; "" where it says nothing."""
+    """Return what git says of the project; "" where it says nothing."""
     if shutil.which("git") is None:
         return ""
     command = ["git", "-C", str(ROOT), *words]
@@ -39,7 +41,7 @@ def git(*words: str) -> str:
 
 @cache
 def revision() -> str:
-    """The commit that was measured, with a + if the code differs from it."""
+    """Return the commit that was measured, with a + if the code differs from it."""
     name = git("rev-parse", "--short", "HEAD") or "unknown"
     changed = git("status", "--porcelain", "--", *CODE)
     return name + "+" * bool(changed)
@@ -47,7 +49,10 @@ def revision() -> str:
 
 @cache
 def sources() -> str:
-    """A digest of the code that measures. Two trees with changes have one revision, but not one digest."""
+    """Return a digest of the code that measures.
+
+    Two trees with changes have one revision, but not one digest.
+    """
     digest = hashlib.sha256()
     for path in sorted(path for folder in CODE for path in (ROOT / folder).rglob("*")):
         name = path.relative_to(ROOT)
@@ -57,7 +62,7 @@ def sources() -> str:
 
 
 def same_revision(mine: str, other: str) -> bool:
-    """Whether two revisions are one: git may write it with more digits in another clone."""
+    """Return whether two revisions are one: git may write it with more digits in another clone."""
     names = [text.removesuffix("+") for text in (mine, other)]
     shorter, longer = sorted(names, key=len)
     return (
@@ -66,7 +71,7 @@ def same_revision(mine: str, other: str) -> bool:
 
 
 def environment() -> dict[str, Any]:
-    """The machine a figure belongs to."""
+    """Return the machine a figure belongs to."""
     from pyvmm.probe import backend
 
     name, paging = backend()
@@ -91,7 +96,7 @@ def environment() -> dict[str, Any]:
 
 @cache
 def version(program: str) -> str:
-    """The first line of what a peer says of itself; "" where it is not installed."""
+    """Return the first line of what a peer says of itself; "" where it is not installed."""
     if shutil.which(program) is None:
         return ""
     done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
@@ -99,18 +104,18 @@ def version(program: str) -> str:
 
 
 def machine_text(machine: dict[str, Any]) -> str:
-    """One line of it."""
+    """Return one line of it."""
     lab = " in the lab, time counted in instructions" * machine["lab"].endswith("-icount")
     return f"{machine['kvm']} on {machine['cpu']}{lab}, Linux {machine['kernel']}"
 
 
 def name(record: Mapping[str, Any]) -> str:
-    """The suite, or the cell of a sweep."""
+    """Return the suite, or the cell of a sweep."""
     return str(record.get("cell", record).get("name", record["suite"]))
 
 
 def title(record: Mapping[str, Any]) -> str:
-    """What was measured, and where."""
+    """Return what was measured, and where."""
     return f"{name(record)}, {record['revision']}, {machine_text(record['machine'])}"
 
 
@@ -126,7 +131,10 @@ def write(
     notes: str = "",
     **more: Any,
 ) -> dict[str, Any]:
-    """Writes the record and returns it. `base` is the subject of comparisons; times `scale` are in `unit`."""
+    """Write the record and return it.
+
+    `base` is the subject of comparisons; times `scale` are in `unit`.
+    """
     target = Path(path or f"{OUT}/{suite}.json")
     target.parent.mkdir(parents=True, exist_ok=True)
     record = {
@@ -139,7 +147,7 @@ def write(
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The record of a run. Ends the program, saying why, if the file is none."""
+    """Return the record of a run. Ends the program, saying why, if the file is none."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -13,8 +13,8 @@ from bench.report import chart, stats
 class Row(NamedTuple):
     """A figure of a subject, in the record's unit: median and quartiles of `n` samples.
 
-    `ratio` is to the base subject's median, with its 95% interval, and `chance` that the two are the same; None for the
-    base itself, and where the base has no such figure.
+    `ratio` is to the base subject's median, with its 95% interval, and `chance` that the two are
+    the same; None for the base itself, and where the base has no such figure.
     """
 
     figure: str
@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 
 def row(record: Mapping[str, Any], figure: str, subject: str) -> Row:
-    """One of them."""
+    """Return one of them."""
     samples, scale, base = record["samples"], record["scale"], record["base"]
     values = samples[subject][figure]
     low, high = chart.quartiles(values)
@@ -47,14 +47,14 @@ def row(record: Mapping[str, Any], figure: str, subject: str) -> Row:
 
 
 def figures(record: Mapping[str, Any]) -> list[str]:
-    """Their names, in the order of the base's."""
+    """Return their names, in the order of the base's."""
     samples = record["samples"]
     order = [record["base"], *samples]
     return list(dict.fromkeys(name for subject in order for name in samples.get(subject, {})))
 
 
 def rows(record: Mapping[str, Any]) -> list[Row]:
-    """All of them, figure after figure."""
+    """Return all of them, figure after figure."""
     return [
         row(record, figure, subject)
         for figure in figures(record)
@@ -64,7 +64,7 @@ def rows(record: Mapping[str, Any]) -> list[Row]:
 
 
 def number(value: float) -> str:
-    """Three or four digits that count, never an exponent."""
+    """Return three or four digits that count, never an exponent."""
     for limit, digits in ((0.01, 5), (0.1, 4), (1, 3), (100, 2), (1000, 1)):
         if abs(value) < limit:
             return f"{value:.{digits}f}"
@@ -72,26 +72,26 @@ def number(value: float) -> str:
 
 
 def interval(middle: float, low: float, high: float) -> str:
-    """A figure and how far it may be off."""
+    """Return a figure and how far it may be off."""
     return f"{number(middle)} ({number(low)} to {number(high)})"
 
 
 def ratio_text(found: Row) -> str:
-    """Ratio and interval; "" without."""
+    """Return ratio and interval; "" without."""
     if found.ratio is None:
         return ""
     return interval(*found.ratio)
 
 
 def chance_text(found: Row) -> str:
-    """The chance of no difference; "" where nothing was compared."""
+    """Return the chance of no difference; "" where nothing was compared."""
     if found.chance is None:
         return ""
     return "< 0.001" if found.chance < 0.001 else f"{found.chance:.3f}"
 
 
 def table(record: Mapping[str, Any]) -> str:
-    """For people: median, range, and ratio to the base subject of each figure."""
+    """Return a table for people: median, range, and ratio to the base subject of each figure."""
     samples, base = record["samples"], record["base"]
     unit, scale = record["unit"], record["scale"]
     lines = []

@@ -18,7 +18,7 @@ Samples = dict[str, dict[str, list[float]]]
 
 
 def ratio(samples: list[float], base: list[float]) -> tuple[float, float, float]:
-    """Ratio of the medians and its 95% bootstrap interval."""
+    """Return ratio of the medians and its 95% bootstrap interval."""
     chance = random.Random(1)
     values = sorted(
         statistics.median(chance.choices(samples, k=len(samples)))
@@ -30,13 +30,14 @@ def ratio(samples: list[float], base: list[float]) -> tuple[float, float, float]
 
 
 def medians(samples: list[float], base: list[float]) -> float:
-    """The ratio of the two, without an interval."""
+    """Return the ratio of the two, without an interval."""
     return statistics.median(samples) / statistics.median(base)
 
 
 def pooled(runs: Sequence[tuple[list[float], list[float]]]) -> tuple[float, float, float]:
-    """The geometric mean of the ratios of several runs, and its 95% bootstrap interval: samples are drawn again within
-    each run, so that the interval is one for these runs. Samples are above zero.
+    """Return the geometric mean of the ratios of several runs, and its 95% bootstrap interval:
+    samples are drawn again within each run, so that the interval is one for these runs. Samples are
+    above zero.
     """
     chance = random.Random(1)
 
@@ -52,13 +53,13 @@ def pooled(runs: Sequence[tuple[list[float], list[float]]]) -> tuple[float, floa
 
 
 def arrangements(count: int, other: int) -> int:
-    """Ways to choose which of all samples are the first `count`."""
+    """Return how many ways there are to choose which of all samples are the first `count`."""
     return math.comb(count + other, count)
 
 
 def permutation(samples: list[float], base: list[float]) -> float:
-    """The chance that the two would be that far apart if both came from the same source: of all arrangements where
-    there are few, else of so many by lot. Samples are above zero.
+    """Return the chance that the two would be that far apart if both came from the same source: of
+    all arrangements where there are few, else of so many by lot. Samples are above zero.
     """
     pool = samples + base
     seen = apart(samples, base)
@@ -76,14 +77,16 @@ def permutation(samples: list[float], base: list[float]) -> float:
 
 
 def split(pool: list[float], chosen: set[int]) -> tuple[list[float], list[float]]:
-    """The chosen ones, and the others."""
+    """Return the chosen ones, and the others."""
     mine = [value for at, value in enumerate(pool) if at in chosen]
     return mine, [value for at, value in enumerate(pool) if at not in chosen]
 
 
 def apart(samples: list[float], base: list[float]) -> float:
-    """How far geometric means are from each other, as a ratio. Medians would be the same for too many arrangements.
-    Rounded, so that the same figures are as far in any order.
+    """Return how far geometric means are from each other, as a ratio.
+
+    Medians would be the same for too many arrangements. Rounded, so that the same figures are as
+    far in any order.
     """
     mine, theirs = (statistics.fmean(map(math.log, side)) for side in (samples, base))
     return round(abs(mine - theirs), 12)

@@ -30,7 +30,9 @@ VMM = "between ioctls"
 
 
 class Share(NamedTuple):
-    """A step of a round: how often it comes, the median of its seconds in all, and its part of the round."""
+    """A step of a round: how often it comes, the median of its seconds in all, and its part of the
+    round.
+    """
 
     step: str
     times: int
@@ -39,11 +41,13 @@ class Share(NamedTuple):
 
 
 def rounds_of(records: list[Record], rounds: int, warm_up: int) -> list[list[Record]]:
-    """Cut the records of the vCPU that ran most into rounds; those that something disturbed are left out.
+    """Cut the records of the vCPU that ran most into rounds; those that something disturbed are
+    left out.
 
-    A round begins with the guest's exit; the guest did `warm_up` rounds before those that count. The last KVM_RUN that
-    came back for an exit is the guest's end, so the rounds are counted from there backwards. To the records of a round
-    the first one of the next is added, which tells when the round is over.
+    A round begins with the guest's exit; the guest did `warm_up` rounds before those that count.
+    The last KVM_RUN that came back for an exit is the guest's end, so the rounds are counted from
+    there backwards. To the records of a round the first one of the next is added, which tells when
+    the round is over.
     """
     vcpu = Counter(r.fd for r in records if r.request == KVM_RUN).most_common(1)[0][0]
     of_vcpu = [r for r in records if r.fd == vcpu]
@@ -65,14 +69,14 @@ def name_of(record: Record, runs_before: int) -> str:
 
 
 def seconds(cut: list[list[Record]]) -> float:
-    """The usual round, from the entry that its exit ends to the next one: the median, which a few that were held up by
-    other work do not move.
+    """Return the usual round, from the entry that its exit ends to the next one: the median, which
+    a few that were held up by other work do not move.
     """
     return statistics.median(one[-1].begin - one[0].begin for one in cut) / 1e9
 
 
 def steps_of(one: list[Record]) -> dict[str, tuple[int, float]]:
-    """The steps of one round: how often, and seconds in all."""
+    """Return the steps of one round: how often, and seconds in all."""
     found: dict[str, tuple[int, float]] = {}
     runs = 0
     for record, following in itertools.pairwise(one):
@@ -85,7 +89,7 @@ def steps_of(one: list[Record]) -> dict[str, tuple[int, float]]:
 
 
 def shares(cut: list[list[Record]]) -> list[Share]:
-    """The steps of the usual round, in their order, the VMM's own work last."""
+    """Return the steps of the usual round, in their order, the VMM's own work last."""
     each = [steps_of(one) for one in cut]
     order = [step for step in each[0] if step != VMM] + [VMM]
     return with_parts(
@@ -101,7 +105,9 @@ def with_parts(found: Iterable[Share]) -> list[Share]:
 
 
 def merged(runs: list[list[Share]]) -> list[Share]:
-    """The medians over several runs; a run whose rounds had other steps than usual is left out."""
+    """Return the medians over several runs; a run whose rounds had other steps than usual is left
+    out.
+    """
     kinds = [tuple((share.step, share.times) for share in run) for run in runs]
     usual = Counter(kinds).most_common(1)[0][0]
     alike = [run for run, kind in zip(runs, kinds, strict=True) if kind == usual]
@@ -112,7 +118,7 @@ def merged(runs: list[list[Share]]) -> list[Share]:
 
 
 def table(shares_of: dict[str, list[Share]]) -> str:
-    """For people: a block of lines for each subject."""
+    """Return a table for people: a block of lines for each subject."""
     lines = []
     for subject, found in shares_of.items():
         total = sum(share.seconds for share in found)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launch to init and launch to exit: the same kernel and initramfs under pyvmm, QEMU microvm and kvmtool.
+"""Launch to init and launch to exit: the same kernel and initramfs under pyvmm, QEMU microvm and
+kvmtool.
 
-All three are measured the same way, from outside: a process is started, the first word of the guest's command is
-awaited on the serial console, then the end of the process. Python's own start-up counts.
+All three are measured the same way, from outside: a process is started, the first word of the
+guest's command is awaited on the serial console, then the end of the process. Python's own start-up
+counts.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ AIMS = (
 
 
 def launch(command: list[str]) -> dict[str, float]:
-    """Seconds to the guest's first word and to the end of the process."""
+    """Return seconds to the guest's first word and to the end of the process."""
     start = time.perf_counter()
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -60,7 +62,7 @@ def launch(command: list[str]) -> dict[str, float]:
 
 
 def commands(guest: Any, initrd: str, lkvm: str | None) -> dict[str, list[str]]:
-    """How each VMM is started."""
+    """Return how each VMM is started."""
     mib = vmm.MIB
     made = {
         OURS: vmm.pyvmm(guest.vmlinux, initrd, mib=mib),

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operation costs when memory is a quarter of the RAM, all of it, and up to four times as much."""
+"""The cost of an operation when memory is a quarter of the RAM, all of it, and up to four times as
+much.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from pyvmm.errors import HostError
 from pyvmm.guest.named import find_guest
 
 GUEST_MIB = 128
-#: What is worked on, as a multiple of the guest's RAM, of which Linux itself takes a third.
+#: The memory that is worked on, as a multiple of the guest's RAM, of which Linux itself takes a third.
 SIZES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 QUICK_SIZES = (0.5, 1.0, 2.0)
 SWAP_MIB = int(GUEST_MIB * (max(SIZES) + 0.5))
@@ -34,7 +36,7 @@ def figure(size: float) -> str:
 
 
 def one(guest: Any, arm: Arm, sizes: tuple[float, ...], seconds: float) -> dict[str, float]:
-    """A guest for each size."""
+    """Return a guest for each size."""
     found = {}
     for size in sizes:
         load = Load(int(GUEST_MIB * size), seconds=seconds, touched=4)

@@ -19,7 +19,7 @@ from pyvmm.guest.named import find_guest
 IMAGE_SIZE = 256 << 20
 PROGRAM = "/bin/diskload"
 QEMU, OURS = "QEMU", "pyvmm"
-#: What the program calls its loads.
+#: The program's names of its loads.
 FIGURES = (
     "sequential-read",
     "sequential-write",
@@ -32,7 +32,7 @@ NOTES = "Time per MiB, so that less is better. QEMU has an I/O thread, and aio=t
 
 
 def parse(output: str) -> dict[str, float]:
-    """Seconds per MiB of each load, from the lines the guest printed."""
+    """Return seconds per MiB of each load, from the lines the guest printed."""
     figures = {}
     for line in output.splitlines():
         if line.startswith("@@") and not line.startswith("@@warm-up"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an exit to user space costs: a bare C loop (the limit), our C loop, a Python hook."""
+"""The cost of an exit to user space: a bare C loop (the limit), our C loop, a Python hook."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ AIMS = (Aim(IN_C, "exit", BARE, 1.05), Aim(IN_PYTHON, "exit", BARE, 1.5))
 
 
 def bare(program: str, exits: int) -> float:
-    """Seconds of `exits` exits in the bare C loop."""
+    """Return seconds of `exits` exits in the bare C loop."""
     return int(subprocess.check_output([program, str(exits)])) / 1e9
 
 
 def ours(port: int, hooked: bool, exits: int) -> float:
-    """Seconds of `exits` exits in pyvmm, from the start of the vCPU's thread to its halt."""
+    """Return seconds of `exits` exits in pyvmm, from the start of the vCPU's thread to its halt."""
     code = b"\xb9" + exits.to_bytes(4, "little") + b"\xe6" + bytes([port]) + b"\x49\x75\xfb\xf4"
     with Machine(MachineConfig(1 << 20, irqchip=False)) as machine:
         machine.memory.write(CODE_AT, code)
@@ -49,7 +49,9 @@ def ours(port: int, hooked: bool, exits: int) -> float:
 
 
 def per_exit(measure: Callable[[int], float], exits: int) -> Measure:
-    """Seconds of one exit: a long run less a run with one exit, so that start and end do not count."""
+    """Return seconds of one exit: a long run less a run with one exit, so that start and end do not
+    count.
+    """
     return lambda: {"exit": (measure(exits) - measure(1)) / (exits - 1)}
 
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What guests cost that do nothing: start of one and of several at once, memory beyond theirs, CPU, against QEMU."""
+"""The cost of guests that do nothing: start of one and of several at once, memory beyond theirs,
+CPU, against QEMU.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ from pyvmm.guest.named import find_guest
 
 OURS, DETACHED, QEMU, KVMTOOL = "pyvmm", "pyvmm --detach", "QEMU microvm", "kvmtool"
 MEMORY_MIB = 128
-#: What each of kvmtool's guests is called, with a number.
+#: The name of each of kvmtool's guests, with a number.
 NAME = f"bench{os.getpid()}"
 #: Seconds before CPU time and memory are looked at, and how long CPU time is.
 SETTLE, IDLE = 3.0, 10.0
@@ -53,7 +55,9 @@ def idle(count: int) -> str:
 
 
 def beyond_the_guests(pid: int) -> float:
-    """MiB of a process's memory, shared pages by their share (proc_pid_smaps(5)), without its guest's."""
+    """Return MiB of a process's memory, shared pages by their share (proc_pid_smaps(5)), without
+    its guest's.
+    """
     total, wanted = 0, True
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         first, _, rest = line.partition(" ")
@@ -79,7 +83,7 @@ class Running(NamedTuple):
 
 @contextmanager
 def attached(commands: Sequence[Sequence[str]]) -> Iterator[list[Running]]:
-    """All of them as our children, until the end of the block."""
+    """Yield all of them as our children, until the end of the block."""
     made: list[subprocess.Popen[bytes]] = []
     pipe, devnull = subprocess.PIPE, subprocess.DEVNULL
     try:
@@ -99,7 +103,9 @@ def attached(commands: Sequence[Sequence[str]]) -> Iterator[list[Running]]:
 
 @contextmanager
 def detached(commands: Sequence[Sequence[str]]) -> Iterator[list[Running]]:
-    """All of them by `pyvmm run --detach`, with a fork server of their own, until the end of the block."""
+    """Yield all of them by `pyvmm run --detach`, with a fork server of their own, until the end of
+    the block.
+    """
     streams: list[int] = []
     processes: list[psutil.Process] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -131,18 +137,18 @@ def detach(command: Sequence[str], runtime_dir: str) -> subprocess.Popen[bytes]:
 
 
 def with_options(command: Sequence[str], *options: str) -> list[str]:
-    """A `pyvmm run` with more options."""
+    """Return a `pyvmm run` with more options."""
     at = command.index("run") + 1
     return [*command[:at], *options, *command[at:]]
 
 
 def servers(pids: Sequence[int]) -> set[int]:
-    """The processes that these share their memory with and that are there for them alone."""
+    """Return the processes that these share their memory with and that are there for them alone."""
     return {psutil.Process(pid).ppid() for pid in pids} - {os.getpid()}
 
 
 def wait_for_all(guests: Sequence[Running], patience: float) -> None:
-    """Until each guest has said its word."""
+    """Wait until each guest has said its word."""
     said = {guest.stream: b"" for guest in guests}
     waiting = list(said)
     deadline = time.monotonic() + patience
@@ -160,7 +166,7 @@ def wait_for_all(guests: Sequence[Running], patience: float) -> None:
 
 
 def bare_guest(folder: str) -> str:
-    """The file of a guest that says its word on the serial port and sleeps, in 32-bit code."""
+    """Return the file of a guest that says its word on the serial port and sleeps, in 32-bit code."""
     code = bytes.fromhex(
         "e8 00000000"  # call the next instruction, to learn where it is
         "5e 83 c6 13"  # pop esi; add esi, 19: the word
@@ -180,7 +186,7 @@ Start = Callable[[Sequence[Sequence[str]]], AbstractContextManager[list[Running]
 def measure(
     command: Sequence[str], counts: Sequence[int], started: Start = attached
 ) -> dict[str, float]:
-    """All figures of one VMM."""
+    """Return all figures of one VMM."""
     found = {}
     for count in counts:
         begin = time.perf_counter()
@@ -199,7 +205,7 @@ def measure(
 
 
 def named(command: Sequence[str], number: int) -> list[str]:
-    """kvmtool wants a name that no other has."""
+    """Return a name: kvmtool wants one that no other has."""
     return [word.replace(NAME, f"{NAME}-{number}") for word in command]
 
 
@@ -224,7 +230,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def numbers(text: str) -> list[int]:
-    """Of N,N: at least one guest each."""
+    """Return the numbers in N,N: at least one guest each."""
     found = [int(part) for part in text.split(",")]
     if min(found) < 1:
         raise ValueError(text)
@@ -232,7 +238,7 @@ def numbers(text: str) -> list[int]:
 
 
 def linux_commands(args: argparse.Namespace, folder: str) -> dict[str, list[str]]:
-    """How each VMM starts a Linux guest that sleeps."""
+    """Return how each VMM starts a Linux guest that sleeps."""
     guest = find_guest(args.linux)
     script = f"echo {vmm.READY.decode()}; exec sleep 1000000"
     initrd = vmm.initrd(guest, folder, ["sh", "-c", script])
@@ -246,7 +252,7 @@ def linux_commands(args: argparse.Namespace, folder: str) -> dict[str, list[str]
 
 
 def bare_commands(folder: str) -> dict[str, list[str]]:
-    """How pyvmm starts a bare one."""
+    """Return how pyvmm starts a bare one."""
     options = (
         "-k",
         bare_guest(folder),

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""virtio-net on a tap against QEMU's, by itself and with vhost: the same kernel and load, in one run."""
+"""virtio-net on a tap against QEMU's, by itself and with vhost: the same kernel and load, in one
+run.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ def ip(*words: str) -> None:
 
 @contextmanager
 def namespace() -> Iterator[None]:
-    """A network with a tap in it and nobody else. Wants root."""
+    """Make a network with a tap in it and nobody else. Wants root."""
     ip("netns", "add", SPACE)
     try:
         ip("-n", SPACE, "tuntap", "add", "dev", TAP, "mode", "tap", "vnet_hdr")
@@ -55,7 +57,7 @@ def namespace() -> Iterator[None]:
 
 
 def figures(output: str) -> dict[str, float]:
-    """Seconds of each figure, from what the guest printed."""
+    """Return seconds of each figure, from what the guest printed."""
     found = {}
     for line in output.splitlines():
         if line.startswith("@@"):
@@ -68,7 +70,7 @@ def figures(output: str) -> dict[str, float]:
 
 
 def run(server: list[str], command: list[str]) -> dict[str, float]:
-    """One guest, with the other side on the host."""
+    """Return one guest, with the other side on the host."""
     host = subprocess.Popen([*INSIDE, *server])
     try:
         return figures(vmm.output([*INSIDE, *command]))
@@ -78,7 +80,7 @@ def run(server: list[str], command: list[str]) -> dict[str, float]:
 
 
 def commands(guest: Any, initrd: str) -> dict[str, list[str]]:
-    """How each VMM is started."""
+    """Return how each VMM is started."""
     made = {
         QEMU: qemu(guest, initrd, "off"),
         OURS: vmm.pyvmm(guest.vmlinux, initrd, "--net", TAP),
@@ -94,7 +96,7 @@ def qemu(guest: Any, initrd: str, vhost: str) -> list[str]:
 
 
 def has_vhost() -> bool:
-    """Whether the host's kernel can do it, after it was asked to load what it takes."""
+    """Return whether the host's kernel can do it, after it was asked to load what it takes."""
     if shutil.which("modprobe"):
         subprocess.run(["modprobe", "-q", "vhost_net"], check=False)
     return os.access("/dev/vhost-net", os.R_OK | os.W_OK)

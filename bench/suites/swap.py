@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program that wants more than its guest has: in RAM, with stock swap, zram, and SwapBypass, side by side.
+"""A program that wants more than its guest has: in RAM, with stock swap, zram, and SwapBypass, side
+by side.
 
-Each round starts a guest for every arm, which fills its memory, works on it at random and then in order, and measures
-first touches. What is reported are times, so that less is better.
+Each round starts a guest for every arm, which fills its memory, works on it at random and then in
+order, and measures first touches. What is reported are times, so that less is better.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ room in RAM, so that nothing has to leave for it. swap-out: until the last write
 
 
 class Common(NamedTuple):
-    """What the arms have in common; `plain` is the guest without patches, if it is wanted."""
+    """The settings that the arms have in common; `plain` is the guest without patches, if it is
+    wanted.
+    """
 
     guest: Any
     plain: Any
@@ -81,7 +84,7 @@ class Common(NamedTuple):
         return Arm(name, GUEST_MIB, self.swap_mib)
 
 
-#: What the patches cost where nothing is bypassed is told on one and the same disk: that of OFF is another one.
+#: The cost of the patches where nothing is bypassed shows on one and the same disk: that of OFF is another one.
 AIMS = (
     Aim(arms.DIRECT, STEADY, arms.RAM, 1.1),
     Aim(arms.DIRECT, SWAPPED, arms.DIRECT, 3, FRESH),
@@ -98,13 +101,13 @@ AIMS = (
 
 
 def prepare() -> None:
-    """The program, and the guest that has a driver for virtio-mem."""
+    """Make the program, and the guest that has a driver for virtio-mem."""
     swapload.program()
     hotplug.prepare()
 
 
 def figures(said: dict[str, Any]) -> dict[str, float]:
-    """Seconds, by the names that are shown, from what the program printed."""
+    """Return seconds, by the names that are shown, from what the program printed."""
     passes = {f"pass {n + 1}": value for n, value in enumerate(said["passes"])}
     found = {
         **passes,
@@ -123,12 +126,12 @@ def figures(said: dict[str, Any]) -> dict[str, float]:
 
 
 def by_pyvmm(common: Common, arm: Arm, guest: Any = None) -> Measure:
-    """One run under pyvmm."""
+    """Return one run under pyvmm."""
     return lambda: figures(arm.measure(guest or common.guest, common.load, common.timeout))
 
 
 def qemu_command(common: Common, arm: Arm, folder: str, *devices: str) -> list[str]:
-    """The same kernel and program under QEMU."""
+    """Return the same kernel and program under QEMU."""
     argv = swapload.command(arm.start(), common.load)
     files = {swapload.PROGRAM: swapload.program()}
     initrd = vmm.initrd(common.guest, folder, argv, files, f"initrd-{arm.swap_mib}")
@@ -136,7 +139,7 @@ def qemu_command(common: Common, arm: Arm, folder: str, *devices: str) -> list[s
 
 
 def by_qemu(common: Common, folder: str) -> Measure:
-    """One run under QEMU, with a fresh file in memory, and an I/O thread for it."""
+    """Return one run under QEMU, with a fresh file in memory, and an I/O thread for it."""
     swap = Path(folder) / "swap"
     devices = vmm.swap_disk(swap, SWAP_SERIAL)
     command = qemu_command(common, common.short(arms.QEMU), folder, *devices)
@@ -149,12 +152,14 @@ def by_qemu(common: Common, folder: str) -> Measure:
 
 
 def finished(command: list[str], timeout: float) -> dict[str, float]:
-    """What the program in a QEMU said."""
+    """Return what the program in a QEMU said."""
     return figures(swapload.parse(vmm.output(command, timeout)))
 
 
 def by_balloon(common: Common, folder: str) -> Measure:
-    """One run under QEMU with all the memory, of which a balloon takes what the others have as swap."""
+    """Return one run under QEMU with all the memory, of which a balloon takes what the others have
+    as swap.
+    """
     arm = Arm(arms.BALLOON, GUEST_MIB + common.swap_mib, 0)
     door = str(Path(folder) / "qmp")
     command = qemu_command(
@@ -170,7 +175,9 @@ def by_balloon(common: Common, folder: str) -> Measure:
 
 
 def by_hotplug(common: Common, folder: str) -> Measure:
-    """One run under QEMU with as little memory as the others, which gets what they have as swap while it runs."""
+    """Return one run under QEMU with as little memory as the others, which gets what they have as
+    swap while it runs.
+    """
     more = -(-common.swap_mib // BLOCK_MIB) * BLOCK_MIB
     words = common.load.words()
     return lambda: figures(
@@ -179,7 +186,7 @@ def by_hotplug(common: Common, folder: str) -> Measure:
 
 
 def every_arm(common: Common, folder: str) -> dict[str, Measure]:
-    """All arms, by the names that are shown."""
+    """Return all arms, by the names that are shown."""
     made = {arms.RAM: by_pyvmm(common, Arm(arms.RAM, GUEST_MIB + common.swap_mib, 0))}
     made[arms.QEMU] = by_qemu(common, folder)
     made[arms.BALLOON] = by_balloon(common, folder)
@@ -205,7 +212,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def find_plain(linux: str, names: Sequence[str]) -> Any:
-    """The guest without patches, if its arm is asked for, or if it is there; else None."""
+    """Return the guest without patches, if its arm is asked for, or if it is there; else None."""
     name = f"{linux}-plain"
     if names:
         return find_guest(name) if arms.UNPATCHED in names else None

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A symcall's round trip against a plain exit: from C and Python, from CPL 0 and 3, against calls without care.
+"""A symcall's round trip against a plain exit: from C and Python, from CPL 0 and 3, against calls
+without care.
 
-Every subject runs the same guest. A round is an exit of it, with a call into it or without. All KVM ioctls are timed by
-a library preloaded into this program (bench/loads/clock.py); a sample is the median round of a run.
+Every subject runs the same guest. A round is an exit of it, with a call into it or without. All KVM
+ioctls are timed by a library preloaded into this program (bench/loads/clock.py); a sample is the
+median round of a run.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ AIMS = (
     Aim(READY, "CPL 3", OFF, 1.0),
 )
 
-#: Whose steps are shown.
+#: The subjects whose steps are shown.
 STEPPED = (CALL, PYTHON_CALL, BARE_SYNC, BARE_IOCTLS)
 
 Subject = Callable[[int, int], list[Record]]
@@ -79,7 +81,10 @@ class Bare:
         return [self.program, self.image, method, str(port), str(flags), str(rounds)]
 
     def run(self, method: str, flags: int, rounds: int) -> list[Record]:
-        """Its ioctls. A program that hangs, as the lab's emulator now and then makes it, is run again and counted."""
+        """Run it, and return its ioctls.
+
+        A program that hangs, as the lab's emulator now and then makes it, is run again and counted.
+        """
         for _ in range(TRIES):
             try:
                 return clock.trace(self.library, self.command(method, flags, rounds), PATIENCE)
@@ -89,7 +94,9 @@ class Bare:
 
 
 def runs(bare: Bare, within_us: Clock) -> dict[str, Subject]:
-    """What is measured: functions of the guest's flags and of rounds, to the ioctls that were made."""
+    """Return what is measured: functions of the guest's flags and of rounds, to the ioctls that
+    were made.
+    """
 
     def within(run: Callable[..., float], extra: int = 0, **options: Any) -> Subject:
         return lambda flags, rounds: within_us.record(lambda: run(flags | extra, rounds, **options))
@@ -135,7 +142,7 @@ class Steps:
         return figures
 
     def merged(self) -> dict[str, list[dict[str, Any]]]:
-        """For the record: those of the usual run, CPL 0 first."""
+        """Merge the steps for the record: those of the usual run, CPL 0 first."""
         made = {name: steps.merged(self._shares[name]) for name in sorted(self._shares, key=order)}
         return {name: [share._asdict() for share in shares] for name, shares in made.items()}
 
@@ -183,7 +190,7 @@ def subjects(args: argparse.Namespace) -> Iterator[Subjects]:
 
 
 def tell(record: Mapping[str, Any]) -> str:
-    """Calls from other threads, and the steps of a round."""
+    """Return text about calls from other threads, and the steps of a round."""
     table = steps.table(picture.shares(record))
     return f"""\
 {remote_table(record["remote"])}

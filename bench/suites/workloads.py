@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that people know, in guests that are short of memory: GUPS, STREAM, a sort, Redis, SQLite, stress-ng.
+"""Programs that people know, in guests that are short of memory: GUPS, STREAM, a sort, Redis,
+SQLite, stress-ng.
 
-Each round starts a guest for every arm and every program. What is reported are times, so that less is better.
+Each round starts a guest for every arm and every program. What is reported are times, so that less
+is better.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ AIMS = (Aim(arms.DIRECT, UPDATE, arms.STOCK, 1 / 10),)
 
 
 class Setting(NamedTuple):
-    """What the arms have in common. `disk` has Debian's programs."""
+    """The settings that the arms have in common. `disk` has Debian's programs."""
 
     guest: Any
     ram_mib: int
@@ -52,7 +54,7 @@ class Setting(NamedTuple):
     timeout: float
 
     def job(self, arm: Arm, chosen: Program) -> Job:
-        """What a guest of the arm is to run."""
+        """Return what a guest of the arm is to run."""
         files: dict[str, bytes | str | os.PathLike[str]] = {**chosen.files}
         if not chosen.debian:
             files[MEMBENCH] = programs.membench_path()
@@ -60,18 +62,18 @@ class Setting(NamedTuple):
         return Job(argv, files, self.size.mib, self.cpus)
 
     def disk_of(self, chosen: Program) -> str:
-        """The disk that its guest reads; "" if none."""
+        """Return the disk that its guest reads; "" if none."""
         return self.disk if chosen.debian else ""
 
 
 def prepare() -> None:
-    """Fetches and compiles what guests run, into the cache. In the lab there is no network for it."""
+    """Fetch and compile what guests run, into the cache. In the lab there is no network for it."""
     programs.membench_path()
     distro.disk(PACKAGES)
 
 
 def by_pyvmm(setting: Setting, arm: Arm, chosen: Program) -> str:
-    """What the program says in a guest of pyvmm."""
+    """Return what the program says in a guest of pyvmm."""
 
     @contextmanager
     def around(vm: VM, job: Job) -> Iterator[None]:
@@ -84,7 +86,7 @@ def by_pyvmm(setting: Setting, arm: Arm, chosen: Program) -> str:
 
 
 def by_qemu(setting: Setting, arm: Arm, chosen: Program) -> str:
-    """The same under QEMU, with an ordinary swap disk in memory."""
+    """Return the same under QEMU, with an ordinary swap disk in memory."""
     job = setting.job(arm, chosen)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         swap_file = Path(folder) / "swap"
@@ -101,9 +103,10 @@ def by_qemu(setting: Setting, arm: Arm, chosen: Program) -> str:
 
 
 def one(setting: Setting, arm: Arm) -> dict[str, float]:
-    """A guest for each program; no figures of one that ran out of memory, as zram does if nothing can be compressed.
+    """Return a guest for each program; no figures of one that ran out of memory, as zram does if
+    nothing can be compressed.
 
-    Raises HostError, naming the program, where one fails or finds something wrong.
+    Raise HostError, naming the program, where one fails or finds something wrong.
     """
     run = by_qemu if arm.name == arms.QEMU else by_pyvmm
     found: dict[str, float] = {}
@@ -121,7 +124,7 @@ def one(setting: Setting, arm: Arm) -> dict[str, float]:
 
 
 def every_arm(ram_mib: int, swap_mib: int) -> list[Arm]:
-    """All of them, by the names that are shown."""
+    """Return all of them, by the names that are shown."""
     names = (arms.STOCK, arms.QEMU, arms.ZRAM, arms.OFF, arms.SYMCALL, arms.DIRECT)
     return [
         Arm(arms.RAM, ram_mib + swap_mib, 0),
@@ -130,7 +133,7 @@ def every_arm(ram_mib: int, swap_mib: int) -> list[Arm]:
 
 
 def notes(setting: Setting) -> str:
-    """What the figures are of."""
+    """Return what the figures are of."""
     size = setting.size
     return f"""\
 {setting.cpus} vCPU and {setting.ram_mib} MiB, in "{arms.RAM}" all that is wanted; {size.mib} MiB are worked on.
@@ -153,7 +156,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen_programs(names: list[str]) -> dict[str, Program]:
-    """Those asked for; all if none is."""
+    """Return those asked for; all if none is."""
     unknown = set(names) - set(PROGRAMS)
     if unknown:
         raise SystemExit(f"bench: no program {', '.join(unknown)}; there are {', '.join(PROGRAMS)}")
@@ -161,7 +164,7 @@ def chosen_programs(names: list[str]) -> dict[str, Program]:
 
 
 def setting_of(args: argparse.Namespace) -> Setting:
-    """What the options say."""
+    """Return what the options say."""
     if min(args.processes, args.cpus) < 1:
         raise SystemExit("bench: --processes and --cpus are at least 1")
     ram = args.ram or (QUICK_RAM_MIB if args.quick else RAM_MIB)

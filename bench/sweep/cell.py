@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One cell of a sweep, run to its end in a scratch folder; `python -m bench.sweep.cell` is the process that does it.
+"""One cell of a sweep, run to its end in a scratch folder; `python -m bench.sweep.cell` is the
+process that does it.
 
-There are two processes. A keeper holds the lock of the machine, so that no two cells disturb each other, has an eye on
-the time, and on its standard input: whoever wants the cell has the other end of it, and with its end, by intent or by
-kill -9, the cell's own processes end too. The keeper starts a runner, which measures as `pyvmm bench` does without a
-sweep: on this machine's KVM or in the lab, where QEMU has a session of its own: processes are found by their parents.
+There are two processes. A keeper holds the lock of the machine, so that no two cells disturb each
+other, has an eye on the time, and on its standard input: whoever wants the cell has the other end
+of it, and with its end, by intent or by kill -9, the cell's own processes end too. The keeper
+starts a runner, which measures as `pyvmm bench` does without a sweep: on this machine's KVM or in
+the lab, where QEMU has a session of its own: processes are found by their parents.
 """
 
 from __future__ import annotations
@@ -33,26 +35,28 @@ from bench.report import record
 from bench.sweep.matrix import Cell
 from pyvmm.errors import Error
 
-#: What the keeper ends with when the time is over, as timeout(1) does.
+#: The keeper's status when the time is over, as timeout(1) does.
 TIMED_OUT = 124
 #: Nobody wanted it any more.
 UNWANTED = 125
 #: The sources are not those of the sweep, any more.
 CHANGED = 126
-#: What a Dask worker sets for what it runs. A cell is to be the same with and without.
+#: Variables that a Dask worker sets for its children. A cell is to be the same with and without.
 OF_DASK = ("MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 #: Seconds between looks, and those that a cell has to give back what it took, before it is killed.
 LOOK = 0.1
 GRACE = 20.0
-#: Of what a cell printed, what comes back at most.
+#: Bytes of a cell's output that come back at most.
 SAID = 1 << 20
 SPEC = "cell.spec"
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 class Spec(NamedTuple):
-    """What a worker is told: plain values, that go over a network. `common` are the options of `pyvmm bench` for all
-    cells, `timeout` is in seconds, from when the machine is free.
+    """The order to a worker: plain values, that go over a network.
+
+    `common` are the options of `pyvmm bench` for all cells, `timeout` is in seconds, from when the
+    machine is free.
     """
 
     cell: Cell
@@ -63,7 +67,9 @@ class Spec(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of it: the keeper's status (0 if all is well), the record if there is one, and what was printed."""
+    """The outcome of a cell: the keeper's status (0 if all is well), the record if there is one,
+    and what was printed.
+    """
 
     status: int
     record: dict[str, Any] | None
@@ -72,12 +78,12 @@ class Outcome(NamedTuple):
 
 
 def lock_path() -> Path:
-    """One file for each machine, whoever measures there."""
+    """Return one file for each machine, whoever measures there."""
     return Path(tempfile.gettempdir()) / "pyvmm-bench.lock"
 
 
 def perform(spec: Spec, wanted: Callable[[], bool] = lambda: True) -> Outcome:
-    """Runs a cell on this machine, when no other one runs. `wanted` is asked several times a second."""
+    """Run a cell on this machine, when no other one runs. `wanted` is asked several times a second."""
     with tempfile.TemporaryDirectory(prefix="pyvmm-cell-") as folder:
         (Path(folder) / SPEC).write_text(json.dumps(spec), encoding="utf-8")
         said = Path(folder) / "said"
@@ -96,7 +102,7 @@ def perform(spec: Spec, wanted: Callable[[], bool] = lambda: True) -> Outcome:
 
 
 def kept(command: list[str], output: Any, wanted: Callable[[], bool]) -> int:
-    """Runs the keeper to its end; its standard input ends when we do, or nobody wants it."""
+    """Run the keeper to its end; its standard input ends when we do, or nobody wants it."""
     keeper = subprocess.Popen(
         command,
         cwd=record.ROOT,
@@ -121,7 +127,9 @@ def kept(command: list[str], output: Any, wanted: Callable[[], bool]) -> int:
 
 
 def keep(folder: str) -> int:
-    """Runs the cell and leaves no process of it behind, nor the folder if nobody is there to look at it."""
+    """Run the cell and leave no process of it behind, nor the folder if nobody is there to look at
+    it.
+    """
     status = guarded(spec_of(folder), folder)
     if status == UNWANTED:
         shutil.rmtree(folder, ignore_errors=True)
@@ -129,7 +137,7 @@ def keep(folder: str) -> int:
 
 
 def guarded(spec: Spec, folder: str) -> int:
-    """Waits for the machine, and runs the cell until it ends, its time is over, or it is unwanted."""
+    """Wait for the machine, and run the cell until it ends, its time is over, or it is unwanted."""
     adopt_orphans()
     with machine_lock() as lock:
         while not taken(lock):
@@ -153,7 +161,10 @@ def guarded(spec: Spec, folder: str) -> int:
 
 
 def machine_lock() -> Any:
-    """The open file. One that another user made cannot be opened for writing, and need not be."""
+    """Return the open file.
+
+    One that another user made cannot be opened for writing, and need not be.
+    """
     path = lock_path()
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0o444))
@@ -161,7 +172,7 @@ def machine_lock() -> Any:
 
 
 def taken(lock: Any) -> bool:
-    """Whether the lock is ours now; it goes with this process."""
+    """Return whether the lock is ours now; it goes with this process."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -170,18 +181,22 @@ def taken(lock: Any) -> bool:
 
 
 def unwanted(seconds: float) -> bool:
-    """Whether standard input ends within so long. Nobody writes to it."""
+    """Return whether standard input ends within so long. Nobody writes to it."""
     return bool(select.select([0], [], [], seconds)[0])
 
 
 def adopt_orphans() -> None:
-    """What descends from this process stays below it when its parent dies (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    """Keep descendants of this process below it when its parent dies (prctl(2),
+    PR_SET_CHILD_SUBREAPER).
+    """
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 def end_all() -> None:
-    """Ends what descends from this process: as Ctrl-C does, so that it can give back what it took, then for good."""
+    """End what descends from this process: as Ctrl-C does, so that it can give back what it took,
+    then for good.
+    """
     end = time.monotonic() + GRACE
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
@@ -198,7 +213,7 @@ def end_all() -> None:
 
 
 def run(folder: str) -> int:
-    """Measures as `pyvmm bench SUITE` does, without the report."""
+    """Measure as `pyvmm bench SUITE` does, without the report."""
     cell, common = spec_of(folder)[:2]
     linux = cell.options.get("linux", common["linux"])
     args = argparse.Namespace(**{**common, "linux": linux}, words=cell.words)
@@ -211,13 +226,13 @@ def run(folder: str) -> int:
 
 
 def spec_of(folder: str) -> Spec:
-    """What `perform` wrote there."""
+    """Return what `perform` wrote there."""
     cell, *rest = json.loads((Path(folder) / SPEC).read_text(encoding="utf-8"))
     return Spec(Cell(*cell), *rest)
 
 
 def main() -> int:
-    """Either of the two processes."""
+    """Return either of the two processes."""
     part, folder = sys.argv[1:]
     if part == "run":
         try:

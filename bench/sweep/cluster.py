@@ -3,8 +3,9 @@
 
 Wants `distributed` (pip install 'pyvmm-kvm[sweep]'), which only this file imports.
 
-Left alone, Dask sends a task again when a worker is lost, to any other, as often as the scheduler's settings say. A
-sweep tells where a cell ran and how often it was tried: each is bound to one worker, and dispatch.py decides.
+Left alone, Dask sends a task again when a worker is lost, to any other, as often as the scheduler's
+settings say. A sweep tells where a cell ran and how often it was tried: each is bound to one
+worker, and dispatch.py decides.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ ACTIVE: set[str] = set()
 
 
 def import_distributed() -> Any:
-    """The module. Raises ConfigError with the remedy if it is not there."""
+    """Return the module. Raise ConfigError with the remedy if it is not there."""
     try:
         import distributed
     except ImportError as error:
@@ -47,7 +48,7 @@ def import_distributed() -> Any:
 
 
 def describe(dask_worker: Any) -> Worker:
-    """What a worker says of itself. One machine is one boot of one kernel."""
+    """Return what a worker says of itself. One machine is one boot of one kernel."""
     return Worker(
         host=os.uname().nodename,
         machine=Path(BOOT_ID).read_text().strip(),
@@ -58,7 +59,9 @@ def describe(dask_worker: Any) -> Worker:
 
 
 def work(spec: Spec, identity: str) -> Outcome:
-    """Runs a cell, but not on a worker that came back under the address of the one that was meant: that one is lost."""
+    """Run a cell, but not on a worker that came back under the address of the one that was meant:
+    that one is lost.
+    """
     worker = import_distributed().get_worker()
     key = worker.get_current_task()
     if worker.id != identity:
@@ -74,15 +77,16 @@ def work(spec: Spec, identity: str) -> Outcome:
 
 
 def wanted(worker: Any, key: Any) -> bool:
-    """Whether a task that runs is still asked for. Dask cannot stop a thread, but notes it in the task's state, also
-    when the client is gone.
+    """Return whether a task that runs is still asked for.
+
+    Dask cannot stop a thread, but notes it in the task's state, also when the client is gone.
     """
     task = worker.state.tasks.get(key)
     return task is not None and task.state == "executing"
 
 
 async def settled(keys: list[str], seconds: float) -> list[str]:
-    """Waits, without holding up the worker, until none of these runs there; those that still do."""
+    """Wait, without holding up the worker, until none of these runs there; those that still do."""
     end = time.monotonic() + seconds
     while ACTIVE & set(keys) and time.monotonic() < end:
         await asyncio.sleep(cell.LOOK)
@@ -96,7 +100,7 @@ class Task:
     """A cell that was handed to a worker."""
 
     def __init__(self, future: Any, lost: Callable[[], None]) -> None:
-        """`lost` is called when the worker was."""
+        """Take `lost`, which is called when the worker was."""
         self.future = future
         self._lost = lost
 
@@ -104,7 +108,10 @@ class Task:
         return bool(self.future.done())
 
     def outcome(self) -> Outcome:
-        """What the worker returned. Raises what was raised there, Lost where Dask says that it is gone."""
+        """Return what the worker returned.
+
+        Raise what was raised there, Lost where Dask says that it is gone.
+        """
         distributed = import_distributed()
         try:
             found: Outcome = self.future.result()
@@ -121,7 +128,7 @@ class Cluster:
     """The workers of a scheduler, such as tcp://HOST:8786; a context manager."""
 
     def __init__(self, address: str) -> None:
-        """Raises ConfigError without Dask, HostError if nothing answers there."""
+        """Raise ConfigError without Dask, HostError if nothing answers there."""
         distributed = import_distributed()
         try:
             self._client = distributed.Client(
@@ -142,7 +149,7 @@ class Cluster:
         self.close()
 
     def workers(self) -> dict[str, Worker]:
-        """Those that are there now. Raises HostError if the scheduler is gone."""
+        """Return those that are there now. Raise HostError if the scheduler is gone."""
         try:
             there = list(self._client.nthreads())
             self._known = {
@@ -154,7 +161,10 @@ class Cluster:
         return dict(self._known)
 
     def _described(self, new: list[str]) -> dict[str, Worker]:
-        """What new workers say. One that cannot is refused; one that is gone meanwhile is left out."""
+        """Return what new workers say.
+
+        One that cannot is refused; one that is gone meanwhile is left out.
+        """
         if not new:
             return {}
         said = self._client.run(describe, workers=new, on_error="return")
@@ -165,7 +175,7 @@ class Cluster:
         }
 
     def start(self, spec: Spec, address: str, worker: Worker) -> Job:
-        """Begins a cell on one worker."""
+        """Begin a cell on one worker."""
         future = self._client.submit(
             work, spec, worker.identity, workers=[address], allow_other_workers=False, pure=False
         )
@@ -173,11 +183,13 @@ class Cluster:
         return self._tasks[-1]
 
     def _forget(self, address: str) -> None:
-        """Asks again who is there, as it may be another one."""
+        """Ask again who is there, as it may be another one."""
         self._known.pop(address, None)
 
     def close(self) -> None:
-        """Waits for cells that are not wanted any more to end, says which do not, and leaves the cluster as it was."""
+        """Wait for cells that are not wanted any more to end, say which do not, and leave the
+        cluster as it was.
+        """
         keys = [task.future.key for task in self._tasks]
         try:
             for address, left in self._left(keys).items():
@@ -199,7 +211,7 @@ class Cluster:
 
 
 def mute(error: object) -> Worker:
-    """A worker that cannot say what it has."""
+    """Return a worker that cannot say what it has."""
     what = f"{type(error).__name__}: {error}"
     text = f"it cannot use pyvmm's source tree ({what}); start it in a virtual environment that `make setup` made"
     return Worker(refused=text)

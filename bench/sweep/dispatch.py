@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cells handed to workers: one at a time on a machine, again when a worker is lost, never to one with other code."""
+"""Cells handed to workers: one at a time on a machine, again when a worker is lost, never to one
+with other code.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ LOOK = 0.2
 
 
 class Worker(NamedTuple):
-    """What one says of itself. `machine` is the same for all on one machine; `refused` says why there is no more."""
+    """A worker's account of itself.
+
+    `machine` is the same for all on one machine; `refused` says why there is no more.
+    """
 
     host: str = ""
     machine: str = ""
@@ -38,23 +43,23 @@ class Job(Protocol):
     """A cell on a worker."""
 
     def done(self) -> bool:
-        """Whether `outcome` says something."""
+        """Return whether `outcome` says something."""
 
     def outcome(self) -> Outcome:
-        """What came of it. Raises Lost, or what happened on the worker."""
+        """Return what came of it. Raise Lost, or what happened on the worker."""
 
     def cancel(self) -> None:
-        """Nobody wants it any more."""
+        """Cancel it: nobody wants it any more."""
 
 
 class Pool(Protocol):
     """Workers, by their addresses."""
 
     def workers(self) -> dict[str, Worker]:
-        """Those that are there now."""
+        """Return those that are there now."""
 
     def start(self, spec: Spec, address: str, worker: Worker) -> Job:
-        """Begins a cell on one of them."""
+        """Begin a cell on one of them."""
 
 
 class Ended(NamedTuple):
@@ -91,7 +96,7 @@ class Dispatch:
         self._alone_since = time.monotonic()
 
     def run(self) -> Iterator[Ended]:
-        """Each cell exactly once. However that ends, no cell is wanted any more afterwards."""
+        """Yield each cell exactly once. However that ends, no cell is wanted any more afterwards."""
         try:
             while self._waiting or self._running:
                 workers = self._pool.workers()
@@ -104,7 +109,7 @@ class Dispatch:
             for running in self._running:
                 running.job.cancel()
 
-    # What ended
+    # Cells that ended
 
     def _collect(self, workers: dict[str, Worker]) -> Iterator[Ended]:
         for running in list(self._running):
@@ -117,7 +122,7 @@ class Dispatch:
                 yield ended
 
     def _ended(self, running: Running, lost: bool) -> Ended | None:
-        """None if it is begun again."""
+        """Return the end of a cell; None if it is begun again."""
         spec, tries = running.spec, self._tries[running.spec.cell.name]
         try:
             if lost:
@@ -139,10 +144,10 @@ class Dispatch:
         self._waiting.appendleft(running.spec)
         return None
 
-    # What begins
+    # Cells that begin
 
     def _hand_out(self, workers: dict[str, Worker]) -> None:
-        """A cell for each machine that has none; of its workers, the one that has had the fewest."""
+        """Give each machine that has none a cell; of its workers, the one that has had the fewest."""
         usable = [address for address in workers if self._may(address, workers[address])]
         busy = {running.worker.machine for running in self._running}
         for address in sorted(usable, key=lambda address: (self._cells_of[address], address)):
@@ -162,7 +167,7 @@ class Dispatch:
         )
 
     def _may(self, address: str, worker: Worker) -> bool:
-        """Whether a worker measures the same code. One that does not is named once."""
+        """Return whether a worker measures the same code. One that does not is named once."""
         reason = worker.refused or different(self._model, worker)
         if reason and self._refused.get(address) != reason:
             self._refused[address] = reason
@@ -172,7 +177,10 @@ class Dispatch:
     # No worker
 
     def _too_long_alone(self) -> bool:
-        """At the start those that are refused are answer enough; later one may have gone and come back."""
+        """Say whether it was too long.
+
+        At the start those that are refused are answer enough; later one may have gone and come back.
+        """
         if self._refused and not self._tries:
             return True
         return time.monotonic() - self._alone_since > PATIENCE
@@ -192,7 +200,7 @@ class Dispatch:
 
 
 def different(spec: Spec, worker: Worker) -> str:
-    """What of a worker's code is not that of the sweep; "" if it is the same."""
+    """Return what of a worker's code is not that of the sweep; "" if it is the same."""
     if not record.same_revision(spec.revision, worker.revision):
         return (
             f"it has revision {worker.revision}, this is {spec.revision}; check out the same there"

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a sweep measures: cells, each of which is one run of one suite with one choice of its options.
+"""The cells of a sweep, each of which is one run of one suite with one choice of its options.
 
-A cell is never divided: its subjects are compared in one run on one machine, or their ratios would mean nothing.
+A cell is never divided: its subjects are compared in one run on one machine, or their ratios would
+mean nothing.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from pyvmm.errors import ConfigError
 
 #: Files: a cell has its own.
 NOT_SWEPT = ("json", "plot")
-#: What a name of a file is made of.
+#: The parts of a file's name.
 UNSAFE = re.compile(r"[^\w.=+-]+")
 
 
 class Cell(NamedTuple):
-    """`options` are texts, by the names of the suite's options; `run` counts from 1, 0 is the only one."""
+    """`options` are texts, by the names of the suite's options; `run` counts from 1, 0 is the only
+    one.
+    """
 
     suite: str
     options: dict[str, str]
@@ -48,8 +51,9 @@ class Cell(NamedTuple):
 
 
 def swept_options(suite: str) -> dict[str, Any]:
-    """The options of a suite that take one value, with what makes that of a text. `--arm` is none: arms are compared
-    with each other and stay together.
+    """Return the options of a suite that take one value, with what makes that of a text.
+
+    `--arm` is none: arms are compared with each other and stay together.
     """
     parser = argparse.ArgumentParser(add_help=False)
     suites.every()[suite].add_options(parser)
@@ -61,7 +65,7 @@ def swept_options(suite: str) -> dict[str, Any]:
 
 
 def axis(text: str) -> tuple[str, list[str]]:
-    """What `--sweep` says: an option and its values. Raises ConfigError."""
+    """Return what `--sweep` says: an option and its values. Raise ConfigError."""
     name, _, rest = text.partition("=")
     values = rest.split(",")
     name = name.removeprefix("--")
@@ -75,7 +79,7 @@ def axis(text: str) -> tuple[str, list[str]]:
 
 
 def axes(texts: Iterable[str]) -> dict[str, list[str]]:
-    """All of them. Raises ConfigError if an option is there twice."""
+    """Return all of them. Raise ConfigError if an option is there twice."""
     found: dict[str, list[str]] = {}
     for text in texts:
         name, values = axis(text)
@@ -86,7 +90,7 @@ def axes(texts: Iterable[str]) -> dict[str, list[str]]:
 
 
 def check(suite: str, swept: dict[str, list[str]]) -> None:
-    """Raises ConfigError for an option that the suite has not, or a value that is none of it."""
+    """Raise ConfigError for an option that the suite has not, or a value that is none of it."""
     known = swept_options(suite)
     for name, values in swept.items():
         if name not in known:
@@ -102,7 +106,10 @@ def check(suite: str, swept: dict[str, list[str]]) -> None:
 
 
 def cells(names: Sequence[str], swept: dict[str, list[str]], repeat: int = 1) -> list[Cell]:
-    """All of them, a run of each before the second of any. Raises ConfigError for what cannot be run."""
+    """Return all of them, a run of each before the second of any.
+
+    Raise ConfigError for what cannot be run.
+    """
     if repeat < 1:
         raise ConfigError(f"--repeat {repeat}: at least 1")
     for suite in names:

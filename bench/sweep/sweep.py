@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sweep: its cells one after another here, or on the workers of a cluster; a record for each, and which have none."""
+"""A sweep: its cells one after another here, or on the workers of a cluster; a record for each, and
+which have none.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from pyvmm.errors import HostError
 
 
 class Sweep(NamedTuple):
-    """What is measured, into which folder; `common` and `timeout` as in `Spec`; `scheduler` is "" for this machine."""
+    """The subject of a sweep, and its folder; `common` and `timeout` as in `Spec`; `scheduler` is
+    "" for this machine.
+    """
 
     cells: Sequence[Cell]
     common: dict[str, Any]
@@ -28,13 +32,16 @@ class Sweep(NamedTuple):
     scheduler: str = ""
 
     def specs(self) -> list[Spec]:
-        """What workers are told."""
+        """Return what workers are told."""
         code = (record.revision(), record.sources())
         return [Spec(cell, self.common, self.timeout, *code) for cell in self.cells]
 
 
 def run(sweep: Sweep) -> dict[str, str]:
-    """Measures all cells. Why each of those failed that did, by name; what an earlier sweep left of them is gone."""
+    """Measure all cells.
+
+    Why each of those failed that did, by name; what an earlier sweep left of them is gone.
+    """
     failed: dict[str, str] = {}
     left = [cell.name for cell in sweep.cells]
     for cell in sweep.cells:
@@ -60,12 +67,12 @@ def run(sweep: Sweep) -> dict[str, str]:
 
 
 def say(text: str) -> None:
-    """One line for the user."""
+    """Print one line for the user."""
     print(f"bench: {text}", flush=True)
 
 
 def ended_cells(sweep: Sweep) -> Generator[Ended]:
-    """Each cell once, in the order in which they end."""
+    """Yield each cell once, in the order in which they end."""
     if sweep.scheduler:
         from bench.sweep.cluster import Cluster
 
@@ -78,7 +85,9 @@ def ended_cells(sweep: Sweep) -> Generator[Ended]:
 
 
 def keep(folder: Path, ended: Ended) -> str:
-    """Writes what a cell printed, and its record if it has one that can be believed; "" then, else why not."""
+    """Write what a cell printed, and its record if it has one that can be believed; "" then, else
+    why not.
+    """
     name = ended.spec.cell.name
     if ended.outcome is None:
         return ended.failure
@@ -93,7 +102,7 @@ def keep(folder: Path, ended: Ended) -> str:
 
 
 def about(ended: Ended) -> dict[str, Any]:
-    """What the record of a cell says of it."""
+    """Return what the record of a cell says of it."""
     cell = ended.spec.cell
     assert ended.outcome is not None
     return {
@@ -107,7 +116,7 @@ def about(ended: Ended) -> dict[str, Any]:
 
 
 def wrong(spec: Spec, outcome: Outcome) -> str:
-    """Why an outcome is no record of the cell; "" if it is one."""
+    """Return why an outcome is no record of the cell; "" if it is one."""
     if outcome.status == cells.TIMED_OUT:
         return f"did not end within {spec.timeout:g} s on {outcome.host}"
     if outcome.status == cells.CHANGED:
@@ -135,7 +144,7 @@ def wrong(spec: Spec, outcome: Outcome) -> str:
 
 
 def write_manifest(sweep: Sweep, failed: dict[str, str]) -> None:
-    """Says what the sweep was, so that a row that is missing is missed."""
+    """Say what the sweep was, so that a row that is missing is missed."""
     made = {
         "cells": [cell.name for cell in sweep.cells],
         "failed": failed,
