@@ -78,7 +78,7 @@ def declarations(header: Path) -> str:
 
 
 def interface() -> str:
-    """The same of the interface's header, which is written for the kernel."""
+    """Return the same of the interface's header, which is written for the kernel."""
     return KERNEL_TYPES + COMPUTED.sub(r"\1...", declarations(ROOT / INTERFACE))
 
 

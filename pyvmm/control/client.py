@@ -169,7 +169,9 @@ class Client:
         return line
 
     def _pid(self) -> int:
-        """The process that serves, from the kernel (SO_PEERCRED, unix(7)); 0 if it is of another namespace."""
+        """Return the process that serves, from the kernel (SO_PEERCRED, unix(7)); 0 if it is of
+        another namespace.
+        """
         raw = self._connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         return int(_UCRED.unpack(raw)[0])
 
@@ -202,7 +204,9 @@ class Client:
 
 
 def is_stopped(pid: int) -> bool:
-    """Say whether a signal or a debugger has stopped a process (proc_pid_stat(5)); False if it cannot be seen."""
+    """Say whether a signal or a debugger has stopped a process (proc_pid_stat(5)); False if it
+    cannot be seen.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b") ")[2][:1] in (b"T", b"t")

@@ -36,10 +36,12 @@ class Machine:
 
     Raises ConfigError for a record that cannot be had and, from the host, `pyvmm.kvm` errors.
 
-    Life: built -> `start` -> running, paused -> ended -> `close`. One that is dropped without `close` is closed when it
-    is collected, with a ResourceWarning; while it runs its threads hold it.
+    Life: built -> `start` -> running, paused -> ended -> `close`. One that is dropped without
+    `close` is closed when it is collected, with a ResourceWarning; while it runs its threads hold
+    it.
 
-    `board` has the buses and interrupt lines, `hooks` the handlers in Python, `run` the state and the result.
+    `board` has the buses and interrupt lines, `hooks` the handlers in Python, `run` the state and
+    the result.
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -96,7 +98,10 @@ class Machine:
             self.symbiosis = self.own(Symbiosis(self, deadline, config.nested))
 
     def _symbiotic(self) -> bool:
-        """Whether the guest gets the interface. Raises ConfigError where it is wanted and KVM cannot have it."""
+        """Return whether the guest gets the interface.
+
+        Raise ConfigError where it is wanted and KVM cannot have it.
+        """
         wanted = self.config.symbiotic
         lacking = symbiosis.missing(self.vm) if wanted is not False else []
         if lacking and wanted:
@@ -106,15 +111,18 @@ class Machine:
     # What belongs to it.
 
     def own(self, thing: T) -> T:
-        """Take `thing` over and return it: its `close` is called by the machine's, before that of what came earlier.
+        """Take `thing` over and return it: its `close` is called by the machine's, before that of
+        what came earlier.
 
-        Of a `Part` nobody else may call it from now on. Raises StateError once the machine is closed.
+        Of a `Part` nobody else may call it from now on. Raise StateError once the machine is
+        closed.
         """
         return self._owner.own(thing)
 
     def add_device(self, device: Device) -> None:
-        """Take a device over: the machine closes it, in reverse order of adding. Where its `close` raises HostError
-        (ETIMEDOUT) it is called again when the machine's is.
+        """Take a device over: the machine closes it, in reverse order of adding.
+
+        Where its `close` raises HostError (ETIMEDOUT) it is called again when the machine's is.
         """
         self.own(device)
         self.devices.append(device)
@@ -127,19 +135,19 @@ class Machine:
     # Hooks.
 
     def on_port(self, port: int, handler: Handler, count: int = 1) -> None:
-        """As `Hooks.on_port`."""
+        """Add a hook as `Hooks.on_port` does."""
         self.hooks.on_port(port, handler, count)
 
     def on_mmio(self, address: int, length: int, handler: Handler) -> None:
-        """As `Hooks.on_mmio`."""
+        """Add a hook as `Hooks.on_mmio` does."""
         self.hooks.on_mmio(address, length, handler)
 
     def on_msr(self, index: int, handler: Handler, count: int = 1) -> None:
-        """As `Hooks.on_msr`."""
+        """Add a hook as `Hooks.on_msr` does."""
         self.hooks.on_msr(index, handler, count)
 
     def on_hypercall(self, number: int, handler: HypercallHandler) -> None:
-        """As `Hooks.on_hypercall`."""
+        """Add a hook as `Hooks.on_hypercall` does."""
         self.hooks.on_hypercall(number, handler)
 
     # The life of a run.
@@ -154,27 +162,27 @@ class Machine:
         self.vcpus[0].set_state(state)
 
     def start(self) -> None:
-        """As `Run.start`."""
+        """Start as `Run.start` does."""
         self.run.start()
 
     def wait(self, timeout: float | None = None) -> Result | None:
-        """As `Run.wait`."""
+        """Wait as `Run.wait` does."""
         return self.run.wait(timeout)
 
     def pause(self, question: Question | None = None) -> None:
-        """As `Run.pause`."""
+        """Pause as `Run.pause` does."""
         self.run.pause(question)
 
     def resume(self) -> None:
-        """As `Run.resume`."""
+        """Resume as `Run.resume` does."""
         self.run.resume()
 
     def stop(self, result: Result | None = None) -> None:
-        """As `Run.stop`."""
+        """Stop as `Run.stop` does."""
         self.run.stop(result)
 
     def exits(self) -> dict[str, int]:
-        """As `Run.exits`."""
+        """Return the counts of `Run.exits`."""
         return self.run.exits()
 
     # Symcalls.
@@ -188,30 +196,35 @@ class Machine:
         want: int = 0,
         question: Question | None = None,
     ) -> Any:
-        """As `Symcalls.call`."""
+        """Call as `Symcalls.call` does."""
         return self._calls.call(cpu, call, *args, data=data, want=want, question=question)
 
     def raw(self, cpu: int, question: Question | None = None) -> Raw:
-        """As `Symcalls.raw`."""
+        """Return what `Symcalls.raw` does."""
         return self._calls.raw(cpu, question)
 
     @property
     def symcalls(self) -> dict[str, int]:
-        """Counters of the symbiotic interface over all vCPUs; empty if the machine is not symbiotic."""
+        """Counters of the symbiotic interface over all vCPUs; empty if the machine is not
+        symbiotic.
+        """
         return self.symbiosis.counters() if self.symbiosis is not None else {}
 
     # The end.
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
+        """True if `close` was called."""
         return self._owner.closed
 
     def close(self) -> None:
-        """End the run if there is one and give everything back. May be called twice, not from a hook.
+        """End the run if there is one and give everything back.
 
-        Raises HostError (ETIMEDOUT) where a vCPU or a device's thread does not stop, because the host holds it up or a
-        hook does not come back. What they use is kept then, and a further call goes on from there.
+        May be called twice, not from a hook.
+
+        Raise HostError (ETIMEDOUT) where a vCPU or a device's thread does not stop, because the
+        host holds it up or a hook does not come back. What they use is kept then, and a further
+        call goes on from there.
         """
         if self.vcpus and self.run.on_vcpu_thread():
             raise StateError("a hook cannot close the machine it runs in; call stop()")

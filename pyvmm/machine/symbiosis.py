@@ -38,12 +38,12 @@ NEEDED = (
 
 
 def missing(vm: Any) -> list[str]:
-    """The capabilities that the interface needs and this KVM lacks."""
+    """Return the capabilities that the interface needs and this KVM lacks."""
     return [name for name in NEEDED if vm.check_extension(getattr(kvm, name)) <= 0]
 
 
 def backend_name() -> bytes:
-    """Which virtualization the guest runs on, as the CPUID leaf says it."""
+    """Return which virtualization the guest runs on, as the CPUID leaf says it."""
     for module, name in (("kvm_amd", b"SVM\0"), ("kvm_intel", b"VMX\0")):
         if os.path.exists(f"/sys/module/{module}"):
             return name
@@ -51,7 +51,7 @@ def backend_name() -> bytes:
 
 
 def leaf() -> tuple[int, int, int, int, int]:
-    """The CPUID leaf: its number, EAX, EBX, ECX, EDX."""
+    """Return the CPUID leaf: its number, EAX, EBX, ECX, EDX."""
     return (
         lib.SYMBIOTIC_CPUID_LEAF,
         lib.SYMBIOTIC_CPUID_SIGNATURE,
@@ -62,7 +62,7 @@ def leaf() -> tuple[int, int, int, int, int]:
 
 
 def check_deadline(deadline: float) -> float:
-    """The same. Raises ConfigError for what is no time that a symcall may take."""
+    """Return the same. Raise ConfigError for what is no time that a symcall may take."""
     if not isinstance(deadline, (int, float)) or not LEAST_DEADLINE <= deadline <= 3600:
         raise ConfigError(f"a symcall deadline of {deadline!r} s: from 0.008 to 3600 it may be")
     return deadline
@@ -119,12 +119,14 @@ class Symbiosis(Part):
         return handle
 
     def page(self, cpu: int) -> int:
-        """Guest-physical address of a vCPU's SymSpy page, of the VM-wide one for -1; 0 for none."""
+        """Return guest-physical address of a vCPU's SymSpy page, of the VM-wide one for -1; 0 for
+        none.
+        """
         with self._spy as spy:
             return int(lib.symspy_page(spy, cpu))
 
     def counters(self) -> dict[str, int]:
-        """What happened so far, over all vCPUs."""
+        """Return what happened so far, over all vCPUs."""
         with self._spy as spy:
             total = {"pages_refused": int(lib.symspy_refused(spy))}
         for handle in self._calls:
@@ -135,13 +137,16 @@ class Symbiosis(Part):
         return total
 
     def close(self) -> None:
-        """Frees everything; the vCPUs' threads have ended. May be called twice. StateError while a machine has it."""
+        """Free everything; the vCPUs' threads have ended.
+
+        May be called twice. StateError while a machine has it.
+        """
         super().close()
         for handle in reversed(self._owned):
             handle.release()
 
 
 def done(error: int) -> None:
-    """Raises ConfigError if C refused."""
+    """Raise ConfigError if C refused."""
     if error:
         raise ConfigError(f"the symbiotic interface: {os.strerror(-error)}")

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls into the guest kernel: by number here, by name through the functions that `register` makes known."""
+"""Calls into the guest kernel: by number here, by name through the functions that `register` makes
+known.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ SYMCALL_PATIENCE = 30.0
 
 
 class Results(NamedTuple):
-    """What a call brought back: the five registers, and the bytes of the data area that were asked for."""
+    """What a call brought back: the five registers, and the bytes of the data area that were asked
+    for.
+    """
 
     rbx: int
     rcx: int
@@ -58,16 +62,16 @@ load: Callable[[], None] = lambda: None  # noqa: E731
 
 
 def register(name: str, function: Callable[..., Any]) -> None:
-    """Gives a call a name: `vcpu.symcall(name, *args)` becomes `function(raw, *args)`.
+    """Give a call a name: `vcpu.symcall(name, *args)` becomes `function(raw, *args)`.
 
-    Raises ConfigError if the name is taken by another function.
+    Raise ConfigError if the name is taken by another function.
     """
     if TYPED.setdefault(name, function) is not function:
         raise ConfigError(f"symcall {name!r} exists already")
 
 
 def typed(name: str) -> Callable[..., Any]:
-    """The function of a name. Raises ConfigError for one that nobody registered."""
+    """Return the function of a name. Raise ConfigError for one that nobody registered."""
     if name not in TYPED:
         load()
     if name not in TYPED:
@@ -76,7 +80,10 @@ def typed(name: str) -> Callable[..., Any]:
 
 
 def call_typed(name: str, raw: Raw, args: tuple[Any, ...]) -> Any:
-    """The answer to a call by name. Raises what its function does, ConfigError for arguments that it does not take."""
+    """Return the answer to a call by name.
+
+    Raise what its function does, ConfigError for arguments that it does not take.
+    """
     function = typed(name)
     try:
         return function(raw, *args)
@@ -129,29 +136,33 @@ class Call:
         self.passes = False  # data, either way
 
     def close(self) -> None:
-        """Frees it; no other thread uses it."""
+        """Free it; no other thread uses it."""
         doomed = self._let_go()
         if doomed is not None:
             lib.symcall_call_destroy(doomed)
 
     def _let_go(self) -> Any:
-        """What it had in C, once."""
+        """Return what it had in C, once."""
         had, self._c = self._c, CLOSED
         self.message = CLOSED
         return None if had is CLOSED else had
 
     def disown(self, vcpu: Any) -> None:
-        """Gives up a call that was posted on a vCPU (a `struct vcpu *`), or never was, at any stage of it.
+        """Give up a call that was posted on a vCPU (a `struct vcpu *`), or never was, at any stage
+        of it.
 
-        One that has not begun never will; one that is under way the vCPU's thread frees at its end. An interrupt
-        (ctrl-c) in between leaks it at worst.
+        One that has not begun never will; one that is under way the vCPU's thread frees at its end.
+        An interrupt (ctrl-c) in between leaks it at worst.
         """
         given_up = self._let_go()
         if given_up is not None:
             lib.symcall_disown(vcpu, given_up)
 
     def pack(self, args: tuple[int, ...], data: bytes, want: int) -> tuple[int, ...]:
-        """The five arguments, with the data put in. Raises ConfigError for too many of anything."""
+        """Return the five arguments, with the data put in.
+
+        Raise ConfigError for too many of anything.
+        """
         if len(args) > ARGUMENTS:
             raise ConfigError(f"{len(args)} arguments: a symcall takes at most {ARGUMENTS}")
         if data or want or self.passes:
@@ -172,7 +183,7 @@ class Call:
             ffi.memmove(message.data, data, len(data))
 
     def results(self) -> Results:
-        """What it brought. Raises SymcallError if it failed."""
+        """Return what it brought. Raise SymcallError if it failed."""
         message = self.message
         if message.status:
             raise self._error()
@@ -196,7 +207,7 @@ class Call:
 
 
 def check_number(number: int) -> int:
-    """The number of a call. Raises ConfigError for one of more than 64 bits."""
+    """Return the number of a call. Raise ConfigError for one of more than 64 bits."""
     if not 0 <= number <= WORD:
         raise ConfigError(f"symcall {number}: numbers of calls have 64 bits")
     return number
@@ -212,10 +223,11 @@ def make(
     patience: float,
     question: Question | None = None,
 ) -> Results:
-    """A call on a vCPU (a `struct vcpu *`) that another thread runs; `notify` is called when it was asked for.
+    """Post a call on a vCPU (a `struct vcpu *`) that another thread runs; `notify` is called when
+    it was asked for.
 
-    A vCPU that does not begin it within `patience` seconds is not waited for; nor is one longer than the `question` has
-    time. An interrupt (ctrl-c) gives the call up: see `Call.disown`.
+    A vCPU that does not begin it within `patience` seconds is not waited for; nor is one longer
+    than the `question` has time. An interrupt (ctrl-c) gives the call up: see `Call.disown`.
     """
     call = Call()
     try:
@@ -231,7 +243,10 @@ def make(
 
 
 def await_end(vcpu: Any, call: Call, patience: float, question: Question | None = None) -> None:
-    """Waits until the call is over. Raises SymcallError if it did not begin in time, LimitError as `question`."""
+    """Wait until the call is over.
+
+    Raise SymcallError if it did not begin in time, LimitError as `question`.
+    """
     left = int(patience * 1000)
     while not lib.symcall_wait(vcpu, call._c, min(left, WAIT_MS) or WAIT_MS):
         if question is not None:
@@ -247,7 +262,9 @@ def await_end(vcpu: Any, call: Call, patience: float, question: Question | None 
 
 
 class Symcalls:
-    """Calls into the guest kernel on the vCPUs of a machine, from any thread, also while the machine is paused."""
+    """Calls into the guest kernel on the vCPUs of a machine, from any thread, also while the
+    machine is paused.
+    """
 
     def __init__(self, run: Run, vcpus: list[Vcpu], deadline: float) -> None:
         self._run = run
@@ -265,8 +282,8 @@ class Symcalls:
     ) -> Any:
         """Make a call, by number or by name.
 
-        Raises what `Vcpu.symcall` does, StateError if the machine neither runs nor is paused, ConfigError for a vCPU
-        that does not exist, LimitError once the `question` has no time left.
+        Raise what `Vcpu.symcall` does, StateError if the machine neither runs nor is paused,
+        ConfigError for a vCPU that does not exist, LimitError once the `question` has no time left.
         """
         raw = self.raw(cpu, question)
         if isinstance(call, str):
@@ -274,9 +291,10 @@ class Symcalls:
         return raw(call, *args, data=data, want=want)
 
     def raw(self, cpu: int, question: Question | None = None) -> Raw:
-        """Return the function that makes calls by number on a vCPU, for those who make several, in a question's time.
+        """Return the function that makes calls by number on a vCPU, for those who make several, in
+        a question's time.
 
-        Raises ConfigError for a vCPU that does not exist.
+        Raise ConfigError for a vCPU that does not exist.
         """
         if not 0 <= cpu < len(self._vcpus):
             raise ConfigError(f"vCPU {cpu}: there are 0 to {len(self._vcpus) - 1}")

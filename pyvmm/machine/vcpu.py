@@ -43,7 +43,7 @@ MISC_FAST_STRINGS = 1
 
 
 def _flat(segment: Any, selector: int, kind: int, *, long: bool) -> None:
-    """A flat 4 GiB segment; `long` makes a code segment 64-bit (SDM 3A, 3.4.5)."""
+    """Make a flat 4 GiB segment; `long` makes a code segment 64-bit (SDM 3A, 3.4.5)."""
     code = kind == CODE
     segment.base, segment.limit, segment.selector = 0, 0xFFFFFFFF, selector
     segment.type, segment.present, segment.dpl, segment.s, segment.g = kind, 1, 0, 1, 1
@@ -79,7 +79,8 @@ def check_cpus(cpus: int, most: int) -> None:
 
 
 class Registers(kvm.Vcpu):
-    """The descriptor of a vCPU that the C loop runs: using it finds, in KVM, the registers as they are.
+    """The descriptor of a vCPU that the C loop runs: using it finds, in KVM, the registers as they
+    are.
 
     The loop leaves registers that it restored in the shared structure until the next KVM_RUN.
     """
@@ -98,13 +99,19 @@ class Registers(kvm.Vcpu):
         return super().fd
 
     def enter(self) -> int:
-        """As `kvm.Vcpu.enter`. Raises StateError while the loop has it, which would lose the exit."""
+        """Enter as `kvm.Vcpu.enter` does.
+
+        Raise StateError while the loop has it, which would lose the exit.
+        """
         if self.loop is not None and not self.loop.released:
             raise StateError(f"vCPU {self.id} is part of a machine, which runs it: start that")
         return super().enter()
 
     def close(self) -> None:
-        """As `kvm.Vcpu.close`. Raises StateError while the loop has it: another descriptor may get its number."""
+        """Close as `kvm.Vcpu.close` does.
+
+        Raise StateError while the loop has it: another descriptor may get its number.
+        """
         if self.loop is not None and not self.loop.released:
             raise StateError(f"vCPU {self.id} is part of a machine, which closes it: close that")
         super().close()
@@ -113,9 +120,9 @@ class Registers(kvm.Vcpu):
 class Vcpu(Part):
     """A vCPU of a machine. `index` is its APIC id; `kvm` the `pyvmm.kvm.Vcpu` for its registers.
 
-    Registers may be read and set from a hook on this vCPU, or while the machine is paused or not started. A symcall
-    that another thread makes while it is paused borrows them: nobody may do both at once. Once the vCPU is closed
-    everything here raises StateError.
+    Registers may be read and set from a hook on this vCPU, or while the machine is paused or not
+    started. A symcall that another thread makes while it is paused borrows them: nobody may do both
+    at once. Once the vCPU is closed everything here raises StateError.
     """
 
     def __init__(self, machine: Machine, index: int) -> None:
@@ -147,12 +154,12 @@ class Vcpu(Part):
         self._hypercall = ffi.buffer(self._c.hypercall)
 
     def set_cpuid(self, table: Any) -> None:
-        """Gives the vCPU its CPUID table, a `struct kvm_cpuid2 *`. Before it runs."""
+        """Give the vCPU its CPUID table, a `struct kvm_cpuid2 *`. Before it runs."""
         self.kvm.set_cpuid2(table)
         self.cpuid = table
 
     def set_msrs(self) -> None:
-        """What firmware would have set: memory is write-back, fast strings are on."""
+        """Set the MSRs as firmware would have: memory is write-back, fast strings are on."""
         for index, value in (
             (MSR_MTRR_DEF_TYPE, MTRR_WRITE_BACK),
             (MSR_MISC_ENABLE, MISC_FAST_STRINGS),
@@ -164,7 +171,7 @@ class Vcpu(Part):
                 continue
 
     def set_state(self, state: CpuState) -> None:
-        """Puts the vCPU where a loaded kernel begins."""
+        """Put the vCPU where a loaded kernel begins."""
         sregs = self.kvm.get_sregs()
         if state.mode == "real":
             self._set_real(sregs)
@@ -197,7 +204,10 @@ class Vcpu(Part):
             sregs.efer = EFER_LME | EFER_LMA
 
     def start(self) -> None:
-        """Starts the vCPU's thread, once: for `Machine.start`. Raises HostError if the host gives no more threads."""
+        """Start the vCPU's thread, once: for `Machine.start`.
+
+        Raise HostError if the host gives no more threads.
+        """
         self.handle.check()
         if self.thread is not None:
             raise StateError(f"vCPU {self.index} was started already")
@@ -208,7 +218,10 @@ class Vcpu(Part):
         self.thread.start()
 
     def call_off(self) -> bool:
-        """With the machine's lock held: a thread that has not begun is not to. False for one that has."""
+        """Call off a thread that has not begun; return False for one that has.
+
+        Needs the machine's lock.
+        """
         if self.thread is not None and self._ident != STARTING:
             return False
         self.thread = None
@@ -216,16 +229,17 @@ class Vcpu(Part):
         return True
 
     def request(self, bits: int) -> None:
-        """Gets the vCPU out of the guest, from any thread, to look at a VCPU_REQUEST_* bit."""
+        """Get the vCPU out of the guest, from any thread, to look at a VCPU_REQUEST_* bit."""
         with self.handle as c:
             lib.vcpu_request(c, bits)
 
     def symcall(self, call: int | str, *args: Any, data: bytes = b"", want: int = 0) -> Any:
-        """Calls into the guest kernel on this vCPU, from a hook of its own or from any other thread.
+        """Call into the guest kernel on this vCPU, from a hook of its own or from any other thread.
 
-        A number takes up to five arguments and gives `Results`; `data` goes to the guest with it, `want` bytes come
-        back. A name calls the function that `pyvmm.machine.symcall.register` knows by it. Raises SymcallError,
-        GuestDataError for the answer to a name that cannot be true, ConfigError for a name or arguments that cannot be.
+        A number takes up to five arguments and gives `Results`; `data` goes to the guest with it,
+        `want` bytes come back. A name calls the function that `pyvmm.machine.symcall.register`
+        knows by it. Raise SymcallError, GuestDataError for the answer to a name that cannot be
+        true, ConfigError for a name or arguments that cannot be.
         """
         if get_ident() != self._ident:
             return self.machine.symcall(self.index, call, *args, data=data, want=want)
@@ -234,7 +248,7 @@ class Vcpu(Part):
         return self._make(call, args, data, want)
 
     def raw(self, number: int, *args: int, data: bytes = b"", want: int = 0) -> Results:
-        """A call on the vCPU's own thread, in a hook. Raises StateError on another."""
+        """Make a call on the vCPU's own thread, in a hook. Raise StateError on another."""
         self._check_thread()
         return self._make(number, args, data, want)
 
@@ -265,19 +279,22 @@ class Vcpu(Part):
             self._keep(call)
 
     def _see_through(self, call: Call, event: int) -> None:
-        """Serves the events of a call until it is over."""
+        """Serve the events of a call until it is over."""
         while event != lib.VCPU_SYMCALL:
             self._serve_in_symcall(event)
             event = lib.symcall_continue(self._c, call._c)
 
     def _keep(self, call: Call) -> None:
-        """Saves a call for the next one."""
+        """Save a call for the next one."""
         if self._call is not None:
             self._call.close()
         self._call = call
 
     def _serve_in_symcall(self, event: int) -> None:
-        """Serves what the guest's handler brought about. Raises SymcallError if the guest ended with it."""
+        """Serve what the guest's handler brought about.
+
+        Raise SymcallError if the guest ended with it.
+        """
         number = lib.symcall_number(self._c)
         if event == lib.VCPU_KICKED:
             raise SymcallError(f"symcall {number:#x}: the machine stops", "stopped")
@@ -313,7 +330,7 @@ class Vcpu(Part):
                 return
 
     def _serve(self, event: int) -> bool:
-        """Serves the hook of an event; False for an event that has none."""
+        """Serve the hook of an event; False for an event that has none."""
         if event == lib.VCPU_HOOK:
             self._serve_access()
         elif event == lib.VCPU_HYPERCALL:
@@ -352,7 +369,7 @@ class Vcpu(Part):
             raise HostError(-error, f"hypercall {call.number:#x}: {os.strerror(-error)}")
 
     def _serve_requests(self) -> bool:
-        """False when the vCPU shall leave its loop."""
+        """Return False when the vCPU shall leave its loop."""
         requests = lib.vcpu_take_requests(self._c)
         if requests & lib.VCPU_REQUEST_STOP:
             return False
@@ -361,13 +378,14 @@ class Vcpu(Part):
         return True
 
     def is_called(self) -> bool:
-        """Whether another thread waits for a symcall."""
+        """Return whether another thread waits for a symcall."""
         with self.handle as c, self.calls or self.handle:
             return bool(lib.symcall_pending(c))
 
     def serve_symcalls(self) -> bool:
-        """On the vCPU's thread, while the machine is paused: makes the calls of other threads; the guest stays where it
-        is. False when the vCPU shall leave its loop. Raises StateError in a hook, whose access it would complete.
+        """Make the calls of other threads, on the vCPU's thread, while the machine is paused; the
+        guest stays where it is. False when the vCPU shall leave its loop. Raise StateError in a
+        hook, whose access it would complete.
         """
         self._check_thread()
         if self._c.hook_pending:
@@ -419,7 +437,7 @@ class Vcpu(Part):
         return ""
 
     def exits(self) -> dict[str, int]:
-        """Exits so far, by kind; kinds that never came are left out."""
+        """Return the exits so far, by kind; kinds that never came are left out."""
         with self.handle as c:
             counts = list(c.exits)
         return {results.exit_name(i): count for i, count in enumerate(counts) if count}
@@ -431,7 +449,10 @@ class Vcpu(Part):
             return int(c.unclaimed)
 
     def close(self) -> None:
-        """Frees the vCPU; may be called twice. Raises StateError while a machine has it, or its thread runs."""
+        """Free the vCPU; may be called twice.
+
+        Raise StateError while a machine has it, or its thread runs.
+        """
         super().close()
         if self._ident:
             raise StateError(f"vCPU {self.index} runs; stop the machine first")

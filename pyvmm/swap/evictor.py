@@ -34,11 +34,13 @@ TURN = 60_000
 
 
 class Evictor(Part):
-    """A thread that sleeps until the governor finds too little memory on the host, or too much in the store.
+    """A thread that sleeps until the governor finds too little memory on the host, or too much in
+    the store.
 
-    Then the guest is asked for no more than `BATCH` pages, and half of what it has free beyond its `RESERVE`, so that
-    it need not write others out instead. Where the host is short, free RAM that the host has yet to give does not
-    count: a page that moves there would be one more. `asked` counts the calls that it took.
+    Then the guest is asked for no more than `BATCH` pages, and half of what it has free beyond its
+    `RESERVE`, so that it need not write others out instead. Where the host is short, free RAM that
+    the host has yet to give does not count: a page that moves there would be one more. `asked`
+    counts the calls that it took.
     """
 
     def __init__(self, machine: Machine, governor: SwapGovernor) -> None:
@@ -69,7 +71,10 @@ class Evictor(Part):
             self.asked += 1
 
     def _not_given(self) -> int:
-        """Bytes of the guest's RAM that would be new to the host. Rests afterwards: counting them may take a while."""
+        """Return how many bytes of the guest's RAM would be new to the host.
+
+        Rests afterwards: counting them may take a while.
+        """
         memory = self._machine.memory
         began = time.monotonic()
         missing: int = memory.size - memory.resident
@@ -77,7 +82,7 @@ class Evictor(Part):
         return missing
 
     def close(self) -> None:
-        """Ends the thread. May be called twice. Raises StateError while a machine has it."""
+        """End the thread. May be called twice. Raise StateError while a machine has it."""
         super().close()
         self._closing.set()
         self._governor.end()
@@ -86,7 +91,10 @@ class Evictor(Part):
 
 
 def _serve(governor: SwapGovernor, weak: ref[Evictor]) -> None:
-    """Wait for the governor's word. The thread holds no machine, so that one that is dropped is collected."""
+    """Wait for the governor's word.
+
+    The thread holds no machine, so that one that is dropped is collected.
+    """
     while (found := governor.wait(TURN)) >= 0:
         evictor = weak()
         if evictor is None:
