@@ -24,7 +24,7 @@ struct pagemap {
 void pagemap_open(struct pagemap *map, void *memory, uint64_t size);
 void pagemap_close(struct pagemap *map);
 
-/* Whether there is something at the offset, in memory or on the host's own swap. One system call.
+/* True if there is something at the offset, in memory or on the host's own swap. One system call.
  */
 int pagemap_has(const struct pagemap *map, uint64_t offset);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a kernel's KVM can do, and switching it on: KVM_CHECK_EXTENSION, KVM_ENABLE_CAP. */
+/* Capabilities of a kernel's KVM, and switching them on: KVM_CHECK_EXTENSION, KVM_ENABLE_CAP. */
 #ifndef PYVMM_KVM_CAPABILITY_H
 #define PYVMM_KVM_CAPABILITY_H
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a guest hypervisor has set up: its VMCS or VMCB. */
+/* The state of a guest hypervisor: its VMCS or VMCB. */
 #ifndef PYVMM_KVM_NESTED_H
 #define PYVMM_KVM_NESTED_H
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a serial port is plugged into: a ring of output with the host descriptor it drains to, and a
- * backlog of input with the descriptor it fills from, both moved by one thread.
+ * The line that a serial port is plugged into: a ring of output with the host descriptor it drains
+ * to, and a backlog of input with the descriptor it fills from, both moved by one thread.
  *
  * All functions but open and close are called with the port's lock held. The thread takes the same
  * lock, never while it reads or writes a descriptor.

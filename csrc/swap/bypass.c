@@ -45,7 +45,7 @@ void swapbypass_destroy(struct swapbypass *bypass)
 	free(bypass);
 }
 
-/* What is announced. */
+/* The announcement. */
 
 static uint32_t load(const uint32_t *word)
 {
@@ -106,7 +106,7 @@ void swapbypass_ask(struct swapbypass *bypass, uint32_t hook)
 	announce(bypass, &bypass->hook, hook);
 }
 
-/* What the guest takes of it. */
+/* The guest's part. */
 
 static void count(uint64_t *counter)
 {
@@ -165,7 +165,7 @@ static void answer(struct swapbypass *bypass, struct vcpu *vcpu, uint32_t reason
 	doorbell_reply(vcpu, SYMBIOTIC_HYPERCALL_DONE, &result, 1);
 }
 
-/* What the guest says of it, checked. */
+/* The guest's statements, checked. */
 
 static bool is_user_page(const struct vcpu *vcpu, uint64_t vaddr)
 {

@@ -64,7 +64,7 @@ int swapmap_go_on(struct swapbypass *bypass, struct vcpu *vcpu, int allowed);
 /* The mode that the guest is told now, SYMBIOTIC_SWAP_OFF and so on. */
 uint32_t swapbypass_mode(struct swapbypass *bypass);
 
-/* Whether the guest uses the aperture, by its own word. */
+/* True if the guest uses the aperture, by its own word. */
 int swapbypass_is_attached(struct swapbypass *bypass);
 void swapbypass_count(struct swapbypass *bypass, struct swapbypass_counters *counters);
 /* cffi: end */

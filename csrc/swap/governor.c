@@ -64,7 +64,7 @@ int swapgovernor_judge(uint32_t policy, uint64_t quota, uint64_t bytes,
 	}
 }
 
-/* Whether the answer changes by itself. */
+/* True if the answer changes by itself. */
 static bool must_look(const struct swapgovernor *governor)
 {
 	return governor->policy == SWAP_POLICY_PRESSURE || governor->policy == SWAP_POLICY_QUOTA;

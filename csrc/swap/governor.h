@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Whether the guest may go on to use swapped pages where they lie, and how the store may grow: a
- * thread that looks at the host once a second, and tells the guest when the answer changes. A fault
- * then costs a look at a flag.
+ * The decision whether the guest may go on to use swapped pages where they lie, and how the store
+ * may grow: a thread that looks at the host once a second, and tells the guest when the answer
+ * changes. A fault then costs a look at a flag.
  *
  * A host that is short of memory loses nothing by a page that is used where it lies, for it is
  * there either way. A guest that has to read it instead writes another one out to make room, and

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a swap disk is made of, memory or a file: slots of 4 KiB, and which of them hold something.
- * Slot k is what Linux calls swap offset k on a swap area that takes a whole disk.
+ * The contents of a swap disk, in memory or a file: slots of 4 KiB, and which of them hold
+ * something. Slot k is what Linux calls swap offset k on a swap area that takes a whole disk.
  *
  * The disk tells of its writes and discards. The guest may also fill a slot through the aperture,
  * which nobody sees; then the host is asked whether it has given memory, or blocks, for it.
@@ -28,13 +28,13 @@ struct swapstore *swapstore_create(int fd, uint64_t size);
 struct swapstore *swapstore_create_memory(void *memory, uint64_t size);
 void swapstore_destroy(struct swapstore *store);
 
-/* What the disk's thread calls after a change: of type virtio_blk_observer, with the store. */
+/* The disk's thread calls these after a change: of type virtio_blk_observer, with the store. */
 void swapstore_on_write(void *store, uint64_t sector, uint64_t count);
 void swapstore_on_discard(void *store, uint64_t sector, uint64_t count);
 
 uint64_t swapstore_slots(const struct swapstore *store);
 
-/* Whether the slot exists and holds data. Any thread. At most one system call, and none once the
+/* True if the slot exists and holds data. Any thread. At most one system call, and none once the
  * answer was yes. */
 int swapstore_written(struct swapstore *store, uint64_t slot);
 

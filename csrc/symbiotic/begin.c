@@ -76,7 +76,7 @@ static int check_context(struct symcall *symcall, struct symcall_call *call)
 	return symcall_refuse(call, SYMCALL_INVALID, why);
 }
 
-/* Whether the shared registers are the vCPU's, and those after the instruction. */
+/* True if the shared registers are the vCPU's, and those after the instruction. */
 static bool is_fresh(const struct vcpu *vcpu)
 {
 	return vcpu->settled && vcpu->run->kvm_valid_regs == CONTEXT_SYNC && !vcpu->touched;

@@ -26,7 +26,7 @@ int symcall_begin_in_input(struct vcpu *vcpu, struct symcall_call *call, symcall
  * event of that comes back, and the call has not begun. */
 int symcall_begin_settled(struct vcpu *vcpu, struct symcall_call *call, symcall_done *done);
 
-/* Whether the vCPU takes a call at all, as far as that shows without its registers: 0 or
+/* True if the vCPU takes a call at all, as far as that shows without its registers: 0 or
  * VCPU_SYMCALL. */
 int symcall_check(struct symcall *symcall, struct symcall_call *call);
 

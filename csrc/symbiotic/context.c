@@ -137,7 +137,7 @@ static struct kvm_segment flat(uint64_t selector, uint8_t type)
 	};
 }
 
-/* Whether the handler can run in the segments and page tables of the interrupted context. */
+/* True if the handler can run in the segments and page tables of the interrupted context. */
 static bool fits(const struct context_entry *entry, const struct kvm_sregs *sregs)
 {
 	return sregs->cs.selector == entry->cs && sregs->cs.l && context_is_kernel(sregs) &&
@@ -155,7 +155,7 @@ static void fit(const struct context_entry *entry, struct kvm_sregs *sregs)
 	sregs->cr3 &= ~entry->cr3_clear;
 }
 
-/* Whether something waits to be delivered that must not hit the handler instead. */
+/* True if something waits to be delivered that must not hit the handler instead. */
 static bool has_events(const struct kvm_vcpu_events *events)
 {
 	return events->exception.injected || events->exception.pending ||
@@ -221,7 +221,7 @@ static bool same_events(const struct kvm_vcpu_events *a, const struct kvm_vcpu_e
 	       a->nmi.injected == b->nmi.injected && a->nmi.masked == b->nmi.masked;
 }
 
-/* What arrived during a call that was cut short must not be lost with it. */
+/* Events that arrived during a call that was cut short must not be lost with it. */
 static void restore_events(struct vcpu *vcpu, const struct context *context)
 {
 	const struct kvm_vcpu_events *now = &vcpu->run->s.regs.events;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a vCPU was about when a symcall interrupted it, and how it gets that back.
+ * The state of a vCPU when a symcall interrupted it, and how it gets that back.
  *
  * The state goes through the shared part of struct kvm_run (KVM_CAP_SYNC_REGS): KVM_RUN itself
  * brings it and takes it, so that a symcall needs no ioctl of its own. "Fresh" means that the

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a hook has under way, kept while the place of its exit in struct kvm_run serves the exits of
- * a symcall that it makes.
+ * The work that a hook has under way, kept while the place of its exit in struct kvm_run serves the
+ * exits of a symcall that it makes.
  */
 #ifndef PYVMM_SYMBIOTIC_FRAME_H
 #define PYVMM_SYMBIOTIC_FRAME_H

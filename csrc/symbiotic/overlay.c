@@ -38,7 +38,7 @@ static void on_answer(struct vcpu *vcpu)
 		replay_take_answer(&symcall->replay, vcpu);
 }
 
-/* What the guest's handler did to the vCPU may be undone. */
+/* Changes of the vCPU by the guest's handler may be undone. */
 static bool may_be_undone(int event)
 {
 	return event == VCPU_TRIPLE_FAULT || event == VCPU_INTERNAL_ERROR ||

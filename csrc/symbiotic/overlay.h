@@ -12,7 +12,7 @@
 /* cffi: begin */
 struct symcall_watch;
 
-/* What symcall_create() is to know of this KVM. */
+/* This KVM's properties, for symcall_create(). */
 struct symcall_setup {
 	uint32_t xsave_size;           /* of KVM_CAP_XSAVE2, 0 without it */
 	uint32_t can_block_interrupts; /* KVM_GUESTDBG_BLOCKIRQ */

@@ -19,7 +19,7 @@ int symcall_withdraw(struct vcpu *vcpu, struct symcall_call *call);
  * not begun, and frees it. One that is under way is freed by the vCPU's thread, at its end. */
 void symcall_disown(struct vcpu *vcpu, struct symcall_call *call);
 
-/* Whether calls of other threads wait. */
+/* True if calls of other threads wait. */
 int symcall_pending(struct vcpu *vcpu);
 
 /* The vCPU runs no more: every caller is told so, now and later. */

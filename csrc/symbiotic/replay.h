@@ -58,7 +58,7 @@ struct replay {
 /* Remembers the answer to a read of MMIO. */
 void replay_remember(struct replay *replay, const struct vcpu_exit *exit);
 
-/* Whether the exit at hand is an input that a symcall has to put aside. */
+/* True if the exit at hand is an input that a symcall has to put aside. */
 bool replay_needed(const struct vcpu *vcpu);
 
 /* Gets rid of the exit at hand, at which the registers are these: 0 or VCPU_UNFINISHED. */

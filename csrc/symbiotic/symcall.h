@@ -47,7 +47,7 @@ enum symcall_status {
 	SYMCALL_HOST,     /* an ioctl failed: message.error is the errno */
 };
 
-/* What passes between the caller and the guest. */
+/* Registers and data that pass between the caller and the guest. */
 struct symcall_message {
 	uint64_t number;
 	uint64_t regs[5]; /* arguments, then results */

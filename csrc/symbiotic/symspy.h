@@ -29,7 +29,7 @@ int symspy_reserve(struct symspy *symspy, uint64_t gpa, uint64_t length);
 /* Guest-physical address of the page of that vCPU, or of the VM-wide one for -1; 0 for none. */
 uint64_t symspy_page(struct symspy *symspy, int cpu);
 
-/* What the VM-wide page says of a swap disk: docs/symbiotic.md, "SwapBypass". */
+/* The swap disk's part of the VM-wide page: docs/symbiotic.md, "SwapBypass". */
 struct symspy_swap {
 	uint32_t mode; /* SYMBIOTIC_SWAP_OFF and so on */
 	uint64_t base; /* of the aperture, guest-physical */
@@ -42,7 +42,7 @@ struct symspy_swap {
 void symspy_set_swap(struct symspy *symspy, const struct symspy_swap *swap);
 void symspy_set_swap_mode(struct symspy *symspy, uint32_t mode);
 
-/* Whether a page lies in [gpa, gpa + length), which does not wrap. */
+/* True if a page lies in [gpa, gpa + length), which does not wrap. */
 int symspy_holds(struct symspy *symspy, uint64_t gpa, uint64_t length);
 
 /* Writes to one of the pages that were refused so far. */

@@ -34,7 +34,7 @@ struct symcall_watch {
 	struct look looks[];
 };
 
-/* Whether the vCPU called since the last look. */
+/* True if the vCPU called since the last look. */
 static bool look_at(struct look *look)
 {
 	struct symcall_watched *watched = look->watched;

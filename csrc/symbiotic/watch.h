@@ -21,7 +21,7 @@ void symcall_watch_destroy(struct symcall_watch *watch);
 
 struct vcpu;
 
-/* What it looks at: a vCPU's calls, which are counted at their beginning and at their end. */
+/* The calls of a vCPU that it watches, which are counted at their beginning and at their end. */
 struct symcall_watched {
 	struct vcpu *vcpu;
 	uint64_t sequence; /* odd while a call is under way */

@@ -386,7 +386,7 @@ static void describe(struct virtio_blk *blk)
 		config.max_write_zeroes_seg = MAX_ZEROES_RANGES;
 		config.write_zeroes_may_unmap = 1;
 	}
-	/* What follows belongs to features that are not offered. */
+	/* The rest belongs to features that are not offered. */
 	blk->device.config_size = offsetof(struct virtio_blk_config, unused1);
 	memcpy(blk->device.config, &config, blk->device.config_size);
 	blk->writeback = 1;

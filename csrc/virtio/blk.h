@@ -30,7 +30,7 @@ void virtio_blk_keep_blocks(struct virtio_device *device);
 /* Called on the I/O thread after the range was changed and before the guest learns of it. */
 typedef void virtio_blk_observer(void *opaque, uint64_t sector, uint64_t count);
 
-/* Who wants to know of writes (and write-zeroes), and of discards; either may be NULL. */
+/* Observers of writes (and write-zeroes), and of discards; either may be NULL. */
 void virtio_blk_observe(struct virtio_device *device, virtio_blk_observer *on_write,
                         virtio_blk_observer *on_discard, void *opaque);
 /* cffi: end */

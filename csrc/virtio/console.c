@@ -123,7 +123,7 @@ static bool refill(struct virtio_console *console)
 	return true;
 }
 
-/* Whether there is a chain to fill; asks for a kick if not. */
+/* True if there is a chain to fill; asks for a kick if not. */
 static bool pop_rx(struct virtio_queue *queue)
 {
 	if (virtio_pop(queue))

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What every virtio device has (virtio 1.2, section 2): status, features, configuration space,
- * queues, counters. A kind of device embeds struct virtio_device and gives it operations; a
+ * The part that every virtio device has (virtio 1.2, section 2): status, features, configuration
+ * space, queues, counters. A kind of device embeds struct virtio_device and gives it operations; a
  * transport (mmio.h is one) shows it to the guest.
  *
- * What a driver reads lies in one page of memory, laid out by the transport: the guest may have
+ * All that a driver reads lies in one page of memory, laid out by the transport: the guest may have
  * that page mapped, and then reads it without an exit.
  *
  * Two threads meet here. The transport runs on vCPU threads under `lock`. Queues, once live, belong
@@ -117,7 +117,7 @@ struct virtio_operations {
 	void (*stop_queue)(struct virtio_device *device, struct virtio_queue *queue);
 	/* The driver reset the device, or gave up (after its queues went). */
 	void (*stop)(struct virtio_device *device);
-	/* Whether a subset of the offered features fits together; vCPU thread. */
+	/* True if a subset of the offered features fits together; vCPU thread. */
 	bool (*accepts)(struct virtio_device *device, uint64_t features);
 	/* A write to configuration space inside of it; vCPU thread. */
 	void (*write_config)(struct virtio_device *device, uint32_t offset, const uint8_t *bytes,

@@ -101,7 +101,7 @@ static void lose_tap(struct virtio_net *net)
 
 /* Receiving. */
 
-/* What the specification wants in the header: how many chains the frame took. */
+/* The specification wants in the header how many chains the frame took. */
 struct merge_count {
 	uint8_t *low, *high;
 };
@@ -298,7 +298,7 @@ static void set_offloads(const struct virtio_net *net)
 	for (unsigned int i = 0; i < OFFLOADS; i++)
 		if (virtio_has(&net->device, offloads[i].guest))
 			flags |= offloads[i].tun;
-	/* What was offered was tried out before, so this cannot fail but for a lost tap. */
+	/* The offers were tried out before, so this cannot fail but for a lost tap. */
 	if (ioctl(net->tap.fd, TUNSETOFFLOAD, flags))
 		return;
 }
@@ -412,7 +412,7 @@ static void describe(struct virtio_net *net, const uint8_t *mac, uint16_t mtu)
 	                       1ULL << VIRTIO_NET_F_MRG_RXBUF;
 	if (mtu)
 		net->device.offered |= 1ULL << VIRTIO_NET_F_MTU;
-	/* What follows belongs to features that are not offered. */
+	/* The rest belongs to features that are not offered. */
 	net->device.config_size = offsetof(struct virtio_net_config, mtu) + sizeof(config.mtu);
 	memcpy(net->device.config, &config, net->device.config_size);
 }

@@ -23,7 +23,7 @@ enum {
 	VIRTQUEUE_MAX_SIZE = 1024,
 };
 
-/* What drivers do wrong; 0 is none. virtqueue_violation_name() has the words for people. */
+/* Violations by drivers; 0 is none. virtqueue_violation_name() has the words for people. */
 enum virtqueue_violation {
 	VIRTQUEUE_BAD_SIZE = 1,         /* queue size is no power of two, or above the maximum */
 	VIRTQUEUE_BAD_RING = 2,         /* a ring is unaligned or not in (writable) memory */
@@ -58,7 +58,7 @@ struct virtqueue_chain {
 };
 
 struct virtqueue {
-	/* What the transport configured; fixed while the queue is live. */
+	/* The transport's configuration; fixed while the queue is live. */
 	uint32_t size_max;
 	uint32_t size;
 	uint64_t desc_gpa;
@@ -101,7 +101,7 @@ void virtqueue_push(struct virtqueue *queue, uint16_t head, uint32_t written);
 void virtqueue_fill(struct virtqueue *queue, uint16_t ahead, uint16_t head, uint32_t written);
 void virtqueue_publish(struct virtqueue *queue, uint16_t count);
 
-/* Whether the driver wants an interrupt for what was published since the last call. */
+/* True if the driver wants an interrupt for what was published since the last call. */
 bool virtqueue_wants_interrupt(struct virtqueue *queue);
 
 /* Kicks are useless while the device is at the queue anyway. Resuming asks for a kick when chains
