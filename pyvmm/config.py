@@ -105,7 +105,7 @@ class SerialConfig(NamedTuple):
 class ConsoleConfig(NamedTuple):
     """A virtio console.
 
-    `framed`: its input is framed (csrc/framing.h), which the guest has to know.
+    `framed`: its input is framed (csrc/host/framing.h), which the guest has to know.
 
     `size` is (columns, rows), None for that of the terminal it is connected to.
     """
