@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every device of a machine has: a record, counters, and an end."""
+"""The part that all devices of a machine have: a record, counters, and an end."""
 
 from __future__ import annotations
 

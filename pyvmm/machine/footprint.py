@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this process itself costs the host, beside the guest's memory."""
+"""The cost of this process itself to the host, beside the guest's memory."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-#: What to do where the host gives no more threads.
+#: The remedy where the host gives no more threads.
 MORE_THREADS = "raise ulimit -u, or pids.max of the control group"
 #: How long `Handle.release` waits for other threads that use the object, seconds.
 RELEASE_SECONDS = 30.0
@@ -93,7 +93,7 @@ class Handle:
 
     @property
     def released(self) -> bool:
-        """Whether nobody can use it any more."""
+        """True if nobody can use it any more."""
         return self._pointer is None
 
     def __enter__(self) -> Any:

@@ -108,7 +108,7 @@ class Machine:
             raise ConfigError(f"symbiotic: this KVM lacks {', '.join(lacking)}")
         return wanted is not False and not lacking
 
-    # What belongs to it.
+    # The things that belong to it.
 
     def own(self, thing: T) -> T:
         """Take `thing` over and return it: its `close` is called by the machine's, before that of

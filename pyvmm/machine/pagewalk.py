@@ -58,7 +58,7 @@ class Level(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """What `vaddr` (a linear address) comes to under paging `mode`.
+    """The end of the walk for `vaddr` (a linear address) under paging `mode`.
 
     Either `gpa` is its guest-physical address, in a page of `page_size` bytes (0 without paging),
     or it is None and `reason` says why. The page itself need not be RAM.

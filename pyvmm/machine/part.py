@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a machine has: parts that it alone closes, and the order in which all is given back."""
+"""The parts of a machine: those that it alone closes, and the order in which all is given back."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: What an answer may take in total, seconds. A guest that is asked for a page of it answers in microseconds.
+#: Seconds that an answer may take in total. A guest that is asked for a page of it answers in microseconds.
 SECONDS = 10.0
 
 

@@ -23,7 +23,7 @@ RUN_FAILED = "run-failed"
 STOPPED = "stopped"
 TIMEOUT = "timeout"
 
-#: What ends a run, by the event of csrc/machine/vcpu.h.
+#: Reasons for the end of a run, by the event of csrc/machine/vcpu.h.
 BY_EVENT = {
     lib.VCPU_POWEROFF: POWEROFF,
     lib.VCPU_REBOOT: REBOOT,

@@ -69,7 +69,7 @@ def check_deadline(deadline: float) -> float:
 
 
 class Symbiosis(Part):
-    """What all vCPUs of a machine share of it. Made after the vCPUs, closed before them."""
+    """The part of it that all vCPUs of a machine share. Made after the vCPUs, closed before them."""
 
     def __init__(self, machine: Machine, deadline: float, nested: bool) -> None:
         #: In the order in which they were made.

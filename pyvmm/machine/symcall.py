@@ -35,7 +35,7 @@ SYMCALL_PATIENCE = 30.0
 
 
 class Results(NamedTuple):
-    """What a call brought back: the five registers, and the bytes of the data area that were asked
+    """The results of a call: the five registers, and the bytes of the data area that were asked
     for.
     """
 

@@ -133,7 +133,7 @@ class Vcpu(Part):
         self.kvm = machine.vm.create_vcpu(index, Registers)
         self.parked = False
         self.cpuid: Any = None
-        #: What a symbiotic machine adds to it.
+        #: Those that a symbiotic machine adds to it.
         self.calls: Handle | None = None
         self.thread: Thread | None = None
         board = machine.board
