@@ -5,13 +5,39 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define LARGEST_HOLE  ((size_t)64 << 20)
+#define SMALLEST_HOLE ((size_t)4096)
+
+static void *reserve(size_t size)
+{
+	return mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+}
+
+/*
+ * The kernel puts a mapping into the highest hole that it fits into: as long as there is one above,
+ * what comes to lie below the limit was not needed.
+ */
+static void fill_holes_above(char *limit)
+{
+	for (size_t size = LARGEST_HOLE; size >= SMALLEST_HOLE; size /= 2) {
+		char *at;
+
+		while ((at = reserve(size)) != MAP_FAILED && at > limit)
+			;
+		if (at != MAP_FAILED)
+			munmap(at, size);
+	}
+}
+
 void layout_shift(size_t heap, size_t mappings)
 {
-	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+	char *below;
 
 	/* malloc() goes on behind memory that somebody else took from the heap. */
 	if (sbrk((intptr_t)heap) == (void *)-1)
 		heap = 0;
 	/* Stays mapped to the end, or the next mappings would fill it. */
-	mmap(NULL, mappings, PROT_NONE, flags, -1, 0);
+	below = reserve(mappings);
+	if (below != MAP_FAILED)
+		fill_holes_above(below);
 }

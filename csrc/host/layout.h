@@ -9,7 +9,8 @@
 /* cffi: begin */
 /*
  * Puts so many bytes between what is there and what comes: between the heap and more of it, and
- * below the last mapping. They cost addresses only. Where the host refuses, it stays as it was.
+ * below the last mapping; holes between the mappings that are there are filled, or a small stack
+ * would lie in one. They cost addresses only. Where the host refuses, it stays as it was.
  */
 void layout_shift(size_t heap, size_t mappings);
 /* cffi: end */
