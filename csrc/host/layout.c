@@ -7,6 +7,8 @@
 
 #define LARGEST_HOLE  ((size_t)64 << 20)
 #define SMALLEST_HOLE ((size_t)4096)
+/* More than there are holes. Where mappings grow upwards (ulimit -s unlimited) all is above. */
+#define MOST_HOLES 256
 
 static void *reserve(size_t size)
 {
@@ -19,12 +21,14 @@ static void *reserve(size_t size)
  */
 static void fill_holes_above(char *limit)
 {
-	for (size_t size = LARGEST_HOLE; size >= SMALLEST_HOLE; size /= 2) {
+	int left = MOST_HOLES;
+
+	for (size_t size = LARGEST_HOLE; left && size >= SMALLEST_HOLE; size /= 2) {
 		char *at;
 
-		while ((at = reserve(size)) != MAP_FAILED && at > limit)
+		while ((at = reserve(size)) != MAP_FAILED && at > limit && --left)
 			;
-		if (at != MAP_FAILED)
+		if (at != MAP_FAILED && at < limit)
 			munmap(at, size);
 	}
 }
