@@ -17,6 +17,7 @@ from bench.report import aims, picture, record, results
 from bench.report.aims import Aim
 from bench.report.stats import Samples
 from bench.rounds import Measure, Plan
+from pyvmm.guest.cache import DEFAULT_LINUX
 
 
 class Subjects(NamedTuple):
@@ -63,7 +64,7 @@ class Suite(NamedTuple):
         """Add those that all suites have, and its own."""
         options.add(parser)
         if self.linux:
-            parser.add_argument("--linux", default="6.12", help="which guest (%(default)s)")
+            parser.add_argument("--linux", default=DEFAULT_LINUX, help="which guest (%(default)s)")
         self.options(parser)
 
     def run(self, name: str, args: argparse.Namespace) -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bench.loads.squeeze import Squeeze
 from bench.report.record import environment, revision
 from pyvmm.errors import SymcallError
+from pyvmm.guest.cache import DEFAULT_LINUX
 from tests.support.kernel_log import faults
 from tests.support.swapguest import STOCK, SwapGuest
 
@@ -187,7 +188,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="the record (bench/out/torture.json)")
     parser.add_argument("--minutes", type=float, default=10, help="of all guests together (10)")
     parser.add_argument("--seconds", type=int, default=60, help="of work in one guest (60)")
-    parser.add_argument("--linux", default="6.12")
+    parser.add_argument("--linux", default=DEFAULT_LINUX)
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--ram", type=int, default=96, metavar="MIB", help="that it can use (96)")
     parser.add_argument("--seed", type=int, default=1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyvmm.errors import ConfigError
+from pyvmm.guest.cache import DEFAULT_LINUX
 from pyvmm.launch.number import Duration, Whole
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
         metavar="MINUTES",
         help="of each suite: no new round after so long",
     )
-    add("--linux", default="6.12", help="which guest (%(default)s)")
+    add("--linux", default=DEFAULT_LINUX, help="which guest (%(default)s)")
     add("--lab", action="store_true", help="everything in the lab")
     add("--icount", action="store_true", help="the same, with time counted in instructions")
     add(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyvmm import outfile
 from pyvmm.demo.prepare import ensure_guest
+from pyvmm.guest.cache import DEFAULT_LINUX
 from pyvmm.launch import status
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ dmesg | grep -i -m3 'kvm\\|hypervisor'
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
     """Add the subcommand's options."""
     parser = sub.add_parser("demo", help="boot the project's Linux guest and show what happened")
-    parser.add_argument("--linux", default="6.12", help="which guest (%(default)s)")
+    parser.add_argument("--linux", default=DEFAULT_LINUX, help="which guest (%(default)s)")
     parser.add_argument(
         "--plot", metavar="FILE", default="pyvmm-demo.png", help="the picture (%(default)s)"
     )

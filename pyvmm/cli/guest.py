@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from pyvmm.guest import cache
 from pyvmm.launch.number import Whole
 
 if TYPE_CHECKING:
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
 
     from pyvmm.guest.cache import Guest
     from pyvmm.guest.inventory import Entry
-
-
-BUILDABLE = "6.12 or 6.1, or 6.12-debug or 6.12-kasan, which check themselves (default: 6.12)"
 
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
@@ -34,6 +32,11 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
     add_clean(actions)
 
 
+def own_versions() -> str:
+    """Return the versions of Linux that guests are built of, for a help text."""
+    return " or ".join(cache.versions(cache.patch_tree()))
+
+
 def add_build(actions: argparse._SubParsersAction[Any]) -> None:
     """Add `guest build`."""
     parser = actions.add_parser(
@@ -42,7 +45,12 @@ def add_build(actions: argparse._SubParsersAction[Any]) -> None:
         description="Takes about 6 minutes on 2 CPUs the first time. Needs a compiler and what "
         "kernels need to build; says what is missing.",
     )
-    parser.add_argument("--linux", metavar="VERSION", help=BUILDABLE)
+    kinds = ", ".join(cache.VARIANTS)
+    parser.add_argument(
+        "--linux",
+        metavar="VERSION",
+        help=f"{own_versions()}, also with one of {kinds} (default: {cache.DEFAULT_LINUX})",
+    )
     parser.add_argument(
         "--source",
         metavar="PATH",
@@ -72,7 +80,9 @@ def add_stock(actions: argparse._SubParsersAction[Any]) -> None:
     parser = actions.add_parser(
         "stock", help="fetch Debian's own kernel and make an initramfs with its virtio modules"
     )
-    parser.add_argument("--linux", metavar="VERSION", help="6.12 or 6.1 (default: 6.12)")
+    parser.add_argument(
+        "--linux", metavar="VERSION", help=f"Debian's, as 6.1 (default: {cache.DEFAULT_LINUX})"
+    )
     parser.add_argument(
         "--symbiotic",
         action="store_true",
@@ -91,7 +101,8 @@ def add_list(actions: argparse._SubParsersAction[Any]) -> None:
 def add_path(actions: argparse._SubParsersAction[Any]) -> None:
     """Add `guest path`."""
     parser = actions.add_parser("path", help="print the path of a file of a guest")
-    parser.add_argument("--linux", default="6.12", metavar="VERSION", help="which (%(default)s)")
+    which = "which (%(default)s)"
+    parser.add_argument("--linux", default=cache.DEFAULT_LINUX, metavar="VERSION", help=which)
     parser.add_argument("--stock", action="store_true", help="the one with Debian's own kernel")
     parser.add_argument(
         "--symbiotic", action="store_true", help="of those, the one with the module"
@@ -110,7 +121,10 @@ def add_series(actions: argparse._SubParsersAction[Any]) -> None:
         "series", help="write the guest driver's patches for a kernel of your own, for 'git am'"
     )
     parser.add_argument(
-        "--linux", default="6.12", metavar="VERSION", help="6.12 or 6.1 (%(default)s)"
+        "--linux",
+        default=cache.DEFAULT_LINUX,
+        metavar="VERSION",
+        help=f"{own_versions()} (%(default)s)",
     )
     parser.add_argument("folder", metavar="DIR", help="where to; empty, or made")
 

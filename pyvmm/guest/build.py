@@ -29,11 +29,12 @@ def build(
     """Build the guest for a Linux version, or take it from the cache, and make it the one that
     `find` returns.
 
-    ``linux`` is '6.12' or '6.1' (default: the version of ``source_path`` if that is a directory,
-    else 6.12), or one of these with '-debug' or '-kasan' after it: a kernel that checks itself; or
-    with '-plain': without the patches. ``source_path`` is a kernel source directory or tar archive
-    in place of Debian's package, ``config`` a file with further kernel options, ``jobs`` the number
-    of compilers at once (default: the CPUs there are). ``force`` builds even what the cache has.
+    ``linux`` is one of `cache.versions`, as '6.12' (default: the version of ``source_path`` if that
+    is a directory, else `cache.DEFAULT_LINUX`), or one with '-debug' or '-kasan' after it: a kernel
+    that checks itself; or with '-plain': without the patches. ``source_path`` is a kernel source
+    directory or tar archive in place of Debian's package, ``config`` a file with further kernel
+    options, ``jobs`` the number of compilers at once (default: the CPUs there are). ``force``
+    builds even what the cache has.
 
     Raise ConfigError for inputs that cannot work, HostError if the machine lacks something or the
     build fails.

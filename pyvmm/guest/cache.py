@@ -27,8 +27,12 @@ if TYPE_CHECKING:
 else:
     from pyvmm.record import NamedTuple
 
+#: Which of the project's guests, where nobody says. Not the newest: a version that is added is tried before it is
+#: everybody's.
 DEFAULT_LINUX = "6.12"
-VERSIONS = ("6.12", "6.1")
+#: Before a version: the folder with all that is of it alone; and of that, its kernel options.
+HOOKS = "hooks-"
+OPTIONS = "config"
 POINTER_HEAD = "pyvmm guest 1"
 INIT = "init"
 PLAIN = "-plain"
@@ -160,9 +164,25 @@ def guest_series(tree: str, name: str) -> list[Part]:
     return series(tree)
 
 
+def versions(tree: str) -> list[str]:
+    """Return the versions of Linux that the tree has a folder with options for, newest first."""
+    try:
+        names = [name.removeprefix(HOOKS) for name in os.listdir(tree) if name.startswith(HOOKS)]
+    except OSError:
+        return []
+    numbered = [name for name in names if all(part.isdigit() for part in name.split("."))]
+    found = [name for name in numbered if os.path.isfile(os.path.join(tree, options_file(name)))]
+    return sorted(found, key=lambda name: [int(part) for part in name.split(".")], reverse=True)
+
+
 def hook_folder(linux: str) -> str:
-    """Return where the changes to that version of Linux are, relative to the tree."""
-    return "hooks-" + linux
+    """Return the folder of all that is of that version of Linux alone, relative to the tree."""
+    return HOOKS + linux
+
+
+def options_file(linux: str) -> str:
+    """Return the kernel options whose names that version of Linux has alone, relative to the tree."""
+    return f"{hook_folder(linux)}/{OPTIONS}"
 
 
 def hook_files(tree: str, linux: str) -> list[str]:
@@ -193,7 +213,7 @@ def variant(name: str) -> str:
 
 def config_files(name: str) -> list[str]:
     """Return the fragments of its configuration, relative to the tree; the last has the last word."""
-    files = ["config/base.config", f"config/{base_version(name)}.config"]
+    files = ["config/base.config", options_file(base_version(name))]
     suffix = variant(name)
     return [*files, VARIANTS[suffix]] if suffix else files
 

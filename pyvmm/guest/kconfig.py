@@ -65,7 +65,7 @@ def missing_version(tree: Path, linux: str) -> str:
             f"no kernel configurations in {tree}: build guests from a source checkout, "
             "or point PYVMM_GUEST_PATCH at its guest-linux-patch directory"
         )
-    known = sorted(path.stem for path in (tree / "config").glob("[0-9]*.config"))
+    known = cache.versions(str(tree))
     return (
         f"no configuration for Linux {linux}; there is one for {', '.join(known)}, "
         f"each also with {' or '.join(cache.VARIANTS)} after it"

@@ -62,7 +62,7 @@ def write(linux: str, folder: str | os.PathLike[str]) -> list[str]:
     patches = read(linux)
     target = Path(folder)
     if not patches:
-        known = ", ".join(cache.VERSIONS)
+        known = ", ".join(cache.versions(cache.patch_tree()))
         raise ConfigError(f"no patches for Linux {linux}; there are some for {known}")
     try:
         target.mkdir(parents=True, exist_ok=True)

@@ -94,7 +94,8 @@ class Plan:
             return args.kernel, [*self._modular(), *(args.initrd or [])]
         if not self.own_guest:
             return args.kernel, args.initrd or []
-        from pyvmm.guest.named import DEFAULT_LINUX, find_guest
+        from pyvmm.guest.cache import DEFAULT_LINUX
+        from pyvmm.guest.named import find_guest
 
         linux = args.linux or DEFAULT_LINUX
         guest = find_guest(linux)

@@ -87,8 +87,10 @@ HOSTS = (
     *(Host("vmx", outerkernel.LINUX, paging, 1) for paging in PAGING),
 )
 GUESTS = (
-    Guest("6.12", "the project's 6.12", True, True),
-    Guest("6.1", "the project's 6.1", True, True),
+    *(
+        Guest(name, f"the project's {name}", True, True)
+        for name in cache.versions(cache.patch_tree())
+    ),
     Guest("stock-6.12", "Debian 13's kernel", False, False),
     Guest("stock-6.1", "Debian 12's kernel", False, False),
     Guest("stock-6.12-symbiotic", "Debian 13's, with the module", True, False),

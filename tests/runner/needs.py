@@ -35,7 +35,6 @@ def prepare(emulated_vtx: bool, rest: bool) -> None:
     """Fetch or build everything that guests and labs need beside these kernels."""
     from bench.suites import workloads
     from pyvmm.demo import swapload
-    from pyvmm.guest import cache
     from pyvmm.guest.stock import stock
     from pyvmm.lab import bochs, emulator, image
     from tests.support import example, guest64, selftests
@@ -44,7 +43,7 @@ def prepare(emulated_vtx: bool, rest: bool) -> None:
 
     for folder in ("pyvmm", "bench", "tests"):
         compile_sources(Path(ROOT, folder))
-    for linux in cache.VERSIONS:
+    for linux in (kernels.DEFAULT, kernels.OLD):
         stock(linux)
         if rest or linux == kernels.DEFAULT:
             stock(linux, symbiotic=True)

@@ -160,7 +160,8 @@ def patch_tree(folder: Path) -> Path:
     """A guest-linux-patch directory: a short configuration, no patches, the real init."""
     (folder / "config").mkdir(parents=True)
     (folder / "config" / "base.config").write_text("# base\nCONFIG_ONE=y\n")
-    (folder / "config" / "6.12.config").write_text("CONFIG_TWO=64\n# CONFIG_THREE is not set\n")
+    (folder / "hooks-6.12").mkdir()
+    (folder / "hooks-6.12" / "config").write_text("CONFIG_TWO=64\n# CONFIG_THREE is not set\n")
     real = ROOT / "guest-linux-patch" / "init"
     shutil.copytree(real, folder / "init")
     return folder

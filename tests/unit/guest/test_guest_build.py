@@ -23,7 +23,10 @@ from pyvmm.guest.stock import stock
 from pyvmm.launch import status
 from tests.support.archive import walk
 from tests.support.fake_apt import GOOD_PATCH, FakeApt, add_file, add_patch, kernel_tree, patch_tree
+from tests.support.tree import ROOT
 from tests.support.waiting import until
+
+VERSIONS = cache.versions(str(ROOT / "guest-linux-patch"))
 
 
 @pytest.fixture
@@ -209,7 +212,7 @@ def test_archive_as_source(tree: Path, tmp_path: Path) -> None:
 
 
 def test_wrong_version(tree: Path) -> None:
-    shutil.copy(patches() / "config" / "6.12.config", patches() / "config" / "6.1.config")
+    shutil.copytree(patches() / "hooks-6.12", patches() / "hooks-6.1")
     with pytest.raises(ConfigError, match=r"is Linux 6\.12\.7, not 6\.1"):
         build("6.1", source_path=tree)
 
@@ -360,6 +363,27 @@ def test_debug_guest_is_another_one_of_the_same_sources(tree: Path) -> None:
     assert cache.find() == plain
 
 
+def test_the_versions_are_the_folders_that_are_there(tmp_path: Path) -> None:
+    """By number, not by letter; and a folder without options, or of another name, is none."""
+    assert cache.versions(str(tmp_path / "none")) == []
+    for name in ("hooks-6.1", "hooks-6.12", "hooks-6.6", "hooks-7.0", "hooks-next", "config"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config").touch()
+    (tmp_path / "hooks-6.18").mkdir()
+    assert cache.versions(str(tmp_path)) == ["7.0", "6.12", "6.6", "6.1"]
+    assert cache.DEFAULT_LINUX in VERSIONS
+
+
+def test_a_version_is_one_folder(tree: Path, tmp_path: Path) -> None:
+    """No other file of the project has to name it."""
+    makefile = tree / "Makefile"
+    makefile.write_text(makefile.read_text().replace("PATCHLEVEL = 12", "PATCHLEVEL = 18"))
+    shutil.copytree(patches() / "hooks-6.12", patches() / "hooks-6.18")
+    guest = build("6.18", source_path=tree)
+    assert guest.version == "6.18.7"
+    assert cache.find("6.18") == guest
+
+
 def test_variants_of_a_version() -> None:
     assert [cache.base_version(name) for name in ("6.12", "6.1-debug", "6.12-kasan")] == [
         "6.12",
@@ -375,7 +399,7 @@ def test_the_plain_variant_has_no_patches() -> None:
     assert cache.guest_series(tree, "6.12-debug") == cache.series(tree) != []
     assert cache.guest_series(tree, "6.12-plain") == series.read("6.12-plain") == []
     files = cache.recipe_files(tree, "6.12-plain")
-    assert {name.partition("/")[0] for name in files} == {"config", "init"}
+    assert {name.partition("/")[0] for name in files} == {"config", "hooks-6.12", "init"}
 
 
 def test_debug_of_an_unknown_version_is_refused(tree: Path) -> None:
@@ -383,9 +407,7 @@ def test_debug_of_an_unknown_version_is_refused(tree: Path) -> None:
         build("5.10-debug", source_path=tree)
 
 
-@pytest.mark.parametrize(
-    "name", [v + kind for v in cache.VERSIONS for kind in ("", *cache.VARIANTS)]
-)
+@pytest.mark.parametrize("name", [v + kind for v in VERSIONS for kind in ("", *cache.VARIANTS)])
 def test_the_real_fragments_are_well_formed(name: str, guest_cache: Path) -> None:
     wanted = kconfig.parse(kconfig.fragment(name), name)
     assert wanted["CONFIG_PVH"] == "y"
