@@ -22,7 +22,7 @@ help:
 	@echo 'make build   the C extension modules'
 	@echo 'make guest   the Linux guest kernel and its initramfs, into the cache'
 	@echo 'make unit    the tests that need no KVM'
-	@echo 'make check   ruff, mypy, clang-format, cppcheck, direction of the imports'
+	@echo 'make check   ruff, mypy, clang-format, cppcheck, direction of the imports, documents'
 	@echo 'make format  let ruff and clang-format rewrite the sources'
 	@echo 'make bench   every benchmark, quickly, and one report of them; ARGS="swap --rounds 5": that one, so long'
 	@echo 'make clean   remove what make build made'
@@ -52,7 +52,7 @@ unit: build
 
 check: python-check c-check
 	$(PYTHON) -m pytest -q tests/unit/house/test_imports.py tests/unit/house/test_circles.py \
-		tests/unit/house/test_includes.py
+		tests/unit/house/test_includes.py tests/unit/house/test_docs.py
 
 python-check: build
 	ruff check .

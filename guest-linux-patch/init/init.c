@@ -12,8 +12,8 @@
  *
  * - pyvmm.console=hvc0: device for the command's input and output; else the kernel's console
  * - pyvmm.raw=1: bytes pass unchanged: no echo, no line editing, no signals, no CR before LF
- * - pyvmm.stdin=framed: the console's input is framed (csrc/framing.h), the command gets it by a
- * pipe
+ * - pyvmm.stdin=framed: the console's input is framed (csrc/host/framing.h), the command gets it by
+ *   a pipe
  * - pyvmm.size=COLSxROWS, pyvmm.term=NAME: window size and TERM
  * - pyvmm.swap=SERIAL: swap to the disk with that serial number
  * - pyvmm.command=N: a command of N bytes is to be run; without it a missing one means a shell
