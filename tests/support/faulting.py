@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from typing import Any, NamedTuple
 
@@ -82,14 +83,22 @@ class Faulting(SwapGuest):
     def entry(self) -> int:
         return int.from_bytes(self.machine.memory.read(ENTRY, 8), "little")
 
-    def others(self) -> bytes:
-        """All RAM but the guest's own variables, and page tables but TABLE, in which the processor sets bits."""
-        ram = bytearray(self.machine.memory.read(0, self.machine.memory.ram[0].size))
-        for start, end in (
+    def others(self, *, entry: bool = True) -> str:
+        """A digest of all RAM but the guest's own variables, and page tables but TABLE, in which the processor
+        sets bits; without `entry` but ENTRY, too.
+
+        Of the memory where it is: a copy of 16 MiB takes the thread sanitizer a second.
+        """
+        left_out = [
             (self.image.base, self.image.end),
             (guest64.KERNEL_TABLES, guest64.KERNEL_TABLES + 9 * PAGE),
             (DIRECTORY, DIRECTORY + PAGE),
             (16 * MIB - 8 * PAGE, 16 * MIB),
-        ):
-            ram[start:end] = bytes(end - start)
-        return bytes(ram)
+            *([] if entry else [(ENTRY, ENTRY + 8)]),
+        ]
+        digest, at = hashlib.blake2b(), 0
+        for start, end in sorted(left_out):
+            digest.update(self.machine.memory.view(at, start - at))
+            at = end
+        assert at == self.machine.memory.ram[0].size
+        return digest.hexdigest()

@@ -6,19 +6,24 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
+import re
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pyvmm._core import ffi, lib
 from pyvmm.devices import virtio
+from pyvmm.devices.tap import Tap
 from pyvmm.devices.virtio_blk import VirtioBlk
 from pyvmm.devices.virtio_console import VirtioConsole
+from pyvmm.devices.virtio_net import VirtioNet
 from pyvmm.devices.virtio_rng import VirtioRng
 from pyvmm.errors import HostError
+from tests.support.tree import ROOT
 from tests.support.virtio_driver import (
     INDIRECT,
     MAGIC,
@@ -33,9 +38,16 @@ from tests.support.virtio_driver import (
 )
 from tests.support.waiting import until
 
-IN, OUT, DISCARD = 0, 1, 11
+IN, OUT, DISCARD, WRITE_ZEROES = 0, 1, 11, 13
 PIECE = 2 * MIB
+#: Of csrc/virtio/serve.c: what ends a turn. One system call or one chain more may have begun before.
+TURN_BYTES, TURN_CHAINS = 8 * MIB, 256
 HEADER, STATUS_BYTE, TABLE, RANGES, DATA = 0x20000, 0x20100, 0x30000, 0x38000, 32 * MIB
+#: A line of C that begins a function, with its name, and one that allocates.
+FUNCTION = re.compile(r"\w[\w *]*?(\w+)\(")
+ALLOCATES = re.compile(
+    r"\b(?:m|c|re)alloc\(|\b(?:aligned_alloc|reallocarray|posix_memalign|strdup)\("
+)
 HUGE = 16 * MIB  # a buffer; some 250 of them are a chain of nearly 4 GiB
 
 
@@ -97,6 +109,20 @@ class Writes:
     def _note(self, _opaque: Any, sector: int, count: int) -> None:
         self.seen.append((sector, count))
         self.go_on.wait(60)
+
+
+class Turns(Writes):
+    """Bytes that a disk tells of, by the turn in which it does."""
+
+    def __init__(self, device: VirtioBlk) -> None:
+        self.device = device
+        self.bytes: dict[int, int] = {}
+        super().__init__(device)
+
+    def _note(self, _opaque: Any, sector: int, count: int) -> None:
+        turn = self.device.stats()["kicks"]
+        self.bytes[turn] = self.bytes.get(turn, 0) + count * 512
+        self.seen.append((sector, count))
 
 
 def terabyte_of_reads(machine: FakeMachine, fd: int) -> Driver:
@@ -320,3 +346,103 @@ def test_an_entropy_source_with_all_its_chains_large(machine: FakeMachine) -> No
     offer_all(queue)
     done = queue.wait(64)
     assert {written for _, written in done} == {64 << 10}
+
+
+def terabyte_of_writes(queue: Queue, machine: FakeMachine) -> None:
+    indirect(machine, queue, request(machine, OUT, [Descriptor(DATA, HUGE)] * 250))
+
+
+def gigabytes_of_zeroes(queue: Queue, machine: FakeMachine) -> None:
+    machine.memory.write(RANGES, struct.pack("<QII", 8, 1 << 16, 0))
+    indirect(machine, queue, request(machine, WRITE_ZEROES, [Descriptor(RANGES, 16)]))
+
+
+@pytest.mark.parametrize("fill", [terabyte_of_writes, gigabytes_of_zeroes])
+@pytest.mark.parametrize("over", ["file", "memory"])
+def test_a_turn_of_a_disk_is_bounded(
+    machine: FakeMachine, over: str, fill: Callable[[Queue, FakeMachine], None]
+) -> None:
+    """In bytes: not in requests, of which one may have nearly 4 GiB."""
+    size = 5 << 30
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
+    disk = os.memfd_create("disk") if over == "file" else memoryview(mmap.mmap(-1, size, flags))
+    if isinstance(disk, int):
+        os.ftruncate(disk, size)
+    driver = Driver(machine, VirtioBlk(machine, disk))  # type: ignore[arg-type]
+    (queue,) = driver.start(size=256)
+    turns = Turns(driver.device)
+    fill(queue, machine)
+    offer_all(queue)
+    until(lambda: len(turns.bytes) > 5)
+    driver.write(STATUS, 0)
+    assert max(turns.bytes.values()) <= TURN_BYTES + PIECE
+    if isinstance(disk, int):
+        os.close(disk)
+
+
+def flood_of_output(machine: FakeMachine) -> tuple[Driver, Queue, int, str]:
+    driver = terabyte_of_output(machine, -1)
+    return driver, driver.queues[1], 256 << 10, "bytes_from_guest"
+
+
+def flood_of_entropy(machine: FakeMachine) -> tuple[Driver, Queue, int, str]:
+    driver = Driver(machine, VirtioRng(machine))  # type: ignore[arg-type]
+    (queue,) = driver.start(size=64)
+    indirect(machine, queue, [Descriptor(DATA, HUGE, WRITE)] * 64)
+    offer_all(queue)
+    return driver, queue, 64 << 10, "bytes_to_guest"
+
+
+def flood_of_frames(machine: FakeMachine) -> tuple[Driver, Queue, int, str]:
+    try:
+        tap = Tap(mtu=65521)
+    except HostError as error:
+        if os.geteuid():
+            pytest.skip(f"only root may make a tap: {error}")
+        raise
+    driver = Driver(machine, VirtioNet(machine, tap))  # type: ignore[arg-type]
+    machine.devices.insert(0, tap)
+    _, queue = driver.start(size=256)
+    machine.memory.write(DATA, bytes(12) + b"\xff" * 6 + b"\x02\0\0\0\0\1\x88\xb5")
+    indirect(machine, queue, [Descriptor(DATA, 60_000)])
+    offer_all(queue)
+    return driver, queue, 1 << 16, "bytes_from_guest"
+
+
+@pytest.mark.parametrize("flood", [flood_of_output, flood_of_entropy, flood_of_frames])
+def test_a_turn_of_a_stream_is_bounded(
+    machine: FakeMachine, flood: Callable[[FakeMachine], tuple[Driver, Queue, int, str]]
+) -> None:
+    """Its driver offers more as soon as something is taken, and ends no turn by running dry."""
+    driver, queue, piece, name = flood(machine)
+    stats: dict[str, int] = {}
+    while stats.get("kicks", 0) < 20:
+        queue.offer(*(head for head, _ in queue.collect()))
+        queue.kick()
+        moved = driver.device.stats()
+        # Turns that were begun by now, the start's with them: no fewer than when it moved those.
+        stats = driver.device.stats()
+        turns = stats["kicks"] + 1
+        assert moved[name] <= turns * (TURN_BYTES + piece)
+        assert moved["requests"] <= turns * (TURN_CHAINS + 1)
+    assert stats[name] > 0
+    assert not stats["errors"]
+    driver.write(STATUS, 0)
+    assert driver.status == 0
+
+
+def test_only_the_making_of_a_device_takes_memory() -> None:
+    """Of the host: no request, however large, makes the VMM allocate anything."""
+    takers = set()
+    for part in ("virtio", "serial", "host"):
+        for path in Path(ROOT, "csrc", part).glob("*.c"):
+            function = ""
+            for line in path.read_text().splitlines():
+                function = found[1] if (found := FUNCTION.match(line)) else function
+                if ALLOCATES.search(line) and not line.strip().startswith(("/*", "*")):
+                    takers.add(f"{path.stem}: {function}")
+    assert takers == {
+        *("blk: create", "console: virtio_console_create", "device: virtio_init"),
+        *("iothread: iothread_create", "net: virtio_net_create", "queue: virtqueue_chain_create"),
+        *("rng: virtio_rng_create", "serial: serial_create"),
+    }
