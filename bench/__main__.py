@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import sys
 
-from bench import options, suites, torture
+from bench import options, suites
 from bench.report import compare
 from pyvmm.errors import Error
 from pyvmm.launch import status
 from pyvmm.launch.parser import Parser
 
 #: Commands that measure nothing.
-OTHERS = {"torture": torture, "compare": compare}
+OTHERS = {"compare": compare}
 
 
 def main() -> int:

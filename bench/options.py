@@ -41,8 +41,7 @@ def check(args: argparse.Namespace) -> None:
 
     Ends the program where a picture is wanted that cannot be made. Raise ConfigError for a file.
     """
-    from pyvmm import outfile
-    from pyvmm.demo import logbars
+    from pyvmm import logbars, outfile
 
     if getattr(args, "plot", None) and not logbars.available():
         raise SystemExit("bench: --plot wants matplotlib: pip install 'pyvmm-kvm[bench]'")

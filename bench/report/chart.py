@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.report import stats
-from pyvmm.demo import logbars
+from pyvmm import logbars
 
 if TYPE_CHECKING:
     from bench.report.steps import Share

@@ -13,7 +13,7 @@ from typing import Any
 from bench.report import picture, points, results
 from bench.report import record as records
 from bench.report.results import Row
-from pyvmm.demo import logbars
+from pyvmm import logbars
 
 STYLE = """
 body { font: 15px/1.45 sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em; color: #222; background: #fff }

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.report import chart, record, results
 from bench.report.steps import Share
-from pyvmm.demo import logbars
+from pyvmm import logbars
 
 #: Bars that differ by more than this have a logarithmic scale.
 FAR = 20.0

@@ -6,10 +6,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pyvmm.demo import logbars
-from pyvmm.demo.logbars import Bar, time_text
+from pyvmm import logbars
 from pyvmm.demo.swapload import DISK, MIB, Arm, Load, measure
 from pyvmm.errors import ConfigError, HostError
+from pyvmm.logbars import Bar, time_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

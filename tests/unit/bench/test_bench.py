@@ -335,7 +335,7 @@ def test_a_file_that_cannot_be_written_is_found_out_before_measuring(
     option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("bench.suite.Suite.run", lambda *rest: pytest.fail("it measured"))
-    monkeypatch.setattr("pyvmm.demo.logbars.available", lambda: True)
+    monkeypatch.setattr("pyvmm.logbars.available", lambda: True)
     assert bench(monkeypatch, "exits", option, str(tmp_path)) == status.USAGE
     assert f"{option} {tmp_path}: Is a directory" in capsys.readouterr().err
     name = str(tmp_path / "x")

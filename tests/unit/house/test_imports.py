@@ -21,6 +21,7 @@ LAYERS = {
     "config": 1,
     "kvm": 1,
     "outfile": 1,
+    "logbars": 1,
     "quantity": 1,
     "cachefolder": 1,
     "machine": 2,
@@ -47,7 +48,6 @@ BENCH_LAYERS = {
     "rounds": 2,
     "options": 3,
     "peers": 3,
-    "torture": 3,
     "suite": 4,
     "suites": 5,
     "run": 6,
@@ -109,6 +109,12 @@ def test_every_part_has_a_layer() -> None:
 )
 def test_imports_point_down(path: Path) -> None:
     assert violations(path) == []
+
+
+def test_what_is_measured_needs_no_test() -> None:
+    """Neither the product nor a benchmark imports the tests."""
+    paths = [*PACKAGE.rglob("*.py"), *(ROOT / "bench").rglob("*.py")]
+    assert [f"{path}:{line}" for path in paths for line, _ in imported_modules(path, "tests")] == []
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "bench").rglob("*.py")), ids=lambda path: path.stem)

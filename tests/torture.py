@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory used in every way at once, two to four times the RAM, while it is swapped and bypassed;
-for minutes or hours.
+for minutes or hours: `python -m tests.torture`.
 
 A guest after the other, each with another seed, another share of memory and another mode, until the
 time is over; in half of them the mode is switched every second, in half pages are asked back every
@@ -16,22 +16,24 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.loads.squeeze import Squeeze
 from bench.report.record import environment, revision
-from pyvmm.errors import SymcallError
+from pyvmm.errors import Error, SymcallError
 from pyvmm.guest.cache import DEFAULT_LINUX
+from pyvmm.launch import status
+from pyvmm.launch.parser import Parser
 from tests.support.kernel_log import faults
+from tests.support.squeeze import Squeeze
 from tests.support.swapguest import STOCK, SwapGuest
 
 if TYPE_CHECKING:
     from pyvmm.swap.disk import Swap
 
-TEXT = "memory used in every way while it is swapped, checked (on a KVM that boots Linux)"
 SCHEMA = 3
 MODES = ("direct", "symcall", "off")
 #: Takes the swap disk from the others, so that they swap elsewhere: not in every guest.
@@ -185,7 +187,7 @@ def run(args: argparse.Namespace, one: Round, squeeze: Squeeze | None) -> Outcom
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", metavar="FILE", help="the record (bench/out/torture.json)")
+    parser.add_argument("--json", metavar="FILE", help="the record (tests/out/torture.json)")
     parser.add_argument("--minutes", type=float, default=10, help="of all guests together (10)")
     parser.add_argument("--seconds", type=int, default=60, help="of work in one guest (60)")
     parser.add_argument("--linux", default=DEFAULT_LINUX)
@@ -207,7 +209,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(args: argparse.Namespace) -> None:
+def main() -> int:
+    parser = Parser(prog="python -m tests.torture", description=__doc__)
+    add_options(parser)
+    args = parser.parse_args()
+    try:
+        squeezed(args)
+    except Error as error:
+        print(f"torture: {error}", file=sys.stderr)
+        return status.of_error(error)
+    return 0
+
+
+def squeezed(args: argparse.Namespace) -> None:
     with Squeeze(random.Random(args.seed)) if args.squeeze else nullcontext() as squeeze:
         torture(args, squeeze)
 
@@ -246,7 +260,7 @@ def summary(outcome: Outcome) -> str:
 
 
 def write(args: argparse.Namespace, done: list[Outcome], spells: int) -> None:
-    target = Path(args.json or "bench/out/torture.json")
+    target = Path(args.json or "tests/out/torture.json")
     target.parent.mkdir(parents=True, exist_ok=True)
     record = {
         "suite": "torture", "schema": SCHEMA, "machine": environment(), "revision": revision(),
@@ -256,3 +270,7 @@ def write(args: argparse.Namespace, done: list[Outcome], spells: int) -> None:
         ],
     }  # fmt: skip
     target.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
