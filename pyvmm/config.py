@@ -225,19 +225,20 @@ def kind_of(device: Any) -> str:
     raise ConfigError(f"{_said(device)} is no record of a device")
 
 
-def to_plain(value: Any) -> Any:
+def to_plain(value: Any, *, raw: bool = False) -> Any:
     """Turn a record into what JSON can say: objects, lists, text, numbers.
 
-    Bytes become ``{"base64": TEXT}``. A device's object says its `kind` first.
+    Bytes become ``{"base64": TEXT}``, unless `raw`, for what can say bytes. A device's object says
+    its `kind` first.
     """
-    if isinstance(value, bytes):
+    if isinstance(value, bytes) and not raw:
         import binascii
 
         return {_BYTES: binascii.b2a_base64(value, newline=False).decode()}
     if isinstance(value, tuple):
         if not hasattr(value, "_asdict"):
-            return [to_plain(part) for part in value]
-        named = {name: to_plain(part) for name, part in value._asdict().items()}
+            return [to_plain(part, raw=raw) for part in value]
+        named = {name: to_plain(part, raw=raw) for name, part in value._asdict().items()}
         return {"kind": kind_of(value), **named} if type(value) in KINDS.values() else named
     return value
 
@@ -316,6 +317,8 @@ def _is_plain(kind: str, value: Any) -> bool:
 
 
 def _one_of(kinds: list[str], value: Any, where: str) -> Any:
+    if isinstance(value, bytes) and "bytes" in kinds:
+        return value
     for kind in kinds:
         if _is_plain(kind, value):
             return value

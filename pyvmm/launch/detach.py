@@ -17,9 +17,11 @@ import socket
 import sys
 
 import pyvmm
+from pyvmm.config import to_plain
 from pyvmm.control.runtime_dir import RuntimeDir
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.launch import status
+from pyvmm.launch.plan import Plan
 from pyvmm.outfile import OutFile
 
 TYPE_CHECKING = False
@@ -34,8 +36,10 @@ ALONE = "--alone"
 PATIENCE = 60.0
 #: A server that ends takes a connection with it now and then; the next one is another's.
 TRIES = 5
-#: Of a message, bytes: the kernel takes no larger environment (execve(2)) than a part of this.
-LARGEST = 16 << 20
+#: Of a message, bytes. The largest part can be an initial RAM disk that was made of a kernel's modules.
+LARGEST = 256 << 20
+#: What is read of a message at a time.
+PIECE = 1 << 20
 #: The length that stands before a message.
 LENGTH = 4
 #: Inherited attributes that must match for the server to be reused.
@@ -53,8 +57,10 @@ def start(args: Any) -> int:
     # The output that would be on the terminal.
     with OutFile("--log", args.log or os.devnull) as log:
         log.lock()
+        plan = Plan(args)
+        plan.check_files()
         take = hand_over_alone if args.no_fork else hand_over
-        answer = take(request(args, empty=not log.shared), log.fd)
+        answer = take(request(plan, empty=not log.shared), log.fd)
         if "error" not in answer:
             log.begin(emptied=True)  # by the one who runs it, when it did
     if "error" in answer:
@@ -72,20 +78,33 @@ def check(args: Any) -> None:
         raise ConfigError("--summary needs a terminal; leave it away, or --detach")
 
 
-def request(args: Any, *, empty: bool = True) -> bytes:
-    """Return a message: the options, whether the log is emptied, and what else of this process the
-    run is to have.
+def request(plan: Plan, *, empty: bool = True) -> bytes:
+    """Return a message: the record of the VM, the options of its run, whether the log is emptied,
+    and what else of this process the run is to have.
     """
     mask = os.umask(0)
     os.umask(mask)
     return packed(
-        {"options": vars(args), "umask": mask, "environment": dict(os.environb), "empty": empty}
+        {
+            "config": to_plain(plan.config, raw=True),
+            "options": vars(plan.args),
+            "umask": mask,
+            "environment": dict(os.environb),
+            "empty": empty,
+        }
     )
 
 
 def packed(message: Any) -> bytes:
-    """Return it with its length before it."""
+    """Put the length of a message before it.
+
+    Raise HostError (EMSGSIZE) for one that is too long.
+    """
     data = marshal.dumps(message)
+    if len(data) > LARGEST:
+        raise HostError(
+            errno.EMSGSIZE, f"a VM of {len(data)} bytes, its initial RAM disk among them"
+        )
     return len(data).to_bytes(LENGTH, "little") + data
 
 
@@ -104,9 +123,9 @@ def unpacked(connection: socket.socket, begun: bytes = b"") -> Any:
 
 
 def received(connection: socket.socket, size: int) -> bytes:
-    """Return so many bytes, or fewer at the end."""
+    """Read so many bytes; fewer at the end of the connection."""
     parts = []
-    while size and (part := connection.recv(size)):
+    while size and (part := connection.recv(min(size, PIECE))):
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
@@ -151,7 +170,7 @@ def _read(path: str) -> str:
 
 
 def _capabilities() -> list[str]:
-    """Return and seccomp filters and the like (proc_pid_status(5))."""
+    """Read the capabilities and seccomp filters of this process (proc_pid_status(5))."""
     names = ("Cap", "NoNewPrivs", "Seccomp")
     return [line for line in _read("/proc/self/status").splitlines() if line.startswith(names)]
 
@@ -196,7 +215,7 @@ def hand_over_alone(message: bytes, log: int) -> dict[str, Any]:
 
 
 def connection(directory: RuntimeDir, name: str) -> socket.socket:
-    """Return to the server, which is started if nobody listens."""
+    """Connect to the server, which is started if nobody listens."""
     for _ in range(TRIES):
         server = directory.connect(name)
         if server is not None:

@@ -22,12 +22,14 @@ import socket
 import sys
 import traceback
 
+from pyvmm.config import from_plain
 from pyvmm.control.runtime_dir import RuntimeDir, default_name
 from pyvmm.control.server import peer_uid
 from pyvmm.errors import HostError
 from pyvmm.launch import detach, status
-from pyvmm.launch.launch import launch
+from pyvmm.launch.launch import run
 from pyvmm.launch.options import Options
+from pyvmm.launch.plan import Plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -184,9 +186,9 @@ class Child:
         """Return the exit status of the run."""
         args = Options()
         try:
-            vars(args).update(self.take_over())
+            plan = self.take_over(args)
             args.name = args.name or default_name()  # type: ignore[attr-defined]
-            return launch(args, self.started)
+            return run(plan, self.started)
         except Exception as error:
             from pyvmm.launch import failure
 
@@ -196,10 +198,9 @@ class Child:
                 return code
             return failure.told(error, verbose=args.verbose)  # type: ignore[attr-defined]
 
-    def take_over(self) -> dict[str, Any]:
-        """Return becomes what the visitor is: its folder, its environment, its log as output.
-
-        The options of its run.
+    def take_over(self, args: Options) -> Plan:
+        """Become what the visitor is: its folder, its environment, its log as output. Return the run
+        that it planned, whose options go to `args`.
         """
         begun, fds, _, _ = socket.recv_fds(self.visitor, detach.LENGTH, 2)
         message = detach.unpacked(self.visitor, begun)
@@ -214,10 +215,8 @@ class Child:
         os.umask(message["umask"])
         os.environ.clear()
         os.environb.update(message["environment"])
-        return {
-            **message["options"], "log": None, "detach": False, "no_fork": False,
-            "log_to_empty": message["empty"],
-        }  # fmt: skip
+        vars(args).update(message["options"], log=None, log_to_empty=message["empty"])
+        return Plan(args, from_plain(message["config"]))
 
     def started(self, name: str) -> None:
         """Tell the visitor that its guest runs. Raise HostError if nobody wants to know any more."""

@@ -26,15 +26,20 @@ if TYPE_CHECKING:
 STOP_SECONDS = 10.0
 
 
-def launch(args: Any, started: Callable[[str], None] | None = None) -> int:
-    """Run it in this process; `started` is told the VM's name once its guest runs and can
-    be found by it.
-    """
+def launch(args: Any) -> int:
+    """Plan a run and run it in this process, or with --dry-run say what would be run."""
     plan = Plan(args)
     if args.dry_run:
         _print_json(plan.as_dict())
         return status.OK
     plan.check_files()
+    return run(plan)
+
+
+def run(plan: Plan, started: Callable[[str], None] | None = None) -> int:
+    """Run what was planned in this process; `started` is told the VM's name once its guest runs and
+    can be found by it.
+    """
     if plan.own_guest:
         from pyvmm.launch.kvmcheck import refuse_slow
 

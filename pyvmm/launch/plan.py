@@ -38,19 +38,44 @@ TERM_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01
 class Plan:
     """The plan of a `pyvmm run`, all resolved.
 
-    `config` is the record of the VM. What else there is in `args` is about the run: names, outputs,
-    its time.
+    `config` is the record of the VM; one that another process made of the same options is taken as
+    it is. What else there is in `args` is about the run: names, outputs, its time.
+
+    Raise ConfigError for options that cannot work, HostError for files that cannot be read.
     """
 
-    def __init__(self, args: Any) -> None:
+    def __init__(self, args: Any, config: VMConfig | None = None) -> None:
         self.args = args
         #: The project's init runs, in its initramfs: with its kernel, or with one that has modules.
         self.own_guest = args.kernel is None or (args.modules is not None and not self._root())
         self.console = args.console or ("virtio" if args.command else "serial")
         #: A person sits at both ends: the terminal goes raw and the guest's own terminal does the rest.
-        self.interactive = self.console != "none" and os.isatty(0) and os.isatty(1)
+        self.interactive = self.console != "none" and self._has_terminal(0, 1)
         #: Otherwise bytes pass unchanged both ways, and the end of the input is passed on.
         self.framed = self.own_guest and self.console == "virtio" and not self.interactive
+        self.config = config or self._config()
+
+    @property
+    def kernel(self) -> str:
+        """The kernel's file."""
+        kernel = self.config.boot.kernel
+        assert kernel is not None
+        return kernel
+
+    @property
+    def disks(self) -> list[DiskConfig]:
+        """The disks, in order."""
+        return [each for each in self.config.devices if isinstance(each, DiskConfig)]
+
+    @property
+    def swap(self) -> SwapConfig | None:
+        """The swap disk, None without one."""
+        found = (each for each in self.config.devices if isinstance(each, SwapConfig))
+        return next(found, None)
+
+    def _config(self) -> VMConfig:
+        """Make the record of the VM."""
+        args = self.args
         if args.command and not self.own_guest:
             raise ConfigError(
                 "a COMMAND needs the project's own initramfs; leave root= away, or drop the COMMAND"
@@ -61,14 +86,17 @@ class Plan:
         refuse_without_effect(args, own_guest=self.own_guest)
         if args.name is not None:
             refuse_taken(args.name)
-        self.disks = [parse_disk(text) for text in args.disk or []]
-        #: None without a swap disk.
-        self.swap = self._swap()
+        disks = [parse_disk(text) for text in args.disk or []]
+        swap = self._swap()
         machine = self._machine()
-        self.kernel, initrd = self._images()
+        kernel, initrd = self._images()
         parts = (*initrd, self._overlay()) if self.own_guest else tuple(initrd)
-        boot = BootConfig(self.kernel, parts, self._cmdline(), args.flat)
-        self.config = VMConfig(machine, boot, tuple(self._devices()))
+        boot = BootConfig(kernel, parts, self._cmdline(kernel), args.flat)
+        return VMConfig(machine, boot, tuple(self._devices(disks, swap)))
+
+    def _has_terminal(self, *descriptors: int) -> bool:
+        """Return whether each is a terminal; whoever detaches leaves his own."""
+        return not self.args.detach and all(map(os.isatty, descriptors))
 
     def check_files(self) -> None:
         """Check the files' names: a mistyped one is the user's error, and shows before anything is
@@ -147,18 +175,18 @@ class Plan:
             kvm_path=args.kvm,
         )
 
-    def _devices(self) -> Iterator[DeviceConfig]:
+    def _devices(self, disks: list[DiskConfig], swap: SwapConfig | None) -> Iterator[DeviceConfig]:
         """Yield the devices in the order in which the guest gets them."""
         yield SerialConfig()
         if self.console == "virtio":
             yield ConsoleConfig(framed=self.framed)
-        yield from self.disks
+        yield from disks
         for tap in self.args.net or []:
             yield NetConfig(tap)
         if not self.args.no_rng:
             yield RngConfig()
-        if self.swap is not None:
-            yield self.swap
+        if swap is not None:
+            yield swap
         if self.args.testdev:
             yield KvmUnitTestsConfig()
 
@@ -185,9 +213,9 @@ class Plan:
 
         return overlay(self.args.command, parse_env(self.args.env or []))
 
-    def _cmdline(self) -> str:
+    def _cmdline(self, kernel: str) -> str:
         args = self.args
-        if args.flat or (not self.own_guest and is_multiboot(self.kernel)):
+        if args.flat or (not self.own_guest and is_multiboot(kernel)):
             return str(args.params)  # nobody there to read ours
         from pyvmm.guest.named import BASE_CMDLINE, QUIET, VERBOSE
 
@@ -218,11 +246,11 @@ class Plan:
             parts.append(f"pyvmm.command={len(join_zero(self.args.command, 'argument'))}")
         if self.console == "virtio":
             parts.append("pyvmm.console=hvc0")
-        if self.swap is not None:
+        if self.args.swap is not None:
             parts.append(f"pyvmm.swap={SWAP_SERIAL}")
         if self.framed:
             parts.append("pyvmm.raw=1 pyvmm.stdin=framed")
-        elif os.isatty(1):
+        elif self._has_terminal(1):
             size = os.get_terminal_size(1)
             parts.append(f"pyvmm.size={size.columns}x{size.lines}")
             parts.append(f"pyvmm.term={terminal_name(os.environ.get('TERM', ''))}")

@@ -17,11 +17,13 @@ from typing import Any
 import psutil
 import pytest
 
+from pyvmm.config import from_plain, to_json
 from pyvmm.control.client import connect, running
 from pyvmm.control.runtime_dir import RuntimeDir
 from pyvmm.errors import HostError
 from pyvmm.launch import detach, forkserver, status
 from pyvmm.launch.options import Options
+from pyvmm.launch.plan import Plan
 from tests.support import bare
 from tests.support.mappings import mappings
 from tests.support.waiting import SECONDS, until
@@ -103,6 +105,14 @@ def run(*words: str, file: str = "say", **options: Any) -> subprocess.CompletedP
     )
 
 
+def planned(name: str, **options: Any) -> Plan:
+    """A run of the guest that says a word, as its visitor plans it."""
+    given = {"kernel": "say", "flat": "protected", "memory": "2M", "name": name, "detach": True}
+    args = Options()
+    vars(args).update(given | options)
+    return Plan(args)
+
+
 def stop(name: str) -> None:
     with connect(name) as client:
         client.call("stop")
@@ -153,7 +163,8 @@ def test_the_run_is_in_the_callers_folder_with_its_mask_and_environment(tmp_path
 
 def test_a_child_becomes_its_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROOF", "caf\udce9")
-    line = detach.request(Options())
+    plan = planned("child", command=[])
+    line = detach.request(plan)
     (tmp_path / "there").mkdir()
     log = os.open("log", os.O_WRONLY | os.O_CREAT, 0o644)
     here = os.open("there", os.O_PATH)
@@ -163,17 +174,44 @@ def test_a_child_becomes_its_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         pid = os.fork()
         if not pid:
             os.environ.clear()
-            options = forkserver.Child(theirs).take_over()
-            said = {"options": options, "environment": dict(os.environ), "folder": os.getcwd()}
+            args = Options()
+            record = to_json(forkserver.Child(theirs).take_over(args).config)
+            said = {"options": vars(args), "environment": dict(os.environ), "folder": os.getcwd()}
+            said["record"] = record
             os.write(1, json.dumps(said).encode())
             os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0
     said = json.loads((tmp_path / "log").read_text())
-    assert said["options"] == vars(Options()) | {"log_to_empty": True}
+    assert said["options"] == vars(plan.args) | {"log_to_empty": True}
+    assert said["record"] == to_json(plan.config)
     assert said["environment"] == dict(os.environ)
     assert said["folder"] == str(tmp_path / "there")
     os.close(log)
     os.close(here)
+
+
+def test_a_large_initial_ram_disk_goes_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As bytes of the record: what is made of a kernel's modules is in no file."""
+    plan = planned("large")
+    boot = plan.config.boot._replace(initrd=(bytes(range(256)) * (3 << 13), "a file"))
+    plan.config = plan.config._replace(boot=boot)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(ours.sendall, detach.request(plan))
+        message = detach.unpacked(theirs)
+        sending.result(SECONDS)
+    assert from_plain(message["config"]) == plan.config
+    monkeypatch.setattr(detach, "LARGEST", 1 << 20)
+    with pytest.raises(HostError, match="initial RAM disk"):
+        detach.request(plan)
+
+
+def test_a_mistake_starts_no_server() -> None:
+    assert run("-m", "nonsense").returncode == status.USAGE
+    assert run(file="nothing").returncode == status.USAGE
+    assert processes() == {}
 
 
 @pytest.mark.parametrize(
@@ -312,18 +350,11 @@ def socket_name() -> str:
 
 def test_one_whose_caller_has_gone_does_not_run() -> None:
     run("--name", "first")
-    options = vars(Options()) | {
-        "kernel": "say",
-        "flat": "protected",
-        "memory": "2M",
-        "name": "lost",
-    }
-    request = {"options": options, "umask": 0o22, "environment": dict(os.environb), "empty": True}
     with RuntimeDir() as directory:
         visitor = directory.connect(socket_name())
         assert visitor is not None
         log, here = os.open(os.devnull, os.O_WRONLY), os.open(".", os.O_PATH)
-        socket.send_fds(visitor, [detach.packed(request)], [log, here])
+        socket.send_fds(visitor, [detach.request(planned("lost"))], [log, here])
         visitor.close()
         os.close(log)
         os.close(here)
@@ -347,19 +378,13 @@ forkserver.main(sys.argv[1:])
 
 def ask(server: str, name: str, **options: Any) -> None:
     """Has a run of the guest that says a word, by the server of that name."""
-    given = {"kernel": "say", "flat": "protected", "memory": "2M", "name": name}
-    request = {
-        "options": vars(Options()) | given | options,
-        "umask": 0o22,
-        "environment": dict(os.environb),
-        "empty": True,
-    }
+    request = detach.request(planned(name, **options))
     with RuntimeDir() as directory:
         visitor = directory.connect(server)
         assert visitor is not None
         with visitor, open(os.devnull, "wb") as log:
             here = os.open(".", os.O_PATH)
-            socket.send_fds(visitor, [detach.packed(request)], [log.fileno(), here])
+            socket.send_fds(visitor, [request], [log.fileno(), here])
             os.close(here)
             assert detach.unpacked(visitor) == {}
             answer = detach.unpacked(visitor)
