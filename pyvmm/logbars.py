@@ -71,7 +71,7 @@ def axis(scale: tuple[int, int], width: int) -> str:
 
 
 def text(bars: Sequence[Bar], width: int = 80) -> str:
-    """Return text for a terminal: each bar with its time, and the scale below."""
+    """Draw bars on a terminal: each bar with its time, and the scale below."""
     names = max(len(bar.name) for bar in bars)
     room = max(width, LEAST_WIDTH) - names - 20
     scale = decades(bars)

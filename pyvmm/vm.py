@@ -150,7 +150,7 @@ class VM:
 
     @property
     def memory(self) -> Any:
-        """The guest's RAM, a `pyvmm.machine.memory.GuestMemory`."""
+        """The guest's RAM, a `pyvmm.machine.memory.GuestMemory`, by guest-physical addresses."""
         return self.machine.memory
 
     @property
@@ -193,7 +193,9 @@ class VM:
     def add_serial(self, output_fd: int = -1, input_fd: int = -1, **options: Any) -> Serial:
         """Add COM1 on file descriptors that stay the caller's; -1 for none.
 
-        Its last output is always kept.
+        `options` are those of `Serial`. The last 64 KiB of output are always kept. Raise ConfigError
+        if there is one already, HostError for a descriptor that is not open, StateError after the
+        start.
         """
         self._before_start("a serial port")
         if self.serial is not None:
@@ -209,10 +211,14 @@ class VM:
         serial: str = "",
         format: str | None = None,
     ) -> VirtioBlk:
-        """Add a virtio disk over a raw file, a block device or a descriptor such as a memfd.
+        """Add a virtio disk (virtio 1.2, 5.2) over a raw file, a block device or a descriptor such as
+        a memfd.
 
         Its serial number may not be that of the swap disk, which is how a guest finds that one. A
         file that begins as an image of another format is refused unless `format` is "raw".
+
+        Raise ConfigError for a serial number that cannot be, ImageError for what is no disk,
+        HostError for a file that is missing or in use, StateError after the start.
         """
         from pyvmm.devices.virtio_blk import VirtioBlk
 
@@ -265,21 +271,34 @@ class VM:
     def add_console(
         self, input_fd: int | None = None, output_fd: int | None = None, **options: Any
     ) -> VirtioConsole:
-        """Add a virtio console (hvc0 in Linux) on file descriptors that stay the caller's."""
+        """Add a virtio console (hvc0 in Linux; virtio 1.2, 5.3) on file descriptors that stay the
+        caller's.
+
+        `options` are those of `VirtioConsole`. Raise HostError for a descriptor that is not open,
+        StateError after the start.
+        """
         from pyvmm.devices.virtio_console import VirtioConsole
 
         self._before_start("a console")
         return VirtioConsole(self.machine, input_fd, output_fd, **options)
 
     def add_rng(self) -> VirtioRng:
-        """Add a virtio entropy source fed by the host's getrandom(2)."""
+        """Add a virtio entropy source (virtio 1.2, 5.4) fed by the host's getrandom(2).
+
+        Raise HostError when the host has no thread or descriptor left, StateError after the start.
+        """
         from pyvmm.devices.virtio_rng import VirtioRng
 
         self._before_start("an entropy source")
         return VirtioRng(self.machine)
 
     def add_net(self, tap: Any, mac: str | None = None) -> VirtioNet:
-        """Add a virtio network card on a tap: the name of one, or a `pyvmm.devices.tap.Tap`."""
+        """Add a virtio network card (virtio 1.2, 5.1) on a tap: the name of one, or a
+        `pyvmm.devices.tap.Tap`.
+
+        `mac` is text such as "02:00:00:12:34:56"; None is a random address. Raise ConfigError for
+        another, HostError for a tap that cannot be used, StateError after the start.
+        """
         from pyvmm.devices.tap import Tap
         from pyvmm.devices.virtio_net import VirtioNet
 
@@ -310,12 +329,18 @@ class VM:
         return self._decorator(lambda handler: self.machine.on_port(port, handler, count))
 
     def on_mmio(self, address: int, length: int) -> Callable[[F], F]:
-        """Decorate a function as `on_port` does, for guest-physical addresses outside RAM."""
+        """Decorate a function as `on_port` does, for `length` bytes from the guest-physical
+        `address` on.
+
+        Raise ConfigError where RAM or a device lies.
+        """
         return self._decorator(lambda handler: self.machine.on_mmio(address, length, handler))
 
     def on_msr(self, index: int, count: int = 1) -> Callable[[F], F]:
-        """Decorate a function as `on_port` does, for RDMSR and WRMSR; raise `GuestFault` to give
-        the guest #GP.
+        """Decorate a function as `on_port` does, for RDMSR and WRMSR of `count` MSRs from `index` on.
+
+        The function raises `GuestFault` to give the guest #GP. Raise ConfigError where another hook
+        is, and for the x2APIC's MSRs, 0x800 to 0x8ff (api.rst, KVM_X86_SET_MSR_FILTER).
         """
         return self._decorator(lambda handler: self.machine.on_msr(index, handler, count))
 
@@ -359,11 +384,11 @@ class VM:
         return self.machine.symcall(cpu, call, *args, data=data, want=want, question=question)
 
     def tasks(self, threads: bool = False, cpu: int = 0) -> Iterator[Task]:
-        """Return the guest's processes, with `threads` each thread of them, as its kernel knows
-        them: a call for every 32.
+        """Yield the guest's processes, with `threads` each thread of them, as its kernel knows
+        them: a call on vCPU `cpu` for every 32.
 
-        All on vCPU `cpu`. Raise ConfigError if there is no such vCPU; as it goes on, what `symcall`
-        does.
+        Raise ConfigError if there is no such vCPU; as it goes on, what `symcall` does, and
+        LimitError after 65536 tasks, or 10 s of calls.
         """
         from pyvmm.symbiotic.task import tasks
 
@@ -379,19 +404,26 @@ class VM:
 
     @property
     def symcalls(self) -> dict[str, int]:
-        """Counters of symcalls, doorbells and refused registrations."""
+        """Counts of symcalls, doorbells and refused registrations, by name (docs/symcall.md)."""
         return self.machine.symcalls
 
     # The life of a run.
 
     def load_state(self, state: CpuState) -> None:
-        """Start the first vCPU with these registers instead of a kernel's."""
+        """Start the first vCPU with these registers instead of a kernel's.
+
+        Raise StateError after `load` or `start`.
+        """
         self._before_start("a start state")
         self._state = state
 
     def load(self) -> None:
         """Load the kernel, which `start` does if nobody did: what is wrong with it shows before
         anything has run.
+
+        Raise ImageError for an image that cannot be booted (boot.rst, the PVH note, Multiboot),
+        ConfigError for what does not fit the guest, HostError for a file that cannot be read,
+        StateError after `load` or `start`.
         """
         self._before_start("loading a kernel")
         if self.serial is None:
@@ -400,7 +432,10 @@ class VM:
         self._loaded = True
 
     def start(self) -> None:
-        """Load the kernel and start the vCPUs; return at once."""
+        """Load the kernel and start the vCPUs, a thread each; return at once.
+
+        Raise what `load` raises, and StateError for a machine that was started.
+        """
         if not self._loaded:
             self.load()
         self.machine.start()
@@ -475,15 +510,18 @@ class VM:
         self.machine.pause(question)
 
     def resume(self) -> None:
-        """Let a paused machine go on."""
+        """Let a paused machine go on. Raise StateError for one that is not paused."""
         self.machine.resume()
 
     def stop(self) -> None:
-        """End the run, from any thread."""
+        """End the run, from any thread. The result is "stopped" unless the run has ended already."""
         self.machine.stop()
 
     def power_button(self) -> bool:
-        """Ask the guest to shut down; False while it does not listen to the ACPI power button."""
+        """Ask the guest to shut down, by the power button (ACPI 6.3, 4.8.2.2.1).
+
+        Return False while it does not listen to that.
+        """
         return self.machine.board.power_button()
 
     def serve(self, name: str | None = None) -> str:
@@ -505,7 +543,7 @@ class VM:
         return self._server.path
 
     def console_log(self) -> bytes:
-        """Return the last output of the serial port, at most 64 KiB."""
+        """Return the last output of the serial port, at most 64 KiB, as the bytes that they were."""
         return self.serial.tail() if self.serial is not None else b""
 
     def _before_start(self, what: str) -> None:

@@ -112,7 +112,11 @@ def install(
     pic: bool = True,
     timer_pin: int = 0,
 ) -> int:
-    """Build the tables, write them to guest memory, and return the address of the RSDP."""
+    """Build the tables, write them to guest memory, and return the guest-physical address of the
+    RSDP.
+
+    The parameters are those of `build`, and so is what is raised.
+    """
     tables = build(cpus, virtio, serial=serial, pvpanic=pvpanic, pic=pic, timer_pin=timer_pin)
     memory.write(tables.address, tables.blob)
     return tables.rsdp

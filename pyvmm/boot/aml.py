@@ -20,7 +20,9 @@ _NAME_TAIL = _NAME_LEAD | frozenset("0123456789")
 
 
 def pkg_length(payload: int) -> bytes:
-    """Return the PkgLength of ``payload`` bytes; the length it states includes its own bytes."""
+    """Encode the PkgLength of ``payload`` bytes (20.2.4); the length that it states includes its own
+    bytes.
+    """
     if payload + 1 < 1 << 6:
         return bytes((payload + 1,))
     for extra, limit in ((1, 1 << 12), (2, 1 << 20), (3, 1 << 28)):
@@ -32,7 +34,7 @@ def pkg_length(payload: int) -> bytes:
 
 
 def integer(value: int) -> bytes:
-    """Return an integer in its shortest form.
+    """Encode an integer in its shortest form (20.2.3).
 
     The DSDT has revision 2, so integers are 64 bits wide.
     """
@@ -45,14 +47,14 @@ def integer(value: int) -> bytes:
 
 
 def string(text: str) -> bytes:
-    """Return a string; AML strings are ASCII without NUL."""
+    """Encode a string: ASCII without NUL (20.2.3)."""
     if not text.isascii() or "\0" in text:
         raise ConfigError(f"{text!r} cannot be an AML string: only ASCII without NUL")
     return b"\x0d" + text.encode("ascii") + b"\0"
 
 
 def name_path(path: str) -> bytes:
-    r"""Return a name such as ``_CRS`` or ``\_SB.COM1``; short segments are padded by ``_``."""
+    r"""Encode a name such as ``_CRS`` or ``\_SB.COM1`` (20.2.2); ``_`` pads short segments."""
     root = path.startswith("\\")
     segments = [_segment(part, path) for part in path[root:].split(".")] if path[root:] else []
     if len(segments) > 255:
@@ -77,34 +79,34 @@ def _packed(opcode: bytes, payload: bytes) -> bytes:
 
 
 def name(path: str, value: bytes) -> bytes:
-    """Return ``Name (path, value)``."""
+    """Encode ``Name (path, value)``: the value is AML (20.2.5.1)."""
     return b"\x08" + name_path(path) + value
 
 
 def package(*elements: bytes) -> bytes:
-    """Return ``Package () { elements }``, at most 255 of them."""
+    """Encode ``Package () { elements }``, at most 255 pieces of AML (20.2.5.4)."""
     if len(elements) > 255:
         raise ConfigError(f"an AML package holds at most 255 elements, not {len(elements)}")
     return _packed(b"\x12", bytes((len(elements),)) + b"".join(elements))
 
 
 def buffer(data: bytes) -> bytes:
-    """Return ``Buffer () { data }``."""
+    """Encode ``Buffer () { data }`` (20.2.5.4)."""
     return _packed(b"\x11", integer(len(data)) + data)
 
 
 def scope(path: str, *terms: bytes) -> bytes:
-    """Return ``Scope (path) { terms }``."""
+    """Encode ``Scope (path) { terms }``: the terms are AML (20.2.5.1)."""
     return _packed(b"\x10", name_path(path) + b"".join(terms))
 
 
 def device(path: str, *terms: bytes) -> bytes:
-    """Return ``Device (path) { terms }``."""
+    """Encode ``Device (path) { terms }``: the terms are AML (20.2.5.2)."""
     return _packed(b"\x5b\x82", name_path(path) + b"".join(terms))
 
 
 def eisa_id(ident: str) -> bytes:
-    """Return ``EisaId (ident)``: three letters and four hexadecimal digits, such as ``PNP0501``."""
+    """Encode ``EisaId (ident)``: three letters and four hexadecimal digits, such as ``PNP0501``."""
     vendor, product = ident[:3], ident[3:]
     if not (
         len(ident) == 7
@@ -120,33 +122,33 @@ def eisa_id(ident: str) -> bytes:
 
 
 def resource_template(*resources: bytes) -> bytes:
-    """Return ``ResourceTemplate () { resources }``: a buffer closed by an end tag, not checksummed."""
+    """Encode ``ResourceTemplate () { resources }``: a buffer closed by an end tag, not checksummed."""
     return buffer(b"".join(resources) + b"\x79\0")
 
 
 def io(base: int, length: int) -> bytes:
-    """Return a fixed I/O port range, 16 bits decoded (6.4.2.5)."""
+    """Encode a fixed I/O port range, 16 bits decoded (6.4.2.5)."""
     if not (0 <= base <= 0xFFFF and 1 <= length <= 0xFF and base + length <= 0x10000):
         raise ConfigError(f"I/O ports {base:#x} + {length} are not 1 to 255 ports within 64 KiB")
     return struct.pack("<BBHHBB", 0x47, 1, base, base, 1, length)
 
 
 def irq(number: int) -> bytes:
-    """Return an ISA interrupt, edge triggered and active high: ``IRQNoFlags`` (6.4.2.1)."""
+    """Encode an ISA interrupt, edge triggered and active high: ``IRQNoFlags`` (6.4.2.1)."""
     if not 0 <= number <= 15:
         raise ConfigError(f"IRQ {number} is not an ISA interrupt (0 to 15)")
     return struct.pack("<BH", 0x22, 1 << number)
 
 
 def memory32(base: int, length: int) -> bytes:
-    """Return a fixed range of writable memory addresses below 4 GiB: ``Memory32Fixed`` (6.4.3.4)."""
+    """Encode a fixed range of writable memory addresses below 4 GiB: ``Memory32Fixed`` (6.4.3.4)."""
     if base < 0 or length < 1 or base + length > 1 << 32:
         raise ConfigError(f"memory {base:#x} + {length:#x} does not lie below 4 GiB")
     return struct.pack("<BHBII", 0x86, 9, 1, base, length)
 
 
 def interrupt(gsi: int) -> bytes:
-    """Return one global system interrupt, consumed, edge triggered, active high, exclusive
+    """Encode one global system interrupt, consumed, edge triggered, active high, exclusive
     (6.4.3.6).
     """
     if not 0 <= gsi < 1 << 32:

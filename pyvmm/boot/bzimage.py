@@ -54,24 +54,33 @@ class SetupHeader(NamedTuple):
 
     @property
     def load_address(self) -> int:
-        """Where the protected-mode part goes: where it will run, or 1 MiB if it cannot be moved."""
+        """The guest-physical address of the protected-mode part: where it will run, or 1 MiB if it
+        cannot be moved (boot.rst: `pref_address`, `relocatable_kernel`).
+        """
         return self.runtime_start if self.relocatable else HIGH_MEMORY
 
     @property
     def runtime_start(self) -> int:
-        """Where the kernel unpacks itself, with ``init_size`` bytes from there for its own use."""
+        """The guest-physical address where the kernel unpacks itself, with ``init_size`` bytes from
+        there for its own use (boot.rst: `init_size`).
+        """
         if not self.relocatable:
             return self.pref_address
         return align_up(max(self.pref_address, HIGH_MEMORY), self.kernel_alignment)
 
     @property
     def end(self) -> int:
-        """The first address that neither the image nor the unpacked kernel will touch."""
+        """The first guest-physical address that neither the image nor the unpacked kernel will
+        touch.
+        """
         return max(self.load_address + self.image_size, self.runtime_start + self.init_size)
 
 
 def parse(image: Image) -> SetupHeader:
-    """Read and check the setup header; `ImageError` for what the 64-bit protocol does not allow."""
+    """Read and check the setup header (boot.rst, "The Real-Mode Kernel Header").
+
+    Raise `ImageError` for what the 64-bit protocol does not allow.
+    """
     if image.size < _FIELDS_END:
         raise ImageError(
             f"{image.name} is truncated: {image.size} bytes do not hold a setup header; "

@@ -69,7 +69,7 @@ class Segment(NamedTuple):
 
 
 class Header(NamedTuple):
-    """A program header, of either class."""
+    """A program header, of either class: where its part lies in the file, in bytes."""
 
     kind: int
     offset: int
@@ -94,7 +94,10 @@ class Elf(NamedTuple):
 
 
 def parse(image: Image) -> Elf:
-    """Read and check the headers; `ImageError` says what is wrong and what to do."""
+    """Read and check the headers (System V ABI, "ELF Header" and "Program Header").
+
+    Raise `ImageError`, which says what is wrong and what to do.
+    """
     elf_class, entry, headers = _headers(image)
     loads: list[Segment] = []
     notes: list[Header] = []

@@ -62,7 +62,10 @@ class Image:
             os.close(fd)
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return ``length`` bytes from ``offset``; `ImageError` when the image ends before."""
+        """Read ``length`` bytes from ``offset``.
+
+        Raise `ImageError` when the image ends before, `HostError` when the file cannot be read.
+        """
         # Checked before the allocation: the length may come from a hostile header.
         self._check(offset, length)
         data = bytearray(length)

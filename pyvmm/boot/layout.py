@@ -31,7 +31,7 @@ def align_up(value: int, alignment: int) -> int:
 
 
 def mib(size: int) -> int:
-    """Return ``size`` bytes in MiB, rounded up: what a message tells a user to ask for."""
+    """Convert ``size`` bytes to MiB, rounded up: what a message tells a user to ask for."""
     return -(-size // MIB)
 
 
@@ -43,7 +43,10 @@ def clear(memory: GuestMemory, gpa: int, length: int) -> None:
 
 
 def low_memory_end(memory: GuestMemory) -> int:
-    """Return the end of the RAM that starts at address 0; `ConfigError` when no kernel can use it."""
+    """Return the end of the RAM that starts at address 0, guest-physical.
+
+    Raise `ConfigError` when there is too little for any kernel.
+    """
     if not memory.ram or memory.ram[0].gpa != 0:
         raise ConfigError("the guest has no RAM at address 0, where a kernel's parameters belong")
     end = memory.ram[0].size
@@ -56,7 +59,7 @@ def low_memory_end(memory: GuestMemory) -> int:
 
 
 def write_command_line(memory: GuestMemory, cmdline: str, limit: int) -> int:
-    """Write ``cmdline`` with its NUL; return its address. ``limit`` bytes do not count the NUL.
+    """Write ``cmdline`` with its NUL; return its guest-physical address. ``limit`` bytes do not count the NUL.
 
     Raise `ConfigError` when it is longer, or holds a NUL that would cut it short.
     """
@@ -72,8 +75,9 @@ def write_command_line(memory: GuestMemory, cmdline: str, limit: int) -> int:
 
 
 def encode_line(cmdline: str) -> bytes:
-    """Return the bytes of a command line with the NUL that ends it; `ConfigError` if it has one
-    already.
+    """Encode a command line as the bytes of its text with the NUL that ends it.
+
+    Raise `ConfigError` if it has one already.
     """
     text = cmdline.encode("utf-8", "surrogateescape")
     if b"\0" in text:

@@ -22,7 +22,10 @@ _MULTIBOOT_MAGIC = b"\x02\xb0\xad\x1b"
 
 
 def kind_of(kernel: Image) -> str:
-    """Return ``"bzimage"``, ``"multiboot"`` or ``"elf"``; `ImageError` says what another file is."""
+    """Tell the kind of a kernel: ``"bzimage"``, ``"multiboot"`` or ``"elf"``.
+
+    Raise `ImageError`, which says what another file is.
+    """
     return sniff(kernel.read(0, min(kernel.size, HEAD_SIZE)), kernel.name)
 
 
@@ -105,9 +108,10 @@ def load_kernel(
 
 
 def sniff(head: bytes, name: str) -> str:
-    """Return ``"bzimage"``, ``"multiboot"`` or ``"elf"``, by the first `HEAD_SIZE` bytes.
+    """Tell the kind by the first `HEAD_SIZE` bytes of a file, ``name`` for messages.
 
-    An ELF file with a Multiboot header counts as Multiboot. `ImageError` for all else.
+    The kinds are those of `kind_of`. An ELF file with a Multiboot header counts as Multiboot. Raise
+    `ImageError` for all else.
     """
     if head[0x202:0x206] == b"HdrS" and not head.startswith(b"\x7fELF"):
         return "bzimage"

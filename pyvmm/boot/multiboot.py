@@ -68,7 +68,7 @@ class Kernel(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The first address after the last part."""
+        """The first guest-physical address after the last part."""
         return self.segments[-1].end
 
 
@@ -81,9 +81,7 @@ class Module(NamedTuple):
 
 
 def find(head: bytes) -> Header | None:
-    """Return the header in the first bytes of a file, of which it takes `SEARCH_SIZE`; None for
-    none.
-    """
+    """Find the header in the first `SEARCH_SIZE` bytes of a file (section 3.1.1); None for none."""
     head = head[:SEARCH_SIZE]
     at = head.find(MAGIC)
     while at >= 0:
@@ -105,7 +103,10 @@ def _header(head: bytes, at: int, flags: int) -> Header | None:
 
 
 def parse(image: Image) -> Kernel:
-    """Read and check the header, and what it says of the file; `ImageError` says what is wrong."""
+    """Read and check the header (section 3.1), and what it says of the file.
+
+    Raise `ImageError`, which says what is wrong.
+    """
     header = find(image.read(0, min(image.size, SEARCH_SIZE)))
     if header is None:
         raise ImageError(f"{image.name} has no Multiboot header in its first {SEARCH_SIZE} bytes")
@@ -184,10 +185,10 @@ def _low(image: Image, entry: int) -> int:
 
 
 def split_module(text: str) -> tuple[str, str]:
-    """Return file name and string of a module: of ``"FILE ARGS"`` up to the first space, and all of
-    it.
+    """Take the text of a module apart: its file name, and the string that goes with it.
 
-    A file whose name has spaces is taken whole if there is one.
+    Of ``"FILE ARGS"`` the name ends at the first space, and the string is all of it. A file whose
+    name has spaces is taken whole if there is one.
     """
     return (text if os.path.exists(text) else text.partition(" ")[0]), text
 

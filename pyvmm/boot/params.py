@@ -43,7 +43,9 @@ def write(
     rsdp: int,
     e820: Sequence[Entry],
 ) -> int:
-    """Write the zero page around the image's setup ``header``; return its address.
+    """Write the zero page around the image's setup ``header``; return its guest-physical address.
+
+    ``load_address``, ``cmdline`` and ``rsdp`` are guest-physical.
 
     Raise `ConfigError` when the memory map has more entries than the page can hold.
     """

@@ -52,12 +52,15 @@ class Kernel(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The first address after the last segment."""
+        """The first guest-physical address after the last segment."""
         return self.segments[-1].end
 
 
 def parse(image: Image) -> Kernel:
-    """Read and check the headers and the PVH note; `ImageError` says what is wrong and what to do."""
+    """Read and check the headers and the PVH note (XEN_ELFNOTE_PHYS32_ENTRY).
+
+    Raise `ImageError`, which says what is wrong and what to do.
+    """
     file = elf.parse(image)
     entry = _entry(image, file)
     if entry is None:

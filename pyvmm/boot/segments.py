@@ -34,13 +34,15 @@ PAGE_TABLES_END = PAGE_TABLES + (2 + MAPPED_GIB) * PAGE_SIZE
 
 
 def write_gdt(memory: GuestMemory, *, long_mode: bool, at: int = GDT) -> int:
-    """Write a GDT with flat code at selector 0x10 and data at 0x18; return its address."""
+    """Write a GDT with flat code at selector 0x10 and data at 0x18; return its guest-physical
+    address (Intel SDM volume 3, 3.4.5).
+    """
     memory.write(at, struct.pack("<4Q", 0, 0, _CODE64 if long_mode else _CODE32, _DATA))
     return at
 
 
 def write_identity_map(memory: GuestMemory, *, gib_pages: bool = False) -> int:
-    """Map the first 4 GiB to themselves; return what CR3 takes.
+    """Map the first 4 GiB to themselves; return what CR3 takes (Intel SDM volume 3, 4.5).
 
     ``gib_pages``: the guest's CPUID reports 1 GiB pages (0x80000001 EDX bit 26). They make two
     pages of tables do; without them it takes six.

@@ -27,7 +27,7 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
 
 
 def text(info: dict[str, Any]) -> str:
-    """Return text for people: a name and a value a line, zero and none left out."""
+    """Write it for people: a name and a value a line, zero and none left out."""
     lines = []
     for name, value in info.items():
         if isinstance(value, dict):

@@ -172,7 +172,7 @@ def lines(said: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def text(said: dict[str, Any]) -> str:
-    """Return text for people."""
+    """Write it for people."""
     head = "\n".join(f"{name:9} {value}" for name, value in lines(said))
     return f"{head}\n\n{human.table(HEAD, faults(said))}"
 

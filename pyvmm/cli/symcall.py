@@ -82,7 +82,7 @@ def read_data(name: str | None) -> str | None:
 
 
 def dump(data: bytes) -> str:
-    """Return bytes for people: offset, hexadecimal, text."""
+    """Write bytes for people: offset, hexadecimal, text."""
     lines = []
     for at in range(0, len(data), LINE):
         piece = data[at : at + LINE]

@@ -9,7 +9,7 @@ from pyvmm.launch import human
 
 
 def clock(nanoseconds: int | None) -> str:
-    """Return processor time as minutes:seconds."""
+    """Write processor time as minutes:seconds."""
     if nanoseconds is None:
         return "-"
     hundredths = nanoseconds // 10_000_000

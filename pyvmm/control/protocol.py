@@ -79,7 +79,7 @@ def plain(value: Any) -> Any:
 
 
 def to_base64(data: bytes) -> str:
-    """Return bytes as text, in base64."""
+    """Encode bytes as text, in base64."""
     import base64
 
     return base64.b64encode(data).decode("ascii")

@@ -223,7 +223,7 @@ class Interval:
 
 
 def hundredfold(share: float | None) -> float | None:
-    """Return percent."""
+    """Turn a share of 1 into percent; None stays."""
     return None if share is None else round(share * 100, 1)
 
 

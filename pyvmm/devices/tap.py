@@ -161,7 +161,7 @@ def _check_name(name: str) -> None:
 
 
 def _parse_address(text: str) -> tuple[bytes, bytes]:
-    """Return address and netmask of "192.168.70.1/24"."""
+    """Read the address and the netmask of a text such as "192.168.70.1/24"."""
     address, slash, length = text.partition("/")
     try:
         packed = socket.inet_pton(socket.AF_INET, address)

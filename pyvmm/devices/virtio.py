@@ -90,7 +90,7 @@ class VirtioDevice(Device):
 
     @property
     def handle(self) -> Handle:
-        """Of the `struct virtio`; raise StateError once the device is closed."""
+        """The `struct virtio` of the device. Raise StateError once it is closed."""
         assert self._device is not None
         return self._device
 
@@ -100,7 +100,9 @@ class VirtioDevice(Device):
 
     @property
     def needs_reset(self) -> bool:
-        """The driver broke the rules; the device does nothing until the driver resets it."""
+        """True once the driver broke the rules: the device does nothing until the driver resets it
+        (virtio 1.2, 2.1: DEVICE_NEEDS_RESET).
+        """
         with self.handle as device:
             return bool(lib.virtio_status(device) & NEEDS_RESET)
 
@@ -152,7 +154,10 @@ class VirtioDevice(Device):
 
 
 def stopped(result: int, kind: str) -> None:
-    """Raise HostError if a device's thread did not stop."""
+    """Check the `result` of freeing a device of that `kind`: 0, or -errno.
+
+    Raise HostError if its thread did not stop.
+    """
     if result < 0:
         raise HostError(
             -result,

@@ -109,8 +109,8 @@ class VirtioBlk(VirtioDevice):
     ) -> None:
         """Have C functions called with (opaque, sector, count) after each write and each discard.
 
-        They run on the disk's own thread, after the change and before the guest learns of it. For C
-        code: a Python callback would stall the disk.
+        Sectors have 512 bytes. The functions run on the disk's own thread, after the change and
+        before the guest learns of it. They are for C code: a Python callback would stall the disk.
         """
         with self.handle as device:
             lib.virtio_blk_observe(device, on_write, on_discard, opaque)
@@ -137,7 +137,11 @@ class VirtioBlk(VirtioDevice):
 
 
 def encode_serial(serial: str) -> bytes:
-    """Return the serial number as the device gives it. Raise ConfigError for what cannot be one."""
+    """Return the serial number in ASCII, at most 20 bytes (virtio 1.2, 5.2.6:
+    VIRTIO_BLK_T_GET_ID).
+
+    Raise ConfigError for a longer text, and for letters that are not printable ASCII.
+    """
     if len(serial) > SERIAL_BYTES or not (serial.isascii() and serial.isprintable()):
         raise ConfigError(
             f"disk serial number {serial!r}: use at most {SERIAL_BYTES} printable ASCII characters"

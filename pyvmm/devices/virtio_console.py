@@ -71,7 +71,10 @@ class VirtioConsole(VirtioDevice):
         self.set_size(columns, rows)
 
     def set_size(self, columns: int, rows: int) -> None:
-        """Tell the guest the size of the terminal in characters. ConfigError outside 0 to 65535."""
+        """Tell the guest the size of the terminal, in characters (virtio 1.2, 5.3.4: `cols`, `rows`).
+
+        Raise ConfigError outside 0 to 65535.
+        """
         _check_size(columns, rows)
         with self.handle as device:
             lib.virtio_console_set_size(device, columns, rows)
@@ -88,8 +91,9 @@ class VirtioConsole(VirtioDevice):
             return int(lib.virtio_console_output_error(device))
 
     def drain(self, timeout: float = 10.0) -> bool:
-        """Write out what the guest has queued: False if the output does not take it in `timeout`
-        seconds, and if it is more than 16 MiB, which is all that is written then.
+        """Write out what the guest has queued, within `timeout` seconds and at most 16 MiB.
+
+        Return False if there is more, or the output does not take it in that time.
         """
         return drain(self.handle, lib.virtio_console_drain, timeout)
 

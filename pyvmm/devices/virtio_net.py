@@ -50,7 +50,10 @@ class VirtioNet(VirtioDevice):
 
 
 def parse_mac(text: str) -> bytes:
-    """Return the six bytes of a unicast Ethernet address in text. ConfigError for anything else."""
+    """Return the six bytes of a unicast Ethernet address in text such as "02:00:00:12:34:56".
+
+    Raise ConfigError for anything else.
+    """
     parts = text.split(":")
     digits = set("0123456789abcdefABCDEF")
     if len(parts) != 6 or not all(len(p) == 2 and set(p) <= digits for p in parts):
@@ -62,5 +65,5 @@ def parse_mac(text: str) -> bytes:
 
 
 def random_mac() -> bytes:
-    """Return a random unicast address of the locally administered kind."""
+    """Return a random unicast address, locally administered (bit 1 of its first byte, IEEE 802)."""
     return b"\x02" + os.urandom(5)

@@ -264,7 +264,7 @@ def files_of(tree: str, name: str) -> list[str]:
 
 
 def file_digest(path: str) -> str:
-    """Return SHA-256 of a small file, in hexadecimal."""
+    """Hash a small file: SHA-256, in hexadecimal."""
     import hashlib
 
     with open(path, "rb") as file:

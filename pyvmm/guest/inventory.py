@@ -73,7 +73,7 @@ def guest_files(name: str) -> list[str]:
 
 
 def file_size(path: str) -> int | None:
-    """Return bytes in a file; None if it is not there."""
+    """Return the size of a file in bytes; None if it is not there."""
     try:
         return os.stat(path).st_size
     except OSError:
@@ -128,7 +128,7 @@ def modules_of(initramfs: Path) -> list[str]:
 
 
 def tree_size(path: Path) -> int:
-    """Return bytes of the regular files at or below a path."""
+    """Add up the regular files at or below a path, in bytes."""
     if not path.is_dir():
         return path.lstat().st_size
     return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())

@@ -84,7 +84,7 @@ def compression() -> str:
 
 
 def parse(text: str, name: str) -> dict[str, str]:
-    """Return options and values of a fragment; 'n' for one that is to be off. The last mention of
+    """Read the options and values of a fragment; 'n' for one that is to be off. The last mention of
     an option counts.
 
     Raise ConfigError with the line for anything that is neither.

@@ -68,7 +68,7 @@ def is_built(key: str) -> bool:
 
 
 def cores() -> int:
-    """Return CPUs that this process may use."""
+    """Count the CPUs that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -82,7 +82,7 @@ def check_machine() -> None:
 
 
 def environment() -> dict[str, str]:
-    """Return variables for the kernel's makefiles, so that the same inputs give the same kernel."""
+    """Return the environment of the kernel's makefiles, so that the same inputs give the same kernel."""
     env = {name: "" for name in FOREIGN if name in os.environ}
     return {
         **env,

@@ -60,7 +60,7 @@ def join_zero(texts: Sequence[str], what: str) -> bytes:
 
 
 def environment(env: Mapping[str, str]) -> bytes:
-    """Return NAME=VALUE entries."""
+    """Join an environment as NAME=VALUE entries."""
     for name in env:
         if not name or "=" in name:
             raise ConfigError(f"not a name for an environment variable: {name!r}")
@@ -85,7 +85,7 @@ def add_file(archive: cpio.Archive, name: str, content: bytes | str | os.PathLik
 
 
 def read_host_file(path: str | os.PathLike[str]) -> tuple[bytes, int]:
-    """Return contents and permissions of a host file."""
+    """Read the contents and the permissions of a file of the host."""
     try:
         with open(path, "rb") as file:
             return file.read(), os.fstat(file.fileno()).st_mode & 0o777

@@ -75,7 +75,7 @@ def is_here(linux: str, given: str | os.PathLike[str] | None = None) -> bool:
 
 
 def file_identity(path: Path) -> str:
-    """Return SHA-256 of a file."""
+    """Hash a file: SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

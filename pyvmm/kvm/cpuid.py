@@ -33,7 +33,7 @@ def _fields(entry: Any) -> dict[str, int]:
 
 
 def find_cpuid(table: Any, function: int, index: int = 0) -> Any:
-    """Return the entry of a leaf, writable in place, or None.
+    """Return the `struct kvm_cpuid_entry2` of a leaf, writable in place, or None.
 
     `index` counts only for leaves that have sub-leaves.
     """
@@ -47,7 +47,12 @@ def find_cpuid(table: Any, function: int, index: int = 0) -> Any:
 
 
 def read_cpuid(fd: int, get: Callable[[int, Any], int], ioctl: str) -> Any:
-    """Ask with a larger table until the answer fits."""
+    """Ask by `get`, the wrapper of `ioctl`, with a larger table until the answer fits.
+
+    Raise KvmError for another refusal, and where `MOST` entries are too few. api.rst,
+    KVM_GET_SUPPORTED_CPUID.
+
+    """
     count = FIRST_GUESS
     while True:
         table = ffi.new("struct kvm_cpuid2 *", {"nent": count, "entries": count})

@@ -31,26 +31,31 @@ def msi_route(gsi: int, address: int, data: int) -> dict[str, Any]:
 
 
 class Interrupts(Descriptor):
-    """The interrupt ioctls of a VM descriptor."""
+    """The interrupt ioctls of a VM descriptor.
+
+    Each raises KvmError where KVM refuses. api.rst, "VM ioctls", has a section of each name.
+    """
 
     def create_irqchip(self) -> None:
-        """Make PICs, I/O APIC and local APICs in the kernel. Before the first vCPU."""
+        """Make PICs, I/O APIC and local APICs in the kernel (KVM_CREATE_IRQCHIP), before the first
+        vCPU.
+        """
         checked(lib.kvm_create_irqchip(self.fd), "KVM_CREATE_IRQCHIP")
 
     def get_irqchip(self, chip: int) -> Any:
         """Return a `struct kvm_irqchip *` of one controller, KVM_IRQCHIP_PIC_MASTER, _PIC_SLAVE or
-        _IOAPIC.
+        _IOAPIC (KVM_GET_IRQCHIP).
         """
         state = ffi.new("struct kvm_irqchip *", {"chip_id": chip})
         checked(lib.kvm_get_irqchip(self.fd, state), "KVM_GET_IRQCHIP")
         return state
 
     def set_irqchip(self, state: Any) -> None:
-        """Write a `struct kvm_irqchip *`; its `chip_id` says which controller."""
+        """Write a `struct kvm_irqchip *`; its `chip_id` says which controller (KVM_SET_IRQCHIP)."""
         checked(lib.kvm_set_irqchip(self.fd, state), "KVM_SET_IRQCHIP")
 
     def create_pit2(self, flags: int = 0) -> None:
-        """Make the i8254 timer in the kernel.
+        """Make the i8254 timer in the kernel (KVM_CREATE_PIT2).
 
         KVM_PIT_SPEAKER_DUMMY adds a stub of the speaker port 0x61.
         """
@@ -58,13 +63,13 @@ class Interrupts(Descriptor):
         checked(lib.kvm_create_pit2(self.fd, config), "KVM_CREATE_PIT2")
 
     def get_pit2(self) -> Any:
-        """Return a `struct kvm_pit_state2 *` of the timer."""
+        """Return a `struct kvm_pit_state2 *` of the timer (KVM_GET_PIT2)."""
         state = ffi.new("struct kvm_pit_state2 *")
         checked(lib.kvm_get_pit2(self.fd, state), "KVM_GET_PIT2")
         return state
 
     def set_pit2(self, state: Any) -> None:
-        """Write a `struct kvm_pit_state2 *`."""
+        """Write a `struct kvm_pit_state2 *` (KVM_SET_PIT2)."""
         checked(lib.kvm_set_pit2(self.fd, state), "KVM_SET_PIT2")
 
     def set_pit_reinjection(self, on: bool) -> None:
@@ -80,21 +85,24 @@ class Interrupts(Descriptor):
         checked(lib.kvm_set_gsi_routing(self.fd, table), "KVM_SET_GSI_ROUTING")
 
     def irq_line(self, gsi: int, level: int | bool) -> None:
-        """Set the level of an interrupt line: an edge-triggered one needs 1, then 0."""
+        """Set the level of an interrupt line (KVM_IRQ_LINE): an edge-triggered one needs 1, then 0."""
         line = ffi.new("struct kvm_irq_level *", {"irq": gsi, "level": int(level)})
         checked(lib.kvm_irq_line(self.fd, line), "KVM_IRQ_LINE", f"GSI {gsi}")
 
     def irq_line_status(self, gsi: int, level: int | bool) -> int:
-        """Set a line as irq_line does.
+        """Set a line as irq_line does (KVM_IRQ_LINE_STATUS).
 
-        Return to how many vCPUs it went, 0 for coalesced, -1 for masked.
+        Return the number of vCPUs that it went to, 0 for coalesced, -1 for masked.
         """
         line = ffi.new("struct kvm_irq_level *", {"irq": gsi, "level": int(level)})
         checked(lib.kvm_irq_line_status(self.fd, line), "KVM_IRQ_LINE_STATUS", f"GSI {gsi}")
         return int(line.status)
 
     def signal_msi(self, address: int, data: int, devid: int | None = None) -> bool:
-        """Deliver one message-signalled interrupt. Return False when the guest has it blocked."""
+        """Deliver one message-signalled interrupt (KVM_SIGNAL_MSI).
+
+        `address` has 64 bits, `data` 32. Return False when the guest has it blocked.
+        """
         msi = ffi.new(
             "struct kvm_msi *",
             {"address_lo": address & 0xFFFFFFFF, "address_hi": address >> 32, "data": data},
@@ -108,7 +116,7 @@ class Interrupts(Descriptor):
     def irqfd(
         self, fd: int, gsi: int, resample: int | None = None, *, deassign: bool = False
     ) -> None:
-        """Tie an eventfd to a GSI: a write raises it.
+        """Tie an eventfd to a GSI: a write raises it (KVM_IRQFD).
 
         `resample` is signalled when a level-triggered one is acked.
         """
@@ -134,7 +142,8 @@ class Interrupts(Descriptor):
         """Signal an eventfd instead of exiting when the guest writes `length` bytes (0: any) at
         `addr`.
 
-        `datamatch` restricts it to one value; `pio` means a port. Deassign with the same arguments.
+        `datamatch` restricts it to one value; `pio` means a port. Deassign with the same arguments
+        (KVM_IOEVENTFD).
         """
         if length not in (0, 1, 2, 4, 8):
             raise ConfigError(

@@ -63,7 +63,10 @@ MTRR_PHYS_BASE_FIRST = 0x200
 
 
 def read_msrs(fd: int, indices: Iterable[int]) -> dict[int, int]:
-    """Read MSRs by KVM_GET_MSRS, which stops at the first MSR that it does not have."""
+    """Read MSRs by KVM_GET_MSRS: values of 64 bits, by index.
+
+    Raise KvmMsrRefused at the first MSR that KVM does not have.
+    """
     wanted = list(indices)
     table = ffi.new("struct kvm_msrs *", {"entries": [{"index": index} for index in wanted]})
     table.nmsrs = len(wanted)
@@ -74,8 +77,9 @@ def read_msrs(fd: int, indices: Iterable[int]) -> dict[int, int]:
 
 
 def write_msrs(fd: int, values: Mapping[int, int]) -> None:
-    """Write MSRs by KVM_SET_MSRS, in the mapping's order; it stops at the first MSR that it
-    refuses.
+    """Write MSRs by KVM_SET_MSRS: values of 64 bits, by index, in the mapping's order.
+
+    Raise KvmMsrRefused at the first MSR that KVM refuses; those before it are written.
     """
     rows = [{"index": index, "data": value} for index, value in values.items()]
     table = ffi.new("struct kvm_msrs *", {"nmsrs": len(rows), "entries": rows})

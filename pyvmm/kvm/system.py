@@ -70,7 +70,7 @@ class Kvm(Descriptor):
 
     def emulated_cpuid(self) -> Any:
         """Return a `struct kvm_cpuid2 *` of features that KVM emulates although the processor lacks
-        them.
+        them (KVM_GET_EMULATED_CPUID).
         """
         return read_cpuid(self.fd, lib.kvm_get_emulated_cpuid, "KVM_GET_EMULATED_CPUID")
 
@@ -94,7 +94,7 @@ class Kvm(Descriptor):
             count = table.nmsrs
 
     def get_feature_msrs(self, indices: Iterable[int]) -> dict[int, int]:
-        """Return the values of feature MSRs.
+        """Return the values of feature MSRs, by index (KVM_GET_MSRS of the system).
 
         Raise KvmMsrRefused, naming the first that this host lacks.
         """

@@ -76,7 +76,7 @@ class Vcpu(State):
         super().close()
 
     def check_extension(self, capability: int) -> int:
-        """Ask Vm.check_extension: a vCPU descriptor cannot be asked itself."""
+        """Ask Vm.check_extension, as KVM answers KVM_CHECK_EXTENSION for no vCPU descriptor."""
         return self.vm.check_extension(capability)
 
     def enable_cap(self, capability: int, *args: int) -> None:
@@ -200,7 +200,7 @@ class Vcpu(State):
     def take_dirty(self) -> list[tuple[int, int]]:
         """Empty the dirty ring: (slot, page number in the slot), oldest first.
 
-        See Vm.enable_dirty_ring.
+        See Vm.enable_dirty_ring; api.rst, KVM_CAP_DIRTY_LOG_RING.
         """
         if self._ring is None:
             raise StateError("there is no dirty ring: Vm.enable_dirty_ring before making the vCPU")
@@ -215,7 +215,10 @@ class Vcpu(State):
                 return pages
 
     def take_coalesced(self) -> list[tuple[int, bytes, bool]]:
-        """Empty the VM's ring of batched writes: (address, data, is a port). See Vm.coalesce."""
+        """Empty the VM's ring of batched writes: (address, data, is a port), oldest first.
+
+        See Vm.coalesce; api.rst, KVM_REGISTER_COALESCED_MMIO.
+        """
         offset = lib.KVM_COALESCED_MMIO_PAGE_OFFSET * PAGE
         if offset + PAGE > self.run_size:
             raise KvmCapabilityMissing("KVM_CAP_COALESCED_MMIO", "coalesced writes")
@@ -236,7 +239,7 @@ class Vcpu(State):
         return self.check_extension(lib.KVM_CAP_NESTED_STATE)
 
     def get_nested_state(self) -> bytes:
-        """Return the state of a guest hypervisor, opaque.
+        """Return the state of a guest hypervisor, opaque (KVM_GET_NESTED_STATE).
 
         Raise KvmCapabilityMissing where there is none.
         """
@@ -248,7 +251,7 @@ class Vcpu(State):
         return bytes(ffi.buffer(room, state.size))
 
     def set_nested_state(self, state: bytes) -> None:
-        """Write what get_nested_state gave."""
+        """Write what get_nested_state gave (KVM_SET_NESTED_STATE)."""
         self.vm.require(lib.KVM_CAP_NESTED_STATE, "nested virtualisation")
         if len(state) < ffi.sizeof("struct kvm_nested_state"):
             raise ConfigError(f"{len(state)} bytes are too few for a nested state")

@@ -34,6 +34,8 @@ def dirty_pages(bitmap: bytes) -> Iterator[int]:
 class Vm(Interrupts):
     """A virtual machine in the kernel; made by Kvm.create_vm. api.rst, "VM ioctls".
 
+    Each method raises KvmError where KVM refuses. Addresses and sizes are in bytes.
+
     The kernel keeps the machine until its vCPUs are closed as well.
     """
 
@@ -52,7 +54,7 @@ class Vm(Interrupts):
 
     def set_boot_cpu_id(self, id: int) -> None:
         """Set which vCPU starts by itself; the others wait for INIT and SIPI. Default 0; before the
-        first vCPU.
+        first vCPU (KVM_SET_BOOT_CPU_ID).
         """
         checked(lib.kvm_set_boot_cpu_id(self.fd, id), "KVM_SET_BOOT_CPU_ID", f"vCPU {id}")
 
@@ -69,7 +71,7 @@ class Vm(Interrupts):
         log_dirty: bool = False,
     ) -> None:
         """Back `size` bytes of guest memory at `gpa` with this process's memory at `hva`; size 0
-        deletes.
+        deletes (KVM_SET_USER_MEMORY_REGION).
 
         All three are whole pages. The memory must stay mapped as long as the slot exists. With
         `readonly`, a guest write exits as MMIO.
@@ -95,17 +97,19 @@ class Vm(Interrupts):
             self._slots.pop(slot, None)
 
     def delete_memory_region(self, slot: int) -> None:
-        """Take a slot out of the guest. Deleting a slot that does not exist is an error."""
+        """Take a slot out of the guest. Raise KvmError for one that does not exist."""
         self.set_memory_region(slot, 0, 0, 0)
 
     def set_tss_addr(self, gpa: int) -> None:
         """Name three pages below 4 GiB that KVM may use for real mode on Intel; unused by the
-        guest.
+        guest (KVM_SET_TSS_ADDR).
         """
         checked(lib.kvm_set_tss_addr(self.fd, gpa), "KVM_SET_TSS_ADDR", f"{gpa:#x}")
 
     def set_identity_map_addr(self, gpa: int) -> None:
-        """Name one page below 4 GiB for KVM's identity page table on Intel. Before the first vCPU."""
+        """Name one page below 4 GiB for KVM's identity page table on Intel, before the first
+        vCPU (KVM_SET_IDENTITY_MAP_ADDR).
+        """
         address = ffi.new("__u64 *", gpa)
         checked(
             lib.kvm_set_identity_map_addr(self.fd, address),
@@ -115,7 +119,7 @@ class Vm(Interrupts):
 
     def coalesce(self, addr: int, size: int, *, pio: bool = False, remove: bool = False) -> None:
         """Batch writes to an MMIO (or port) range instead of exiting; Vcpu.take_coalesced() gives
-        them.
+        them (KVM_REGISTER_COALESCED_MMIO, or its counterpart to `remove` the range).
         """
         zone = ffi.new("struct kvm_coalesced_mmio_zone *", {"addr": addr, "size": size})
         zone.pio = pio
@@ -135,7 +139,8 @@ class Vm(Interrupts):
         """Return a bitmap, one bit a page written since the last call, lowest bit first; see
         `dirty_pages`.
 
-        Also resets the log, unless KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 is enabled.
+        Also resets the log, unless KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 is enabled
+        (KVM_GET_DIRTY_LOG).
         """
         size = (self._slot_pages(slot) + 63) // 64 * 8
         bitmap = ffi.new("__u8[]", size)
@@ -149,7 +154,7 @@ class Vm(Interrupts):
         get_dirty_log does not.
 
         `first_page` is a multiple of 64; the bitmap covers whole groups of 64 pages or reaches the
-        slot's end.
+        slot's end (KVM_CLEAR_DIRTY_LOG).
         """
         total = self._slot_pages(slot)
         pages = min(len(bitmap) * 8, total - first_page)
@@ -190,7 +195,7 @@ class Vm(Interrupts):
     def reset_dirty_rings(self) -> int:
         """Write-protect again what Vcpu.take_dirty() gave.
 
-        Return how many pages. Stop logging first.
+        Return the number of pages (KVM_RESET_DIRTY_RINGS). Stop logging first.
         """
         return self._offered(
             lib.kvm_reset_dirty_rings(self.fd),
@@ -250,21 +255,25 @@ class Vm(Interrupts):
     # Clocks
 
     def get_clock(self) -> Any:
-        """Return a `struct kvm_clock_data *` of the paravirtual clock, in nanoseconds."""
+        """Return a `struct kvm_clock_data *` of the paravirtual clock, in nanoseconds
+        (KVM_GET_CLOCK).
+        """
         clock = ffi.new("struct kvm_clock_data *")
         checked(lib.kvm_get_clock(self.fd, clock), "KVM_GET_CLOCK")
         return clock
 
     def set_clock(self, clock: Any) -> None:
-        """Write a `struct kvm_clock_data *`; of its flags only KVM_CLOCK_REALTIME may be set."""
+        """Write a `struct kvm_clock_data *` (KVM_SET_CLOCK); of its flags only KVM_CLOCK_REALTIME may
+        be set.
+        """
         checked(lib.kvm_set_clock(self.fd, clock), "KVM_SET_CLOCK")
 
     def get_tsc_khz(self) -> int:
-        """Return the TSC rate that new vCPUs get, in kHz."""
+        """Return the TSC rate that new vCPUs get, in kHz (KVM_GET_TSC_KHZ)."""
         return checked(lib.kvm_get_tsc_khz(self.fd), "KVM_GET_TSC_KHZ")
 
     def set_tsc_khz(self, khz: int) -> None:
-        """Give new vCPUs this TSC rate, in kHz. Before the first vCPU.
+        """Give new vCPUs this TSC rate, in kHz (KVM_SET_TSC_KHZ). Before the first vCPU.
 
         Without KVM_CAP_TSC_CONTROL the number is kept, and a vCPU's counter may still run at the
         host's rate.

@@ -139,7 +139,7 @@ def boot(kernel: Flat, rom: bytes, words: str, initramfs: Sequence[bytes], memor
 
 
 def filler(size: int) -> bytes:
-    """Return zeros up to the next sector."""
+    """Return the zeros that fill the last sector."""
     return bytes(-size % SECTOR)
 
 

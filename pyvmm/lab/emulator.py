@@ -121,7 +121,7 @@ def warning(found: str, reason: str) -> str:
 
 
 def version(path: str) -> tuple[int, int]:
-    """Return major and minor version of a QEMU.
+    """Ask a QEMU for its version, major and minor.
 
     Raise HostError if it does not run, or says something else.
     """

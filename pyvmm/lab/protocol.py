@@ -61,7 +61,7 @@ def frame(type: bytes, payload: bytes = b"") -> bytes:
 
 
 def strings(values: Sequence[str | int]) -> bytes:
-    """Return values as zero-terminated strings, in the file system's encoding."""
+    """Encode values as zero-terminated strings, in the file system's encoding."""
     return b"".join(os.fsencode(str(value)) + b"\0" for value in values)
 
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def printable(text: object) -> str:
-    """Return text of a guest's without what a terminal would obey."""
+    """Strip a text of a guest's of all that a terminal would obey."""
     return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
@@ -30,7 +30,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def amount(size: int) -> str:
-    """Return bytes as 12 KiB, 3.4 MiB, 1.5 GiB."""
+    """Write a number of bytes as 12 KiB, 3.4 MiB, 1.5 GiB."""
     for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB")):
         if size >= 1 << shift:
             return f"{size / (1 << shift):.1f} {unit}"

@@ -212,7 +212,7 @@ def _swap_record(vm: VM) -> Any:
 
 
 def json_text(value: Any) -> str:
-    """Return JSON, as a record has it."""
+    """Write a value as the JSON of a record."""
     import json
 
     return json.dumps(value, indent=2, default=str) + "\n"

@@ -257,7 +257,7 @@ class Plan:
         return " ".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for --dry-run and --json.
+        """Write the plan as --dry-run and --json show it.
 
         Sizes are as they were given; bytes of an initrd are only counted.
         """
@@ -340,7 +340,7 @@ def terminal_name(text: str) -> str:
 
 
 def parse_env(entries: list[str]) -> dict[str, str]:
-    """Return environment from NAME=VALUE and NAME (taken from our own environment, if it is there)."""
+    """Read an environment from NAME=VALUE and NAME (taken from our own environment, if it is there)."""
     result = {}
     for entry in entries:
         name, equals, value = entry.partition("=")

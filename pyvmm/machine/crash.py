@@ -117,7 +117,7 @@ class _State:
         return walk(self.memory, s.cr3, s.cr0, s.cr4, s.efer, vaddr)
 
     def read(self, vaddr: int, length: int) -> list[int | None]:
-        """Return bytes at a linear address; None for each that is not mapped or not in RAM."""
+        """Read bytes at a linear address; None for each that is not mapped or not in RAM."""
         result: list[int | None] = []
         while length > 0:
             vaddr &= 0xFFFF_FFFF_FFFF_FFFF if self.bits == 64 else 0xFFFF_FFFF

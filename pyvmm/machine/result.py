@@ -84,7 +84,7 @@ class Result:
         return self.reason in CLEAN and not self.status
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything, ready for JSON."""
+        """Turn the result into what JSON can say."""
         return {name: getattr(self, name) for name in sorted(self.__slots__)} | {"ok": self.ok}
 
     def __repr__(self) -> str:

@@ -35,17 +35,17 @@ class Aperture(NamedTuple):
 
     @property
     def start(self) -> int:
-        """Where the room begins."""
+        """The guest-physical address at which the room begins."""
         return self.base - self.room
 
     @property
     def end(self) -> int:
-        """The first address after it."""
+        """The first guest-physical address after the last slot."""
         return self.base + self.size
 
     @property
     def region(self) -> Region:
-        """All of it, for the memory map."""
+        """Room and slots as one region, which the memory map leaves out of RAM."""
         return Region(self.start, self.room + self.size)
 
 

@@ -30,7 +30,10 @@ SERIAL_BYTES: int = lib.VIRTIO_BLK_SERIAL_SIZE
 
 
 def mode_number(mode: str) -> int:
-    """Raise ConfigError for what is no mode."""
+    """Return the number of a mode (include/symbiotic.h: SYMBIOTIC_SWAP_OFF and on).
+
+    Raise ConfigError for a word that is no mode.
+    """
     if mode not in MODES:
         raise ConfigError(f"swap bypass {mode!r}: choose from {', '.join(MODES)}")
     return MODES.index(mode)
@@ -144,7 +147,9 @@ class SwapBypass:
             return bool(lib.swapbypass_is_attached(bypass))
 
     def counters(self) -> dict[str, int]:
-        """Return what the guest asked for so far. Raise StateError once it is closed."""
+        """Return counts of what the guest asked for so far, by name. Raise StateError once it is
+        closed.
+        """
         counters = ffi.new("struct swapbypass_counters *")
         with self.handle as bypass:
             lib.swapbypass_count(bypass, counters)

@@ -122,7 +122,7 @@ class Swap:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Bytes that the guest can swap to it."""
         return self.store.size
 
     @property

@@ -52,7 +52,7 @@ class SwapFile:
 
     @property
     def file(self) -> File:
-        """For those who map it."""
+        """The open file, for whoever maps it. Its owner stays this object."""
         return File(self.fd, self.size, f"swap file {self.path}")
 
     def _refusal(self, reason: str) -> ConfigError:

@@ -51,7 +51,7 @@ class HostMemory(NamedTuple):
 
 def own_group() -> str:
     """Return the folder of the control group, of version 2, that this process is in; "" without
-    one.
+    one (kernel: admin-guide/cgroup-v2.rst).
     """
     try:
         with open(OWN_GROUPS, encoding="utf-8", errors="surrogateescape") as file:
@@ -66,7 +66,11 @@ def own_group() -> str:
 
 
 def policy_number(policy: str, quota: int | None) -> int:
-    """Raise ConfigError for what is no policy, and for a quota with another or none with this one."""
+    """Return the number of a policy.
+
+    Raise ConfigError for a word that is no policy, for a `quota` (bytes) with another policy than
+    "quota", and for none with that.
+    """
     if not isinstance(policy, str) or policy not in POLICIES:
         raise ConfigError(
             f"swap policy {policy!r}: choose from {', '.join(POLICIES)}, or give a function"
@@ -99,14 +103,17 @@ class SwapGovernor(Part):
         self._handle = Handle(made, lib.swapgovernor_destroy, "the swap governor")
 
     def set(self, policy: str, quota: int | None) -> None:
-        """Set another policy, judged at once. The quota is in bytes. Raise ConfigError."""
+        """Set another policy, judged at once. `quota` is in bytes.
+
+        Raise ConfigError for a policy or quota that cannot be (`policy_number`).
+        """
         number = policy_number(policy, quota)
         self.policy = policy
         with self._handle as governor:
             lib.swapgovernor_set(governor, number, quota or 0)
 
     def look(self) -> tuple[bool, HostMemory]:
-        """Return the last verdict, and what the host looked like."""
+        """Return whether the guest may use the store now, and the host's memory as that was judged."""
         host = ffi.new("struct hostmemory *")
         with self._handle as governor:
             verdict = bool(lib.swapgovernor_verdict(governor, host))
@@ -117,8 +124,9 @@ class SwapGovernor(Part):
         )
 
     def wait(self, milliseconds: int) -> int:
-        """Return 1 once it finds that the guest should take less, 0 after the time, -1 once it
-        ends.
+        """Wait until the guest should take less, at most `milliseconds`.
+
+        Return 1 then, 0 after that time, -1 once the thread ends.
         """
         with self._handle as governor:
             return int(lib.swapgovernor_wait(governor, milliseconds))

@@ -63,7 +63,7 @@ class SwapStore(Part):
 
     @property
     def handle(self) -> Handle:
-        """Of the `struct swapstore`."""
+        """The `struct swapstore` of it."""
         assert self._handle is not None
         return self._handle
 
@@ -73,7 +73,7 @@ class SwapStore(Part):
 
     @property
     def slots(self) -> int:
-        """How many pages it has room for; slot 0 is the header of a Linux swap area."""
+        """The pages of 4 KiB that it has room for; slot 0 is the header of a Linux swap area."""
         return self.size // SLOT
 
     @property

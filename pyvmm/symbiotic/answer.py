@@ -73,7 +73,7 @@ def structure(name: str, results: Results, what: str, least: int | None = None) 
 
 
 def known(value: int) -> int | None:
-    """Return a 64-bit field, None if the guest says that it does not know."""
+    """Return a 64-bit field, None if the guest says that it does not know (all ones)."""
     return None if value == lib.SYMBIOTIC_UNKNOWN else value
 
 

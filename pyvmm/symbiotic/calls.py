@@ -65,12 +65,12 @@ def read_facts(raw: Raw) -> Facts:
 
 
 def read_current(raw: Raw) -> Current:
-    """Return the task that the vCPU is running. Raise SymcallError; any answer is one."""
+    """Ask which task the vCPU is running. Raise SymcallError; any answer is one."""
     return task.parse_current(ask(raw, lib.SYMCALL_CURRENT_TASK))
 
 
 def read_memory(raw: Raw) -> Memory:
-    """Return the guest's memory and swap statistics.
+    """Ask for the guest's memory and swap statistics.
 
     Raise SymcallError, GuestDataError if the answer is none.
     """

@@ -45,7 +45,10 @@ class Facts(NamedTuple):
 
 
 def parse(results: Results) -> Facts:
-    """Raise GuestDataError if the answer is none."""
+    """Return the answer to FACTS, a `struct symbiotic_facts`.
+
+    Raise GuestDataError if it is none.
+    """
     said = structure("symbiotic_facts", results, "kernel facts")
     return Facts(
         release=text(bytes(ffi.buffer(said.release))),

@@ -77,7 +77,7 @@ class Lookup(NamedTuple):
 
 
 def parse(results: Results) -> Memory:
-    """Return the answer to MEMORY. Raise GuestDataError if it is none."""
+    """Return the answer to MEMORY, a `struct symbiotic_memory`. Raise GuestDataError if it is none."""
     said = structure("symbiotic_memory", results, "memory statistics")
     amounts = (known(getattr(said, name)) for name in Memory._fields[1:])
     return Memory(said.page_size, *amounts)

@@ -56,7 +56,10 @@ class GuestSwap(NamedTuple):
 
 
 def parse(results: Results) -> GuestSwap:
-    """Return the answer to SWAP_STATS. Raise GuestDataError for a size that cannot be."""
+    """Return the answer to SWAP_STATS, a `struct symbiotic_swap_stats`.
+
+    Raise GuestDataError for a size that cannot be.
+    """
     said = structure("symbiotic_swap_stats", results, "swap statistics", _HEAD)
     flags = (lib.SYMBIOTIC_SWAP_ATTACHED, lib.SYMBIOTIC_SWAP_ON, lib.SYMBIOTIC_SWAP_EVICTING)
     mapped, on, evicting = (bool(said.flags & flag) for flag in flags)
@@ -69,9 +72,8 @@ def parse(results: Results) -> GuestSwap:
 def swap_stats(raw: Raw) -> GuestSwap:
     """Ask the guest's kernel about its swap disk.
 
-    Raise SymcallError with code ENODEV where it took no aperture.
-
-    Raise GuestDataError if the answer is none.
+    Raise SymcallError with code ENODEV where it took no aperture, GuestDataError if the answer is
+    none.
     """
     return parse(ask(raw, lib.SYMCALL_SWAP_STATS, want=lib.SYMBIOTIC_DATA_SIZE))
 
@@ -79,10 +81,9 @@ def swap_stats(raw: Raw) -> GuestSwap:
 def swap_evict(raw: Raw, pages: int) -> int:
     """Ask the guest to take up to so many adopted pages into its RAM, after the call.
 
-    Return how many there are now.
-
-    It stops where it has no free memory. SymcallError with code EBUSY while it is at that already,
-    ENODEV as above. Raise ConfigError for a number that cannot be.
+    Return the number of adopted pages now. The guest stops where it has no free memory. Raise
+    SymcallError with code EBUSY while it is at that already, ENODEV where it took no aperture;
+    ConfigError for a number that cannot be.
     """
     if not 0 < pages < 1 << 64:
         raise ConfigError(f"{pages} pages to hand back: there is 1 and more")

@@ -13,7 +13,7 @@ TASK_HEAD = ("PID", "S", "CPU", "TIME", "RSS", "SWAP", "COMMAND:")
 
 
 def amount(size: int | None) -> str:
-    """Return bytes, or a dash."""
+    """Write a number of bytes, or a dash."""
     return "-" if size is None else human.amount(size)
 
 
@@ -122,7 +122,7 @@ def swap_lines(swap: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def amount_rate(rate: float | None) -> str:
-    """Return bytes a second."""
+    """Write a number of bytes a second."""
     return "-" if rate is None else f"{human.amount(int(rate))}/s"
 
 
