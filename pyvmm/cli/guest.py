@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from pyvmm.guest.inventory import Entry
 
 
+#: What `guest path` knows of a guest.
+FILES = ("bzImage", "vmlinux", "vmlinux.debug", "initramfs", "config")
+
+
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
     """Add the subcommand's own subcommands and their options."""
     parser = sub.add_parser(
@@ -110,7 +114,7 @@ def add_path(actions: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--file",
         default="bzImage",
-        choices=("bzImage", "vmlinux", "vmlinux.debug", "initramfs", "config"),
+        choices=FILES,
         help="which file (%(default)s)",
     )
 
@@ -232,24 +236,9 @@ def as_dict(entry: Entry) -> dict[str, Any]:
 
 def path(args: argparse.Namespace) -> int:
     """Print the path of one file. Raise ConfigError if there is no such guest or file."""
-    import os
+    from pyvmm.guest.inventory import path_of
 
-    from pyvmm.errors import ConfigError
-    from pyvmm.guest.cache import find, find_stock
-
-    stock = args.stock or args.symbiotic
-    guest = find_stock(args.linux, args.symbiotic) if stock else find(args.linux)
-    if guest is None:
-        action = "stock --symbiotic" if args.symbiotic else "stock" if stock else "build"
-        raise ConfigError(
-            f"no current guest for Linux {args.linux}: "
-            f"run 'pyvmm guest {action} --linux {args.linux}'"
-        )
-    beside = os.path.join(os.path.dirname(guest.kernel), args.file)
-    chosen = {"bzImage": guest.kernel, "initramfs": guest.initramfs}.get(args.file, beside)
-    if not os.path.exists(chosen):
-        raise ConfigError(f"this guest has no {args.file}")
-    print(chosen)
+    print(path_of(args.linux, args.file, stock=args.stock, symbiotic=args.symbiotic))
     return 0
 
 

@@ -9,16 +9,13 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from pyvmm.cli import vms
+from pyvmm.control import swapfaults
 from pyvmm.launch import human
 
 if TYPE_CHECKING:
     from pyvmm.control.client import Client
 
-#: A word of the table -> the VMM's reason for a refused fault; the guest counts them by number, in this order from 1.
-REASONS = ("mode", "slot", "policy", "lookup", "pte", "race")
 HEAD = ("FAULTS:", "GUEST", "VMM")
-#: Of the words; the others are refusals.
-TOTALS = ("offered", "bypassed")
 #: `--evict` without a number.
 ALL = 0
 
@@ -64,38 +61,14 @@ def pages(text: str) -> int:
     return number
 
 
-def guest_faults(guest: dict[str, Any] | None) -> dict[str, int]:
-    """Return the guest's counts by the words of the table."""
-    if guest is None:
-        return {}
-    reasons = guest["refused_reasons"]
-    by_vmm = dict(zip(REASONS, reasons[1:], strict=False))
-    return {
-        "offered": guest["offered"],
-        "bypassed": guest["adopted_total"],
-        "not its own": reasons[0],
-        "shared": guest["refused_shared"],
-        **by_vmm,
-        "mode": guest["refused_mode"] + by_vmm["mode"],
-        "overtaken": guest["lost_races"],
-    }
-
-
-def vmm_faults(said: dict[str, Any]) -> dict[str, int]:
-    """Return the VMM's counts by the words of the table."""
-    return {"offered": said["offered"], "bypassed": said["mapped"], **said["refused"]}
-
-
-def faults(said: dict[str, Any]) -> list[list[str]]:
-    """Return the lines of the table of faults; refusals that neither side has seen are left out."""
-    guest, vmm = guest_faults(said["guest"]), vmm_faults(said)
-    rows = []
-    for word in dict.fromkeys((*vmm, *guest)):
-        counts = guest.get(word), vmm.get(word)
-        if word in TOTALS or any(counts):
-            name = word if word in TOTALS else f"  refused: {word}"
-            rows.append([name, *("-" if count is None else str(count) for count in counts)])
-    return rows
+def rows(said: dict[str, Any]) -> list[list[str]]:
+    """Return the lines of the table of faults."""
+    found = []
+    for fault in swapfaults.faults(said):
+        name = fault.word if fault.word in swapfaults.TOTALS else f"  refused: {fault.word}"
+        counts = ("-" if count is None else str(count) for count in (fault.guest, fault.vmm))
+        found.append([name, *counts])
+    return found
 
 
 def mode_line(said: dict[str, Any]) -> str:
@@ -174,7 +147,7 @@ def lines(said: dict[str, Any]) -> list[tuple[str, str]]:
 def text(said: dict[str, Any]) -> str:
     """Write it for people."""
     head = "\n".join(f"{name:9} {value}" for name, value in lines(said))
-    return f"{head}\n\n{human.table(HEAD, faults(said))}"
+    return f"{head}\n\n{human.table(HEAD, rows(said))}"
 
 
 def main(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pyvmm.cachefolder import cache_root
 from pyvmm.debian import tools
-from pyvmm.errors import HostError
+from pyvmm.errors import ConfigError, HostError
 from pyvmm.guest import cache
 from pyvmm.guest.cache import Guest
 
@@ -59,6 +59,26 @@ def read_entry(name: str) -> Entry | None:
     if None in sizes:
         state = "broken"
     return Entry(name, guest, state, sum(size or 0 for size in sizes))
+
+
+def path_of(linux: str, file: str, *, stock: bool = False, symbiotic: bool = False) -> str:
+    """Return the path of a file of a current guest: "bzImage", "initramfs", or one beside the kernel.
+
+    `stock` means the guest with Debian's kernel, `symbiotic` the one of those with the module. Raise
+    ConfigError if there is no such guest or file.
+    """
+    stock = stock or symbiotic
+    guest = cache.find_stock(linux, symbiotic) if stock else cache.find(linux)
+    if guest is None:
+        action = "stock --symbiotic" if symbiotic else "stock" if stock else "build"
+        raise ConfigError(
+            f"no current guest for Linux {linux}: run 'pyvmm guest {action} --linux {linux}'"
+        )
+    beside = os.path.join(os.path.dirname(guest.kernel), file)
+    path = {"bzImage": guest.kernel, "initramfs": guest.initramfs}.get(file, beside)
+    if not os.path.exists(path):
+        raise ConfigError(f"this guest has no {file}")
+    return path
 
 
 def guest_files(name: str) -> list[str]:

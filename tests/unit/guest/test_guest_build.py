@@ -441,6 +441,22 @@ def test_forecast_fetches_nothing(tree: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not Path(cache_root()).exists()
 
 
+def test_files_of_a_guest(tree: Path) -> None:
+    guest = build(source_path=tree)
+    assert inventory.path_of("6.12", "bzImage") == guest.kernel
+    assert inventory.path_of("6.12", "initramfs") == guest.initramfs
+    assert "CONFIG_ONE=y\n" in Path(inventory.path_of("6.12", "config")).read_text()
+    with pytest.raises(ConfigError, match="this guest has no System"):
+        inventory.path_of("6.12", "System")
+    for linux, how, action in (
+        ("6.1", {}, "build"),
+        ("6.12", {"stock": True}, "stock"),
+        ("6.12", {"symbiotic": True}, "stock --symbiotic"),
+    ):
+        with pytest.raises(ConfigError, match=f"run 'pyvmm guest {action} --linux {linux}'"):
+            inventory.path_of(linux, "bzImage", **how)
+
+
 def test_dry_run_builds_nothing(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["guest", "build", "--dry-run", "--source", str(tree)]) == 0
     assert re.search(r"^kernel +to be built$", capsys.readouterr().out, re.MULTILINE)
