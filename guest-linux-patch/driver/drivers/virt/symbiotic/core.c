@@ -25,6 +25,7 @@
 #include <asm/msr.h>
 #include <asm/segment.h>
 
+#include "compat.h"
 #include "internal.h"
 #include "reach.h"
 
@@ -97,7 +98,7 @@ static int symbiotic_write_msrs(struct symbiotic_cpu *cpu)
 	int i, error;
 
 	for (i = 0; i < ARRAY_SIZE(registers); i++) {
-		error = wrmsrl_safe(registers[i].msr, registers[i].value);
+		error = wrmsrq_safe(registers[i].msr, registers[i].value);
 		if (error)
 			return error;
 	}
@@ -119,10 +120,10 @@ static int symbiotic_withdraw(struct symbiotic_cpu *cpu)
 	int error;
 
 	WRITE_ONCE(cpu->page->flags, READ_ONCE(cpu->page->flags) & ~SYMBIOTIC_VCPU_ENABLED);
-	error = wrmsrl_safe(MSR_SYMBIOTIC_RIP, 0);
+	error = wrmsrq_safe(MSR_SYMBIOTIC_RIP, 0);
 	if (!error)
 		symbiotic_announce_stack(NULL);
-	return wrmsrl_safe(MSR_SYMBIOTIC_VCPU_PAGE, 0) ?: error;
+	return wrmsrq_safe(MSR_SYMBIOTIC_VCPU_PAGE, 0) ?: error;
 }
 
 static void symbiotic_free_cpu(struct symbiotic_cpu *cpu)
@@ -195,7 +196,7 @@ static int symbiotic_reboot(struct notifier_block *block, unsigned long event, v
 {
 	symbiotic_swap_detach();
 	on_each_cpu(symbiotic_withdraw_here, NULL, true);
-	wrmsrl_safe(MSR_SYMBIOTIC_VM_PAGE, 0);
+	wrmsrq_safe(MSR_SYMBIOTIC_VM_PAGE, 0);
 	return NOTIFY_DONE;
 }
 
@@ -217,7 +218,7 @@ static int symbiotic_suspend(struct notifier_block *block, unsigned long event, 
 	case PM_POST_SUSPEND:
 	case PM_POST_HIBERNATION:
 	case PM_POST_RESTORE:
-		wrmsrl_safe(MSR_SYMBIOTIC_VM_PAGE, __pa(symbiotic_vm_page));
+		wrmsrq_safe(MSR_SYMBIOTIC_VM_PAGE, __pa(symbiotic_vm_page));
 		on_each_cpu(symbiotic_register_here, NULL, true);
 		symbiotic_swap_attach();
 		symbiotic_swap_thaw();
@@ -259,7 +260,7 @@ static int __init symbiotic_start(void)
 	symbiotic_vm_page = (void *)get_zeroed_page(GFP_KERNEL);
 	if (!symbiotic_vm_page)
 		return -ENOMEM;
-	error = wrmsrl_safe(MSR_SYMBIOTIC_VM_PAGE, __pa(symbiotic_vm_page));
+	error = wrmsrq_safe(MSR_SYMBIOTIC_VM_PAGE, __pa(symbiotic_vm_page));
 	if (error)
 		goto free_page;
 	error = symbiotic_add_calls();
@@ -275,7 +276,7 @@ static int __init symbiotic_start(void)
 remove_calls:
 	symbiotic_remove_calls();
 withdraw_page:
-	wrmsrl_safe(MSR_SYMBIOTIC_VM_PAGE, 0);
+	wrmsrq_safe(MSR_SYMBIOTIC_VM_PAGE, 0);
 free_page:
 	free_page((unsigned long)symbiotic_vm_page);
 	return error;
@@ -307,7 +308,7 @@ static void __exit symbiotic_exit(void)
 	unregister_reboot_notifier(&symbiotic_reboot_block);
 	cpuhp_remove_state(symbiotic_hotplug);
 	symbiotic_remove_calls();
-	if (!wrmsrl_safe(MSR_SYMBIOTIC_VM_PAGE, 0))
+	if (!wrmsrq_safe(MSR_SYMBIOTIC_VM_PAGE, 0))
 		free_page((unsigned long)symbiotic_vm_page);
 }
 

@@ -6,11 +6,14 @@
 #include <linux/objtool.h>
 #include <asm/asm.h>
 #include <asm/frame.h>
+#include <asm/msr-index.h>
 #include <asm/nospec-branch.h>
 #include <asm/ptrace-abi.h>
 #include <asm/segment.h>
 #include <asm/unwind_hints.h>
 #include <uapi/linux/symbiotic.h>
+
+#include "compat.h"
 
 /* Before Linux 6.4 it had another name. */
 #ifndef UNWIND_HINT_TYPE_END_OF_STACK
@@ -75,3 +78,15 @@ SYM_CODE_START(symbiotic_entry)
 	outl	%eax, $SYMBIOTIC_PORT
 	ud2
 SYM_CODE_END(symbiotic_entry)
+
+#ifdef SYMBIOTIC_OWN_IBPB
+/* As the kernel's, it changes AX, CX and DX. */
+SYM_FUNC_START_LOCAL(write_ibpb)
+	movl	$MSR_IA32_PRED_CMD, %ecx
+	movl	$PRED_CMD_IBPB, %eax
+	xorl	%edx, %edx
+	wrmsr
+	FILL_RETURN_BUFFER %rax, RSB_CLEAR_LOOPS, X86_BUG_IBPB_NO_RET
+	RET
+SYM_FUNC_END(write_ibpb)
+#endif

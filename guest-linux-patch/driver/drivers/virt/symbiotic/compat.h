@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What this driver needs, and versions of Linux have under other names, in
+ * other files, or not for modules. To be included after all other headers.
+ */
+#ifndef _SYMBIOTIC_COMPAT_H
+#define _SYMBIOTIC_COMPAT_H
+
+#include <linux/version.h>
+
+/*
+ * UNTRAIN_RET calls write_ibpb() on CPUs that have to forget all indirect
+ * branches, and that is exported to KVM alone. What it calls in older kernels,
+ * entry_ibpb(), any module may.
+ */
+#if defined(MODULE) && LINUX_VERSION_CODE >= KERNEL_VERSION(6, 15, 0)
+#define SYMBIOTIC_OWN_IBPB
+#endif
+
+#ifndef __ASSEMBLER__
+
+#if __has_include(<asm/cpuid/api.h>)
+#include <asm/cpuid/api.h>
+#endif
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 16, 0)
+#define wrmsrq_safe	wrmsrl_safe
+#endif
+
+#endif /* __ASSEMBLER__ */
+
+#endif /* _SYMBIOTIC_COMPAT_H */
