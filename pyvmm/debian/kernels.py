@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.cachefolder import cache_root
-from pyvmm.debian import tools
+from pyvmm.debian import packages, suites, tools
 from pyvmm.errors import ConfigError, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-from pyvmm.debian import packages
-
 KEEP_OF_KERNEL = ("boot", "lib", "usr/lib")
+#: A version, and a flavour: Debian's kernel for the machines of cloud providers has fewer drivers.
+NAME = re.compile(r"(\d+\.\d+)(-cloud)?")
 
 
 class KernelFiles(NamedTuple):
@@ -27,35 +27,74 @@ class KernelFiles(NamedTuple):
     release: str  # what `uname -r` says under it
 
 
-def kernel_image_package(linux: str) -> str:
-    """Return the package name of Debian's current plain amd64 kernel of a version such as '6.12'.
+def check_name(linux: str) -> None:
+    """Raise ConfigError for what is no name of a Debian kernel."""
+    if not NAME.fullmatch(linux):
+        raise ConfigError(
+            f"'{linux}' is not a kernel version: say something like 6.12 or 6.12-cloud"
+        )
 
-    The metapackages say which one it is: 'linux-image-<version>-amd64' where the version is a
-    backport, else 'linux-image-amd64'. Where apt has no such version, that of the older release is
-    taken.
+
+def kernel_image(linux: str) -> packages.Package:
+    """Return Debian's current amd64 kernel of a version such as '6.12', or of '6.12-cloud'.
+
+    Where apt has no such version, that of another suite is taken.
     """
     wanted_for = f"no Debian kernel of version {linux} in the apt sources"
-    found = kernel_image_among(linux) or kernel_image_among(
-        linux, packages.of_older_release(wanted_for)
-    )
-    if found is None:
-        raise HostError(f"{wanted_for}: {packages.REMEDY}")
-    return found
+    found = kernel_image_among(linux)
+    if found is not None:
+        return found
+    for options in packages.options_of(suites.WITH_KERNELS, wanted_for):
+        found = kernel_image_among(linux, options)
+        if found is not None:
+            return found
+    raise HostError(f"{wanted_for}: {packages.REMEDY}")
 
 
-def kernel_image_among(linux: str, options: Sequence[str] = ()) -> str | None:
-    """Return the package among those that apt knows with these options."""
-    wanted = re.compile(
-        rf"^\s*Depends:\s*(linux-image-{re.escape(linux)}[.+][^\s|]*)", re.MULTILINE
-    )
-    for meta in (f"linux-image-{linux}-amd64", "linux-image-amd64"):
-        if packages.candidate_version(meta, options) is None:
-            continue
-        command = ["apt-cache", *options, "depends", meta]
-        match = wanted.search(tools.run(command, what=f"resolving package {meta}"))
-        if match is not None:
-            return match[1]
+def kernel_image_among(linux: str, options: Sequence[str] = ()) -> packages.Package | None:
+    """Return the package among those that apt knows with these options.
+
+    The metapackages say which one it is: 'linux-image-<version>-amd64' where the version is a
+    backport, else 'linux-image-amd64'. Where they have gone on to a later version, the packages of
+    this one may still be there.
+    """
+    version, _, cloud = linux.partition("-")
+    flavour = f"{cloud}-amd64" if cloud else "amd64"
+    wanted = rf"linux-image-{re.escape(version)}[.+][^\s|]*"
+    names = []
+    for meta in (f"linux-image-{version}-{flavour}", f"linux-image-{flavour}"):
+        if packages.candidate_version(meta, options) is not None:
+            names += depends(meta, wanted, options)
+    for name in (*names, *images_named(version, flavour, options)):
+        found = packages.candidate_version(name, options)
+        if found is not None:
+            return packages.Package(name, found, tuple(options))
     return None
+
+
+def images_named(version: str, flavour: str, options: Sequence[str]) -> list[str]:
+    """Return the kernels of a version that apt knows with these options, the newest first."""
+    command = ["apt-cache", *options, "pkgnames", f"linux-image-{version}."]
+    said = tools.run(command, what=f"looking for kernels of version {version}")
+    own = re.compile(rf"linux-image-{re.escape(version)}\.[\d.]+(?:\+[a-z]+[\d.]+|-\d+)?-{flavour}")
+    names = filter(own.fullmatch, said.split())
+    return sorted(names, key=lambda name: [int(part) for part in re.findall(r"\d+", name)])[::-1]
+
+
+def depends(package: str, wanted: str, options: Sequence[str] = ()) -> list[str]:
+    """Return what a package depends on, as far as it matches a regular expression."""
+    command = ["apt-cache", *options, "depends", package]
+    said = tools.run(command, what=f"resolving package {package}")
+    return re.findall(rf"^\s*Depends:\s*({wanted})\s*$", said, re.MULTILINE)
+
+
+def with_parts(image: packages.Package) -> list[packages.Package]:
+    """Return the package of a kernel, and those of the same release that its files are in: since
+    Linux 7.3 it has none of its own.
+    """
+    release = re.escape(image.name.removeprefix("linux-image-"))
+    names = depends(image.name, rf"linux-(?:base|binary|modules)-{release}", image.options)
+    return [image, *(packages.Package(name, image.version, image.options) for name in names)]
 
 
 def kernel_package(linux: str, *, force: bool = False) -> KernelFiles:
@@ -64,13 +103,12 @@ def kernel_package(linux: str, *, force: bool = False) -> KernelFiles:
     ``force`` asks apt for the newest; otherwise one that is cached is used with no look at the
     network. Raise HostError if it cannot be had, ConfigError if ``linux`` is not like '6.12'.
     """
-    if not re.fullmatch(r"\d+\.\d+", linux):
-        raise ConfigError(f"'{linux}' is not a kernel version: say something like 6.12")
+    check_name(linux)
     if not force:
         known = remembered_kernel(linux)
         if known is not None:
             return known
-    tree = packages.unpacked(kernel_image_package(linux), keep=KEEP_OF_KERNEL, force=force)
+    tree = packages.tree(with_parts(kernel_image(linux)), keep=KEEP_OF_KERNEL, force=force)
     files = kernel_files(tree)
     with tools.lock(f"debian/kernel-{linux}"):
         tools.write_whole(kernel_pointer(linux), tree.name + "\n")
@@ -93,13 +131,10 @@ def remembered_kernel(linux: str) -> KernelFiles | None:
 
 
 def kernel_files(tree: Path) -> KernelFiles:
-    """Find kernel and modules in an packages.unpacked package, and make modules.dep, which packages do not
+    """Find kernel and modules in an unpacked package, and make modules.dep, which packages do not
     carry.
     """
-    images = sorted(tree.glob("boot/vmlinuz-*"))
-    if len(images) != 1:
-        raise HostError(f"no single boot/vmlinuz-* in {tree}: remove that directory and try again")
-    release = images[0].name.removeprefix("vmlinuz-")
+    image, release = image_in(tree)
     for base in (tree, tree / "usr"):
         modules = base / "lib" / "modules" / release
         if modules.is_dir():
@@ -109,4 +144,17 @@ def kernel_files(tree: Path) -> KernelFiles:
     if not (modules / "modules.dep").exists():
         with tools.lock(f"debian/depmod-{release}"):
             tools.run(["depmod", "-b", base, release], what=f"listing the modules of {release}")
-    return KernelFiles(str(images[0]), str(modules), release)
+    return KernelFiles(str(image), str(modules), release)
+
+
+def image_in(tree: Path) -> tuple[Path, str]:
+    """Return the kernel in an unpacked package, and its release: since Linux 7.3 it lies beside its
+    modules.
+    """
+    images = sorted(tree.glob("boot/vmlinuz-*"))
+    if len(images) == 1:
+        return images[0], images[0].name.removeprefix("vmlinuz-")
+    images = sorted(tree.glob("usr/lib/modules/*/vmlinuz"))
+    if len(images) == 1:
+        return images[0], images[0].parent.name
+    raise HostError(f"no single kernel in {tree}: remove that directory and try again")

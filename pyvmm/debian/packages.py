@@ -14,11 +14,11 @@ from pyvmm.debian import suites, tools
 from pyvmm.errors import HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 REMEDY = (
     "pyvmm takes it from the apt sources of a Debian machine; "
-    "run 'apt-get update', or add the suite that has it (bookworm-security, trixie)"
+    "run 'apt-get update', or add the suite that has it (bookworm-security, trixie, trixie-backports)"
 )
 
 
@@ -40,20 +40,20 @@ class Package(NamedTuple):
     options: tuple[str, ...] = ()
 
 
-def find(name: str) -> Package:
-    """Return the package that apt would install, or that of the older release whose packages are
-    used too (`suites.older`).
+def find(name: str, beyond: Sequence[str] = (suites.OLDER,)) -> Package:
+    """Return the package that apt would install, or that of the first of the suites ``beyond`` its
+    sources that has it.
 
-    Raise HostError if neither is there.
+    Raise HostError if none has.
     """
     version = candidate_version(name)
     if version is not None:
         return Package(name, version)
-    options = of_older_release(f"apt has no package '{name}'")
-    version = candidate_version(name, options)
-    if version is None:
-        raise HostError(f"neither apt nor Debian {suites.OLDER} has a package '{name}': {REMEDY}")
-    return Package(name, version, options)
+    for options in options_of(beyond, f"apt has no package '{name}'"):
+        version = candidate_version(name, options)
+        if version is not None:
+            return Package(name, version, options)
+    raise HostError(f"neither apt nor Debian {', '.join(beyond)} has a package '{name}': {REMEDY}")
 
 
 def find_in(suite: suites.Suite, names: Iterable[str]) -> list[Package]:
@@ -71,15 +71,23 @@ def find_in(suite: suites.Suite, names: Iterable[str]) -> list[Package]:
     return found
 
 
-def of_older_release(reason: str) -> tuple[str, ...]:
-    """Return the options with which apt knows that release.
+def options_of(names: Iterable[str], reason: str) -> Iterator[tuple[str, ...]]:
+    """Return the options with which apt knows each of these suites, one after the other.
 
-    Raise HostError, with the reason that it is wanted for.
+    Raise HostError, with the reason that they are wanted for, where none can be looked at.
     """
-    try:
-        return suites.look_up(suites.older())
-    except HostError as error:
-        raise HostError(f"{reason}: {REMEDY} ({error})") from error
+    errors = []
+    reached = False
+    for name in names:
+        try:
+            options = suites.look_up(suites.named(name))
+        except HostError as error:
+            errors.append(str(error))
+            continue
+        reached = True
+        yield options
+    if not reached:
+        raise HostError(f"{reason}: {REMEDY} ({'; '.join(errors)})")
 
 
 def tree_of(package: Package) -> Path:
@@ -94,11 +102,17 @@ def unpacked(package: str, *, keep: Iterable[str] = (), force: bool = False) -> 
     ``keep`` limits what stays to some top directories. Raise HostError if apt has no such package
     or cannot fetch it.
     """
-    found = find(package)
-    final = tree_of(found)
-    with tools.lock(f"debian/{package}"):
+    return tree([find(package)], keep=keep, force=force)
+
+
+def tree(packages: Sequence[Package], *, keep: Iterable[str] = (), force: bool = False) -> Path:
+    """Return the tree of the first package in the cache, with the files of the others in it;
+    downloaded if need be.
+    """
+    final = tree_of(packages[0])
+    with tools.lock(f"debian/{packages[0].name}"):
         if force or not final.is_dir():
-            tools.publish(final, lambda fresh: fetch(found, fresh, tuple(keep)))
+            tools.publish(final, lambda fresh: fetch_all(packages, fresh, tuple(keep)))
     return final
 
 
@@ -111,13 +125,14 @@ def unpacked_together(packages: Sequence[Package], *, keep: Iterable[str], into:
     version = packages[0].version.replace(":", "%3a")
     final = Path(cache_root()) / f"{into}-{version}"
     if not final.is_dir():
-
-        def fill(fresh: Path) -> None:
-            for package in packages:
-                fetch(package, fresh, tuple(keep))
-
-        tools.publish(final, fill)
+        tools.publish(final, lambda fresh: fetch_all(packages, fresh, tuple(keep)))
     return final
+
+
+def fetch_all(packages: Iterable[Package], target: Path, keep: tuple[str, ...]) -> None:
+    """Download packages, and unpack them into one tree."""
+    for package in packages:
+        fetch(package, target, keep)
 
 
 def fetch(package: Package, target: Path, keep: tuple[str, ...]) -> None:
@@ -143,7 +158,16 @@ def fetch(package: Package, target: Path, keep: tuple[str, ...]) -> None:
     tools.run(["dpkg-deb", "-x", archive, tree], what=f"unpacking {archive.name}")
     for name in keep or os.listdir(tree):
         if (tree / name).exists():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            (tree / name).rename(target / name)
+            move(tree / name, target / name)
     shutil.rmtree(tree)
     shutil.rmtree(parcel)
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a file or a folder; a folder's contents where there is one of that name."""
+    if target.is_dir() and source.is_dir() and not source.is_symlink():
+        for path in source.iterdir():
+            move(path, target / path.name)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.rename(target)

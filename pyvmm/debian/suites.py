@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Suites of Debian that are not among the system's sources: the backports of its release, and an
-older release.
+"""Suites of Debian that are not among the system's sources: the backports of its release, an older
+release, and a newer one with its backports.
 
 apt works with a state and a list of sources of its own for each, below the cache. Of the system's
 configuration it takes the address of the mirror and the keys, and changes nothing.
@@ -24,6 +24,10 @@ TARGET_FIELDS = "$(CREATED_BY) $(ORIGIN) $(LABEL) $(CODENAME) $(REPO_URI)"
 
 #: Linux 6.1 is of it, and QEMU 7.2 and Bochs 2.7.
 OLDER = "bookworm"
+#: Linux 7.3 is of its backports; their compiler, and the C library of that, are of the release itself.
+NEWER = "trixie"
+#: Where kernels and their headers are looked for, besides the system's sources.
+WITH_KERNELS = (OLDER, f"{NEWER}-backports", NEWER)
 
 
 class Suite(NamedTuple):
@@ -67,14 +71,14 @@ def backports() -> Suite:
     return Suite(mirror(), f"{running_release()}-backports")
 
 
-def older() -> Suite:
-    """Return the release whose kernels, and emulators, newer ones have no more.
+def named(name: str) -> Suite:
+    """Return a suite on the mirror of the release that runs here.
 
-    Raise HostError as `mirror` does, and where it is the one that runs here.
+    Raise HostError as `mirror` does, and where it is that release.
     """
-    if running_release() == OLDER:
-        raise HostError(f"this is Debian {OLDER} itself")
-    return Suite(mirror(), OLDER)
+    if running_release() == name:
+        raise HostError(f"this is Debian {name} itself")
+    return Suite(mirror(), name)
 
 
 def options(folder: Path) -> list[str]:

@@ -47,17 +47,22 @@ PACKAGE_OF = {
 }
 
 
+def found(name: str) -> str | None:
+    """Return the path of an external program; None if this machine does not have it."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_PATH])
+    return shutil.which(name, path=path)
+
+
 def tool(name: str) -> str:
     """Return the path of an external program.
 
     Raise HostError naming the Debian package that has it.
     """
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_PATH])
-    found = shutil.which(name, path=path)
-    if found is None:
+    path = found(name)
+    if path is None:
         package = PACKAGE_OF.get(name, name)
         raise HostError(f"the program '{name}' is missing: install the Debian package '{package}'")
-    return found
+    return path
 
 
 def run(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.cachefolder import refuse_for_make
-from pyvmm.debian import packages
 from pyvmm.errors import ConfigError
 from pyvmm.guest import cache, initramfs, kconfig, kernel, pointer, series, source
 
@@ -93,7 +92,7 @@ def forecast(
     kernel.check_machine()
     if not source.is_here(number, source_path):
         package = source.package_of(number)
-        wanted = f"{package} {packages.find(package).version}, to be fetched"
+        wanted = f"{package.name} {package.version}, to be fetched"
         return Forecast(version, wanted, patches, "", False)
     plan, _ = planned(version, source_path, config)
     key = plan.key()

@@ -64,14 +64,14 @@ def make_all(target: Path, key: str, kernel: KernelFiles, linux: str) -> None:
     """Fetch the headers, run the module's makefile, and leave what is worth keeping."""
     for program in PROGRAMS:
         tools.tool(program)
-    folder = headers.headers(kernel)
-    tools.tool(headers.compiler(folder))
+    found = headers.headers(kernel)
     tools.say(f"building the symbiotic module for {kernel.release}")
     tree = Path(cache.patch_tree())
     work = target / "work"
     run_make(
-        ["make", "-C", str(tree / "module"), f"KDIR={folder}", f"BUILD={work}"],
+        ["make", "-C", str(tree / "module"), f"KDIR={found.folder}", f"BUILD={work}"],
         Path(cache_root()) / "guest" / f"module-{linux}.log",
+        found.programs,
     )
     shutil.move(work / NAME, target / NAME)
     shutil.rmtree(work)
@@ -79,9 +79,12 @@ def make_all(target: Path, key: str, kernel: KernelFiles, linux: str) -> None:
     (target / "info.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
 
 
-def run_make(command: list[str], log: Path) -> None:
-    """Run make with its output in ``log``; HostError has the end of it."""
-    surroundings = {**os.environ, "LC_ALL": "C"}
+def run_make(command: list[str], log: Path, programs: Path) -> None:
+    """Run make with its output in ``log``, and with ``programs`` first on the path; HostError has
+    the end of it.
+    """
+    path = os.pathsep.join([str(programs), os.environ.get("PATH", os.defpath)])
+    surroundings = {**os.environ, "LC_ALL": "C", "PATH": path}
     for name in (*FOREIGN, "ARCH", "KCFLAGS"):
         surroundings.pop(name, None)
     done = subprocess.run(

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.cachefolder import cache_root
-from pyvmm.debian import packages, tools
+from pyvmm.debian import packages, suites, tools
 from pyvmm.errors import ConfigError, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 INSTALLED = Path("/usr/src")
+PACKAGE = "linux-source-"
 
 
 class Source(NamedTuple):
@@ -48,30 +49,30 @@ def locate(linux: str, given: str | os.PathLike[str] | None = None) -> Source:
         if not path.is_file():
             raise ConfigError(f"no such kernel source: {path}")
         return Source(path, file_identity(path))
-    package, archive = package_of(linux), installed(linux)
+    archive = installed(linux)
     if not archive.is_file():
-        archive = packages.unpacked(package, keep=["usr/src"]) / "usr" / "src" / archive.name
+        archive = packages.tree([package_of(linux)], keep=["usr/src"]) / "usr/src" / archive.name
     if not archive.is_file():
+        package = package_of(linux).name
         raise HostError(f"package {package} has no {archive.name}; give the sources by --source")
     return Source(archive, file_identity(archive))
 
 
-def package_of(linux: str) -> str:
-    """Return the Debian package with the sources of a version."""
-    return f"linux-source-{linux}"
+def package_of(linux: str) -> packages.Package:
+    """Return the Debian package with the sources of a version. Raise HostError if there is none."""
+    return packages.find(f"{PACKAGE}{linux}", suites.WITH_KERNELS)
 
 
 def installed(linux: str) -> Path:
     """Return where that package has its archive when it is installed."""
-    return INSTALLED / f"{package_of(linux)}.tar.xz"
+    return INSTALLED / f"{PACKAGE}{linux}.tar.xz"
 
 
 def is_here(linux: str, given: str | os.PathLike[str] | None = None) -> bool:
-    """Return whether `locate` would fetch nothing. Raise HostError if apt has no such package."""
-    package = package_of(linux)
+    """Return whether `locate` would fetch nothing. Raise HostError if there is no such package."""
     if given is not None or installed(linux).is_file():
         return True
-    return packages.tree_of(packages.find(package)).is_dir()
+    return packages.tree_of(package_of(linux)).is_dir()
 
 
 def file_identity(path: Path) -> str:

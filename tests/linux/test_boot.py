@@ -104,10 +104,14 @@ def test_own_kernel_by_pvh(name: str, cpus: int, disk: str, tmp_path: Path) -> N
     assert done.record["config"]["kernel"].endswith("/vmlinux")
 
 
-@pytest.mark.parametrize(("name", "cpus"), [("stock-6.12", 2), kernels.one("stock-6.1", 2)])
+@pytest.mark.parametrize(("name", "cpus"), kernels.of_debian(2))
 def test_debian_kernel(name: str, cpus: int, disk: str, tmp_path: Path) -> None:
     done = linux.run(tmp_path, INSPECT, "--linux", name, "-c", str(cpus), "-d", disk, "-m", "512M")
-    check(done, name.removeprefix("stock-") + ".", cpus)
+    version, _, flavour = name.removeprefix("stock-").partition("-")
+    check(done, f"{version}.", cpus)
+    release = sections(done.stdout)["release"].strip()
+    assert release.endswith(f"-{flavour}-amd64" if flavour else "-amd64")
+    assert ("cloud" in release) == (flavour == "cloud")
 
 
 @pytest.mark.parametrize(("name", "cpus"), [("6.12", 2), kernels.one("6.1", 1)])

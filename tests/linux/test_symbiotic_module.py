@@ -92,7 +92,7 @@ class Talk:
         return self.tell(f"dmesg | grep -iE '{COMPLAINTS}' | grep -vE '{USUAL}'")
 
 
-@pytest.fixture(params=[kernels.one("stock-6.12-symbiotic"), kernels.one("stock-6.1-symbiotic")])
+@pytest.fixture(params=kernels.of_debian(symbiotic=True))
 def talk(request: pytest.FixtureRequest) -> Iterator[Talk]:
     with Guest(SCRIPT, linux=request.param, memory="512M", cpus=CPUS) as guest:
         yield Talk(guest.start())

@@ -41,7 +41,7 @@ def make(*words: str | Path) -> None:
 
 def build(folder: Path, linux: str, name: str) -> Path:
     """The module, made in `folder` for Debian's kernel of that version, with the driver's own module before it."""
-    kernel = headers.headers(kernels.kernel_package(linux))
+    kernel = headers.headers(kernels.kernel_package(linux)).folder
     driver, example = folder / "driver", folder / "example"
     make("-C", ROOT / "guest-linux-patch" / "module", f"KDIR={kernel}", f"BUILD={driver}")
     tree = driver / "tree"

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 SKIP = """#!/bin/sh
 all="$*"
 state={state}
-case $all in *suite-bookworm/lists*) state={state}/bookworm;; esac
+case $all in *suite-*/lists*)
+  suite=${{all#*suite-}}
+  [ ! -d "{state}/${{suite%%/*}}" ] || state={state}/${{suite%%/*}};;
+esac
 while :; do
   case $1 in
     -o|--format) shift 2;;
@@ -28,6 +31,7 @@ done
 """
 CACHE_SCRIPT = """
 [ "$1" = policy ] && cat "$state/$2.policy" 2>/dev/null
+[ "$1" = pkgnames ] && ls "$state" | sed -n "s/^\\($2.*\\)[.]policy$/\\1/p"
 [ "$1" = depends ] && shift && for package; do cat "$state/$package.depends" 2>/dev/null; done
 exit 0
 """
@@ -69,7 +73,7 @@ class FakeApt:
         """A package that can be downloaded, with what is in ``tree``."""
         self.meta(package, "nothing")
         control = tree / "DEBIAN"
-        control.mkdir()
+        control.mkdir(parents=True)
         (control / "control").write_text(
             f"Package: {package}\nVersion: 2.0-1\nArchitecture: amd64\n"
             "Maintainer: Nobody <nobody@localhost>\nDescription: test\n"
@@ -78,6 +82,28 @@ class FakeApt:
         command = ["dpkg-deb", "--root-owner-group", "-Znone", "-b", str(tree), str(output)]
         subprocess.run(command, check=True, capture_output=True)
         shutil.rmtree(tree)
+
+    def split_kernel(self, release: str) -> None:
+        """A kernel whose files are in packages of their own, as those of Linux 7.3 are."""
+        modules = f"usr/lib/modules/{release}"
+        parts = {
+            "base": (f"{modules}/modules.builtin", f"{modules}/config"),
+            "binary": (f"{modules}/vmlinuz",),
+            "modules": (f"{modules}/kernel/some.ko",),
+        }
+        for part, paths in parts.items():
+            tree = self.state / "tree"
+            for path in paths:
+                (tree / path).parent.mkdir(parents=True, exist_ok=True)
+                (tree / path).write_text("")
+            if part == "modules":
+                object_file = tree / modules / "kernel" / "some.ko"
+                subprocess.run(["gcc", "-c", "-x", "c", "/dev/null", "-o", object_file], check=True)
+            self.package(f"linux-{part}-{release}", tree)
+        image = f"linux-image-{release}"
+        self.package(image, self.state / "tree")
+        needed = "".join(f"  Depends: linux-{part}-{release}\n" for part in parts)
+        (self.state / f"{image}.depends").write_text(f"{image}\n{needed}  Depends: dracut\n")
 
     def kernel(self, package: str, release: str, names: Sequence[str] = ("some",)) -> None:
         """A kernel package with a few empty modules."""
@@ -95,7 +121,11 @@ class FakeApt:
 
     def older_release(self) -> Path:
         """From now on apt's packages are those of Debian bookworm, which runs no more here."""
-        folder = self.state / "bookworm"
+        return self.move_to("bookworm")
+
+    def move_to(self, suite: str) -> Path:
+        """From now on apt's packages are those of a suite that is not among its sources."""
+        folder = self.state / suite
         folder.mkdir()
         for path in [*self.state.glob("*.policy"), *self.state.glob("*.de*")]:
             path.rename(folder / path.name)

@@ -17,12 +17,21 @@ if TYPE_CHECKING:
 DEFAULT = cache.DEFAULT_LINUX
 OLD, DEBUG = "6.1", "6.12-debug"
 OTHERS = (OLD, DEBUG)
+#: Debian's own: those of every run, and all. With the module each is another guest.
+CLOUD = "6.12-cloud"
+DEBIAN = (DEFAULT, CLOUD)
+ALL_OF_DEBIAN = (*DEBIAN, OLD, "6.1-cloud", "7.3", "7.3-cloud")
 
 
 def one(name: str, *values: object) -> ParameterSet:
     """A parameter of a test, a kernel's name and what goes with it, marked if the kernel is one of the others."""
-    other = name.removeprefix(cache.STOCK).removesuffix(cache.SYMBIOTIC) in OTHERS
-    return pytest.param(name, *values, marks=pytest.mark.rest if other else ())
+    linux = name.removeprefix(cache.STOCK).removesuffix(cache.SYMBIOTIC)
+    return pytest.param(name, *values, marks=() if linux in DEBIAN else pytest.mark.rest)
+
+
+def of_debian(*values: object, symbiotic: bool = False) -> list[ParameterSet]:
+    """Parameters of a test, each of Debian's kernels as the name of a guest and what goes with it."""
+    return [one(cache.stock_name(linux, symbiotic), *values) for linux in ALL_OF_DEBIAN]
 
 
 BOTH = (one(DEFAULT), one(OLD))

@@ -42,6 +42,18 @@ def modules(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def release(apt: FakeApt, name: str) -> None:
+    """A release of Debian that runs here."""
+    Path(suites.OS_RELEASE).write_text(f"ID=debian\nVERSION_CODENAME={name}\n")
+    apt.targets(f"Packages Debian Debian {name} http://mirror/debian/\n")
+
+
+def newer_release(apt: FakeApt) -> None:
+    """Debian 13 runs here, and has none of the packages so far."""
+    release(apt, "trixie")
+    apt.older_release()
+
+
 def names(paths: list[str]) -> list[str]:
     return [Path(path).name.split(".")[0] for path in paths]
 
@@ -129,8 +141,54 @@ def test_the_metapackage_of_the_version_wins(apt: FakeApt) -> None:
     apt.kernel("linux-image-6.12.5+deb12-amd64", "6.12.5+deb12-amd64")
     apt.meta("linux-image-6.12-amd64", "linux-image-6.12.5+deb12-amd64")
     apt.meta("linux-image-amd64", "linux-image-6.1.0-5-amd64")
-    assert kernels.kernel_image_package("6.12") == "linux-image-6.12.5+deb12-amd64"
-    assert kernels.kernel_image_package("6.1") == "linux-image-6.1.0-5-amd64"
+    apt.meta("linux-image-6.12.5+deb12-amd64", "nothing")
+    apt.meta("linux-image-6.1.0-5-amd64", "nothing")
+    assert kernels.kernel_image("6.12").name == "linux-image-6.12.5+deb12-amd64"
+    assert kernels.kernel_image("6.1").name == "linux-image-6.1.0-5-amd64"
+
+
+def test_the_flavour_of_clouds_is_a_kernel_of_its_own(apt: FakeApt) -> None:
+    for package in ("linux-image-6.12.5-amd64", "linux-image-6.12.5-cloud-amd64"):
+        apt.meta(package, "nothing")
+    apt.meta("linux-image-amd64", "linux-image-6.12.5-amd64")
+    apt.meta("linux-image-cloud-amd64", "linux-image-6.12.5-cloud-amd64")
+    assert kernels.kernel_image("6.12").name == "linux-image-6.12.5-amd64"
+    assert kernels.kernel_image("6.12-cloud").name == "linux-image-6.12.5-cloud-amd64"
+
+
+def test_the_newest_kernel_of_a_version_that_the_metapackage_left(apt: FakeApt) -> None:
+    for middle in (
+        "7.3.4+deb13",
+        "7.3.10+deb13",
+        "7.3.9+deb13-cloud",
+        "7.30.1+deb13",
+        "7.4.1+deb13",
+    ):
+        apt.meta(f"linux-image-{middle}-amd64", "nothing")
+    apt.meta("linux-image-7.3.11+deb13-amd64-dbg", "nothing")
+    apt.meta("linux-image-amd64", "linux-image-7.4.1+deb13-amd64")
+    assert kernels.kernel_image("7.3").name == "linux-image-7.3.10+deb13-amd64"
+    assert kernels.kernel_image("7.3-cloud").name == "linux-image-7.3.9+deb13-cloud-amd64"
+
+
+def test_a_kernel_of_a_newer_releases_backports(apt: FakeApt) -> None:
+    """Its files are in several packages, and all are fetched from there."""
+    apt.split_kernel("7.3.4+deb13-amd64")
+    apt.meta("linux-image-amd64", "linux-image-7.3.4+deb13-amd64")
+    apt.move_to("trixie-backports")
+    release(apt, "bookworm")
+    files = kernels.kernel_package("7.3")
+    assert files.release == "7.3.4+deb13-amd64"
+    folder = apt.cache / "debian" / "linux-image-7.3.4+deb13-amd64_1%3a2.0-1"
+    assert files.vmlinuz == f"{folder}/usr/lib/modules/{files.release}/vmlinuz"
+    assert Path(files.modules_dir, "kernel", "some.ko").exists()
+    assert "kernel/some.ko" in Path(files.modules_dir, "modules.dep").read_text()
+    assert Path(files.vmlinuz).with_name("config").exists()
+    source = apt.cache / "debian" / "suite-trixie-backports" / "sources.list"
+    assert source.read_text().endswith(" http://mirror/debian/ trixie-backports main\n")
+    before = apt.downloads()
+    assert kernels.kernel_package("7.3") == files
+    assert apt.downloads() == before
 
 
 def test_a_version_that_debian_has_not(apt: FakeApt) -> None:
@@ -139,19 +197,13 @@ def test_a_version_that_debian_has_not(apt: FakeApt) -> None:
         kernels.kernel_package("6.1")
 
 
-def newer_release(apt: FakeApt) -> None:
-    """Debian 13 runs here, and has none of the packages so far."""
-    Path(suites.OS_RELEASE).write_text("ID=debian\nVERSION_CODENAME=trixie\n")
-    apt.targets("Packages Debian Debian trixie http://mirror/debian/\n")
-    apt.older_release()
-
-
 def test_a_kernel_of_the_release_before(apt: FakeApt) -> None:
     apt.kernel("linux-image-6.1.0-5-amd64", "6.1.0-5-amd64")
     apt.meta("linux-image-amd64", "linux-image-6.1.0-5-amd64")
     newer_release(apt)
     apt.meta("linux-image-amd64", "linux-image-6.12.5-amd64")
-    assert kernels.kernel_image_package("6.12") == "linux-image-6.12.5-amd64"
+    apt.meta("linux-image-6.12.5-amd64", "nothing")
+    assert kernels.kernel_image("6.12").name == "linux-image-6.12.5-amd64"
     assert not apt.updates()
     assert kernels.kernel_package("6.1").release == "6.1.0-5-amd64"
     assert len(apt.updates()) == 1
@@ -183,7 +235,7 @@ def test_the_release_before_cannot_be_reached(apt: FakeApt) -> None:
         packages.unpacked("thing")
 
 
-@pytest.mark.parametrize("linux", ["", "6", "../x", "6.12.1"])
+@pytest.mark.parametrize("linux", ["", "6", "../x", "6.12.1", "6.12-", "6.12-rt"])
 def test_a_version_that_is_none(linux: str) -> None:
     with pytest.raises(ConfigError, match="not a kernel version"):
         kernels.kernel_package(linux)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.cachefolder import cache_root
-from pyvmm.debian import kernels
+from pyvmm.debian import kernels, tools
 from pyvmm.errors import HostError
 from pyvmm.guest import cache, headers, inventory, module
 from pyvmm.guest.named import find_guest
@@ -88,7 +88,7 @@ def test_module_is_made_of_the_drivers_files(tree: Path, kernel: kernels.KernelF
     work = tree.parent / "work"
     for text in ("int three;\n", "int four;\n"):
         (tree / "driver" / CORE).write_text(text)
-        words = [f"KDIR={headers.headers(kernel)}", f"BUILD={work}"]
+        words = [f"KDIR={headers.headers(kernel).folder}", f"BUILD={work}"]
         subprocess.run(["make", "-C", tree / "module", *words], check=True, capture_output=True)
         assert sources_below(work / "tree") == {
             CORE: text,
@@ -104,15 +104,17 @@ def sources_below(folder: Path) -> dict[str, str]:
 
 
 def test_headers_are_put_together_once(kernel: kernels.KernelFiles, apt: FakeApt) -> None:
-    folder = headers.headers(kernel)
+    folder = headers.headers(kernel).folder
     assert (folder / "scripts" / "program").exists()
-    assert (folder / "Makefile").read_text() == "include ../linux-headers-6.12.5-common/Makefile\n"
+    done = subprocess.run(["make", "-n"], cwd=folder, capture_output=True, text=True, check=True)
+    assert f"M={folder}" not in done.stdout
+    assert "for  with" in done.stdout
     package = Path(cache_root(), "debian", f"linux-headers-{RELEASE}_1%3a2.0-1")
     original = package / "usr" / "src" / f"linux-headers-{RELEASE}" / "Makefile"
     assert original.read_text().startswith("include /usr/src/")
     before = apt.downloads()
     apt.forget()
-    assert headers.headers(kernel) == folder
+    assert headers.headers(kernel).folder == folder
     assert apt.downloads() == before
 
 
@@ -123,8 +125,37 @@ def test_headers_that_are_gone(kernel: kernels.KernelFiles, apt: FakeApt) -> Non
 
 
 def test_the_kernels_own_compiler(kernel: kernels.KernelFiles, tmp_path: Path) -> None:
-    assert REAL_COMPILER(headers.headers(kernel)) == "gcc-12"
+    assert REAL_COMPILER(headers.headers(kernel).folder) == "gcc-12"
     assert REAL_COMPILER(tmp_path / "nothing") == "gcc"
+
+
+def lack_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on this machine has none of a certain version."""
+    monkeypatch.setattr(headers, "compiler", REAL_COMPILER)
+    real = tools.found
+    monkeypatch.setattr(tools, "found", lambda name: None if "gcc-" in name else real(name))
+
+
+def test_compiler_that_this_machine_lacks(
+    kernel: kernels.KernelFiles, apt: FakeApt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its packages become part of the tree, those that there are."""
+    lack_compilers(monkeypatch)
+    for package in ("gcc-12", "cpp-12"):
+        programs = tmp_path / package / "usr" / "bin"
+        programs.mkdir(parents=True)
+        (programs / package).write_text("#!/bin/sh\n")
+        apt.package(package, tmp_path / package)
+    found = headers.headers(kernel)
+    assert {path.name for path in found.programs.iterdir()} == {"gcc-12", "cpp-12"}
+
+
+def test_compiler_that_nobody_has(
+    kernel: kernels.KernelFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lack_compilers(monkeypatch)
+    with pytest.raises(HostError, match="'gcc-12'"):
+        headers.headers(kernel)
 
 
 def test_module_is_built_once(tree: Path, kernel: kernels.KernelFiles) -> None:
@@ -136,7 +167,7 @@ def test_module_is_built_once(tree: Path, kernel: kernels.KernelFiles) -> None:
     assert path.stat().st_ino == before
     module.build(kernel, "6.12", force=True)
     assert path.stat().st_ino != before
-    said = (headers.headers(kernel) / "said").read_text()
+    said = (headers.headers(kernel).folder / "said").read_text()
     assert said.startswith("for m with ")
     assert "-DCONFIG_SYMBIOTIC=1" in said
 
@@ -157,7 +188,7 @@ def test_what_the_key_depends_on(tree: Path, kernel: kernels.KernelFiles) -> Non
 
 
 def test_failed_build_shows_the_log(tree: Path, kernel: kernels.KernelFiles) -> None:
-    (headers.headers(kernel) / "broken").write_text("")
+    (headers.headers(kernel).folder / "broken").write_text("")
     with pytest.raises(HostError, match="this is broken") as caught:
         module.build(kernel, "6.12")
     assert "module-6.12.log" in str(caught.value)

@@ -123,7 +123,7 @@ def test_a_kernel_that_is_there_is_used(apt: FakeApt, monkeypatch: pytest.Monkey
     apt.fail_updates()
     for _ in range(2):
         assert image.outer_kernel().release == "6.12.5-amd64"
-    assert len(apt.updates()) == 1
+    assert len(apt.updates()) == 2  # one of each suite that could have it
 
 
 # -- surroundings
