@@ -33,6 +33,7 @@ def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
     add_list(actions)
     add_path(actions)
     add_series(actions)
+    add_package(actions)
     add_clean(actions)
 
 
@@ -85,7 +86,9 @@ def add_stock(actions: argparse._SubParsersAction[Any]) -> None:
         "stock", help="fetch Debian's own kernel and make an initramfs with its virtio modules"
     )
     parser.add_argument(
-        "--linux", metavar="VERSION", help=f"Debian's, as 6.1 (default: {cache.DEFAULT_LINUX})"
+        "--linux",
+        metavar="VERSION",
+        help=f"Debian's, as 6.1 or 6.12-cloud (default: {cache.DEFAULT_LINUX})",
     )
     parser.add_argument(
         "--symbiotic",
@@ -133,6 +136,16 @@ def add_series(actions: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("folder", metavar="DIR", help="where to; empty, or made")
 
 
+def add_package(actions: argparse._SubParsersAction[Any]) -> None:
+    """Add `guest package`."""
+    parser = actions.add_parser(
+        "package", help="write the guest driver as a Debian package, for a guest of your own"
+    )
+    parser.add_argument(
+        "--output", default=".", metavar="DIR", help="where to (default: the current folder)"
+    )
+
+
 def add_clean(actions: argparse._SubParsersAction[Any]) -> None:
     """Add `guest clean`."""
     parser = actions.add_parser("clean", help="remove builds that are no longer used")
@@ -149,6 +162,7 @@ def main(args: argparse.Namespace) -> int:
         "list": show_list,
         "path": path,
         "series": write_series,
+        "package": write_package,
         "clean": clean,
     }
     return actions[args.action](args)
@@ -247,6 +261,14 @@ def write_series(args: argparse.Namespace) -> int:
     from pyvmm.guest.series import write
 
     print(*write(args.linux, args.folder), sep="\n")
+    return 0
+
+
+def write_package(args: argparse.Namespace) -> int:
+    """Write the package and print its path."""
+    from pyvmm.guest.package import package
+
+    print(package(args.output))
     return 0
 
 

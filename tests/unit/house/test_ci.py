@@ -15,7 +15,15 @@ import yaml
 
 from tests.support.tree import ROOT
 
-SCRIPTS = (".ci/setup", ".ci/provision", ".ci/run", ".ci/nightly", ".ci/root", ".ci/pythons")
+SCRIPTS = (
+    ".ci/setup",
+    ".ci/provision",
+    ".ci/run",
+    ".ci/nightly",
+    ".ci/root",
+    ".ci/pythons",
+    ".ci/dkms",
+)
 
 
 def text(name: str) -> str:
@@ -95,7 +103,7 @@ STEP = re.compile(r"^\s*step (?:\")?(\w+)", re.MULTILINE)
 def test_ci_runs_every_step_of_the_night(name: str) -> None:
     said = strings(yaml.safe_load(text(name)))
     steps = set(STEP.findall(text(".ci/nightly")))
-    assert {"release", "pythons", "torture"} <= steps
+    assert {"release", "pythons", "dkms", "torture"} <= steps
     for step in steps:
         assert any(re.search(rf"\b{step}\b", line) for line in said), step
 
