@@ -232,9 +232,11 @@ def show_list(args: argparse.Namespace) -> int:
         return 0
     if not found:
         print("no guest yet: run 'pyvmm guest build'")
+    name = max([12, *(len(entry.name) for entry in found)])
+    version = max([22, *(len(entry.guest.version) for entry in found)])
     for entry in found:
         mib = entry.size / 2**20
-        print(f"{entry.name:12} {entry.guest.version:22} {mib:6.1f} MiB  {entry.state}")
+        print(f"{entry.name:{name}} {entry.guest.version:{version}} {mib:6.1f} MiB  {entry.state}")
     return 0
 
 
