@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from pyvmm.errors import ConfigError
 from pyvmm.guest import cache
 
@@ -35,6 +37,27 @@ def find_guest(name: str) -> Any:
     raise ConfigError(
         f"the {name} guest is not built, or its sources changed; run: pyvmm guest build --linux {name}"
     )
+
+
+def find_default(*, bypass: bool = False) -> tuple[str, Any]:
+    """Return the guest where nobody names one, and its name: the project's own, or where none was
+    ever built Debian's kernel with the guest driver as a module.
+
+    Which one that is, and what it cannot do, goes to standard error. With ``bypass`` it has to have
+    SwapBypass, so it is the project's. Raise as `find_guest` does.
+    """
+    name = cache.DEFAULT_LINUX
+    if bypass or cache.read_pointer(name) is not None:
+        return name, find_guest(name)
+    stock = cache.stock_name(name, symbiotic=True)
+    guest = find_guest(stock)
+    print(
+        f"pyvmm: the {name} guest is not built (pyvmm guest build): this is Debian's Linux "
+        f"{guest.version} with the guest driver as a module; it answers symcalls, and swaps to a "
+        "disk without SwapBypass",
+        file=sys.stderr,
+    )
+    return stock, guest
 
 
 def find_stock(linux: str, *, symbiotic: bool) -> Any:

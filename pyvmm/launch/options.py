@@ -97,8 +97,8 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         ("--linux",),
         {
             "metavar": "NAME",
-            "help": "which built guest: 6.12, 6.1, or Debian's own as stock-6.12, stock-6.1; those with the "
-            "guest driver as a module are stock-6.12-symbiotic, stock-6.1-symbiotic (6.12)",
+            "help": "which guest: 6.12 or 6.1, which are built here, or Debian's own as stock-6.12 or stock-7.3-cloud; "
+            "with the guest driver as a module as stock-6.12-symbiotic (6.12, or that where it was never built)",
         },
     ),
     (

@@ -122,11 +122,12 @@ class Plan:
             return args.kernel, [*self._modular(), *(args.initrd or [])]
         if not self.own_guest:
             return args.kernel, args.initrd or []
-        from pyvmm.guest.cache import DEFAULT_LINUX
-        from pyvmm.guest.named import find_guest
+        from pyvmm.guest import named
 
-        linux = args.linux or DEFAULT_LINUX
-        guest = find_guest(linux)
+        if args.linux:
+            linux, guest = args.linux, named.find_guest(args.linux)
+        else:
+            linux, guest = named.find_default(bypass=args.swap_bypass not in (None, "off"))
         self._check_cpus(guest, linux)
         return guest.vmlinux or guest.kernel, args.initrd or [guest.initramfs]
 

@@ -11,9 +11,9 @@ import pytest
 
 from pyvmm.cachefolder import cache_root
 from pyvmm.debian import kernels, tools
-from pyvmm.errors import HostError
+from pyvmm.errors import ConfigError, HostError
 from pyvmm.guest import cache, headers, inventory, module
-from pyvmm.guest.named import find_guest
+from pyvmm.guest.named import find_default, find_guest
 from pyvmm.guest.stock import stock
 from tests.support.archive import walk
 from tests.support.fake_apt import GOOD_PATCH, FakeApt, add_file, add_patch, patch_tree
@@ -229,6 +229,21 @@ def test_stock_guest_is_found_by_name(
     with (tree / "driver" / CORE).open("a") as file:
         file.write("\n")
     assert inventory.guest_files("stock-6.12-symbiotic") == []
+
+
+def test_guest_where_nobody_names_one(
+    tree: Path, kernel: kernels.KernelFiles, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Debian's, which is said; the project's as soon as there was one, or where SwapBypass is wanted."""
+    assert find_default() == ("stock-6.12-symbiotic", cache.find_stock("6.12", symbiotic=True))
+    said = capsys.readouterr().err.splitlines()[-1]
+    for part in (RELEASE, "module", "symcalls", "without SwapBypass", "pyvmm guest build"):
+        assert part in said
+    with pytest.raises(ConfigError, match="pyvmm guest build --linux"):
+        find_default(bypass=True)
+    Path(cache.pointer_path("6.12")).write_text(f"{cache.POINTER_HEAD}\n6.12.1\nk\ni\n")
+    with pytest.raises(ConfigError, match="its sources changed"):
+        find_default()
 
 
 def test_edited_driver_is_a_change_for_one_guest_only(

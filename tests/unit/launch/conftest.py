@@ -29,6 +29,7 @@ def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cache.Guest:
         path.touch()
     made = cache.Guest(*map(str, paths), "6.12.1", "key")
     monkeypatch.setattr("pyvmm.guest.named.find_guest", lambda name: made)
+    monkeypatch.setattr("pyvmm.guest.cache.read_pointer", lambda name: "some")
     monkeypatch.setattr("os.isatty", lambda fd: False)
     return made
 

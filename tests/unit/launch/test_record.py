@@ -66,6 +66,7 @@ def guests(monkeypatch: pytest.MonkeyPatch) -> None:
         "pyvmm.guest.named.find_guest",
         lambda name: cache.Guest(name, name, "i", "6.12.1", "key"),
     )
+    monkeypatch.setattr("pyvmm.guest.cache.read_pointer", lambda name: "some")
     monkeypatch.setattr("pyvmm.launch.plan.Plan._check_cpus", lambda *args: None)
     monkeypatch.setattr("pyvmm.guest.modular.initramfs_with", lambda *args, **options: b"modules")
     monkeypatch.setattr("os.isatty", lambda fd: False)
