@@ -104,7 +104,9 @@ def test_own_kernel_by_pvh(name: str, cpus: int, disk: str, tmp_path: Path) -> N
     assert done.record["config"]["kernel"].endswith("/vmlinux")
 
 
-@pytest.mark.parametrize(("name", "cpus"), kernels.of_debian(2))
+@pytest.mark.parametrize(
+    ("name", "cpus"), kernels.of_debian(2, always=(kernels.DEFAULT, kernels.CLOUD))
+)
 def test_debian_kernel(name: str, cpus: int, disk: str, tmp_path: Path) -> None:
     done = linux.run(tmp_path, INSPECT, "--linux", name, "-c", str(cpus), "-d", disk, "-m", "512M")
     version, _, flavour = name.removeprefix("stock-").partition("-")

@@ -43,10 +43,10 @@ def prepare(emulated_vtx: bool, rest: bool) -> None:
 
     for folder in ("pyvmm", "bench", "tests"):
         compile_sources(Path(ROOT, folder))
-    stock(kernels.OLD)
-    for linux in kernels.ALL_OF_DEBIAN if rest else kernels.DEBIAN:
+    for linux in kernels.DEBIAN if rest else (kernels.DEFAULT, kernels.CLOUD, kernels.OLD):
         stock(linux)
-        stock(linux, symbiotic=True)
+        if rest or linux == kernels.DEFAULT:
+            stock(linux, symbiotic=True)
     for name in example.NAMES:
         example.cached(kernels.DEFAULT, name)
     emulator.find()

@@ -12,26 +12,30 @@ import pytest
 from pyvmm.guest import cache
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from _pytest.mark import ParameterSet
 
 DEFAULT = cache.DEFAULT_LINUX
 OLD, DEBUG = "6.1", "6.12-debug"
 OTHERS = (OLD, DEBUG)
-#: Debian's own: those of every run, and all. With the module each is another guest.
+#: Debian's own. With the module each is another guest.
 CLOUD = "6.12-cloud"
-DEBIAN = (DEFAULT, CLOUD)
-ALL_OF_DEBIAN = (*DEBIAN, OLD, "6.1-cloud", "7.3", "7.3-cloud")
+DEBIAN = (DEFAULT, CLOUD, OLD, "6.1-cloud", "7.3", "7.3-cloud")
 
 
-def one(name: str, *values: object) -> ParameterSet:
+def one(name: str, *values: object, always: Sequence[str] = (DEFAULT,)) -> ParameterSet:
     """A parameter of a test, a kernel's name and what goes with it, marked if the kernel is one of the others."""
     linux = name.removeprefix(cache.STOCK).removesuffix(cache.SYMBIOTIC)
-    return pytest.param(name, *values, marks=() if linux in DEBIAN else pytest.mark.rest)
+    return pytest.param(name, *values, marks=() if linux in always else pytest.mark.rest)
 
 
-def of_debian(*values: object, symbiotic: bool = False) -> list[ParameterSet]:
+def of_debian(
+    *values: object, symbiotic: bool = False, always: Sequence[str] = (DEFAULT,)
+) -> list[ParameterSet]:
     """Parameters of a test, each of Debian's kernels as the name of a guest and what goes with it."""
-    return [one(cache.stock_name(linux, symbiotic), *values) for linux in ALL_OF_DEBIAN]
+    names = [cache.stock_name(linux, symbiotic) for linux in DEBIAN]
+    return [one(name, *values, always=always) for name in names]
 
 
 BOTH = (one(DEFAULT), one(OLD))
