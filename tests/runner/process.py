@@ -30,10 +30,11 @@ ENDING = Event()
 
 
 class Process(NamedTuple):
-    """What is run, and what to call it."""
+    """What is run, what to call it, and for how many seconds it may be silent."""
 
     what: str
     command: list[str]
+    silent: float = SILENT_SECONDS
 
 
 class End(NamedTuple):
@@ -57,7 +58,7 @@ def at_a_time(count: int, processes: Sequence[Process]) -> list[End]:
 def shown(process: Process) -> End:
     """Run it once, and show its output at the end: a second try would hide a hang."""
     start = time.monotonic()
-    code, output = watch(process.command)
+    code, output = watch(process.command, process.silent)
     end = End(code, time.monotonic() - start)
     with SHOWING:
         print(f"\n-- {process.what}: status {code}, {end.seconds:.0f} s", flush=True)
@@ -66,8 +67,8 @@ def shown(process: Process) -> End:
     return end
 
 
-def watch(command: list[str]) -> tuple[int, bytes]:
-    """Run it to its end, or end it when it has said nothing for too long; its status and output."""
+def watch(command: list[str], silent: float) -> tuple[int, bytes]:
+    """Run it to its end, or end it when it has said nothing for so many seconds; its status and output."""
     output = b""
     with subprocess.Popen(
         command,
@@ -83,9 +84,9 @@ def watch(command: list[str]) -> tuple[int, bytes]:
         try:
             fd = process.stdout.fileno()
             while True:
-                if not select.select([fd], [], [], SILENT_SECONDS)[0]:
+                if not select.select([fd], [], [], silent)[0]:
                     process.terminate()
-                    said = f"\nnothing was said for {SILENT_SECONDS} s: ended\n"
+                    said = f"\nnothing was said for {silent} s: ended\n"
                     return SILENT, output + said.encode()
                 piece = os.read(fd, 65536)
                 if not piece:
