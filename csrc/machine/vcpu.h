@@ -43,10 +43,11 @@ enum {
 	VCPU_REQUEST_STOP = 2,
 	VCPU_REQUEST_OVERLAY = 4, /* another thread has something for the overlay */
 	VCPU_REQUEST_LATE = 8,    /* what the overlay has the guest do takes too long */
+	VCPU_REQUEST_LOOK = 16,   /* somebody wants to know how the vCPU is */
 
 	/* Those that a vCPU heeds: all, or only these, while an overlay has the guest do
 	 * something. That is short, or too late, and the others wait. */
-	VCPU_HEED_ALL = 7,
+	VCPU_HEED_ALL = 23,
 	VCPU_HEED_URGENT = 10,
 };
 

@@ -27,6 +27,9 @@ INIT_SAYS = "pyvmm init: failed: "
 UNPACKING = "Initramfs unpacking failed: "
 #: Of an initrd that was cut off the kernel itself says nothing.
 NOT_WHOLE = "not unpacked whole"
+#: Kernel parameters without which its virtio devices would be there.
+HINDERS = ("noapic", "nolapic", "acpi=off")
+NO_DEVICE = "did not appear"
 #: Ends that need no explanation.
 PLAIN = {*results.CLEAN, results.STOPPED}
 
@@ -59,6 +62,11 @@ def init_failure(log: str, plan: Plan) -> str:
     if not said:
         return ""
     parts = [f"the guest's init failed: {said[-1]}"]
+    hinders = [word for word in plan.args.params.split() if word in HINDERS]
+    if hinders and NO_DEVICE in said[-1]:
+        parts.append(
+            f"virtio devices need ACPI and the interrupt controllers: leave {' '.join(hinders)} away"
+        )
     unpacking = after(UNPACKING, log)
     if unpacking or NOT_WHOLE in said[-1]:
         named = ", ".join(plan.args.initrd or ["the guest's own"])

@@ -12,6 +12,7 @@ from pyvmm.launch.outputs import Outputs
 from pyvmm.launch.plan import Plan
 from pyvmm.launch.signals import Signals
 from pyvmm.launch.streams import Streams
+from pyvmm.launch.watch import Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _run(
         for device in plan.config.devices:
             streams.add(vm, device)
         vm.load()
-        watcher = _watch_quit(vm, quit_fd)
+        watcher = Watch(vm, plan, quit_fd).start()
         try:
             result, interrupted = _until_its_end(vm, begin, plan.args.timeout)
         finally:
@@ -146,19 +147,6 @@ def _serve(vm: VM, name: str | None) -> None:
         if name is not None:
             raise
         print(f"pyvmm: no control socket: {error}", file=sys.stderr)
-
-
-def _watch_quit(vm: VM, quit_fd: int) -> Any:
-    """Return a thread that ends the guest when ctrl-a x was typed."""
-    from pyvmm.machine.thread import Thread
-
-    def wait() -> None:
-        os.eventfd_read(quit_fd)
-        vm.stop()
-
-    thread = Thread(wait, "quit")
-    thread.start()
-    return thread
 
 
 def _report(vm: VM, plan: Plan, outputs: Outputs, result: Result, code: int) -> int:

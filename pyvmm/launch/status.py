@@ -22,7 +22,7 @@ BROKEN_PIPE = 141
 MEANINGS = {
     "0..118": "the guest's own: what its command ended with, 0 where it reports none",
     GUEST_PANIC: "the guest kernel panicked",
-    GUEST_FAULT: "the guest died of a triple fault",
+    GUEST_FAULT: "the guest died of a triple fault, or hangs with every vCPU halted",
     STOPPED: "the guest was stopped from outside (ctrl-a x, SIGTERM, pyvmm stop)",
     USAGE: "bad arguments, or an image that cannot be booted",
     HOST: "the host refused: no KVM, no permission, no memory, no such tap, no room for the output",
@@ -48,6 +48,7 @@ def of_result(reason: str, reported: int | None) -> int:
     named = {
         "panic": GUEST_PANIC,
         "triple-fault": GUEST_FAULT,
+        "hang": GUEST_FAULT,
         "stopped": STOPPED,
         "timeout": TIMEOUT,
     }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PANIC = rb"(?m)^(?:\[ *\d+\.\d+\](?:\[ *\w+\])? )?(Kernel panic - not syncing.*?)\r?$"
 RESTART = b"reboot: Restarting system"
+HALTED = b"reboot: System halted"
 #: Of the sentence, bytes: a guest may print what it likes.
 LONGEST = 300
 
@@ -35,11 +36,14 @@ def panic_of(log: bytes) -> str:
 
 def judge(result: Result, log: bytes) -> None:
     """Make the end of a guest whose kernel panicked a panic, with the kernel's own sentence in its
-    detail.
+    detail, and a hang that the guest asked for (halt -f) a halt.
     """
     if result.reason not in results.AFTER_PANIC:
         return
     said = panic_of(log)
+    if result.reason == results.HANG and not said and HALTED in log:
+        result.reason, result.detail, result.dump = results.HALT, "", None
     if said:
+        hung = result.reason == results.HANG
         result.reason = results.PANIC
-        result.detail = result.detail or said
+        result.detail = said if hung else result.detail or said

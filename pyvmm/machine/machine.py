@@ -177,6 +177,15 @@ class Machine:
         """Resume as `Run.resume` does."""
         self.run.resume()
 
+    def look(self) -> None:
+        """Look whether the guest hangs: a program that runs guests which should not calls it every
+        few seconds.
+
+        Once every vCPU was found halted with interrupts off, by two calls with no exit between, the
+        run ends by "hang". A guest for which somebody outside has an NMI or a symcall may halt so.
+        """
+        self.run.look()
+
     def stop(self, result: Result | None = None) -> None:
         """Stop as `Run.stop` does."""
         self.run.stop(result)

@@ -15,6 +15,7 @@ POWEROFF = "poweroff"
 REBOOT = "reboot"
 HALT = "halt"
 TRIPLE_FAULT = "triple-fault"
+HANG = "hang"
 PANIC = "panic"
 INTERNAL_ERROR = "internal-error"
 ENTRY_FAILURE = "entry-failure"
@@ -40,7 +41,7 @@ BY_EVENT = {
 #: The guest ended on its own terms.
 CLEAN = frozenset({POWEROFF, REBOOT, HALT})
 #: Ends that a panicked kernel may come to: its log says whether it did (`pyvmm.machine.kernellog`).
-AFTER_PANIC = frozenset({PANIC, REBOOT, TRIPLE_FAULT})
+AFTER_PANIC = frozenset({PANIC, REBOOT, TRIPLE_FAULT, HANG})
 #: The VMM or the host is at fault, or the guest did what KVM cannot run.
 VMM_FAULTS = frozenset({INTERNAL_ERROR, ENTRY_FAILURE, UNKNOWN_EXIT, RUN_FAILED})
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 STOP_SECONDS = 30.0
 #: How often who waits for a pause looks whether to go on waiting, seconds.
 LOOK_SECONDS = 0.2
+#: So often each vCPU has to be found halted for good, with no exit between, before the guest counts as hung.
+HANG_LOOKS = 2
 
 
 class Run:
@@ -46,6 +48,7 @@ class Run:
         self._running = 0
         self._started_at = 0.0
         self._ended_at = 0.0
+        self._exits_seen = -1
 
     # From any thread.
 
@@ -147,6 +150,20 @@ class Run:
             if vcpu.thread is not None:
                 vcpu.thread.join()
 
+    def look(self) -> None:
+        """Have each vCPU looked at if the guest made no exit since the last time; the run ends by
+        "hang" once all were found halted for good twice in a row.
+        """
+        exits = sum(count for name, count in self.exits().items() if name != "intr")
+        with self.lock:
+            idle = self.state == "running" and exits == self._exits_seen
+            self._exits_seen = exits
+            if not idle:
+                for vcpu in self._vcpus:
+                    vcpu.found_halted = 0
+                return
+            self._request_all(lib.VCPU_REQUEST_LOOK)
+
     def check_takes_calls(self) -> None:
         """Raise StateError unless a symcall can be made: while it runs or is paused."""
         with self.lock:
@@ -210,6 +227,10 @@ class Run:
         with self.lock:
             if self.state in ("running", "paused"):
                 self._finish(result)
+
+    def hangs(self) -> bool:
+        """Say whether every vCPU was found halted for good, often enough."""
+        return all(vcpu.found_halted >= HANG_LOOKS for vcpu in self._vcpus)
 
     def fail(self, vcpu: Vcpu, error: BaseException) -> None:
         """Take note that a hook raised."""

@@ -36,6 +36,8 @@ EFER_LMA = 1 << 10
 CODE = 0xB  # execute, read, accessed
 DATA = 0x3  # read, write, accessed
 
+RFLAGS_IF = 1 << 9
+
 MSR_MTRR_DEF_TYPE = 0x2FF
 MTRR_WRITE_BACK = 1 << 11 | 6  # enabled, default type write-back
 MSR_MISC_ENABLE = 0x1A0
@@ -132,6 +134,8 @@ class Vcpu(Part):
         self.index = index
         self.kvm = machine.vm.create_vcpu(index, Registers)
         self.parked = False
+        #: How often in a row it was found halted for good.
+        self.found_halted = 0
         self.cpuid: Any = None
         #: Those that a symbiotic machine adds to it.
         self.calls: Handle | None = None
@@ -373,9 +377,32 @@ class Vcpu(Part):
         requests = lib.vcpu_take_requests(self._c)
         if requests & lib.VCPU_REQUEST_STOP:
             return False
+        if requests & lib.VCPU_REQUEST_LOOK and self._look():
+            return False
         if requests & lib.VCPU_REQUEST_PAUSE:
             return self._run.park(self)
         return True
+
+    def _look(self) -> bool:
+        """Note whether the guest has halted this vCPU for good; end the run if it is the last of
+        all.
+        """
+        self.found_halted = self.found_halted + 1 if self._is_halted() else 0
+        if not self._run.hangs():
+            return False
+        detail = "every vCPU has halted with interrupts off, and nothing wakes them"
+        self._run.end(self, results.Result(results.HANG, vcpu=self.index, detail=detail))
+        return True
+
+    def _is_halted(self) -> bool:
+        """Say whether it waits for what only another vCPU sends, or the host."""
+        try:
+            state = self.kvm.get_mp_state()
+        except kvm.KvmError:
+            return False  # a KVM that does not say
+        if state == kvm.lib.KVM_MP_STATE_HALTED:
+            return not self.kvm.get_regs().rflags & RFLAGS_IF
+        return state in (kvm.lib.KVM_MP_STATE_UNINITIALIZED, kvm.lib.KVM_MP_STATE_INIT_RECEIVED)
 
     def is_called(self) -> bool:
         """Return whether another thread waits for a symcall."""

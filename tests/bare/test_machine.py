@@ -25,6 +25,7 @@ from pyvmm.machine.question import Question
 from pyvmm.machine.result import Result
 from pyvmm.swap.store import SwapStore
 from tests.support import bare, closed_machine
+from tests.support.waiting import until
 
 MMIO = 0xD0100000
 NO_DESCRIPTOR = 1 << 30
@@ -388,6 +389,39 @@ def test_a_halted_guest_with_interrupt_controllers_can_be_stopped() -> None:
         time.sleep(0.05)
         machine.stop()
         assert machine.wait(60).reason == "stopped"
+
+
+@pytest.mark.host("linux")
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_a_guest_that_nothing_wakes_hangs(cpus: int) -> None:
+    """Its second vCPU was never started: it wakes nobody either."""
+    with bare.machine("cli; 1: hlt; jmp 1b", irqchip=True, cpus=cpus) as machine:
+        machine.start()
+
+        def looked() -> bool:
+            machine.look()
+            return machine.wait(0.2) is not None
+
+        until(looked)
+        result = machine.wait(0)
+        assert (result.reason, result.ok) == ("hang", False)
+        assert "halted with interrupts off" in result.detail
+        assert "rip" in result.dump.lower()
+
+
+@pytest.mark.host("linux")
+@pytest.mark.parametrize(
+    "code",
+    ["sti; 1: hlt; jmp 1b", "cli; 1: jmp 1b", "cli; 1: out 0xe0, al; jmp 1b"],
+    ids=["interrupts on", "works", "exits"],
+)
+def test_a_guest_that_may_go_on_does_not_hang(code: str) -> None:
+    with bare.machine(code, irqchip=True) as machine:
+        machine.start()
+        for _ in range(5):
+            machine.look()
+            assert machine.wait(0.1) is None
+        assert machine.state == "running"
 
 
 def test_wrong_state_is_an_error() -> None:

@@ -51,6 +51,14 @@ def test_guest_ends_itself(command: str, reason: str, run: Run) -> None:
     assert done.stdout == "before\n"
 
 
+def test_a_guest_that_was_told_to_halt_ends(run: Run) -> None:
+    """Nothing would wake it: KVM says nothing of that, so the VMM looks."""
+    done = run("echo before; halt -f; sleep 1000", "-c", "2")
+    assert done.status == status.OK, done
+    assert (done.record["reason"], done.record["dump"]) == ("halt", None)
+    assert (done.stdout, done.stderr) == ("before\n", "")
+
+
 def test_reboot_by_triple_fault(run: Run) -> None:
     done = run("reboot -f; sleep 1000", "-p", "reboot=t")
     assert done.status == status.GUEST_FAULT, done
@@ -82,12 +90,13 @@ def test_a_panic_without_pvpanic_is_no_success(tmp_path: Path) -> None:
     assert "Unable to mount root fs" in done.stderr
 
 
-@pytest.mark.parametrize("params", ["noapic", "acpi=off"])
+@pytest.mark.parametrize("params", ["noapic", "acpi=off", "nolapic"])
 def test_an_init_that_gives_up_says_why(params: str, run: Run) -> None:
     done = run("echo hi", "-p", params)
     assert done.status == 125, done
     assert "init failed: console /dev/hvc0 did not appear" in done.stderr
     assert "init failed: console /dev/hvc0 did not appear" in done.record["detail"]
+    assert f"leave {params} away" in done.stderr
 
 
 def good_parts(archive: bytes) -> dict[str, bytes]:
@@ -100,9 +109,11 @@ def good_parts(archive: bytes) -> dict[str, bytes]:
     return {"cpio": archive, "gzip": gzip.compress(archive), **packed}
 
 
-def bad_parts(archive: bytes, lz4: bytes) -> dict[str, bytes]:
+def bad_parts(archive: bytes, lz4: bytes, zstd: bytes) -> dict[str, bytes]:
     """Parts of an initrd that our kernel cannot unpack, or not to their end."""
     return {
+        "cut zstd": zstd[: len(zstd) // 2],
+        "zstd with garbage behind": zstd + b"no archive at all",
         "cut lz4": lz4[: len(lz4) * 2 // 3],
         "xz": lzma.compress(archive),
         "bzip2": bz2.compress(archive),
@@ -117,7 +128,7 @@ def test_a_command_is_run_or_the_initrd_is_named(tmp_path: Path) -> None:
     guest = find_guest("6.12")
     archive = overlay(["true"], files={"/root/big": random.Random(1).randbytes(100_000)})
     good = good_parts(archive)
-    parts = bad_parts(archive, good["lz4"]) | good
+    parts = bad_parts(archive, good["lz4"], good["zstd"]) | good
     for name, data in parts.items():
         part = tmp_path / name
         part.write_bytes(data)

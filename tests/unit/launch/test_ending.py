@@ -64,3 +64,11 @@ def test_a_linux_that_a_slow_kvm_cannot_run_gets_advice_in_place_of_a_dump(
     said = capsys.readouterr().err
     assert ("rip 1234" in said, "use the lab" in said) == (not linux, linux)
     assert "ended by internal-error" in said
+
+
+def test_parameters_that_take_the_console_away_are_named(guest: cache.Guest) -> None:
+    log = "pyvmm init: failed: console /dev/hvc0 did not appear within 10 s\n"
+    hindered = Plan(arguments("-p", "noapic quiet acpi=off", "--", "true"))
+    assert "leave noapic acpi=off away" in ending.init_failure(log, hindered)
+    other = Plan(arguments("-p", "pyvmm.console=hvc9", "--", "true"))
+    assert ending.init_failure(log, other).endswith("did not appear within 10 s")

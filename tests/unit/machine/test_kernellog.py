@@ -46,6 +46,7 @@ def test_the_panic_of_a_log(log: bytes, said: str) -> None:
     [
         (results.REBOOT, results.PANIC),
         (results.TRIPLE_FAULT, results.PANIC),
+        (results.HANG, results.PANIC),
         (results.PANIC, results.PANIC),
         (results.POWEROFF, results.POWEROFF),
         (results.STOPPED, results.STOPPED),
@@ -68,3 +69,14 @@ def test_a_panic_is_no_success() -> None:
     assert result.ok
     judge(result, MOUNT)
     assert not result.ok
+
+
+def test_a_halt_that_was_asked_for_is_no_hang() -> None:
+    result = Result(results.HANG, detail="every vCPU has halted")
+    judge(result, b"[    3.1] a line\r\n")
+    assert (result.reason, result.ok) == (results.HANG, False)
+    judge(result, b"[    3.2] reboot: System halted\r\n")
+    assert (result.reason, result.ok, result.detail) == (results.HALT, True, "")
+    told = Result(results.HANG, detail="every vCPU has halted")
+    judge(told, MOUNT)
+    assert told.detail == SENTENCE
