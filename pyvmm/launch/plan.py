@@ -76,6 +76,8 @@ class Plan:
     def _config(self) -> VMConfig:
         """Make the record of the VM."""
         args = self.args
+        if args.command and not args.command[0]:
+            raise ConfigError("the COMMAND's first word is empty; name a program of the guest")
         if args.command and not self.own_guest:
             raise ConfigError(
                 "a COMMAND needs the project's own initramfs; leave root= away, or drop the COMMAND"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Between two looks at a guest.
 LOOK_SECONDS = 5.0
 #: Until init, after which a word is said: an emulated machine under load takes some tens of seconds.
-BOOT_SECONDS = 60.0
+BOOT_SECONDS = 120.0
 #: Of the serial log, shown with it.
 LOG_LINES = 10
 
@@ -74,7 +74,7 @@ class Watch:
         said = (
             "the end of its serial log:"
             if lines
-            else "its serial log is empty, -p earlyprintk=serial would have it begin earlier"
+            else "its serial log is empty (--verbose has the kernel say more, -p earlyprintk=serial earlier)"
         )
         text = [
             f"pyvmm: the guest has not come to its init in {BOOT_SECONDS:.0f} s, and runs on; "

@@ -88,6 +88,7 @@ def test_arguments_arrive_unchanged(guest: Guest, tmp_path: Path) -> None:
     [
         (["no-such-program"], 127, "no-such-program: not found in the guest"),
         (["/etc/passwd"], 126, "/etc/passwd: cannot be executed: Permission denied"),
+        (["/tmp"], 126, "/tmp: cannot be executed: Permission denied"),
         (["/root/script"], 127, "/root/script: its interpreter or dynamic loader is not in"),
         (["sh", "-c", "kill -9 $$"], 137, ""),
         (["sh", "-c", "sleep 1000 & exit 7"], 7, ""),

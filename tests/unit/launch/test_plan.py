@@ -223,6 +223,7 @@ def test_verbose_wins_over_quiet(guest: cache.Guest) -> None:
         (["--flat", "long"], "--flat says how a binary of yours starts; add -k"),
         (["-k", "k", "--flat", "real", "-p", "quiet"], "has no kernel command line"),
         (["-k", "k", "--log", "-"], "standard output is /dev/stdout"),
+        (["--", ""], "COMMAND's first word is empty"),
         (["-d", "x,y", "-k", "k"], "none of ro, serial=S"),
         (
             ["--linux", "5.4"],

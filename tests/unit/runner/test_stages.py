@@ -137,7 +137,7 @@ def test_a_file_runs_once(
 ) -> None:
     """A second try would hide what hangs now and then."""
     outcomes = [(code, b"what it said")]
-    monkeypatch.setattr(process, "watch", lambda command: outcomes.pop(0))
+    monkeypatch.setattr(process, "watch", lambda command, silent: outcomes.pop(0))
     assert process.shown(Process("shadow/test_boot", [])).code == code
     out = capfdbinary.readouterr().out
     assert f"-- shadow/test_boot: status {code}, 0 s".encode() in out
