@@ -65,6 +65,13 @@ class Guest:
         self.close()
 
 
+def handler(guest: Guest, vector: int, code: bytes) -> None:
+    """A real-mode interrupt handler."""
+    at = 0x2000 + vector * 16
+    guest.memory[at : at + len(code)] = code
+    guest.memory[vector * 4 : vector * 4 + 4] = at.to_bytes(4, "little")
+
+
 def with_irqchip(vm: kvm.Vm) -> None:
     """For Guest(prepare=...): interrupt controllers and timer in the kernel."""
     vm.set_identity_map_addr(0xFFFBC000)
