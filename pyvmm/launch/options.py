@@ -97,8 +97,9 @@ OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         ("--linux",),
         {
             "metavar": "NAME",
-            "help": "which guest: 6.12 or 6.1, which are built here, or Debian's own as stock-6.12 or stock-7.3-cloud; "
-            "with the guest driver as a module as stock-6.12-symbiotic (6.12, or that where it was never built)",
+            "help": "which guest: one that is built here by its version (pyvmm guest list), or Debian's own as "
+            "stock-VERSION; with the guest driver as a module as stock-VERSION-symbiotic (6.12, or that where it was "
+            "never built)",
         },
     ),
     (
