@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 
-from pyvmm.errors import ConfigError
+from pyvmm.errors import ConfigError, HostError
 from pyvmm.guest import cache
 
 TYPE_CHECKING = False
@@ -50,7 +50,13 @@ def find_default(*, bypass: bool = False) -> tuple[str, Any]:
     if bypass or cache.read_pointer(name) is not None:
         return name, find_guest(name)
     stock = cache.stock_name(name, symbiotic=True)
-    guest = find_guest(stock)
+    try:
+        guest = find_guest(stock)
+    except HostError as error:
+        raise HostError(
+            f"the {name} guest is not built, and Debian's kernel cannot be had in its place; run: "
+            f"pyvmm guest build ({error})"
+        ) from error
     print(
         f"pyvmm: the {name} guest is not built (pyvmm guest build): this is Debian's Linux "
         f"{guest.version} with the guest driver as a module; it answers symcalls, and swaps to a "

@@ -246,6 +246,14 @@ def test_guest_where_nobody_names_one(
         find_default()
 
 
+def test_no_guest_and_no_network(tree: Path, apt: FakeApt) -> None:
+    apt.forget()
+    with pytest.raises(
+        HostError, match=r"run: pyvmm guest build \(no Debian kernel of version 6.12"
+    ):
+        find_default()
+
+
 def test_edited_driver_is_a_change_for_one_guest_only(
     tree: Path, kernel: kernels.KernelFiles
 ) -> None:
