@@ -46,9 +46,11 @@
 #define SYMBIOTIC_ERROR			0x536	/* same; RBX is an errno */
 #define SYMBIOTIC_HYPERCALL_FIRST	0x5000
 #define SYMBIOTIC_ECHO			0x5000	/* SYMCALL_TEST with the arguments */
-#define SYMBIOTIC_SWAP_ATTACH		0x5001	/* base, size: as announced */
+#define SYMBIOTIC_SWAP_ATTACH		0x5001	/* base, size: as announced; flags */
 #define SYMBIOTIC_SWAP_DETACH		0x5002
 #define SYMBIOTIC_SWAP_MAP		0x5003	/* address, slot, old entry, new one */
+#define SYMBIOTIC_SWAP_DISCARD		0x5004	/* slot, count */
+#define SYMBIOTIC_SWAP_MOVE		0x5005	/* pages, SYMBIOTIC_MOVE_* */
 #define SYMBIOTIC_HYPERCALL_USER_FIRST	0x6000	/* for other kernel code */
 #define SYMBIOTIC_HYPERCALL_LAST	0xffff
 /* What EAX is after a hypercall. */
@@ -103,6 +105,17 @@
 #define SYMBIOTIC_SWAP_SYMCALL		1	/* SYMBIOTIC_SWAP_MAP for each */
 #define SYMBIOTIC_SWAP_DIRECT		2	/* without asking */
 
+/* SYMBIOTIC_SWAP_ATTACH: its flags, and what RBX is after it was refused. */
+#define SYMBIOTIC_SWAP_AS_TIER		(1 << 0)	/* pages move there; it is no disk meanwhile */
+#define SYMBIOTIC_SWAP_HOLDS_DATA	1	/* what the disk wrote would be lost */
+
+/* SYMBIOTIC_SWAP_DISCARD: slots of one call. */
+#define SYMBIOTIC_SWAP_DISCARD_SLOTS	8192
+
+/* SYMBIOTIC_SWAP_MOVE: why pages are to move; RBX is how many may, afterwards. */
+#define SYMBIOTIC_MOVE_AHEAD		1	/* of reclaim: memory is short */
+#define SYMBIOTIC_MOVE_BEHIND		2	/* what was swapped in */
+
 /* SYMBIOTIC_SWAP_MAP: what RBX is afterwards. */
 #define SYMBIOTIC_SWAP_MAPPED		0
 #define SYMBIOTIC_SWAP_BAD_MODE		1	/* off, or not attached */
@@ -117,6 +130,7 @@
 #define SYMBIOTIC_SWAP_ATTACHED		(1 << 0)	/* the aperture is mapped */
 #define SYMBIOTIC_SWAP_ON		(1 << 1)	/* a swap area is on it */
 #define SYMBIOTIC_SWAP_EVICTING		(1 << 2)
+#define SYMBIOTIC_SWAP_TIER		(1 << 3)	/* pages move there */
 
 /* cffi: end */
 
@@ -260,6 +274,13 @@ struct symbiotic_swap_stats {
 	__u64 pages_out;	/* copied to the disk's memory */
 	__u64 pages_in;
 	__u64 zero_filled;
+	/* Of a tier */
+	__u64 moved_ahead;	/* while memory was short */
+	__u64 moved_behind;	/* after they were swapped in */
+	__u64 move_failed;
+	__u64 follow_missed;	/* swap-ins */
+	__u64 discarded;	/* slots */
+	__u64 mover_ns;		/* time that moving took */
 };
 
 /* cffi: end */

@@ -113,18 +113,39 @@ static void count(uint64_t *counter)
 	__atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
 }
 
-static bool take(struct swapbypass *bypass, uint64_t base, uint64_t size)
+static bool set_attached(struct swapbypass *bypass, uint32_t how)
 {
-	uint32_t expected = 0;
+	uint32_t expected = ATTACHED_NOT;
 
-	return bypass->store && base == bypass->offer.base && size == bypass->offer.size &&
-	       __atomic_compare_exchange_n(&bypass->attached, &expected, 1, false, __ATOMIC_ACQ_REL,
-	                                   __ATOMIC_ACQUIRE);
+	return __atomic_compare_exchange_n(&bypass->attached, &expected, how, false,
+	                                   __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
 
-static bool give_up(struct swapbypass *bypass)
+/* 0; -EBUSY if the disk holds data; -EINVAL. */
+static int take(struct swapbypass *bypass, uint64_t base, uint64_t size, uint64_t flags)
 {
-	return __atomic_exchange_n(&bypass->attached, 0, __ATOMIC_ACQ_REL);
+	int error = 0;
+
+	if (!bypass->store || base != bypass->offer.base || size != bypass->offer.size ||
+	    flags & ~(uint64_t)SYMBIOTIC_SWAP_AS_TIER || load(&bypass->attached))
+		return -EINVAL;
+	if (!(flags & SYMBIOTIC_SWAP_AS_TIER))
+		return set_attached(bypass, ATTACHED_AS_SWAP) ? 0 : -EINVAL;
+	error = swapstore_take(bypass->store);
+	if (!error && !set_attached(bypass, ATTACHED_AS_TIER)) {
+		swapstore_give(bypass->store);
+		error = -EINVAL;
+	}
+	return error;
+}
+
+static int give_up(struct swapbypass *bypass)
+{
+	uint32_t how = __atomic_exchange_n(&bypass->attached, ATTACHED_NOT, __ATOMIC_ACQ_REL);
+
+	if (how == ATTACHED_AS_TIER)
+		swapstore_give(bypass->store);
+	return how == ATTACHED_NOT ? -EINVAL : 0;
 }
 
 static int on_attach(void *opaque, struct bus_access *access)
@@ -132,16 +153,94 @@ static int on_attach(void *opaque, struct bus_access *access)
 	struct swapbypass *bypass = opaque;
 	const uint64_t *words = access->vcpu->hypercall;
 	bool attaches = access->address == SYMBIOTIC_SWAP_ATTACH;
-	bool done = attaches ? take(bypass, words[1], words[2]) : give_up(bypass);
+	int error = attaches ? take(bypass, words[1], words[2], words[3]) : give_up(bypass);
+	const uint64_t reason = error == -EBUSY ? SYMBIOTIC_SWAP_HOLDS_DATA : 0;
 
-	if (!done)
+	if (error)
 		count(&bypass->counters.refused);
 	else if (attaches)
 		count(&bypass->counters.attached);
 	else
 		count(&bypass->counters.detached);
-	doorbell_reply(access->vcpu, done ? SYMBIOTIC_HYPERCALL_DONE : SYMBIOTIC_HYPERCALL_REFUSED,
-	               NULL, 0);
+	doorbell_reply(access->vcpu, error ? SYMBIOTIC_HYPERCALL_REFUSED : SYMBIOTIC_HYPERCALL_DONE,
+	               &reason, error ? 1 : 0);
+	return BUS_DONE;
+}
+
+/* A tier: pages move there and are freed. */
+
+static void add(uint64_t *counter, uint64_t amount)
+{
+	__atomic_fetch_add(counter, amount, __ATOMIC_RELAXED);
+}
+
+static void refuse(struct vcpu *vcpu)
+{
+	doorbell_reply(vcpu, SYMBIOTIC_HYPERCALL_REFUSED, NULL, 0);
+}
+
+static void on_discard(struct swapbypass *bypass, struct vcpu *vcpu)
+{
+	uint64_t slot = vcpu->hypercall[1], slots = vcpu->hypercall[2];
+
+	if (swapstore_discard(bypass->store, slot, slots)) {
+		refuse(vcpu);
+		return;
+	}
+	add(&bypass->counters.discarded, slots);
+	doorbell_reply(vcpu, SYMBIOTIC_HYPERCALL_DONE, NULL, 0);
+}
+
+static void grant(struct swapbypass *bypass, struct vcpu *vcpu, uint64_t pages)
+{
+	add(&bypass->counters.granted, pages);
+	doorbell_reply(vcpu, SYMBIOTIC_HYPERCALL_DONE, &pages, 1);
+}
+
+int swapmove_go_on(struct swapbypass *bypass, struct vcpu *vcpu, uint64_t pages)
+{
+	int error = symcall_freshen(vcpu);
+
+	if (!error)
+		grant(bypass, vcpu, pages);
+	return error;
+}
+
+static int on_move(struct swapbypass *bypass, struct vcpu *vcpu)
+{
+	uint64_t pages = vcpu->hypercall[1], reason = vcpu->hypercall[2];
+	uint32_t hook = load(&bypass->hook);
+
+	if (!pages || pages > swapstore_slots(bypass->store) || reason < SYMBIOTIC_MOVE_AHEAD ||
+	    reason > SYMBIOTIC_MOVE_BEHIND) {
+		refuse(vcpu);
+		return BUS_DONE;
+	}
+	add(&bypass->counters.asked, pages);
+	if (load(&bypass->wanted) == SYMBIOTIC_SWAP_OFF || !load(&bypass->allowed)) {
+		grant(bypass, vcpu, 0);
+		return BUS_DONE;
+	}
+	if (hook != SWAPBYPASS_NO_HOOK) {
+		vcpu->hook = hook;
+		return VCPU_HYPERCALL;
+	}
+	grant(bypass, vcpu, pages);
+	return BUS_DONE;
+}
+
+static int on_tier(void *opaque, struct bus_access *access)
+{
+	struct swapbypass *bypass = opaque;
+	struct vcpu *vcpu = access->vcpu;
+
+	if (load(&bypass->attached) != ATTACHED_AS_TIER) {
+		refuse(vcpu);
+		return BUS_DONE;
+	}
+	if (access->address == SYMBIOTIC_SWAP_MOVE)
+		return on_move(bypass, vcpu);
+	on_discard(bypass, vcpu);
 	return BUS_DONE;
 }
 
@@ -181,7 +280,8 @@ static bool is_good_proposal(uint64_t pte)
 
 static uint32_t check(struct swapbypass *bypass, const struct vcpu *vcpu, const struct swapmap *map)
 {
-	if (!load(&bypass->attached) || load(&bypass->wanted) == SYMBIOTIC_SWAP_OFF)
+	if (load(&bypass->attached) != ATTACHED_AS_SWAP ||
+	    load(&bypass->wanted) == SYMBIOTIC_SWAP_OFF)
 		return SYMBIOTIC_SWAP_BAD_MODE;
 	if (!map->slot || !swapstore_written(bypass->store, map->slot))
 		return SYMBIOTIC_SWAP_BAD_SLOT;
@@ -310,12 +410,19 @@ int swapbypass_attach(struct swapbypass *bypass, struct bus *hypercalls)
 {
 	int error = bus_add(hypercalls, SYMBIOTIC_SWAP_ATTACH, 2, on_attach, bypass);
 
-	return error ? error : bus_add(hypercalls, SYMBIOTIC_SWAP_MAP, 1, on_map, bypass);
+	if (!error)
+		error = bus_add(hypercalls, SYMBIOTIC_SWAP_MAP, 1, on_map, bypass);
+	return error ? error : bus_add(hypercalls, SYMBIOTIC_SWAP_DISCARD, 2, on_tier, bypass);
 }
 
 int swapbypass_is_attached(struct swapbypass *bypass)
 {
-	return (int)load(&bypass->attached);
+	return load(&bypass->attached) != ATTACHED_NOT;
+}
+
+int swapbypass_is_tier(struct swapbypass *bypass)
+{
+	return load(&bypass->attached) == ATTACHED_AS_TIER;
 }
 
 void swapbypass_count(struct swapbypass *bypass, struct swapbypass_counters *counters)

@@ -28,6 +28,9 @@ struct swapbypass_counters {
 	uint64_t attached; /* times */
 	uint64_t detached;
 	uint64_t refused;    /* of the two calls above */
+	uint64_t discarded;  /* slots, by a tier */
+	uint64_t asked;      /* pages that a tier would move in mode symcall */
+	uint64_t granted;    /* of them */
 	uint64_t offered;    /* faults */
 	uint64_t answers[7]; /* to them, from SYMBIOTIC_SWAP_MAPPED on */
 };
@@ -61,13 +64,20 @@ void swapbypass_ask(struct swapbypass *bypass, uint32_t hook);
  * -errno. */
 int swapmap_go_on(struct swapbypass *bypass, struct vcpu *vcpu, int allowed);
 
+/* The same after VCPU_HYPERCALL for pages that are to move: so many may. */
+int swapmove_go_on(struct swapbypass *bypass, struct vcpu *vcpu, uint64_t pages);
+
 /* The mode that the guest is told now, SYMBIOTIC_SWAP_OFF and so on. */
 uint32_t swapbypass_mode(struct swapbypass *bypass);
 
-/* True if the guest uses the aperture, by its own word. */
+/* True if the guest uses the aperture, by its own word; and if pages move there, so that the disk
+ * is none. */
 int swapbypass_is_attached(struct swapbypass *bypass);
+int swapbypass_is_tier(struct swapbypass *bypass);
 void swapbypass_count(struct swapbypass *bypass, struct swapbypass_counters *counters);
 /* cffi: end */
+
+enum { ATTACHED_NOT, ATTACHED_AS_SWAP, ATTACHED_AS_TIER };
 
 /* The fault that one vCPU has under way. */
 struct swapmap {
@@ -88,7 +98,7 @@ struct swapbypass {
 	pthread_mutex_t lock; /* among those who change what is announced */
 	uint32_t wanted;      /* atomic, as all that follows */
 	uint32_t allowed;
-	uint32_t attached;
+	uint32_t attached; /* ATTACHED_NOT and so on */
 	uint32_t hook;
 	struct swapbypass_counters counters;
 	struct swapmap maps[]; /* one a vCPU, its own */

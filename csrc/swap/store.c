@@ -5,8 +5,11 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/magic.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
+#include <symbiotic.h>
 #include <sys/mman.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -28,6 +31,14 @@ struct swapstore {
 	struct swapcount count;
 	uint64_t slots;
 	size_t map_bytes;
+	uint64_t held; /* bits of `written` that are set; atomic */
+	bool keep;     /* a discard leaves the file its blocks */
+
+	pthread_mutex_t lock; /* of who uses the contents: the disk's thread, or who takes it */
+	bool taken;
+	swapstore_on_take *on_take;
+	void *opaque;
+
 	uint64_t *
 	        written; /* a bit a slot, atomic; mapped, so that what is never set costs nothing */
 };
@@ -89,6 +100,7 @@ static struct swapstore *create(uint64_t size)
 		return NULL;
 	}
 	store->written = map;
+	pthread_mutex_init(&store->lock, NULL);
 	return store;
 }
 
@@ -129,18 +141,26 @@ void swapstore_destroy(struct swapstore *store)
 {
 	if (!store)
 		return;
+	pthread_mutex_destroy(&store->lock);
 	pagemap_close(&store->pages);
 	munmap(store->written, store->map_bytes);
 	swapcount_free(&store->count);
 	free(store);
 }
 
-static void change(uint64_t *word, uint64_t mask, int set)
+static void change(struct swapstore *store, uint64_t index, uint64_t mask, int set)
 {
-	if (set)
-		__atomic_fetch_or(word, mask, __ATOMIC_RELEASE);
-	else if (__atomic_load_n(word, __ATOMIC_RELAXED) & mask)
-		__atomic_fetch_and(word, ~mask, __ATOMIC_RELEASE);
+	uint64_t *word = &store->written[index], before;
+
+	if (set) {
+		before = __atomic_fetch_or(word, mask, __ATOMIC_RELEASE);
+		__atomic_fetch_add(&store->held, (uint64_t)__builtin_popcountll(mask & ~before),
+		                   __ATOMIC_RELAXED);
+	} else if (__atomic_load_n(word, __ATOMIC_RELAXED) & mask) {
+		before = __atomic_fetch_and(word, ~mask, __ATOMIC_RELEASE);
+		__atomic_fetch_sub(&store->held, (uint64_t)__builtin_popcountll(mask & before),
+		                   __ATOMIC_RELAXED);
+	}
 }
 
 /* Bits [first, end), by whole words: a discard may be of gigabytes. */
@@ -152,7 +172,7 @@ static void change_range(struct swapstore *store, uint64_t first, uint64_t end, 
 		uint64_t left = end - first, bit = first % BITS;
 		uint64_t count = left < BITS - bit ? left : BITS - bit;
 
-		change(&store->written[first / BITS], ~0ULL >> (BITS - count) << bit, set);
+		change(store, first / BITS, ~0ULL >> (BITS - count) << bit, set);
 		first += count;
 	}
 }
@@ -176,6 +196,112 @@ void swapstore_on_discard(void *opaque, uint64_t sector, uint64_t count)
 	/* One that is discarded in part still does. */
 	change_range(opaque, (sector + SECTORS_A_SLOT - 1) / SECTORS_A_SLOT,
 	             (sector + count) / SECTORS_A_SLOT, 0);
+}
+
+/* Who has it: the disk, or another use of its memory. */
+
+int swapstore_enter(void *opaque)
+{
+	struct swapstore *store = opaque;
+
+	pthread_mutex_lock(&store->lock);
+	if (!store->taken)
+		return 1;
+	pthread_mutex_unlock(&store->lock);
+	return 0;
+}
+
+void swapstore_leave(void *opaque)
+{
+	struct swapstore *store = opaque;
+
+	pthread_mutex_unlock(&store->lock);
+}
+
+void swapstore_tell(struct swapstore *store, swapstore_on_take *on_take, void *opaque)
+{
+	store->on_take = on_take;
+	store->opaque = opaque;
+}
+
+/* Slot 0 is the header of a swap area, which stays as it is. */
+static bool holds_data(const struct swapstore *store)
+{
+	uint64_t header = __atomic_load_n(&store->written[0], __ATOMIC_ACQUIRE) & 1;
+
+	return __atomic_load_n(&store->held, __ATOMIC_ACQUIRE) > header;
+}
+
+static void set_taken(struct swapstore *store, bool taken)
+{
+	store->taken = taken;
+	if (store->on_take)
+		store->on_take(store->opaque, taken);
+}
+
+int swapstore_take(struct swapstore *store)
+{
+	int ret = -EBUSY;
+
+	pthread_mutex_lock(&store->lock);
+	if (!store->taken && !holds_data(store)) {
+		set_taken(store, true);
+		ret = 0;
+	}
+	pthread_mutex_unlock(&store->lock);
+	return ret;
+}
+
+void swapstore_give(struct swapstore *store)
+{
+	pthread_mutex_lock(&store->lock);
+	if (store->taken)
+		set_taken(store, false);
+	pthread_mutex_unlock(&store->lock);
+}
+
+void swapstore_keep_blocks(struct swapstore *store)
+{
+	store->keep = true;
+}
+
+static int discard_of_file(const struct swapstore *store, off_t start, off_t length)
+{
+	if (store->keep &&
+	    !fallocate(store->fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, start, length))
+		return 0;
+	if (!fallocate(store->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, length))
+		return 0;
+	/* A discard is advice. */
+	return errno == EOPNOTSUPP ? 0 : -errno;
+}
+
+static int discard(struct swapstore *store, uint64_t start, uint64_t length)
+{
+	uint8_t *memory = (uint8_t *)store->pages.memory + start;
+
+	if (store->fd >= 0)
+		return discard_of_file(store, (off_t)start, (off_t)length);
+	/* Refused for memory that is locked. */
+	if (madvise(memory, length, MADV_DONTNEED))
+		memset(memory, 0, length);
+	return 0;
+}
+
+int swapstore_discard(struct swapstore *store, uint64_t slot, uint64_t count)
+{
+	int ret = -EPERM;
+
+	if (!slot || !count || count > SYMBIOTIC_SWAP_DISCARD_SLOTS || slot >= store->slots ||
+	    count > store->slots - slot)
+		return -EINVAL;
+	pthread_mutex_lock(&store->lock);
+	if (store->taken) {
+		ret = discard(store, slot * SWAPSTORE_SLOT, count * SWAPSTORE_SLOT);
+		change_range(store, slot, slot + count, 0);
+	}
+	pthread_mutex_unlock(&store->lock);
+	return ret;
 }
 
 uint64_t swapstore_slots(const struct swapstore *store)
@@ -210,7 +336,7 @@ int swapstore_written(struct swapstore *store, uint64_t slot)
 		return 1;
 	if (!is_there(store, slot))
 		return 0;
-	change(&store->written[slot / BITS], mask, 1);
+	change(store, slot / BITS, mask, 1);
 	return 1;
 }
 

@@ -32,6 +32,28 @@ void swapstore_destroy(struct swapstore *store);
 void swapstore_on_write(void *store, uint64_t sector, uint64_t count);
 void swapstore_on_discard(void *store, uint64_t sector, uint64_t count);
 
+/* The disk's thread holds the store for each piece of a request: 1, or 0 while it is taken. Of
+ * types virtio_blk_enter and virtio_blk_leave. */
+int swapstore_enter(void *store);
+void swapstore_leave(void *store);
+
+/* Told of each change, of type virtio_blk_close with the disk; NULL: nobody. Before the guest runs.
+ */
+typedef void swapstore_on_take(void *opaque, int taken);
+void swapstore_tell(struct swapstore *store, swapstore_on_take *on_take, void *opaque);
+
+/* Takes the store from the disk: 0; -EBUSY if it is taken, or if what the disk wrote beyond slot 0,
+ * or may have, would be lost. */
+int swapstore_take(struct swapstore *store);
+void swapstore_give(struct swapstore *store);
+
+/* Gives slots back to the host while the store is taken: 0; -EINVAL for a range that is not there,
+ * for slot 0, and for more than SYMBIOTIC_SWAP_DISCARD_SLOTS; -EPERM; -errno of the file system. */
+int swapstore_discard(struct swapstore *store, uint64_t slot, uint64_t count);
+
+/* Blocks of its file were set aside: a discard keeps them. Before the guest runs. */
+void swapstore_keep_blocks(struct swapstore *store);
+
 uint64_t swapstore_slots(const struct swapstore *store);
 
 /* True if the slot exists and holds data. Any thread. At most one system call, and none once the

@@ -48,6 +48,9 @@ struct virtio_blk {
 	virtio_blk_observer *on_write;
 	virtio_blk_observer *on_discard;
 	void *observer;
+	virtio_blk_enter *enter;
+	virtio_blk_leave *leave;
+	void *sharer;
 };
 
 static struct virtio_blk *blk_of(struct virtio_device *device)
@@ -89,6 +92,17 @@ static void tell_of_write(const struct virtio_blk *blk, uint64_t offset, uint64_
 	tell(blk->on_write, blk->observer, sector, end - sector);
 }
 
+static bool hold_memory(const struct virtio_blk *blk)
+{
+	return !blk->enter || blk->enter(blk->sharer);
+}
+
+static void let_go(const struct virtio_blk *blk)
+{
+	if (blk->leave)
+		blk->leave(blk->sharer);
+}
+
 /* A piece of a read or a write: bytes, or -errno. */
 static ssize_t move_piece(struct virtio_blk *blk, struct virtqueue_chain *chain)
 {
@@ -110,8 +124,12 @@ static int move(struct virtio_blk *blk, struct virtio_queue *queue)
 	const struct iovec_list *data = reads ? &chain->writable : &chain->readable;
 
 	while (data->bytes) {
-		ssize_t done = move_piece(blk, chain);
+		ssize_t done = -EIO;
 
+		if (hold_memory(blk)) {
+			done = move_piece(blk, chain);
+			let_go(blk);
+		}
 		if (done < 0)
 			return VIRTIO_BLK_S_IOERR;
 		blk->request.offset += (uint64_t)done;
@@ -195,9 +213,13 @@ static int clear(struct virtio_blk *blk, struct virtio_queue *queue)
 		uint64_t left = (uint64_t)range->num_sectors * VIRTIO_BLK_SECTOR - request->cleared;
 		ssize_t done = 0;
 
-		if (left)
+		if (left && hold_memory(blk)) {
 			done = clear_piece(blk, range->flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 			                   offset, left);
+			let_go(blk);
+		} else if (left) {
+			done = -EIO;
+		}
 		if (done < 0)
 			return VIRTIO_BLK_S_IOERR;
 		request->cleared += (uint64_t)done;
@@ -471,4 +493,23 @@ void virtio_blk_observe(struct virtio_device *device, virtio_blk_observer *on_wr
 	struct observation new = {blk_of(device), on_write, on_discard, opaque};
 
 	iothread_call(device->thread, observe, &new);
+}
+
+void virtio_blk_close(void *device, int closed)
+{
+	struct virtio_blk *blk = blk_of(device);
+	uint64_t capacity = closed ? 0 : blk->sectors;
+
+	virtio_update_config(&blk->device, offsetof(struct virtio_blk_config, capacity), &capacity,
+	                     sizeof(capacity));
+}
+
+void virtio_blk_share(struct virtio_device *device, virtio_blk_enter *enter,
+                      virtio_blk_leave *leave, void *opaque)
+{
+	struct virtio_blk *blk = blk_of(device);
+
+	blk->enter = enter;
+	blk->leave = leave;
+	blk->sharer = opaque;
 }

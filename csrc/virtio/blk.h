@@ -27,6 +27,17 @@ struct virtio_device *virtio_blk_create_memory(const struct virtio_wiring *wirin
  * the guest runs. */
 void virtio_blk_keep_blocks(struct virtio_device *device);
 
+/* The disk's memory is put to another use, or is a disk again; any thread. While it is, requests
+ * but for its serial number fail, and the driver is told that the disk has no sectors. */
+void virtio_blk_close(void *device, int closed);
+
+/* Who else may use the memory: `enter` comes before each piece of a request on the I/O thread,
+ * which fails where that returns 0, and `leave` after it. Before the guest runs. */
+typedef int virtio_blk_enter(void *opaque);
+typedef void virtio_blk_leave(void *opaque);
+void virtio_blk_share(struct virtio_device *device, virtio_blk_enter *enter,
+                      virtio_blk_leave *leave, void *opaque);
+
 /* Called on the I/O thread after the range was changed and before the guest learns of it. */
 typedef void virtio_blk_observer(void *opaque, uint64_t sector, uint64_t count);
 

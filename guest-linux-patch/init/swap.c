@@ -103,20 +103,22 @@ static bool is_empty(const struct signature *head)
 	return !memcmp(head, &zero, sizeof(zero));
 }
 
-/* 0, or -errno: EEXIST if the disk holds something else. */
+/* 0, or -errno: EEXIST if the disk holds something else, ENOMEDIUM if it has no sectors now. */
 static int sign(int fd)
 {
 	static struct signature head;
 	uint64_t bytes;
 
+	if (ioctl(fd, BLKGETSIZE64, &bytes))
+		return -errno;
+	if (!bytes)
+		return -ENOMEDIUM;
 	if (pread(fd, &head, sizeof(head), 0) != sizeof(head))
 		return errno ? -errno : -EIO;
 	if (is_swap(&head))
 		return 0;
 	if (!is_empty(&head))
 		return -EEXIST;
-	if (ioctl(fd, BLKGETSIZE64, &bytes))
-		return -errno;
 	if (bytes / PAGE < LEAST_PAGES)
 		return -ENOSPC;
 	head.version = VERSION;
@@ -153,6 +155,9 @@ void swap_on(void)
 	has_no_seeks(disk);
 	snprintf(path, sizeof(path), "/dev/%s", disk);
 	const int error = prepare(path);
+	/* A driver that moves pages to the disk's memory has it closed meanwhile. */
+	if (error == -ENOMEDIUM)
+		return;
 	if (error == -EEXIST)
 		say("no swap: %s holds something else, and is not overwritten", path);
 	else if (error)

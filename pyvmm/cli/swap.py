@@ -106,6 +106,8 @@ def guest_lines(said: dict[str, Any]) -> list[tuple[str, str]]:
     if guest is None:
         why = "cannot be asked now" if said["attached"] else "has not taken the aperture"
         return [("guest", why)]
+    if guest["tier"]:
+        return tier_lines(guest)
     flags = [
         "uses the aperture" if guest["mapped"] else "has not mapped the aperture",
         "swaps to the disk" if guest["on"] else "does not swap to the disk",
@@ -122,6 +124,30 @@ def guest_lines(said: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "copied",
             f"{guest['pages_out']} pages out, {guest['pages_in']} in, {guest['zero_filled']} were zero",
+        ),
+    ]
+
+
+def tier_lines(guest: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the same for a guest that moves pages to the store."""
+    back = ["is handing pages back"] if guest["evicting"] else []
+    return [
+        ("guest", ", ".join(["moves pages to the store, and has no disk meanwhile", *back])),
+        ("slots", f"{guest['used']} of {guest['slots']} used"),
+        (
+            "moved",
+            f"{guest['adopted_total']} pages so far: {guest['moved_ahead']} while memory was short, "
+            f"{guest['moved_behind']} behind swap-ins; {guest['move_failed']} could not be",
+        ),
+        (
+            "given up",
+            f"{guest['freed']} pages freed, {guest['evicted']} handed back, {guest['evict_failed']} could not be",
+        ),
+        ("returned", f"{guest['discarded']} slots to the host"),
+        (
+            "followed",
+            f"{guest['offered']} swap-ins seen, {guest['follow_missed']} not noted; "
+            f"{guest['mover_ns'] / 1e9:.2f} s spent on moving",
         ),
     ]
 

@@ -115,6 +115,17 @@ class VirtioBlk(VirtioDevice):
         with self.handle as device:
             lib.virtio_blk_observe(device, on_write, on_discard, opaque)
 
+    def share(self, store: Any) -> None:
+        """Have requests wait for, or fail by, another user of the disk's memory: a `struct
+        swapstore`, which tells the disk in turn.
+
+        Before the machine starts.
+        """
+        enter, leave = (ffi.addressof(lib, name) for name in ("swapstore_enter", "swapstore_leave"))
+        with self.handle as device:
+            lib.virtio_blk_share(device, enter, leave, store)
+            lib.swapstore_tell(store, ffi.addressof(lib, "virtio_blk_close"), device)
+
     def keep_blocks(self) -> None:
         """Have discards keep the blocks of a file that were set aside, reading as zeroes.
 

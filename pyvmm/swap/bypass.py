@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pyvmm.machine.hooks import Hypercall
     from pyvmm.machine.machine import Machine
     from pyvmm.swap.store import SwapStore
+
+    #: Whether a page may be used, or how many may move.
+    Decide = Callable[["SwapFault | SwapMove"], "bool | int"]
 else:
     from pyvmm.record import NamedTuple
 
@@ -64,6 +67,32 @@ class SwapFault(NamedTuple):
         return self.store.bytes_used
 
 
+#: Why pages are to move, by number, from SYMBIOTIC_MOVE_AHEAD on.
+REASONS = ("ahead", "behind")
+
+
+class SwapMove(NamedTuple):
+    """Pages of processes that a guest with a tier would move to the store, for a policy in Python
+    to decide on.
+
+    `cpu` is the index of the vCPU, `pages` how many there are at most. `reason` is "ahead" of being
+    swapped out, since memory is short there, or "behind" being swapped in.
+    """
+
+    cpu: int
+    pages: int
+    reason: str
+    store: SwapStore
+
+    @property
+    def bytes_used(self) -> int:
+        """Bytes that the store takes now.
+
+        Counted when it is asked for, which takes time with the size of the store.
+        """
+        return self.store.bytes_used
+
+
 class SwapBypass:
     """Offers a store to the guest of a symbiotic machine that has not started, `mode` being the one
     wanted at first.
@@ -78,7 +107,7 @@ class SwapBypass:
         wanted = mode_number(mode)
         self._machine = machine
         self._store = store
-        self._decide: Callable[[SwapFault], bool] | None = None
+        self._decide: Decide | None = None
         self._hook = -1
         bits = address_bits(machine.vcpus[0].cpuid)
         self.handle: Handle = machine.symbiosis.bypass
@@ -112,18 +141,35 @@ class SwapBypass:
             lib.swapbypass_want(bypass, wanted)
         self.mode = mode
 
-    def ask(self, decide: Callable[[SwapFault], bool] | None) -> None:
-        """Have the function decide on each fault that the guest offers, on the vCPU's thread; None:
-        nobody is asked.
+    def ask(self, decide: Decide | None) -> None:
+        """Have the function decide on each fault that the guest offers, and on pages that it would
+        move, on the vCPU's thread; None: nobody is asked.
 
         What it raises ends the run. Raise StateError once it is closed.
         """
         self.handle.check()
         self._decide = decide
         if decide is not None and self._hook < 0:
-            self._hook = self._machine.hooks.add_hypercall_handler(self._on_fault)
+            self._hook = self._machine.hooks.add_hypercall_handler(self._on_asked)
         with self.handle as bypass:
             lib.swapbypass_ask(bypass, self._hook if decide is not None else lib.SWAPBYPASS_NO_HOOK)
+
+    def _on_asked(self, call: Hypercall) -> None:
+        if call.number == lib.SYMBIOTIC_SWAP_MOVE:
+            self._on_move(call)
+        else:
+            self._on_fault(call)
+
+    def _on_move(self, call: Hypercall) -> None:
+        pages, reason = call.args[:2]
+        move = SwapMove(call.vcpu.index, pages, REASONS[reason - 1], self._store)
+        decide = self._decide  # another thread may have changed it since
+        allowed = pages if decide is None else decide(move)
+        # True is all of them.
+        count = pages if allowed is True else min(max(int(allowed), 0), pages)
+        error = lib.swapmove_go_on(self.handle.pointer, call.vcpu.handle.pointer, count)
+        if error:
+            raise HostError(-error, f"{pages} pages to move: {os.strerror(-error)}")
 
     def _on_fault(self, call: Hypercall) -> None:
         vaddr, slot = call.args[:2]
@@ -145,6 +191,15 @@ class SwapBypass:
         """True if the guest says that it uses the aperture. Raise StateError once it is closed."""
         with self.handle as bypass:
             return bool(lib.swapbypass_is_attached(bypass))
+
+    @property
+    def tier(self) -> bool:
+        """True if pages of the guest's processes move to the store, so that the disk is none.
+
+        Raise StateError once it is closed.
+        """
+        with self.handle as bypass:
+            return bool(lib.swapbypass_is_tier(bypass))
 
     def counters(self) -> dict[str, int]:
         """Return counts of what the guest asked for so far, by name. Raise StateError once it is

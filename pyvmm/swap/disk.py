@@ -7,7 +7,7 @@ from pyvmm.config import FUNCTION, SwapConfig
 from pyvmm.devices.virtio_blk import VirtioBlk, encode_serial
 from pyvmm.errors import ConfigError, GuestDataError, LimitError, StateError, SymcallError
 from pyvmm.machine.question import Question
-from pyvmm.swap.bypass import ANSWERS, SwapBypass, SwapFault, mode_number
+from pyvmm.swap.bypass import ANSWERS, SwapBypass, SwapFault, SwapMove, mode_number
 from pyvmm.swap.evictor import Evictor
 from pyvmm.swap.governor import HostMemory, SwapGovernor, policy_number
 from pyvmm.swap.store import SwapStore
@@ -15,17 +15,17 @@ from pyvmm.symbiotic.swapstats import GuestSwap, swap_evict, swap_stats
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import NamedTuple
 
     from pyvmm.machine.machine import Machine
     from pyvmm.swap.aperture import Aperture
+    from pyvmm.swap.bypass import Decide
 
-    Policy = str | Callable[[SwapFault], bool]
+    Policy = str | Decide
 else:
     from pyvmm.record import NamedTuple
 
-__all__ = ["GuestSwap", "HostMemory", "Swap", "SwapFault", "SwapStats"]
+__all__ = ["GuestSwap", "HostMemory", "Swap", "SwapFault", "SwapMove", "SwapStats"]
 
 
 class SwapStats(NamedTuple):
@@ -41,6 +41,10 @@ class SwapStats(NamedTuple):
     say so. `offered` counts the faults that it put before the VMM, `mapped` those where the VMM
     wrote the page table entry, `refused` the others, by reason: "mode", "slot", "policy", "lookup",
     "pte", "race". `evictions` counts the times that the policy had the guest hand pages back.
+
+    `tier`: pages of the guest's processes move to the store, and the disk is closed meanwhile. Then
+    `discarded` slots were given back by the guest, and in mode "symcall" it `asked` for so many
+    pages to move, of which so many were `granted`.
     """
 
     size: int
@@ -53,11 +57,15 @@ class SwapStats(NamedTuple):
     bytes_in: int
     bytes_out: int
     attached: bool
+    tier: bool
     attach_refused: int
     offered: int
     mapped: int
     refused: dict[str, int]
     evictions: int
+    discarded: int
+    asked: int
+    granted: int
     guest: GuestSwap | None
 
 
@@ -88,7 +96,7 @@ class Swap:
         self,
         machine: Machine,
         config: SwapConfig,
-        decide: Callable[[SwapFault], bool] | None = None,
+        decide: Decide | None = None,
     ) -> None:
         self._machine = machine
         self.serial = config.serial
@@ -176,9 +184,11 @@ class Swap:
 
         "pressure": always, but the store grows by small pages while the host is short of memory.
         "quota": while the store takes no more than `quota` bytes. A function gets a `SwapFault` for
-        each fault, on the vCPU's thread, and returns whether the page may be used; what it raises
-        ends the run. It is asked about faults only, so the guest is told "symcall" where "direct"
-        is wanted. May be set at any time. Raise ConfigError for what is no policy.
+        each fault, on the vCPU's thread, and returns whether the page may be used; of a guest with
+        a tier it gets a `SwapMove`, and returns that or how many pages may move. What it raises
+        ends the run. The guest is told "symcall" where "direct" is wanted.
+
+        May be set at any time. Raise ConfigError for what is no policy.
         """
         return self._policy
 
@@ -248,11 +258,15 @@ class Swap:
             bytes_in=disk["bytes_to_guest"],
             bytes_out=disk["bytes_from_guest"],
             attached=attached,
+            tier=attached and self._bypass is not None and self._bypass.tier,
             attach_refused=counters.get("refused", 0),
             offered=counters.get("offered", 0),
             mapped=counters.get("mapped", 0),
             refused={name: counters.get(name, 0) for name in ANSWERS[1:]},
             evictions=self._evictor.asked if self._bypass is not None else 0,
+            discarded=counters.get("discarded", 0),
+            asked=counters.get("asked", 0),
+            granted=counters.get("granted", 0),
             guest=self._ask_guest(question),
         )
 

@@ -127,8 +127,10 @@ class SwapStore(Part):
         store = self.handle.pointer
         on_write, on_discard = (ffi.addressof(lib, name) for name in _OBSERVERS)
         disk.observe(on_write, on_discard, store)
+        disk.share(self.handle.pointer)
         if self.file is not None and self.file.allocated:
             disk.keep_blocks()
+            lib.swapstore_keep_blocks(store)
 
     def close(self) -> None:
         """Give all of it back; a guest that has it mapped keeps that. May be called twice.

@@ -17,6 +17,13 @@ else:
 
 #: Bytes of the shortest structure: its size and flags.
 _HEAD = 8
+#: Of the first fields of `GuestSwap`.
+_FLAGS = (
+    lib.SYMBIOTIC_SWAP_ATTACHED,
+    lib.SYMBIOTIC_SWAP_ON,
+    lib.SYMBIOTIC_SWAP_EVICTING,
+    lib.SYMBIOTIC_SWAP_TIER,
+)
 
 
 class GuestSwap(NamedTuple):
@@ -31,11 +38,18 @@ class GuestSwap(NamedTuple):
     `lost_races` found the fault served by then. `freed` adopted pages are gone with their
     processes, `evicted` went back to RAM, `evict_failed` could not. `pages_out` and `pages_in` were
     copied without the disk's queue; `zero_filled` were known to be zero.
+
+    `tier`: pages of processes move there (docs/swapbypass.md, "A kernel that nobody rebuilt"). Then
+    `used` and `adopted` are the pages there, `adopted_total` all that moved, `moved_ahead` of them
+    while memory was short and `moved_behind` after they were swapped in; `move_failed` could not.
+    `offered` swap-ins were seen, `follow_missed` of them not noted. `discarded` slots went back to
+    the host. `mover_ns` is how long all of that took.
     """
 
     mapped: bool
     on: bool
     evicting: bool
+    tier: bool
     slots: int
     used: int
     adopted: int
@@ -53,6 +67,12 @@ class GuestSwap(NamedTuple):
     pages_out: int
     pages_in: int
     zero_filled: int
+    moved_ahead: int
+    moved_behind: int
+    move_failed: int
+    follow_missed: int
+    discarded: int
+    mover_ns: int
 
 
 def parse(results: Results) -> GuestSwap:
@@ -61,12 +81,11 @@ def parse(results: Results) -> GuestSwap:
     Raise GuestDataError for a size that cannot be.
     """
     said = structure("symbiotic_swap_stats", results, "swap statistics", _HEAD)
-    flags = (lib.SYMBIOTIC_SWAP_ATTACHED, lib.SYMBIOTIC_SWAP_ON, lib.SYMBIOTIC_SWAP_EVICTING)
-    mapped, on, evicting = (bool(said.flags & flag) for flag in flags)
+    mapped, on, evicting, tier = (bool(said.flags & flag) for flag in _FLAGS)
     # From there on the names are those of the structure.
-    counts = {name: getattr(said, name) for name in GuestSwap._fields[len(flags) :]}
+    counts = {name: getattr(said, name) for name in GuestSwap._fields[len(_FLAGS) :]}
     counts["refused_reasons"] = tuple(said.refused_reasons)
-    return GuestSwap(mapped, on, evicting, **counts)
+    return GuestSwap(mapped, on, evicting, tier, **counts)
 
 
 def swap_stats(raw: Raw) -> GuestSwap:

@@ -42,8 +42,10 @@ class FakeMemory:
 
 
 GUEST_SWAP = GuestSwap(
-    *(True, True, False, 1024, 600, 100, 500, 300, 250, 20, 30, 25, (7, 0, 3, 20, 0, 0, 2, 0)),
+    *(True, True, False, False, 1024, 600, 100, 500, 300, 250, 20, 30, 25),
+    *((7, 0, 3, 20, 0, 0, 2, 0),),
     *(5, 200, 9, 1, 700, 40, 0),
+    *(0, 0, 0, 0, 0, 0),
 )
 
 
@@ -80,7 +82,8 @@ class FakeSwap:
         host = HostMemory(12.5, 8 << 30, 1 << 30, None, None)
         return SwapStats(
             *(self.size, 1024, self.mode, self.effective, False, host, self.bytes_used),
-            *(160 << 10, 3 << 20, True, 0, self.offered, 375, refused, 1, self.guest),
+            *(160 << 10, 3 << 20, True, False, 0, self.offered, 375, refused, 1),
+            *(0, 0, 0, self.guest),
         )
 
     def look(self, question: Any) -> SwapStats:

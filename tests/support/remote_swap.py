@@ -20,7 +20,7 @@ SIZE = 4 * MIB
 SERIAL = "pyvmm-swap"
 #: Free memory of the guest: the disk's rings, a request, and data.
 RINGS, REQUEST, DATA = 0x800000, 0x810000, 0x820000
-READ, WRITE_OUT, DISCARD = 0, 1, 11
+READ, WRITE_OUT, IDENTIFY, DISCARD = 0, 1, 8, 11
 
 
 class SwapGuest(Remote):
@@ -61,18 +61,20 @@ class SwapGuest(Remote):
         """Its address in the guest."""
         return self.aperture.base + number * SLOT
 
-    def request(self, kind: int, slot: int, address: int, length: int = SLOT) -> None:
-        """One request of the disk, with its data anywhere in guest memory."""
+    def request(
+        self, kind: int, slot: int, address: int, length: int = SLOT, *, status: int = 0
+    ) -> None:
+        """One request of the disk, with its data anywhere in guest memory, that ends with `status`."""
         memory = self.machine.memory
         memory.write(REQUEST, struct.pack("<IIQ", kind, 0, slot * 8 if kind != DISCARD else 0))
         memory.write(REQUEST + 16, b"\xff")
-        data = Descriptor(address, length, WRITE if kind == READ else 0)
+        data = Descriptor(address, length, WRITE if kind in (READ, IDENTIFY) else 0)
         ends = Descriptor(REQUEST, 16), Descriptor(REQUEST + 16, 1, WRITE)
         self.queue.chain(0, [ends[0], data, ends[1]])
         self.queue.offer(0)
         self.queue.kick()
         self.queue.wait()
-        assert memory.read(REQUEST + 16, 1) == b"\0"
+        assert memory.read(REQUEST + 16, 1) == bytes([status])
 
     def swap_out(self, slot: int, page: bytes) -> None:
         """As a plain guest does it."""
@@ -82,6 +84,11 @@ class SwapGuest(Remote):
     def swap_in(self, slot: int) -> bytes:
         self.request(READ, slot, DATA)
         return self.machine.memory.read(DATA, SLOT)
+
+    def identify(self) -> None:
+        """Asks for the serial number."""
+        self.request(IDENTIFY, 0, DATA, 20)
+        assert self.machine.memory.read(DATA, 20).rstrip(b"\0") == SERIAL.encode()
 
     def discard(self, slot: int, count: int = 1) -> None:
         self.machine.memory.write(DATA, struct.pack("<QII", slot * 8, count * 8, 0))
@@ -98,10 +105,21 @@ class SwapGuest(Remote):
         self.machine.memory.write(self.address("canned_data") + index * 256, data.ljust(256, b"\0"))
         self.set_value("canned", rbx, index)
 
-    def attach(self) -> int:
+    def attach(self, flags: int = 0) -> int:
         """RAX."""
         base, size = self.aperture.base, self.aperture.size
-        return self.ring(lib.SYMBIOTIC_SWAP_ATTACH, base, size)[0]
+        return self.ring(lib.SYMBIOTIC_SWAP_ATTACH, base, size, flags)[0]
+
+    def attach_tier(self) -> tuple[int, int]:
+        """RAX and RBX."""
+        base, size = self.aperture.base, self.aperture.size
+        answer = self.ring(lib.SYMBIOTIC_SWAP_ATTACH, base, size, lib.SYMBIOTIC_SWAP_AS_TIER)
+        return answer[0], answer[1]
+
+    @property
+    def sectors(self) -> int:
+        """Of the disk, as its driver reads it."""
+        return int.from_bytes(self.driver.config(0, 8), "little")
 
     def detach(self) -> int:
         return self.ring(lib.SYMBIOTIC_SWAP_DETACH)[0]

@@ -16,7 +16,7 @@ from pyvmm.machine.symcall import Results
 from pyvmm.symbiotic import swapstats
 from pyvmm.symbiotic.swapstats import GuestSwap
 
-WORDS = 24
+WORDS = 30
 u32 = st.integers(0, (1 << 32) - 1)
 
 
@@ -35,6 +35,7 @@ def test_every_field_in_its_place() -> None:
         mapped=True,
         on=False,
         evicting=True,
+        tier=False,
         slots=1,
         used=2,
         adopted=3,
@@ -52,20 +53,26 @@ def test_every_field_in_its_place() -> None:
         pages_out=22,
         pages_in=23,
         zero_filled=24,
+        moved_ahead=25,
+        moved_behind=26,
+        move_failed=27,
+        follow_missed=28,
+        discarded=29,
+        mover_ns=30,
     )
 
 
-@given(st.integers(0, WORDS + 40), st.integers(0, 7), st.integers(0, 7))
+@given(st.integers(0, WORDS + 40), st.integers(0, 15), st.integers(0, 7))
 def test_a_kernel_that_knows_less_or_more(count: int, flags: int, rest: int) -> None:
     words = list(range(1, count + 1))
     data = struct.pack("<II", 8 + 8 * count + rest, flags) + packed(words)[8:] + bytes(rest)
     stats = swapstats.parse(answer(data))
     known = [*words[:WORDS], *[0] * (WORDS - count)]
     flat: list[int] = []
-    for value in stats[3:]:
+    for value in stats[4:]:
         flat += value if isinstance(value, tuple) else [value]
     assert flat == known
-    assert (stats.mapped, stats.on, stats.evicting) == tuple(bool(flags >> n & 1) for n in range(3))
+    assert stats[:4] == tuple(bool(flags >> n & 1) for n in range(4))
 
 
 @given(u32, st.integers(0, (1 << 64) - 1), st.binary(max_size=lib.SYMBIOTIC_DATA_SIZE))

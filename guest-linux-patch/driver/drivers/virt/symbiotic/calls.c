@@ -196,7 +196,7 @@ static const struct {
 	{ SYMCALL_TASKS, symbiotic_tasks },
 	{ SYMCALL_MEMORY, symbiotic_memory },
 	{ SYMCALL_READ, symbiotic_read },
-#ifdef CONFIG_SYMBIOTIC_SWAP
+#ifdef SYMBIOTIC_HAS_APERTURE
 	{ SYMCALL_SWAP_STATS, symbiotic_swap_stats },
 	{ SYMCALL_SWAP_EVICT, symbiotic_swap_evict },
 #endif

@@ -303,6 +303,7 @@ static int __init symbiotic_init(void)
 
 static void __exit symbiotic_exit(void)
 {
+	symbiotic_swap_exit();
 	symbiotic_debugfs_exit();
 	unregister_pm_notifier(&symbiotic_suspend_block);
 	unregister_reboot_notifier(&symbiotic_reboot_block);

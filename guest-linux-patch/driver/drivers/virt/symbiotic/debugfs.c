@@ -76,6 +76,12 @@ static int swap_show(struct seq_file *file, void *unused)
 	seq_printf(file, "pages_out      %llu\n", stats.pages_out);
 	seq_printf(file, "pages_in       %llu\n", stats.pages_in);
 	seq_printf(file, "zero_filled    %llu\n", stats.zero_filled);
+	seq_printf(file, "moved_ahead    %llu\n", stats.moved_ahead);
+	seq_printf(file, "moved_behind   %llu\n", stats.moved_behind);
+	seq_printf(file, "move_failed    %llu\n", stats.move_failed);
+	seq_printf(file, "follow_missed  %llu\n", stats.follow_missed);
+	seq_printf(file, "discarded      %llu\n", stats.discarded);
+	seq_printf(file, "mover_ns       %llu\n", stats.mover_ns);
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(swap);
@@ -84,7 +90,7 @@ void symbiotic_debugfs_init(void)
 {
 	symbiotic_directory = debugfs_create_dir("symbiotic", NULL);
 	debugfs_create_file("stats", 0400, symbiotic_directory, NULL, &stats_fops);
-	if (IS_ENABLED(CONFIG_SYMBIOTIC_SWAP))
+	if (IS_ENABLED(CONFIG_SYMBIOTIC_SWAP) || IS_ENABLED(CONFIG_SYMBIOTIC_TIER))
 		debugfs_create_file("swap", 0400, symbiotic_directory, NULL, &swap_fops);
 }
 

@@ -99,7 +99,9 @@ struct symbiotic_fault {
 void symbiotic_walk(unsigned long address, struct symbiotic_mapping *mapping);
 u32 symbiotic_vma_access(const struct vm_area_struct *vma);
 
-#ifdef CONFIG_SYMBIOTIC_SWAP
+/* swap.c or tier.c: who uses the memory of the swap disk. */
+#if defined(CONFIG_SYMBIOTIC_SWAP) || defined(CONFIG_SYMBIOTIC_TIER)
+#define SYMBIOTIC_HAS_APERTURE
 void symbiotic_swap_init(const struct symbiotic_vm_page *page);
 void symbiotic_swap_detach(void);
 void symbiotic_swap_attach(void);
@@ -108,15 +110,25 @@ void symbiotic_swap_thaw(void);
 int symbiotic_swap_collect(struct symbiotic_swap_stats *stats);
 int symbiotic_swap_stats(struct symbiotic_args *args);
 int symbiotic_swap_evict(struct symbiotic_args *args);
-bool symbiotic_swap_lookup(struct symbiotic_args *args);
 #else
 static inline void symbiotic_swap_init(const struct symbiotic_vm_page *page) { }
 static inline void symbiotic_swap_detach(void) { }
 static inline void symbiotic_swap_attach(void) { }
 static inline int symbiotic_swap_freeze(void) { return 0; }
 static inline void symbiotic_swap_thaw(void) { }
-static inline bool symbiotic_swap_lookup(struct symbiotic_args *args) { return false; }
 static inline int symbiotic_swap_collect(struct symbiotic_swap_stats *stats) { return -ENODEV; }
+#endif
+
+#ifdef CONFIG_SYMBIOTIC_SWAP
+bool symbiotic_swap_lookup(struct symbiotic_args *args);
+#else
+static inline bool symbiotic_swap_lookup(struct symbiotic_args *args) { return false; }
+#endif
+
+#ifdef CONFIG_SYMBIOTIC_TIER
+void symbiotic_swap_exit(void);
+#else
+static inline void symbiotic_swap_exit(void) { }
 #endif
 
 #ifdef CONFIG_DEBUG_FS

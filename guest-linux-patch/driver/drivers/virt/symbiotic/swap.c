@@ -1,60 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Symbiotic virtualization: the memory of the swap disk, which the VMM shows
- * beyond the guest's RAM (the aperture), becomes that of a swap area.
+ * Symbiotic virtualization: the aperture becomes the memory of a swap area, for
+ * a kernel whose fault path knows of it.
  */
 
 #define pr_fmt(fmt) "symbiotic: " fmt
 
 #include <linux/blkdev.h>
-#include <linux/gfp.h>
-#include <linux/io.h>
-#include <linux/ioport.h>
 #include <linux/irq_work.h>
-#include <linux/memremap.h>
 #include <linux/mm.h>
-#include <linux/numa.h>
 #include <linux/percpu.h>
-#include <linux/processor.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/string.h>
 #include <linux/swap_bypass.h>
 #include <linux/workqueue.h>
 
+#include "aperture.h"
 #include "internal.h"
 
-static_assert(sizeof(struct symbiotic_swap_stats) == 200);
+static_assert(sizeof(struct symbiotic_swap_stats) == 248);
 static_assert(sizeof(struct symbiotic_swap_stats) <= SYMBIOTIC_DATA_SIZE);
 static_assert(sizeof_field(struct symbiotic_vm_page, swap_serial) == BLK_SERIAL_LEN);
-
-/* Bytes of the extension of the VM's page that are needed here. */
-#define SYMBIOTIC_SWAP_EXT_SIZE	0x40
-
-/* What is free is used, and nothing reclaimed for it. */
-#define SYMBIOTIC_SWAP_GFP	((GFP_HIGHUSER_MOVABLE & ~__GFP_RECLAIM) | __GFP_NOWARN)
-
-enum {
-	SYMBIOTIC_SWAP_ATTACHED_BIT,
-	SYMBIOTIC_SWAP_EVICTING_BIT,
-	SYMBIOTIC_SWAP_HIBERNATING_BIT,
-};
 
 /**
  * struct symbiotic_swap - the swap disk
  * @bypass: its memory, as the swap code knows it
- * @pgmap: the same, as memory management knows it
- * @page: what the VMM says
- * @flags: SYMBIOTIC_SWAP_*_BIT
  * @wanted: pages that are still to be handed back
  * @irq: starts @work from a symcall
  * @work: hands pages back
  */
 struct symbiotic_swap {
 	struct swap_bypass bypass;
-	struct dev_pagemap pgmap;
-	const struct symbiotic_vm_page *page;
-	unsigned long flags;
 	unsigned long wanted;
 	struct irq_work irq;
 	struct work_struct work;
@@ -71,14 +48,12 @@ static bool symbiotic_swap_match(struct swap_bypass *bypass, struct block_device
 
 	if (!fops->get_serial || fops->get_serial(bdev->bd_disk, serial))
 		return false;
-	return !memcmp(serial, symbiotic_swap.page->swap_serial, BLK_SERIAL_LEN);
+	return !memcmp(serial, symbiotic_aperture.page->swap_serial, BLK_SERIAL_LEN);
 }
 
 static enum swap_bypass_mode symbiotic_swap_mode(struct swap_bypass *bypass)
 {
-	if (test_bit(SYMBIOTIC_SWAP_HIBERNATING_BIT, &symbiotic_swap.flags))
-		return SWAP_BYPASS_OFF;
-	switch (READ_ONCE(symbiotic_swap.page->swap_mode)) {
+	switch (symbiotic_aperture_mode()) {
 	case SYMBIOTIC_SWAP_SYMCALL:
 		return SWAP_BYPASS_ASK;
 	case SYMBIOTIC_SWAP_DIRECT:
@@ -156,8 +131,8 @@ static void symbiotic_swap_work(struct work_struct *work)
 {
 	/* Once over all pages. What stays is for the VMM to ask for again. */
 	swap_bypass_evict(&symbiotic_swap.bypass, READ_ONCE(symbiotic_swap.wanted),
-			  SYMBIOTIC_SWAP_GFP);
-	clear_bit_unlock(SYMBIOTIC_SWAP_EVICTING_BIT, &symbiotic_swap.flags);
+			  SYMBIOTIC_EVICT_GFP);
+	clear_bit_unlock(SYMBIOTIC_APERTURE_EVICTING_BIT, &symbiotic_aperture.flags);
 }
 
 static void symbiotic_swap_irq(struct irq_work *work)
@@ -174,9 +149,9 @@ int symbiotic_swap_evict(struct symbiotic_args *args)
 {
 	struct symbiotic_swap *swap = &symbiotic_swap;
 
-	if (!test_bit(SYMBIOTIC_SWAP_ATTACHED_BIT, &swap->flags))
+	if (!symbiotic_aperture_has(SYMBIOTIC_APERTURE_READY_BIT))
 		return -ENODEV;
-	if (test_and_set_bit_lock(SYMBIOTIC_SWAP_EVICTING_BIT, &swap->flags))
+	if (test_and_set_bit_lock(SYMBIOTIC_APERTURE_EVICTING_BIT, &symbiotic_aperture.flags))
 		return -EBUSY;
 	WRITE_ONCE(swap->wanted, args->bx);
 	args->bx = atomic_long_read(&swap->bypass.adopted);
@@ -190,7 +165,7 @@ static u32 symbiotic_swap_flags(const struct symbiotic_swap *swap)
 
 	if (READ_ONCE(swap->bypass.si))
 		flags |= SYMBIOTIC_SWAP_ON;
-	if (test_bit(SYMBIOTIC_SWAP_EVICTING_BIT, &swap->flags))
+	if (symbiotic_aperture_has(SYMBIOTIC_APERTURE_EVICTING_BIT))
 		flags |= SYMBIOTIC_SWAP_EVICTING;
 	return flags;
 }
@@ -212,7 +187,7 @@ int symbiotic_swap_collect(struct symbiotic_swap_stats *stats)
 	struct symbiotic_swap *swap = &symbiotic_swap;
 	struct swap_bypass_stats sum;
 
-	if (!test_bit(SYMBIOTIC_SWAP_ATTACHED_BIT, &swap->flags))
+	if (!symbiotic_aperture_has(SYMBIOTIC_APERTURE_READY_BIT))
 		return -ENODEV;
 	swap_bypass_sum(&swap->bypass, &sum);
 	*stats = (struct symbiotic_swap_stats){
@@ -249,23 +224,16 @@ int symbiotic_swap_stats(struct symbiotic_args *args)
 /* Tells the VMM that the aperture is used: again, after a suspend. */
 void symbiotic_swap_attach(void)
 {
-	struct symbiotic_args args = {
-		.bx = symbiotic_swap.page->aperture_base,
-		.cx = symbiotic_swap.page->aperture_size,
-	};
-
-	if (!test_bit(SYMBIOTIC_SWAP_ATTACHED_BIT, &symbiotic_swap.flags))
+	if (!symbiotic_aperture_has(SYMBIOTIC_APERTURE_READY_BIT))
 		return;
-	if (symbiotic_hypercall(SYMBIOTIC_SWAP_ATTACH, &args))
+	if (symbiotic_aperture_attach(0))
 		pr_warn("the VMM refuses its swap disk\n");
 }
 
 void symbiotic_swap_detach(void)
 {
-	struct symbiotic_args args = { };
-
-	if (test_bit(SYMBIOTIC_SWAP_ATTACHED_BIT, &symbiotic_swap.flags))
-		symbiotic_hypercall(SYMBIOTIC_SWAP_DETACH, &args);
+	if (symbiotic_aperture_has(SYMBIOTIC_APERTURE_READY_BIT))
+		symbiotic_aperture_detach();
 }
 
 /*
@@ -278,9 +246,9 @@ int symbiotic_swap_freeze(void)
 	struct symbiotic_swap *swap = &symbiotic_swap;
 	int error;
 
-	if (!test_bit(SYMBIOTIC_SWAP_ATTACHED_BIT, &swap->flags))
+	if (!symbiotic_aperture_has(SYMBIOTIC_APERTURE_READY_BIT))
 		return 0;
-	set_bit(SYMBIOTIC_SWAP_HIBERNATING_BIT, &swap->flags);
+	set_bit(SYMBIOTIC_APERTURE_HIBERNATING_BIT, &symbiotic_aperture.flags);
 	/* Faults that saw another mode are counted as adopted pages from now on. */
 	synchronize_rcu();
 	error = swap_bypass_evict_all(&swap->bypass);
@@ -294,62 +262,28 @@ int symbiotic_swap_freeze(void)
 
 void symbiotic_swap_thaw(void)
 {
-	clear_bit(SYMBIOTIC_SWAP_HIBERNATING_BIT, &symbiotic_swap.flags);
-}
-
-static bool __init symbiotic_swap_plausible(const struct symbiotic_vm_page *page)
-{
-	u64 room = page->aperture_room, base = page->aperture_base, size = page->aperture_size;
-
-	return IS_ALIGNED(room | base | size, SUBSECTION_SIZE) && room && size &&
-	       room <= base && base + size > base &&
-	       base + size <= 1ULL << boot_cpu_data.x86_phys_bits;
-}
-
-/* The struct pages go into the room, so that the guest's RAM is none the less. */
-static int __init symbiotic_swap_remap(const struct symbiotic_vm_page *page)
-{
-	struct dev_pagemap *pgmap = &symbiotic_swap.pgmap;
-	u64 start = page->aperture_base - page->aperture_room;
-	u64 length = page->aperture_room + page->aperture_size;
-	void *address;
-
-	if (!request_mem_region(start, length, "symbiotic swap"))
-		return -EBUSY;
-	pgmap->type = MEMORY_DEVICE_COHERENT;
-	pgmap->range.start = start;
-	pgmap->range.end = start + length - 1;
-	pgmap->nr_range = 1;
-	pgmap->flags = PGMAP_ALTMAP_VALID;
-	pgmap->altmap.base_pfn = PHYS_PFN(start);
-	pgmap->altmap.free = PHYS_PFN(page->aperture_room);
-	pgmap->ops = &symbiotic_swap_pagemap_ops;
-	pgmap->owner = &symbiotic_swap;
-	address = memremap_pages(pgmap, numa_mem_id());
-	if (IS_ERR(address)) {
-		release_mem_region(start, length);
-		return PTR_ERR(address);
-	}
-	return 0;
+	clear_bit(SYMBIOTIC_APERTURE_HIBERNATING_BIT, &symbiotic_aperture.flags);
 }
 
 static int __init symbiotic_swap_start(const struct symbiotic_vm_page *page)
 {
 	struct symbiotic_swap *swap = &symbiotic_swap;
-	int error = symbiotic_swap_remap(page);
+	int error;
 
-	if (error)
-		return error;
-	swap->page = page;
-	swap->bypass.pages = pfn_to_page(PHYS_PFN(page->aperture_base));
-	swap->bypass.nr_pages = PHYS_PFN(page->aperture_size);
 	swap->bypass.ops = &symbiotic_swap_ops;
 	init_irq_work(&swap->irq, symbiotic_swap_irq);
 	INIT_WORK(&swap->work, symbiotic_swap_work);
-	error = swap_bypass_register(&swap->bypass);
+	error = symbiotic_aperture_map(page, &symbiotic_swap_pagemap_ops);
 	if (error)
 		return error;
-	set_bit(SYMBIOTIC_SWAP_ATTACHED_BIT, &swap->flags);
+	swap->bypass.pages = symbiotic_aperture.pages;
+	swap->bypass.nr_pages = symbiotic_aperture.nr_pages;
+	error = swap_bypass_register(&swap->bypass);
+	if (error) {
+		symbiotic_aperture_unmap();
+		return error;
+	}
+	set_bit(SYMBIOTIC_APERTURE_READY_BIT, &symbiotic_aperture.flags);
 	symbiotic_swap_attach();
 	return 0;
 }
@@ -357,13 +291,11 @@ static int __init symbiotic_swap_start(const struct symbiotic_vm_page *page)
 /* A swap disk that cannot be used in this way works as any other. */
 void __init symbiotic_swap_init(const struct symbiotic_vm_page *page)
 {
-	int error = -EINVAL;
+	int error;
 
-	if (!(cpuid_edx(SYMBIOTIC_CPUID_LEAF) & SYMBIOTIC_FEATURE_SWAPBYPASS) ||
-	    page->ext_size < SYMBIOTIC_SWAP_EXT_SIZE || !page->aperture_size)
+	if (!symbiotic_aperture_offered(page))
 		return;
-	if (symbiotic_swap_plausible(page))
-		error = symbiotic_swap_start(page);
+	error = symbiotic_swap_start(page);
 	if (error)
 		pr_warn("the swap disk is not bypassed: error %d\n", error);
 }

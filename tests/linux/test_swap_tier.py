@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory of the swap disk as a tier of Debian's own kernels: pages move there, back, and stay right."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tests.support import linux
+from tests.support.stream import SECONDS
+
+if TYPE_CHECKING:
+    from pyvmm.symbiotic.swapstats import GuestSwap
+
+MIB = 1 << 20
+PAGES_A_MIB = 256
+MEMORY = "256M"
+#: MiB that the guest has just not enough for, so that some of it moves and all of it finds room again.
+TIGHT = 176
+SERIAL = "pyvmm-swap"
+LINUX = "stock-6.12-symbiotic"
+PATIENCE = SECONDS * 3
+COMPLAINTS = (
+    r"warning:|bug:|oops|call trace|bad page|general protection|symbiotic: .*(refuse|not|stay)"
+)
+#: Does what its input says, a line at a time.
+SCRIPT = f"""
+for disk in /sys/block/vd*; do
+    case $(cat $disk/serial) in {SERIAL}) tier=/dev/${{disk##*/}};; other) other=/dev/${{disk##*/}};; esac
+done
+echo ready
+while read -r line; do eval "$line"; echo =end=; done
+"""
+REMOVE = "rmmod symbiotic && echo out"
+INSERT = "insmod /lib/modules/symbiotic.ko && echo in"
+
+
+class Guest(linux.Guest):
+    """A guest with the program `passes`, a tier, and maybe another disk to swap to."""
+
+    def __init__(
+        self, mode: str = "direct", *, other: bool = False, version: str = LINUX, **swap: Any
+    ) -> None:
+        files = {"/bin/passes": linux.program("passes")}
+        super().__init__(
+            SCRIPT, linux=version, memory=MEMORY, cpus=2, params=linux.PATIENT, files=files
+        )
+        self.swap = self.vm.add_swap(512 * MIB, mode, serial=SERIAL, policy="always", **swap)
+        self._disk = os.memfd_create("other")
+        if other:
+            os.ftruncate(self._disk, 256 * MIB)
+            self.vm.add_disk(self._disk, serial="other")
+
+    def __enter__(self) -> Guest:
+        self.start()
+        self.expect("ready\n", PATIENCE)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__(*exc)
+        os.close(self._disk)
+
+    def tell(self, line: str) -> str:
+        """What the line printed."""
+        self.say(line)
+        return self.expect("=end=\n", PATIENCE).removesuffix("=end=\n")
+
+    def hold(self, mib: int) -> None:
+        """Starts a process that holds so much, until `let_go`."""
+        self.tell("mkfifo /gate; exec 3<>/gate")
+        self.tell(f"passes {mib} 1 hold <&3 > /held &")
+        self.tell("until grep -q HOLDS /held; do sleep 0.1; done")
+
+    def let_go(self) -> str:
+        """It looks at all of it once more, and ends."""
+        self.say("echo go >&3; wait; cat /held")
+        text = self.expect("pages wrong\n", PATIENCE)
+        self.expect("=end=\n", PATIENCE)
+        return text
+
+    @property
+    def said(self) -> GuestSwap:
+        said = self.swap.stats.guest
+        assert said is not None
+        return said
+
+    def wait(self, done: Callable[[GuestSwap], bool]) -> GuestSwap:
+        """Until it is so."""
+        deadline = time.monotonic() + PATIENCE
+        while not done(said := self.said):
+            assert time.monotonic() < deadline, said
+            time.sleep(0.05)
+        return said
+
+    def evict(self) -> GuestSwap:
+        """Asks for all, and waits for the end of that."""
+        self.swap.evict()
+        return self.wait(lambda said: not said.evicting)
+
+    def log(self) -> str:
+        """What the kernel complained of."""
+        return self.tell(f"dmesg | grep -iE '{COMPLAINTS}'")
+
+
+def right(text: str) -> bool:
+    return "PASSES DONE, 0 pages wrong" in text
+
+
+def test_a_process_larger_than_ram_without_a_swap_area() -> None:
+    """Nobody is killed: what RAM has no room for is in the tier, and goes back to the host afterwards."""
+    with Guest() as guest:
+        assert guest.tell("cat /proc/swaps | wc -l") == "1\n"
+        text = guest.tell("passes 320 3")
+        assert right(text), text
+        said = guest.said
+        assert said.tier
+        assert not said.on
+        assert said.adopted_total >= (320 - 256) * PAGES_A_MIB, said
+        assert said.adopted_total == said.moved_ahead + said.moved_behind
+        guest.wait(lambda said: said.adopted == 0)
+        held = said.adopted_total << 12
+        deadline = time.monotonic() + PATIENCE
+        while guest.swap.bytes_used > held // 8:
+            assert time.monotonic() < deadline, guest.swap.stats
+            time.sleep(0.1)
+        assert guest.said.discarded > 0
+        assert guest.log() == ""
+
+
+def test_evicted_and_moved_again() -> None:
+    """The VMM has pages back as far as there is RAM; in mode off they stay there."""
+    with Guest() as guest:
+        guest.hold(TIGHT)
+        before = guest.said
+        assert before.adopted > 0
+        guest.swap.mode = "off"
+        after = guest.evict()
+        assert after.evicted > 0
+        assert after.adopted < before.adopted
+        assert right(guest.let_go())
+        guest.wait(lambda said: said.adopted == 0)
+        guest.swap.mode = "direct"
+        assert right(guest.tell("passes 240 2"))
+        assert guest.log() == ""
+
+
+def test_the_vmm_says_how_much_moves() -> None:
+    """Mode symcall asks for each batch; a function may grant part of it."""
+    asked: list[tuple[int, str]] = []
+
+    def policy(move: Any) -> int:
+        asked.append((move.pages, move.reason))
+        return move.pages // 2 or 1
+
+    with Guest("symcall") as guest:
+        guest.swap.policy = policy
+        assert right(guest.tell("passes 240 2"))
+        stats = guest.swap.stats
+        assert len(asked) > 0
+        assert {reason for _, reason in asked} <= {"ahead", "behind"}
+        assert stats.asked == sum(pages for pages, _ in asked)
+        assert guest.said.adopted_total <= stats.granted
+        assert guest.said.refused_vmm > 0
+
+
+def test_unloaded_and_loaded_while_pages_are_there() -> None:
+    with Guest(other=True) as guest:
+        guest.tell("mkswap $other > /dev/null && swapon $other")
+        for _ in range(2):
+            guest.hold(TIGHT)
+            assert guest.said.adopted > 0
+            assert guest.tell(REMOVE).endswith("out\n")
+            assert not guest.swap.stats.attached
+            assert guest.swap.bytes_used <= 2 * MIB
+            assert guest.tell(INSERT).endswith("in\n")
+            assert guest.swap.stats.tier
+            assert right(guest.let_go())
+            guest.tell("rm /gate")
+        assert guest.log() == ""
