@@ -14,13 +14,13 @@ LONGEST = 1e9
 
 
 def parse_size(text: str | int, what: str = "size", default: str = "M") -> int:
-    """Return bytes of ``"512M"``, ``"4G"``, ``"0x1000"``-free decimal text; a bare number of text
-    counts in `default`.
+    """Return the bytes of a text as ``"512M"`` or ``"4G"``; of a text without a unit, `default` is
+    the unit.
 
-    An int is bytes already. Raise ConfigError for anything else, and for more than 64-bit addresses
-    reach.
+    Numbers in a text are whole and decimal. An int is bytes already. Raise ConfigError for anything
+    else, and for more than 64-bit addresses reach.
     """
-    if isinstance(text, int):
+    if isinstance(text, int) and not isinstance(text, bool):
         return _addressable(text, text, what)
     if not isinstance(text, str):
         raise ConfigError(f"{what} {text!r} is no size: give a number of bytes, or text as 512M")

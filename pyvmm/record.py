@@ -16,7 +16,7 @@ all else here, 60 us. A launch defines some thirty records.
 
 from __future__ import annotations
 
-# What collections.namedtuple makes its fields of.
+# collections.namedtuple makes its fields of it.
 from _collections import _tuplegetter  # type: ignore[import-not-found]
 
 TYPE_CHECKING = False
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class _Record(tuple[Any, ...] if TYPE_CHECKING else tuple):  # type: ignore[misc]
-    """What all records have: the methods of a `collections.namedtuple`."""
+    """The methods that all records have: those of a `collections.namedtuple`."""
 
     __slots__ = ()
     _fields: tuple[str, ...] = ()

@@ -114,8 +114,12 @@ class VM:
 
         Its serial port and consoles are connected to nothing.
 
-        Raise what the constructor does, and `add`.
+        Raise ConfigError for what is no such record, and what the constructor and `add` raise.
         """
+        if not isinstance(config, VMConfig):
+            raise ConfigError(
+                f"{type(config).__name__} is no record of a VM; that is a pyvmm.config.VMConfig"
+            )
         machine, boot = config.machine._asdict(), config.boot
         ends = machine.pop("end_at_status")
         vm = cls(

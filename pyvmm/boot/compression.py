@@ -37,7 +37,7 @@ FORMS = (
     Form(b"\xfd7zXZ\0", "xz", "CONFIG_RD_XZ", "xz -dc"),
     Form(b"\x89LZO\0\r\n\x1a\n", "lzo", "CONFIG_RD_LZO", "lzop -dc"),
     Form(LZ4, "lz4", "CONFIG_RD_LZ4", "lz4 -dc"),
-    # What lz4 writes without -l. The kernel reads the old form only.
+    # lz4 writes this form without -l. The kernel reads the old form only.
     Form(b"\x04\x22\x4d\x18", "lz4", "", "lz4 -dc"),
     Form(b"\x28\xb5\x2f\xfd", "zstd", "CONFIG_RD_ZSTD", "zstd -dc"),
 )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pyvmm.guest.inventory import Entry
 
 
-#: What `guest path` knows of a guest.
+#: The files of a guest that `guest path` can name.
 FILES = ("bzImage", "vmlinux", "vmlinux.debug", "initramfs", "config")
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What became of the faults on swapped pages, as the guest's kernel and the VMM count them: of the
-answer to `swap-stats` (docs/control.md).
+"""The fates of faults on swapped pages, as the guest's kernel and the VMM count them. They are
+taken from the answer to `swap-stats` (docs/control.md).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ TOTALS = ("offered", "bypassed")
 
 
 class Fault(NamedTuple):
-    """What became of some faults, by a word, and the counts of both sides; None is what a side does
-    not count.
+    """The fate of some faults, as a word, and the counts of both sides. A side that does not count
+    it has None.
     """
 
     word: str

@@ -38,7 +38,7 @@ PATIENCE = 60.0
 TRIES = 5
 #: Of a message, bytes. The largest part can be an initial RAM disk that was made of a kernel's modules.
 LARGEST = 256 << 20
-#: What is read of a message at a time.
+#: Bytes of a message that one read takes at most.
 PIECE = 1 << 20
 #: The length that stands before a message.
 LENGTH = 4

@@ -89,6 +89,7 @@ class Run:
             if not self.lock.wait_for(lambda: self.state in ("ended", "built"), timeout):
                 return None
             if self.state == "built":
+                self._owner.check_open()
                 raise StateError("the machine was not started")
             if self._error is not None:
                 raise self._error
@@ -104,6 +105,7 @@ class Run:
             if self.state == "paused":
                 return
             if self.state != "running":
+                self._owner.check_open()
                 raise StateError(f"the machine is {self.state}; only a running one can be paused")
             self.state = "paused"
             self._request_all(lib.VCPU_REQUEST_PAUSE)
@@ -122,6 +124,7 @@ class Run:
         """Let a paused machine go on."""
         with self.lock:
             if self.state != "paused":
+                self._owner.check_open()
                 raise StateError(f"the machine is {self.state}, not paused")
             self.state = "running"
             self.lock.notify_all()

@@ -64,7 +64,7 @@ def leaf() -> tuple[int, int, int, int, int]:
 def check_deadline(deadline: float) -> float:
     """Return the same. Raise ConfigError for what is no time that a symcall may take."""
     if not isinstance(deadline, (int, float)) or not LEAST_DEADLINE <= deadline <= 3600:
-        raise ConfigError(f"a symcall deadline of {deadline!r} s: from 0.008 to 3600 it may be")
+        raise ConfigError(f"a symcall deadline of {deadline!r} s: it may be from 0.008 to 3600")
     return deadline
 
 

@@ -69,7 +69,7 @@ def check_cpus(cpus: int, most: int) -> None:
     descriptors (EMFILE).
     """
     if not isinstance(cpus, int) or not 1 <= cpus <= most:
-        raise ConfigError(f"{cpus} vCPUs: this KVM takes 1 to {most}")
+        raise ConfigError(f"{cpus!r} vCPUs: this KVM takes 1 to {most}")
     limit = os.sysconf("SC_OPEN_MAX")
     if 0 < limit < cpus + DESCRIPTORS:
         needed = len(os.listdir("/proc/self/fd")) + cpus + LEAST_DESCRIPTORS

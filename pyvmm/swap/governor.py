@@ -78,7 +78,7 @@ def policy_number(policy: str, quota: int | None) -> int:
     if policy == "quota" and quota is None:
         raise ConfigError("the swap policy quota needs one: the bytes that the store may take")
     if quota is not None and not 0 <= quota < 1 << 63:
-        raise ConfigError(f"a swap quota of {quota} bytes: from 0 to 2^63 - 1 it may be")
+        raise ConfigError(f"a swap quota of {quota} bytes: it may be from 0 to 2^63 - 1")
     return POLICIES.index(policy)
 
 

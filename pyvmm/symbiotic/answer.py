@@ -66,7 +66,7 @@ def structure(name: str, results: Results, what: str, least: int | None = None) 
     if not shortest <= inner <= size:
         raise GuestDataError(f"{what}: the structure says it has {inner} of {size} bytes")
     if inner < whole:
-        # What lies behind it is left from before, and a field that is cut is none.
+        # The bytes behind it are left from before, and a field that is cut is none.
         end = inner // WORD * WORD
         ffi.buffer(found)[end:] = bytes(whole - end)
     return found

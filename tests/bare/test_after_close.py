@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+import pyvmm
+from pyvmm.errors import StateError
+
 SECONDS = 300
 
 #: Threads use everything they can get at while the machine is closed under them. `rounds` machines.
@@ -68,6 +71,14 @@ def test_everything_public(when: str) -> None:
     classes, members = (int(word) for word in counted.split() if word.isdigit())
     assert classes >= 25, ran.stdout
     assert members >= 250, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("method", ["run", "start", "wait", "pause", "resume"])
+def test_of_one_that_never_ran_the_message_says_that_it_is_closed(method: str) -> None:
+    vm = pyvmm.VM("2M")
+    vm.close()
+    with pytest.raises(StateError, match="closed"):
+        getattr(vm, method)()
 
 
 def test_threads_that_use_it_during_the_close() -> None:

@@ -142,3 +142,9 @@ def test_a_device_comes_before_the_start() -> None:
         for device in (RngConfig(), KvmUnitTestsConfig(), SwapConfig(2 * MIB), ConsoleConfig()):
             with pytest.raises(StateError, match="before the start"):
                 vm.add(device)
+
+
+@pytest.mark.parametrize("thing", [None, {}, MachineConfig(MIB)])
+def test_only_the_record_of_a_vm_makes_one(thing: object) -> None:
+    with pytest.raises(ConfigError, match="is no record of a VM"):
+        VM.of(thing)  # type: ignore[arg-type]

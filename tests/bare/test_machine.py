@@ -638,6 +638,7 @@ def test_memory_that_is_gone_ends_the_run_and_says_which(tmp_path: Path, access:
         (-(1 << 62), 1, "at least 1 MiB"),
         (1 << 20, 10**30, "this KVM takes 1 to"),
         (1 << 20, 1.5, "this KVM takes 1 to"),
+        (1 << 20, "2", "'2' vCPUs: this KVM takes 1 to"),
         (1e6, 1, "a whole number"),
         (float("nan"), 1, "a whole number"),
     ],

@@ -57,6 +57,12 @@ def test_what_is_no_size(text: str) -> None:
         parse_size(text)
 
 
+@pytest.mark.parametrize("thing", [True, None, 1.5, b"5M"])
+def test_things_that_are_neither_number_nor_text(thing: Any) -> None:
+    with pytest.raises(ConfigError, match="is no size"):
+        parse_size(thing)
+
+
 # Where RAM lies.
 
 
