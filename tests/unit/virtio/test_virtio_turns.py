@@ -48,6 +48,8 @@ FUNCTION = re.compile(r"\w[\w *]*?(\w+)\(")
 ALLOCATES = re.compile(
     r"\b(?:m|c|re)alloc\(|\b(?:aligned_alloc|reallocarray|posix_memalign|strdup)\("
 )
+#: How a function of the making is called.
+MAKES = re.compile(r" (\w+_)?(create|init)$")
 HUGE = 16 * MIB  # a buffer; some 250 of them are a chain of nearly 4 GiB
 
 
@@ -441,8 +443,5 @@ def test_only_the_making_of_a_device_takes_memory() -> None:
                 function = found[1] if (found := FUNCTION.match(line)) else function
                 if ALLOCATES.search(line) and not line.strip().startswith(("/*", "*")):
                     takers.add(f"{path.stem}: {function}")
-    assert takers == {
-        *("blk: create", "console: virtio_console_create", "device: virtio_init"),
-        *("iothread: iothread_create", "net: virtio_net_create", "queue: virtqueue_chain_create"),
-        *("rng: virtio_rng_create", "serial: serial_create"),
-    }
+    assert "rng: virtio_rng_create" in takers
+    assert [taker for taker in takers if not MAKES.search(taker)] == []
