@@ -121,8 +121,10 @@ class VirtioBlk(VirtioDevice):
 
         Before the machine starts.
         """
-        enter, leave = (ffi.addressof(lib, name) for name in ("swapstore_enter", "swapstore_leave"))
         with self.handle as device:
+            enter, leave = (
+                ffi.addressof(lib, name) for name in ("swapstore_enter", "swapstore_leave")
+            )
             lib.virtio_blk_share(device, enter, leave, store)
             lib.swapstore_tell(store, ffi.addressof(lib, "virtio_blk_close"), device)
 

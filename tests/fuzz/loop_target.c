@@ -4,6 +4,8 @@
  * input (kvm.h). Hooks answer, make symcalls and give them up; other threads post some, miss
  * deadlines and stop the vCPU, always at a moment of KVM_RUN, so that each run can be had again.
  */
+#include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -80,6 +82,28 @@ uint64_t swapstore_slots(const struct swapstore *store)
 int swapstore_written(struct swapstore *store, uint64_t slot)
 {
 	return slot < swapstore_slots(store) && slot & 1;
+}
+
+/* Some inputs find that the disk holds data. */
+static bool full;
+
+int swapstore_take(struct swapstore *store)
+{
+	(void)store;
+	return full ? -EBUSY : 0;
+}
+
+void swapstore_give(struct swapstore *store)
+{
+	(void)store;
+}
+
+int swapstore_discard(struct swapstore *store, uint64_t slot, uint64_t count)
+{
+	return slot && count && slot < swapstore_slots(store) &&
+	                       count <= swapstore_slots(store) - slot
+	               ? 0
+		       : -EINVAL;
 }
 
 /* What other threads do. */
@@ -183,7 +207,10 @@ static void answer(struct world *world, int event)
 		vcpu->access.value = input_64(input);
 		vcpu->access.refused = (how & 7) == 7;
 	} else if (event == VCPU_HYPERCALL && vcpu->hook == HOOK_SWAP) {
-		swapmap_go_on(world->bypass, vcpu, how & 1);
+		if (vcpu->hypercall[0] == SYMBIOTIC_SWAP_MOVE)
+			swapmove_go_on(world->bypass, vcpu, how);
+		else
+			swapmap_go_on(world->bypass, vcpu, how & 1);
 	} else if (event == VCPU_HYPERCALL && how & 1) {
 		doorbell_answer(vcpu, 0, results, how >> 1 & 7);
 	}
@@ -298,6 +325,8 @@ static void set_up_vcpu(struct world *world)
 	        .nested = how >> 2 & 1,
 	        .svm = how >> 3 & 1,
 	};
+
+	full = how >> 7;
 
 	world->vcpu = vcpu_create(-1, 0, (uintptr_t)shared, shared_bytes, world->pio, world->mmio,
 	                          world->msr);
