@@ -380,6 +380,9 @@ void __init symbiotic_swap_init(const struct symbiotic_vm_page *page)
 	if (!symbiotic_aperture_offered(page))
 		return;
 	symbiotic_aperture.page = page;
+	/* Who wants no more than a disk is not to find it closed. */
+	if (symbiotic_aperture_mode() == SYMBIOTIC_SWAP_OFF)
+		return;
 	if (symbiotic_tier_attach())
 		return;
 	error = symbiotic_tier_start(page);
