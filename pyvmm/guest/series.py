@@ -95,7 +95,7 @@ def _patch(linux: str, part: Part, place: str) -> Patch:
         "",
         "".join(section.text for section in sections),
     ]
-    title = re.sub(r"[^A-Za-z0-9_.]+", "-", subject)[:NAME].strip("-.")
+    title = re.sub(r"[^A-Za-z0-9_.]+", "-", subject).strip("-.")[:NAME]
     number = int(place.partition("/")[0])
     return Patch(f"{number:04}-{title}.patch", "\n".join(lines).encode())
 
