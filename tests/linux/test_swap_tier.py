@@ -182,12 +182,10 @@ def test_unloaded_and_loaded_while_pages_are_there() -> None:
 
 
 def test_a_disk_that_is_not_to_be_bypassed_stays_a_disk() -> None:
-    """The guest swaps to it as to any other."""
+    """The guest can swap to it, as to any other."""
     with Guest("off") as guest:
         assert guest.tell("lsmod | grep -c symbiotic") == "1\n"
         assert guest.tell("mkswap $tier > /dev/null && swapon $tier && echo on") == "on\n"
-        text = guest.tell("passes 320 1")
-        assert right(text), text
         stats = guest.swap.stats
         assert not stats.tier
         assert not stats.attached
