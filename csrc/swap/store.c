@@ -198,7 +198,7 @@ void swapstore_on_discard(void *opaque, uint64_t sector, uint64_t count)
 	             (sector + count) / SECTORS_A_SLOT, 0);
 }
 
-/* Who has it: the disk, or another use of its memory. */
+/* The disk has the memory, or the guest uses it as a tier. */
 
 int swapstore_enter(void *opaque)
 {

@@ -31,8 +31,9 @@ void virtio_blk_keep_blocks(struct virtio_device *device);
  * but for its serial number fail, and the driver is told that the disk has no sectors. */
 void virtio_blk_close(void *device, int closed);
 
-/* Who else may use the memory: `enter` comes before each piece of a request on the I/O thread,
- * which fails where that returns 0, and `leave` after it. Before the guest runs. */
+/* Shares the memory with another user: the I/O thread calls `enter` before each piece of a request,
+ * fails the request where that returns 0, and calls `leave` after the piece. Before the guest runs.
+ */
 typedef int virtio_blk_enter(void *opaque);
 typedef void virtio_blk_leave(void *opaque);
 void virtio_blk_share(struct virtio_device *device, virtio_blk_enter *enter,

@@ -18,7 +18,7 @@ LIBRARIES = "usr/lib/x86_64-linux-gnu"
 OWN_LOADER = f"{LIBRARIES}/ld-linux-x86-64.so.2"
 #: Of the system, after those of the tree.
 MORE_LIBRARIES = ("/usr/lib/x86_64-linux-gnu", "/lib/x86_64-linux-gnu")
-#: What the program itself is called from then on.
+#: The program itself has this behind its name from then on.
 SUFFIX = ".elf"
 #: Such a program finds what belongs to it by its own name, which it is told.
 SCRIPT = """\

@@ -17,7 +17,7 @@ from pyvmm.guest import cache
 
 NAME = "symbiotic-dkms"
 PACKAGE = "module/package"
-#: What dpkg runs after the installation, and before the removal.
+#: dpkg runs the first after the installation, the second before the removal.
 SCRIPTS = ("postinst", "prerm")
 #: Of everything in the package, so that the same sources make the same package: 1 January 2000.
 DATE = "946684800"

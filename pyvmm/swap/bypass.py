@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.machine import Machine
     from pyvmm.swap.store import SwapStore
 
-    #: Whether a page may be used, or how many may move.
+    #: A policy says whether a page may be used, or how many may move.
     Decide = Callable[["SwapFault | SwapMove"], "bool | int"]
 else:
     from pyvmm.record import NamedTuple

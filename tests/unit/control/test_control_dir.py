@@ -24,13 +24,6 @@ from pyvmm.errors import ConfigError, HostError
 from tests.support.fake_vm import served
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The runtime directory that will be."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path / "pyvmm"
-
-
 def dead_socket(folder: Path, name: str) -> None:
     """What a killed VM leaves."""
     RuntimeDir().close()

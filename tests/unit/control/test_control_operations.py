@@ -7,7 +7,6 @@ import json
 import os
 import threading
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,13 +27,6 @@ from tests.support.fake_vm import (
 )
 
 until = partial(waiting.until, seconds=SECONDS)
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The runtime directory that will be."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path / "pyvmm"
 
 
 def test_ping_and_info() -> None:

@@ -33,13 +33,6 @@ from tests.support.fake_vm import (
 until = partial(waiting.until, seconds=SECONDS)
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The runtime directory that will be."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path / "pyvmm"
-
-
 def test_clients_that_leave_in_the_middle() -> None:
     before = descriptors()
     with served():
