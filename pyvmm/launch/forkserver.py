@@ -67,11 +67,17 @@ class ForkServer:
         while True:
             ready, _, _ = select.select([self.listener, self.lessons], [], [], IDLE)
             if self.lessons in ready:
-                learn(self.lessons.recv(LESSON))
+                self.hear()
             if self.listener in ready:
                 self.attend(self.listener.accept()[0])
             if not ready and not self.children:
                 return
+
+    def hear(self) -> None:
+        """Learn what the children taught."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                learn(self.lessons.recv(LESSON))
 
     def drain(self) -> None:
         """Serve those who came before the name was gone."""
@@ -220,10 +226,11 @@ class Child:
 
     def started(self, name: str) -> None:
         """Tell the visitor that its guest runs. Raise HostError if nobody wants to know any more."""
+        # The lesson goes first: who hears that this guest runs, and asks for another, finds it learnt.
+        self.teach()
         if not self.say({"name": name, "pid": os.getpid()}):
             raise HostError(errno.EPIPE, "the one who wanted this VM has gone")
         self.visitor.close()
-        self.teach()
 
     def teach(self) -> None:
         """Tell the server what it did not have; it may be gone, or have other lessons to hear."""
