@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +71,17 @@ def build(*names: str) -> Image:
     elf = CACHE / f"{names[0]}-{digest.hexdigest()[:16]}.elf"
     if not elf.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
-        made = elf.with_suffix(f".{os.getpid()}")
-        files = [str(SOURCES / part) for part in parts]
-        more = [f"-I{INTERFACE.parent}", f"-Wl,-T,{SOURCES / 'guest.ld'}"]
-        subprocess.run(["gcc", *FLAGS, *more, "-o", str(made), *files], check=True)
-        made.rename(elf)
-    flat = elf.with_suffix(f".{os.getpid()}.bin")
-    subprocess.run(["objcopy", "-O", "binary", str(elf), str(flat)], check=True)
-    data = flat.read_bytes()
-    flat.unlink()
+        # A name of its own: labs build beside each other here, and the numbers of their processes are alike.
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            made = Path(folder) / elf.name
+            files = [str(SOURCES / part) for part in parts]
+            more = [f"-I{INTERFACE.parent}", f"-Wl,-T,{SOURCES / 'guest.ld'}"]
+            subprocess.run(["gcc", *FLAGS, *more, "-o", str(made), *files], check=True)
+            made.rename(elf)
+    with tempfile.TemporaryDirectory() as folder:
+        flat = Path(folder) / "flat"
+        subprocess.run(["objcopy", "-O", "binary", str(elf), str(flat)], check=True)
+        data = flat.read_bytes()
     listing = subprocess.run(["nm", str(elf)], check=True, capture_output=True, text=True).stdout
     rows = [line.split() for line in listing.splitlines()]
     return Image(data, {row[-1]: int(row[0], 16) for row in rows if len(row) == 3})
