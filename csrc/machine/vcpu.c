@@ -145,6 +145,9 @@ static int serve_access(struct vcpu *vcpu)
 	struct vcpu_exit *exit = &vcpu->exit;
 
 	while (exit->next < exit->count) {
+		/* There may be a thousand elements, each with a hook that takes its time. */
+		if (exit->next && vcpu_must_leave(vcpu))
+			return 0;
 		struct bus_access access = {
 		        .address = exit->address,
 		        .length = exit->length,
@@ -186,8 +189,10 @@ int vcpu_serve(struct vcpu *vcpu)
 	vcpu->exits[reason < VCPU_EXIT_KINDS ? reason : 0]++;
 	if (!vcpu_exit_take(&vcpu->exit, vcpu->run, vcpu->run_size, reason))
 		return VCPU_UNKNOWN_EXIT;
-	if (vcpu->watched && vcpu->overlay->exit(vcpu))
+	if (vcpu->watched && vcpu->overlay->exit(vcpu)) {
+		vcpu->exit.next = vcpu->exit.count;
 		return 0;
+	}
 	if (vcpu->exit.access)
 		return serve_access(vcpu);
 	switch (reason) {
@@ -288,16 +293,37 @@ static int pass_on(struct vcpu *vcpu, uint32_t request)
 	return vcpu->overlay ? vcpu->overlay->request(vcpu, request) : 0;
 }
 
+/* What the overlay had the guest do is late, or was: then the access at hand goes on. */
+static int serve_late(struct vcpu *vcpu)
+{
+	int event = pass_on(vcpu, VCPU_REQUEST_LATE);
+
+	return event || vcpu->settled ? event : serve_access(vcpu);
+}
+
+/* The machine stops: what KVM has open is finished as far as that needs nobody. */
+static int leave(struct vcpu *vcpu)
+{
+	bool cut = vcpu->exit.next < vcpu->exit.count;
+	int result = vcpu->settled ? -EINTR : vcpu_settle_step(vcpu);
+
+	if (result && result != -EINTR)
+		return vcpu_fail(vcpu, -result);
+	if (cut || !result)
+		vcpu_give_up(vcpu, ECANCELED);
+	return VCPU_KICKED;
+}
+
 static int serve_requests(struct vcpu *vcpu, uint32_t requests)
 {
-	/* Before the exit at hand is settled: the rest of it may have a thousand exits, each with a
-	 * hook, and none of them matters any more. */
+	/* Both before the exit at hand is settled: the rest of it may have a thousand exits, each
+	 * with a hook, and none of them matters any more. */
 	if (requests & VCPU_REQUEST_LATE)
-		return pass_on(vcpu, VCPU_REQUEST_LATE);
+		return serve_late(vcpu);
+	if (requests & VCPU_REQUEST_STOP)
+		return leave(vcpu);
 	if (!vcpu->settled)
 		return settle(vcpu);
-	if (requests & VCPU_REQUEST_STOP)
-		return VCPU_KICKED;
 	if (requests & VCPU_REQUEST_OVERLAY)
 		return pass_on(vcpu, VCPU_REQUEST_OVERLAY);
 	return VCPU_KICKED;
@@ -333,7 +359,7 @@ int vcpu_run(struct vcpu *vcpu)
 	int event = vcpu->hook_pending ? vcpu_resume(vcpu) : 0;
 
 	if (vcpu->broken)
-		return VCPU_UNFINISHED;
+		return vcpu_must_leave(vcpu) ? VCPU_KICKED : VCPU_UNFINISHED;
 	for (;;) {
 		if (event && vcpu->overlay)
 			event = vcpu->overlay->event(vcpu, event);

@@ -99,8 +99,10 @@ void vcpu_detach(struct vcpu *vcpu);
 
 /*
  * Runs the guest until an event, an enum vcpu_event. On the attached thread. When it comes back
- * for a request the last exit is settled: the registers are those after the instruction. A vCPU
- * that is held comes back (VCPU_KICKED) once no symcall is under way or waits.
+ * for a request the last exit is settled: the registers are those after the instruction. To stop it
+ * waits for one hook at most: it leaves what an instruction with more accesses has yet to do, and
+ * never runs again (VCPU_UNFINISHED). A vCPU that is held comes back (VCPU_KICKED) once no symcall
+ * is under way or waits.
  */
 int vcpu_run(struct vcpu *vcpu);
 

@@ -210,6 +210,10 @@ int symcall_begin_settled(struct vcpu *vcpu, struct symcall_call *call, symcall_
 	int error, event;
 
 	while (!is_fresh(vcpu)) {
+		if (vcpu_must_leave(vcpu)) {
+			vcpu_give_up(vcpu, ECANCELED);
+			return symcall_refuse(call, SYMCALL_STOPPED, "");
+		}
 		share_registers(vcpu);
 		error = vcpu_settle_step(vcpu);
 		event = error ? 0 : vcpu_serve(vcpu);

@@ -73,6 +73,8 @@ def test_a_hook_that_fails_before_a_call_begins() -> None:
 READS = (
     f"mov esi, {MMIO + 0x1000:#x}\nmov edi, {TARGET + 0x10000:#x}\nmov ecx, 3000\ncld\nrep movsd"
 )
+#: The same from a port: a thousand elements are one exit.
+INPUTS = f"mov edx, {PORT + 1:#x}\nmov edi, {TARGET + 0x10000:#x}\nmov ecx, 3000\ncld\nrep insb"
 CODE = f"""
     mov esi, 1111
     mov edi, 2222
@@ -108,7 +110,8 @@ def test_a_hook_that_fails_in_a_long_string_of_a_handler() -> None:
     assert len(seen) == 5
 
 
-def test_a_deadline_in_a_long_string_of_a_handler() -> None:
+@pytest.mark.parametrize("handler", [READS, INPUTS])
+def test_a_deadline_in_a_long_string_of_a_handler(handler: str) -> None:
     """It is kept between two elements, of which there are a thousand without the guest going on in between."""
     seen: list[int] = []
 
@@ -122,12 +125,31 @@ def test_a_deadline_in_a_long_string_of_a_handler() -> None:
             exit.vcpu.symcall(1)
         assert raised.value.reason == "deadline"
 
-    with callee.machine(CODE, handler=READS, symcall_deadline=0.2) as machine:
+    with callee.machine(CODE, handler=handler, symcall_deadline=0.2) as machine:
         machine.on_mmio(MMIO, 0x10000, element)
         machine.on_port(PORT, begin)
+        machine.on_port(PORT + 1, element)
         assert bare.run(machine).reason == "halt"  # type: ignore[attr-defined]
         assert _state(machine) == [3333, 1111, 2222]
     assert len(seen) < 1000
+
+
+@pytest.mark.parametrize("code", [READS, INPUTS])
+def test_a_stop_in_a_long_string(code: str) -> None:
+    """It waits for the hook of one element, and not for those of the others."""
+    seen: list[int] = []
+
+    def element(exit: Exit) -> int:
+        seen.append(exit.offset)
+        if len(seen) == 3:
+            machine.stop()
+        return 0x77
+
+    with callee.machine(code) as machine:
+        machine.on_mmio(MMIO, 0x10000, element)
+        machine.on_port(PORT + 1, element)
+        assert bare.run(machine).reason == "stopped"  # type: ignore[attr-defined]
+    assert len(seen) == 3
 
 
 #: Levels of Python's stack that are left when a hook makes its call, one number each time.

@@ -139,6 +139,28 @@ def test_interruptions_do_not_end_a_run(built: tuple[Any, Any]) -> None:
     loop.close()
 
 
+INPUT = (0, kvm.KVM_EXIT_MMIO, 4)
+OF_MANY = {
+    "MMIO": (1, 0xD0000000, [INPUT, *[(*INPUT, 0, 1)] * 3000]),
+    "a port": (0, PORT, [(0, kvm.KVM_EXIT_IO, PORT)]),
+}
+
+
+@pytest.mark.parametrize("name", OF_MANY)
+def test_a_stop_waits_for_one_access_of_an_instruction(built: tuple[Any, Any], name: str) -> None:
+    """One that has thousands, each with a hook, is left in the middle, and the vCPU does not run again."""
+    bus, address, script = OF_MANY[name]
+    loop = Loop(built, *script, HALT)
+    loop.lib.fake_port(1, 3000, 8192)
+    assert loop.lib.bus_add_hook(loop.buses[bus], address, 4, 1) == 0
+    assert [loop.step() for _ in range(2)] == [loop.lib.VCPU_HOOK] * 2
+    loop.lib.vcpu_request(loop.vcpu, loop.lib.VCPU_REQUEST_STOP)
+    assert [loop.step() for _ in range(2)] == [loop.lib.VCPU_KICKED] * 2
+    loop.lib.vcpu_take_requests(loop.vcpu)
+    assert loop.step() == loop.lib.VCPU_UNFINISHED
+    loop.close()
+
+
 def test_a_request_is_seen_before_the_guest_is_entered(built: tuple[Any, Any]) -> None:
     loop = Loop(built, (0, kvm.KVM_EXIT_HLT, 0))
     loop.lib.vcpu_request(loop.vcpu, loop.lib.VCPU_REQUEST_PAUSE)

@@ -367,6 +367,21 @@ def test_a_call_is_abandoned_in_an_instruction_of_many_exits(called: Maker) -> N
     assert results.BY_EVENT[it.step()] == results.HALT
 
 
+def test_a_stop_before_a_call_begins_waits_for_one_hook(called: Maker) -> None:
+    """The write that the hook serves has more parts, each with a hook, and the call comes after them."""
+    write = (0, kvm.KVM_EXIT_MMIO, 4, 77)
+    it = called(write, *[(*write, 1)] * 3000, HALT)
+    assert it.lib.bus_add_hook(it.buses[1], MMIO, 4, 1) == 0
+    assert it.step() == it.lib.VCPU_HOOK
+    assert it.make() == it.lib.VCPU_HOOK
+    it.lib.vcpu_request(it.vcpu, it.lib.VCPU_REQUEST_STOP)
+    assert it.lib.symcall_continue(it.vcpu, it.call) == it.lib.VCPU_SYMCALL
+    assert it.status == it.lib.SYMCALL_STOPPED
+    assert it.step() == it.lib.VCPU_KICKED
+    it.lib.vcpu_take_requests(it.vcpu)
+    assert it.step() == it.lib.VCPU_UNFINISHED
+
+
 def test_a_probe_behind_which_more_comes_ends_the_run(called: Maker) -> None:
     """A single write has no second exit; one that came all the same would be lost."""
     it = called((0, kvm.KVM_EXIT_IO, PORT, 1), (*READ, 1), HALT)
