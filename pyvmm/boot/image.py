@@ -41,7 +41,7 @@ class Image:
         self.name = f"{what} {path!r}"
         if "\0" in path:
             raise ImageError(f"{self.name}: a file name cannot contain NUL")
-        self._fd, self.size = _open_regular(path, self.name)
+        self._fd, self.size = open_regular(path, self.name)
 
     def __enter__(self) -> Image:
         return self
@@ -105,8 +105,12 @@ class Image:
             done += count
 
 
-def _open_regular(path: str, name: str) -> tuple[int, int]:
-    """Return a descriptor for the regular file ``path`` and its size."""
+def open_regular(path: str, name: str) -> tuple[int, int]:
+    """Return a descriptor for the regular file ``path`` and its size; ``name`` is for messages.
+
+    Raise `HostError` when it cannot be opened, `ImageError` for what else it is, a pipe without a
+    writer too: nobody waits.
+    """
     try:
         # A FIFO must not hang the open; a regular file does not mind O_NONBLOCK.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -88,10 +88,15 @@ class Client:
         """
         self._check_open()
         check_seconds(timeout, "a timeout")
-        self._connection.settimeout(timeout)
+        until = time.monotonic() + timeout
         try:
-            while self._connection.recv(_CHUNK):
-                pass
+            while True:
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                self._connection.settimeout(left)
+                if not self._connection.recv(_CHUNK):
+                    return
         except TimeoutError as error:
             raise HostError(
                 errno.ETIMEDOUT, f"{self.name} is still there after {timeout:g} s"

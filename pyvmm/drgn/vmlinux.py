@@ -28,6 +28,8 @@ _BUILD_ID = (b"GNU\0", 3)
 MAX_SECTIONS = 1 << 16
 MAX_TABLE = 1 << 20
 MAX_NAME = 256
+#: Bytes that are looked through at a time.
+PIECE = 1 << 20
 
 REMEDY = (
     "a kernel of pyvmm guest build has it: build and run one, or give the file of the running one, with debug"
@@ -180,8 +182,12 @@ def _is_of(found: Vmlinux, info: VmcoreInfo) -> bool:
 
 
 def _holds(path: str, text: bytes) -> bool:
-    """Return whether a file contains a text."""
-    import mmap
-
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return data.find(text) >= 0
+    """Return whether a file contains a text. It is not mapped: it may be cut off meanwhile."""
+    with open(path, "rb") as file:
+        before = b""
+        while piece := file.read(PIECE):
+            both = before + piece
+            if text in both:
+                return True
+            before = both[-len(text) :]
+    return False

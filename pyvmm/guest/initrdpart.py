@@ -8,6 +8,7 @@ On the launch path.
 from __future__ import annotations
 
 from pyvmm.boot import compression
+from pyvmm.boot.image import open_regular
 from pyvmm.errors import HostError, ImageError
 from pyvmm.guest import cache
 
@@ -26,7 +27,8 @@ def check(name: str, kernel: str) -> None:
     lz4 part the blocks are looked at as well.
     """
     try:
-        with open(name, "rb") as file:
+        fd, _ = open_regular(name, f"--initrd {name}")
+        with open(fd, "rb") as file:
             begin = _begin(name, file)
             head = file.read(compression.HEAD)
             if head.startswith(CPIO):
@@ -34,6 +36,8 @@ def check(name: str, kernel: str) -> None:
             _check_form(name, compression.form_of(head), kernel)
             if head.startswith(compression.LZ4):
                 _check_lz4(name, file, begin)
+    except HostError:
+        raise
     except OSError as error:
         raise HostError(error.errno, f"--initrd {name}: {error.strerror}") from error
 

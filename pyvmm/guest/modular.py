@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from pyvmm.boot.image import Image
 from pyvmm.debian import kernelmodules
-from pyvmm.errors import ConfigError
+from pyvmm.errors import ConfigError, HostError, ImageError
 from pyvmm.guest import cache, initramfs
 from pyvmm.guest.overlay import overlay
 
@@ -105,9 +106,9 @@ def check_release(folder: str, kernel: str) -> None:
 def release_of(kernel: str) -> str:
     """Return the release of a bzImage, as `uname -r` gives it; "" for any other file."""
     try:
-        with open(kernel, "rb") as file:
-            head = file.read(1 << 16)
-    except OSError:
+        with Image(kernel, "kernel") as image:
+            head = image.read(0, min(image.size, 1 << 16))
+    except (HostError, ImageError):
         return ""
     if head[0x202:0x206] != b"HdrS":
         return ""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from typing import Any
 
 import pytest
@@ -62,6 +63,24 @@ def test_a_vm_that_ends_meanwhile() -> None:
 def test_a_vm_that_stays() -> None:
     with served(), connect("web") as talk, pytest.raises(HostError, match="is still there"):
         talk.wait_gone(0.1)
+
+
+def test_a_vm_that_stays_and_talks() -> None:
+    """The time is of the whole wait, and not of each word."""
+    one, other = socket.socketpair(socket.AF_UNIX)
+    over = threading.Event()
+
+    def talks() -> None:
+        while not over.wait(0.01):
+            other.send(b"x")
+
+    thread = threading.Thread(target=talks)
+    with other, Client(one, "web") as talk:
+        thread.start()
+        with pytest.raises(HostError, match="is still there"):
+            talk.wait_gone(0.3)
+        over.set()
+        thread.join()
 
 
 ANSWERS = [

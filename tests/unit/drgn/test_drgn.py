@@ -676,3 +676,13 @@ def test_memory_full_of_notes_is_given_up(monkeypatch):
     monkeypatch.setattr(vmcoreinfo, "load", lambda *args: vmcoreinfo.parse(b""))
     with pytest.raises(GuestDataError, match="1024 pages of the guest's memory look like it"):
         vmcoreinfo.search(None)
+
+
+@pytest.mark.parametrize("piece", [1, 40, 1 << 20])
+def test_a_text_is_found_across_the_pieces_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    path = elf(tmp_path)
+    monkeypatch.setattr(vmlinux, "PIECE", piece)
+    assert vmlinux._holds(path, b"Linux version 6.12.117-made-up ")
+    assert not vmlinux._holds(path, b"Linux version 6.12.118-made-up ")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -93,6 +94,8 @@ def test_kernels_that_do_not_say_their_release(tmp_path: Path, at: int) -> None:
     (tmp_path / "kernel").write_bytes(support.vmlinux())
     assert modular.release_of(str(tmp_path / "kernel")) == ""
     assert modular.release_of(str(tmp_path / "absent")) == ""
+    os.mkfifo(tmp_path / "pipe")
+    assert modular.release_of(str(tmp_path / "pipe")) == ""
 
 
 def test_changed_modules_make_another_initramfs(folder: Path) -> None:

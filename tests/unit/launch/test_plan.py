@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -117,7 +118,7 @@ PARTS = {
         ("lz4 without -l", "make it with lz4 -l"),
         ("text", "neither a cpio archive nor a compressed one"),
         ("zeros", "neither a cpio archive nor a compressed one"),
-        ("empty", "it is empty"),
+        ("empty", "is empty"),
     ],
 )
 def test_an_initrd_that_the_guest_cannot_unpack_is_named(
@@ -129,7 +130,16 @@ def test_an_initrd_that_the_guest_cannot_unpack_is_named(
     assert main(words) == (status.USAGE if said else status.HOST)
     text = capsys.readouterr().err
     assert said in text
-    assert ("--initrd part: " in text) == bool(said)
+    assert ("--initrd part" in text) == bool(said)
+
+
+@pytest.mark.parametrize("name", ["pipe", "/dev/zero"])
+def test_an_initrd_without_an_end_is_refused(
+    name: str, guest: cache.Guest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo("pipe")
+    assert main(["run", "--kvm", "/nowhere", "-i", name, "--", "true"]) == status.USAGE
+    assert f"--initrd {name} is not a regular file" in capsys.readouterr().err
 
 
 LZ4_BLOCK = b"\x05\0\0\0block"
