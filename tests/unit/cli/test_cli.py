@@ -157,7 +157,8 @@ def run_with(
     env = os.environ | {"PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": str(ROOT)}
     command = [*PROGRAM, *words.split()]
     if output == "closed":
-        command = ["sh", "-c", f'exec "$@" {descriptor}>&-', "sh", *command]
+        close = f"import os, sys; os.close({descriptor}); os.execv(sys.argv[1], sys.argv[1:])"
+        command = [sys.executable, "-c", close, *command]
     reader, pipe = os.pipe()
     os.close(reader)
     with open(pipe, "w") as left, open("/dev/full", "w") as full:
