@@ -154,11 +154,15 @@ def main() -> int:
     words = sys.argv[1:]
     at = words.index("--") if "--" in words else len(words)
     words, options = words[:at], words[at + 1 :]
+    if {"-h", "--help"} & set(words):
+        print(__doc__, end="")
+        return 0
     rest = "--rest" in words
     stages = [word for word in words if word != "--rest"] or (STAGES_OF_REST if rest else STAGES)
     unknown = set(stages) - set(STAGES)
     if unknown:
-        print(f"no stage {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
+        said = f"no stage {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}"
+        print(said, file=sys.stderr)
         return 2
     os.chdir(ROOT)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):

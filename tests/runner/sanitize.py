@@ -168,8 +168,11 @@ def main() -> int:
     words = sys.argv[1:]
     at = words.index("--") if "--" in words else len(words)
     names, options = words[:at], words[at + 1 :]
+    if {"-h", "--help"} & set(names):
+        print(__doc__, end="")
+        return 0
     if not names or names[0] not in KINDS:
-        print(__doc__)
+        print(__doc__, file=sys.stderr, end="")
         return 2
     kind = names.pop(0)
     folder = copy(kind)
