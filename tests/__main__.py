@@ -66,6 +66,7 @@ LONG = (
     "test_symcall_steady",
     "test_guest_init",
     "test_lab_vmx_ends",
+    "test_lab_ends",
     "test_lab",
     "test_symcall_linux",
     "test_swapbypass",

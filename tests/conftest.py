@@ -13,7 +13,10 @@ import pytest
 from tests.support import hosts, second_try
 
 # What tests share: a failure there shows its values too.
-SHARED = ("archive", "benchmark", "faulting", "integrity", "remote")
+SHARED = (
+    *("archive", "background", "benchmark", "faulting", "integrity", "lab_program", "remote"),
+    *("serial_guest", "typed_guest", "virtio_disk"),
+)
 pytest.register_assert_rewrite(*(f"tests.support.{name}" for name in SHARED))
 
 

@@ -19,12 +19,6 @@ from tests.support.remote import Remote
 from tests.support.waiting import until
 
 
-@pytest.fixture
-def guest() -> Iterator[Remote]:
-    with Remote(symcall_deadline=remote.deadline()) as made:
-        yield made.start()
-
-
 def interrupt() -> None:
     raise KeyboardInterrupt
 

@@ -1,24 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lab as its user sees it. Most tests share one outer machine; those that end it have their own.
+"""The lab as its user sees it. Most tests share one outer machine.
 
 Times are limits against hanging, not expectations: the machine is emulated, and others may use the host.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import io
 import os
-import pty
 import random
-import select
-import signal
-import struct
 import subprocess
 import sys
 import sysconfig
-import termios
 import time
 import venv
 from pathlib import Path
@@ -27,16 +20,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pyvmm._core import lib
-from pyvmm.errors import ConfigError, StateError
-from pyvmm.lab import Lab, LabError, LabTimeout
-from pyvmm.lab.session import BOOT_TIMEOUT
+from pyvmm.lab import Lab
 from tests.support.emulators import QEMU, is_gone, wait_for_emulator
+from tests.support.lab_program import LIMIT, STARTED, Output, expect, finished, program
 from tests.support.tree import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-LIMIT = 2 * BOOT_TIMEOUT
 
 # A real-mode guest: writes a byte to a port, then halts. Needs the built package.
 SMOKE = """
@@ -60,17 +50,6 @@ with kvm.Kvm() as host, host.create_vm() as vm:
 """
 
 
-class Output:
-    """What a command printed and how it ended."""
-
-    def __init__(self, lab: Lab, command: list[str], **more: object) -> None:
-        out, err = io.BytesIO(), io.BytesIO()
-        more.setdefault("stdin", subprocess.DEVNULL)
-        more.setdefault("timeout", LIMIT)
-        self.status = lab.run(command, stdout=out, stderr=err, **more)  # type: ignore[arg-type]
-        self.out, self.err = out.getvalue(), err.getvalue()
-
-
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     with Lab() as machine:
@@ -81,45 +60,6 @@ def lab() -> Iterator[Lab]:
 
 def shell(lab: Lab, text: str, **more: object) -> Output:
     return Output(lab, ["sh", "-c", text], **more)
-
-
-STARTED: list[subprocess.Popen[bytes]] = []
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_left_running() -> Iterator[None]:
-    """Ends what a test that failed has left, and closes its pipes."""
-    yield
-    while STARTED:
-        with STARTED.pop() as process:
-            if process.poll() is None:
-                process.kill()
-
-
-def program(*words: str, **more: object) -> subprocess.Popen[bytes]:
-    """`pyvmm lab` as a process of its own, which does not outlive the test."""
-    command = [sys.executable, "-m", "pyvmm.lab", *words]
-    more.setdefault("stdin", subprocess.DEVNULL)
-    more.setdefault("stdout", subprocess.PIPE)
-    more.setdefault("stderr", subprocess.PIPE)
-    STARTED.append(subprocess.Popen(command, cwd=ROOT, **more))  # type: ignore[call-overload]
-    return STARTED[-1]
-
-
-def finished(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
-    out, err = process.communicate(timeout=LIMIT)
-    return process.returncode, out, err
-
-
-def expect(process: subprocess.Popen[bytes], said: bytes) -> None:
-    """Waits for that on its standard output; where something else comes, or its end, says how it ended and why."""
-    assert process.stdout is not None
-    got = process.stdout.read(len(said))
-    if got != said:
-        process.terminate()
-        status, rest, err = finished(process)
-        text = err.decode(errors="replace")
-        pytest.fail(f"{got + rest!r} in place of {said!r}; status {status}, on stderr:\n{text}")
 
 
 # -- the machine
@@ -429,211 +369,3 @@ def test_a_share_under_tmp(tmp_path: Path) -> None:
         done = Output(machine, ["sh", "-c", "tr a-z A-Z <in >out; ls /tmp"], cwd=str(share))
     assert (share / "out").read_text() == "GIVEN"
     assert done.status == 0
-
-
-# -- ends
-
-
-@pytest.mark.rest
-def test_timeout() -> None:
-    process = program("--timeout", "2", "--", "sleep", "1000")
-    emulator = wait_for_emulator(process, QEMU)
-    status, _, err = finished(process)
-    assert status == 124
-    assert b"did not end in the time" in err
-    assert is_gone(emulator)
-
-
-def test_timeout_ends_the_lab() -> None:
-    with Lab() as machine:
-        pid = machine.pid
-        with pytest.raises(LabTimeout):
-            machine.run(["sleep", "1000"], stdin=subprocess.DEVNULL, timeout=1)
-        assert is_gone(pid)
-        with pytest.raises(StateError):
-            machine.run(["true"])
-
-
-@pytest.mark.parametrize(
-    ("number", "status"),
-    [
-        (signal.SIGINT, 130),
-        (signal.SIGTERM, 143),
-        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.rest),
-    ],
-)
-@pytest.mark.parametrize("booted", [pytest.param(False, marks=pytest.mark.rest), True])
-def test_a_signal_ends_it(number: int, status: int, booted: bool) -> None:
-    process = program("--", "sh", "-c", "echo on; sleep 1000")
-    emulator = wait_for_emulator(process, QEMU)
-    if booted:
-        expect(process, b"on\n")
-    process.send_signal(number)
-    code, _, err = finished(process)
-    assert code == status, err
-    assert is_gone(emulator)
-
-
-def test_the_emulator_does_not_outlive_its_starter() -> None:
-    process = program("--", "sh", "-c", "echo on; sleep 1000")
-    expect(process, b"on\n")
-    emulator = wait_for_emulator(process, QEMU)
-    process.kill()
-    finished(process)
-    assert is_gone(emulator)
-
-
-def test_nothing_stays_behind(tmp_path: Path) -> None:
-    before = set(os.listdir("/tmp")), set(os.listdir("/proc/self/fd"))
-    with Lab() as machine:
-        pid = machine.pid
-        assert machine.run(["true"], stdin=subprocess.DEVNULL) == 0
-    assert is_gone(pid)
-    assert set(os.listdir("/proc/self/fd")) == before[1]
-    left = {name for name in set(os.listdir("/tmp")) - before[0] if "lab" in name or "qemu" in name}
-    assert not left
-
-
-def test_the_outer_kernel_dies() -> None:
-    process = program("--", "sh", "-c", "echo last words >/dev/kmsg; echo c >/proc/sysrq-trigger")
-    status, _, err = finished(process)
-    assert status == 125
-    assert b"the outer machine ended by itself" in err
-    assert b"sysrq triggered crash" in err
-
-
-@pytest.mark.rest
-def test_the_emulator_is_killed(tmp_path: Path) -> None:
-    log = tmp_path / "console"
-    process = program("--log", str(log), "--", "sh", "-c", "echo on; sleep 1000")
-    expect(process, b"on\n")
-    os.kill(wait_for_emulator(process, QEMU), signal.SIGKILL)
-    status, _, err = finished(process)
-    assert status == 125
-    assert b"ended by itself" in err
-    assert log.exists()
-
-
-# -- faults of the caller
-
-
-@pytest.mark.parametrize(
-    ("qemu", "said"),
-    [
-        ("/nonexistent/qemu", "PYVMM_QEMU"),
-        ("false", "ended by itself"),
-        ("true", "ended by itself"),
-    ],
-)
-def test_an_emulator_that_does_not_work(
-    qemu: str, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYVMM_QEMU", qemu)
-    with pytest.raises(LabError, match=said), Lab():
-        pass
-
-
-def test_no_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PYVMM_QEMU", raising=False)
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(LabError, match="install the Debian package 'qemu-system-x86'"), Lab():
-        pass
-
-
-def test_more_memory_than_there_is() -> None:
-    with pytest.raises(LabError, match=r"(?s)ended by itself.*memory"), Lab(memory="100000G"):
-        pass
-
-
-def test_a_log_that_cannot_be_written() -> None:
-    with (
-        pytest.raises(ConfigError, match="--log /nonexistent/log: No such file"),
-        Lab(log="/nonexistent/log"),
-    ):
-        pass
-
-
-def test_a_share_that_is_no_directory() -> None:
-    with pytest.raises(ConfigError, match="not a directory"):
-        Lab(share="/etc/passwd")
-
-
-# -- terminals
-
-
-def read_until(master: int, wanted: bytes) -> bytes:
-    seen = b""
-    end = time.monotonic() + LIMIT
-    while wanted not in seen and time.monotonic() < end:
-        if select.select([master], [], [], 1)[0]:
-            try:
-                seen += os.read(master, 4096)
-            except OSError:
-                break
-    assert wanted in seen, seen
-    return seen
-
-
-def set_size(fd: int, rows: int, columns: int) -> None:
-    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-
-@pytest.fixture
-def terminal() -> Iterator[tuple[int, int]]:
-    master, slave = pty.openpty()
-    set_size(master, 33, 99)
-    yield master, slave
-    os.close(master)
-    os.close(slave)
-
-
-def own_terminal() -> None:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
-def at_terminal(slave: int, *words: str) -> subprocess.Popen[bytes]:
-    return program(
-        *words,
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        start_new_session=True,
-        preexec_fn=own_terminal,
-    )
-
-
-def test_a_shell_at_a_terminal(terminal: tuple[int, int]) -> None:
-    master, slave = terminal
-    saved = termios.tcgetattr(slave)
-    process = at_terminal(slave, "--", "sh", "-c", "tty; stty size; echo ready; exec sh")
-    seen = read_until(master, b"ready")
-    assert b"/dev/pts/0" in seen
-    assert b"33 99" in seen
-    set_size(master, 44, 111)
-    process.send_signal(signal.SIGWINCH)
-    os.write(master, b"sleep 1; stty size\r")
-    read_until(master, b"44 111")
-    os.write(master, b"sleep 1000\r")
-    time.sleep(2)
-    os.write(master, b"\x03")  # goes to the command inside, which is not the end of the lab
-    os.write(master, b"echo still $((40 + 2))\r")
-    read_until(master, b"still 42")
-    os.write(master, b"exit 5\r")
-    assert process.wait(LIMIT) == 5
-    assert termios.tcgetattr(slave) == saved
-
-
-@pytest.mark.parametrize("by", ["escape", pytest.param("signal", marks=pytest.mark.rest)])
-def test_the_terminal_is_restored(terminal: tuple[int, int], by: str) -> None:
-    master, slave = terminal
-    saved = termios.tcgetattr(slave)
-    process = at_terminal(slave, "--", "sh", "-c", "stty raw; echo ready; sleep 1000")
-    read_until(master, b"ready")
-    emulator = wait_for_emulator(process, QEMU)
-    if by == "escape":
-        os.write(master, b"\x1d\x1d\x1d")
-    else:
-        process.terminate()
-    assert process.wait(LIMIT) == (130 if by == "escape" else 143)
-    assert termios.tcgetattr(slave) == saved
-    assert is_gone(emulator)

@@ -42,6 +42,7 @@ def test_symcalls_into_linux_on_shadow_paging() -> None:
 
 def test_symcalls_on_shadow_paging() -> None:
     """The bare guest that checks all its state, and those that lie, with a page table of its own for CPL 3."""
-    files = ["tests/bare/test_symcall_integrity.py", "tests/bare/test_symcall_lies.py"]
+    names = ("symcall_integrity", "symcall_lies", "symcall_moments", "doorbell")
+    files = [f"tests/bare/test_{name}.py" for name in names]
     chosen = "in_short or never_returns or triple or page_tables or halted or user_mode"
     run_there(*files, "-k", chosen)

@@ -64,7 +64,7 @@ KINDS = {
         # Its runtime ends bash, asks for addresses that are not random, leaves all signals blocked
         # where a handler jumps out, and takes memory of each stack.
         (
-            *("test_streams", "test_detach", "test_guard"),
+            *("test_streams", "test_detach", "test_forkserver", "test_guard"),
             "test_what_is_not_used_costs_addresses_only",
         ),
     ),

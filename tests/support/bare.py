@@ -13,6 +13,7 @@ from pyvmm.machine.machine import Machine
 
 CODE = 0x1000
 STACK = 0x8000
+MMIO = 0xD0100000
 
 
 @functools.cache
