@@ -139,7 +139,7 @@ class Remote:
         return self.value("turns", level)
 
     def goes_on(self, level: int = 0) -> bool:
-        """Whether the guest makes progress."""
+        """Whether the guest makes progress: 0 its kernel, 1 its code at CPL 3, 2 its second vCPU."""
         before = self.turns(level)
         deadline = time.monotonic() + PATIENCE
         while self.turns(level) == before and time.monotonic() < deadline:

@@ -28,7 +28,7 @@ struct mail {
 };
 
 struct mail mail;
-volatile u64 turns[2], leave, wakes, spins, trapped, trapped_rip, race;
+volatile u64 turns[3], leave, wakes, spins, trapped, trapped_rip, race;
 u64 saved_registers[6];
 u8 vm_page[4096] __attribute__((aligned(4096)));
 u8 vcpu_page[4096] __attribute__((aligned(4096)));
@@ -194,5 +194,6 @@ void second(void)
 		if (race && random >> 60 == 0)
 			*(volatile u32 *)(vcpu_page + SYMBIOTIC_FLAGS_OFFSET) =
 			        SYMBIOTIC_VCPU_ENABLED;
+		turns[2]++;
 	}
 }
