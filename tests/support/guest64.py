@@ -35,7 +35,10 @@ FLAGS = [
 
 #: What `build` is asked for.
 REMOTE = ("remote.c", "remote.S")
-INTEGRITY = ("integrity.c", "upcall.c", "window.S")
+INTEGRITY = (
+    *("integrity.c", "operations.c", "events.c", "vectors.c", "system.c"),
+    *("upcall.c", "window.S"),
+)
 GUESTS = (REMOTE, INTEGRITY)
 
 BOOT_GDT = 0x1000

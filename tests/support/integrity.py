@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The guest that checks all its state without end while it is upcalled: it must never see a difference.
 
-The guest is guests/integrity.c. It puts known values into every register, at CPL 0 and CPL 3, does one thing (a
-port access, a string of them, MMIO of every size, an MSR, an interrupt in the shadow of STI, HLT, nothing) and compares
-everything. Here are the devices it talks to, whose values form a sequence that both sides know, and the upcalls: from
-the hooks of these devices and from another thread.
+The guest is guests/integrity.c, with a file for each part of its state. It puts known values into every register, at
+CPL 0 and CPL 3, does one thing (a port access, a string of them, MMIO of every size, an MSR, an interrupt in the shadow
+of STI, HLT, nothing) and compares everything. Here are the devices it talks to, whose values form a sequence that both
+sides know, and the upcalls: from the hooks of these devices and from another thread.
 """
 
 from __future__ import annotations

@@ -99,12 +99,18 @@ void window(void);
 void excursion(void);
 
 /* integrity.c */
-extern volatile u64 promise, nmi_sent, nmi_seen, in_nmi, interrupts;
-extern u64 cookies[2][64], entry_bases[2], upper_mask;
+extern volatile u64 promise;
+extern u64 cookies[2][64], entry_bases[2];
 void fail(u64 what, u64 which, u64 expected, u64 got) __attribute__((noreturn));
-void random_vectors(u8 *image, unsigned size);
+
+/* events.c */
+extern volatile u64 nmi_sent, nmi_seen, in_nmi, interrupts;
 void send_nmi(void);
 void set_cr8(u64 value);
+
+/* vectors.c */
+extern u64 upper_mask;
+void random_vectors(u8 *image, unsigned size);
 
 /* upcall.c */
 extern volatile u64 inside, spinning;
