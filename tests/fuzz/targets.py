@@ -28,6 +28,9 @@ class Target(NamedTuple):
         return bool(self.parts)
 
 
+#: What stands for the host under a target: system calls, and the I/O thread.
+HOST = ("host", "moment", "transfer", "turn")
+
 VIRTIO = Target(
     "virtio",
     "every virtio device behind its registers, over a host that refuses and cuts short",
@@ -37,7 +40,7 @@ VIRTIO = Target(
         *("virtio/device", "virtio/serve", "virtio/mmio", "virtio/blk", "virtio/rng"),
         *("virtio/console", "virtio/net"),
     ),
-    harness=("virtio_target", "host", "turn"),
+    harness=("virtio_target", "virtio_driver", *HOST),
     wrap=(
         *("guest_memory_at", "guest_memory_at_writable"),
         *("guest_memory_steady_at", "guest_memory_ram_at"),
@@ -60,7 +63,7 @@ SERIAL = Target(
     "serial",
     "the serial port, its input and its output",
     parts=("serial/serial", "serial/line", "host/terminal", "host/thread"),
-    harness=("serial_target", "host", "turn"),
+    harness=("serial_target", *HOST),
     max_length=256,
     smaller=(
         ("serial/line.h", "SERIAL_RING = 65536", "SERIAL_RING = 256"),
