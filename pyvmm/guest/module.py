@@ -68,8 +68,9 @@ def make_all(target: Path, key: str, kernel: KernelFiles, linux: str) -> None:
     tools.say(f"building the symbiotic module for {kernel.release}")
     tree = Path(cache.patch_tree())
     work = target / "work"
+    folder = str(tree / "module")
     run_make(
-        ["make", "-C", str(tree / "module"), f"KDIR={found.folder}", f"BUILD={work}"],
+        ["make", "-C", folder, f"-j{os.cpu_count()}", f"KDIR={found.folder}", f"BUILD={work}"],
         Path(cache_root()) / "guest" / f"module-{linux}.log",
         found.programs,
     )

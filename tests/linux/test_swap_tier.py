@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tests.support import linux
+import pytest
+
+from tests.support import kernels, linux
 from tests.support.stream import SECONDS
 
 if TYPE_CHECKING:
@@ -20,7 +22,6 @@ MEMORY = "256M"
 #: MiB that the guest has just not enough for, so that some of it moves and all of it finds room again.
 TIGHT = 176
 SERIAL = "pyvmm-swap"
-LINUX = "stock-6.12-symbiotic"
 PATIENCE = SECONDS * 3
 COMPLAINTS = (
     r"warning:|bug:|oops|call trace|bad page|general protection|symbiotic: .*(refuse|not|stay)"
@@ -33,15 +34,18 @@ done
 echo ready
 while read -r line; do eval "$line"; echo =end=; done
 """
+KERNELS = kernels.of_debian(symbiotic=True)
+each_kernel = pytest.mark.parametrize("version", KERNELS)
 REMOVE = "rmmod symbiotic && echo out"
 INSERT = "insmod /lib/modules/symbiotic.ko && echo in"
+SWAP_ON = "mkswap $other > /dev/null && swapon $other"
 
 
 class Guest(linux.Guest):
     """A guest with the program `passes`, a tier, and maybe another disk to swap to."""
 
     def __init__(
-        self, mode: str = "direct", *, other: bool = False, version: str = LINUX, **swap: Any
+        self, version: str, mode: str = "direct", *, other: bool = False, **swap: Any
     ) -> None:
         files = {"/bin/passes": linux.program("passes")}
         super().__init__(
@@ -108,9 +112,10 @@ def right(text: str) -> bool:
     return "PASSES DONE, 0 pages wrong" in text
 
 
-def test_a_process_larger_than_ram_without_a_swap_area() -> None:
+@each_kernel
+def test_a_process_larger_than_ram_without_a_swap_area(version: str) -> None:
     """Nobody is killed: what RAM has no room for is in the tier, and goes back to the host afterwards."""
-    with Guest() as guest:
+    with Guest(version) as guest:
         assert guest.tell("cat /proc/swaps | wc -l") == "1\n"
         text = guest.tell("passes 320 3")
         assert right(text), text
@@ -129,9 +134,10 @@ def test_a_process_larger_than_ram_without_a_swap_area() -> None:
         assert guest.log() == ""
 
 
-def test_evicted_and_moved_again() -> None:
+@each_kernel
+def test_evicted_and_moved_again(version: str) -> None:
     """The VMM has pages back as far as there is RAM; in mode off they stay there."""
-    with Guest() as guest:
+    with Guest(version) as guest:
         guest.hold(TIGHT)
         before = guest.said
         assert before.adopted > 0
@@ -146,7 +152,8 @@ def test_evicted_and_moved_again() -> None:
         assert guest.log() == ""
 
 
-def test_the_vmm_says_how_much_moves() -> None:
+@each_kernel
+def test_the_vmm_says_how_much_moves(version: str) -> None:
     """Mode symcall asks for each batch; a function may grant part of it."""
     asked: list[tuple[int, str]] = []
 
@@ -154,7 +161,7 @@ def test_the_vmm_says_how_much_moves() -> None:
         asked.append((move.pages, move.reason))
         return move.pages // 2 or 1
 
-    with Guest("symcall") as guest:
+    with Guest(version, "symcall") as guest:
         guest.swap.policy = policy
         assert right(guest.tell("passes 240 2"))
         stats = guest.swap.stats
@@ -165,9 +172,10 @@ def test_the_vmm_says_how_much_moves() -> None:
         assert guest.said.refused_vmm > 0
 
 
-def test_unloaded_and_loaded_while_pages_are_there() -> None:
-    with Guest(other=True) as guest:
-        guest.tell("mkswap $other > /dev/null && swapon $other")
+@each_kernel
+def test_unloaded_and_loaded_while_pages_are_there(version: str) -> None:
+    with Guest(version, other=True) as guest:
+        guest.tell(SWAP_ON)
         for _ in range(2):
             guest.hold(TIGHT)
             assert guest.said.adopted > 0
@@ -181,9 +189,10 @@ def test_unloaded_and_loaded_while_pages_are_there() -> None:
         assert guest.log() == ""
 
 
-def test_a_disk_that_is_not_to_be_bypassed_stays_a_disk() -> None:
+@each_kernel
+def test_a_disk_that_is_not_to_be_bypassed_stays_a_disk(version: str) -> None:
     """The guest can swap to it, as to any other."""
-    with Guest("off") as guest:
+    with Guest(version, "off") as guest:
         assert guest.tell("lsmod | grep -c symbiotic") == "1\n"
         assert guest.tell("mkswap $tier > /dev/null && swapon $tier && echo on") == "on\n"
         stats = guest.swap.stats

@@ -16,6 +16,7 @@
 
 #include "aperture.h"
 #include "internal.h"
+#include "compat.h"
 
 /* Bytes of the extension of the VM's page that are needed here. */
 #define SYMBIOTIC_SWAP_EXT_SIZE	0x40
@@ -122,9 +123,9 @@ void symbiotic_aperture_detach(void)
 	symbiotic_hypercall(SYMBIOTIC_SWAP_DETACH, &args);
 }
 
-/* What a page of the LRU would lose in the page allocator, when it is freed. */
+/* Clears the flags that the page allocator clears when it frees a page. */
 void symbiotic_aperture_clean(struct page *page)
 {
-	page->flags &= ~PAGE_FLAGS_CHECK_AT_PREP | BIT(PG_reserved);
+	symbiotic_page_flags(page) &= ~PAGE_FLAGS_CHECK_AT_PREP | BIT(PG_reserved);
 	page->private = 0;
 }

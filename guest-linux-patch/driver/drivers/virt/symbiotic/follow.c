@@ -22,6 +22,7 @@
 
 #include "internal.h"
 #include "tier.h"
+#include "compat.h"
 
 #define SYMBIOTIC_RANGES	64
 
@@ -100,8 +101,7 @@ static int symbiotic_on_swap_fault(struct kprobe *probe, struct pt_regs *regs)
 {
 	const struct vm_fault *vmf = (const struct vm_fault *)regs->di;
 
-	if (symbiotic_aperture_mode() != SYMBIOTIC_SWAP_OFF &&
-	    !non_swap_entry(pte_to_swp_entry(vmf->orig_pte)))
+	if (symbiotic_aperture_mode() != SYMBIOTIC_SWAP_OFF && symbiotic_is_swapped(vmf->orig_pte))
 		symbiotic_note(vmf->vma->vm_mm, vmf->address);
 	return 0;
 }

@@ -4,8 +4,9 @@
  * and back to RAM, by what Linux has for memory of devices that it can address.
  * They stay mapped, anonymous, and charged to their memory group.
  *
- * Contents are copied when a page has moved and before it is mapped again. Who
- * pinned it before that would write to the old one, and keeps it from moving.
+ * The contents are copied when a page has moved and before it is mapped again. A
+ * user of memory who pinned it before that would write to the old page: such a
+ * page does not move.
  */
 
 #include <linux/highmem.h>
@@ -59,8 +60,8 @@ static bool symbiotic_take_slots(struct migrate_vma *migrate, unsigned long allo
 	for (i = 0; i < migrate->npages && allowed; i++) {
 		struct page *page = migrate_pfn_to_page(migrate->src[i]), *slot;
 
-		if (!page || !(migrate->src[i] & MIGRATE_PFN_MIGRATE) || !PageAnon(page) ||
-		    PageKsm(page))
+		if (!page || !(migrate->src[i] & MIGRATE_PFN_MIGRATE) ||
+		    !folio_test_anon(page_folio(page)) || folio_test_ksm(page_folio(page)))
 			continue;
 		slot = symbiotic_slot_take();
 		if (!slot)

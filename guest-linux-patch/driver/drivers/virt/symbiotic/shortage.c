@@ -36,9 +36,9 @@
 
 /**
  * struct symbiotic_pass - once over the processes
- * @visited: who had a turn already, by number
+ * @visited: processes that had a turn already, by number
  * @nr_visited: how many
- * @mm: who has it now; NULL: nobody
+ * @mm: the process whose turn it is; NULL: none
  * @at: where it goes on
  * @moved: pages so far
  * @rest_until: no pass begins before
@@ -91,15 +91,12 @@ static unsigned long symbiotic_anonymous(struct task_struct *task)
 	return pages;
 }
 
-/* The process with the most anonymous pages that had no turn in this pass. */
-static struct mm_struct *symbiotic_next(struct symbiotic_pass *pass)
+/* The process with the most anonymous pages that had no turn in this pass; NULL if there is none. */
+static struct task_struct *symbiotic_largest(const struct symbiotic_pass *pass)
 {
 	struct task_struct *task, *largest = NULL;
 	unsigned long most = SYMBIOTIC_LEAST, pages;
-	struct mm_struct *mm = NULL;
 
-	if (pass->nr_visited == SYMBIOTIC_VISITS)
-		return NULL;
 	rcu_read_lock();
 	for_each_process(task) {
 		pages = symbiotic_anonymous(task);
@@ -111,17 +108,29 @@ static struct mm_struct *symbiotic_next(struct symbiotic_pass *pass)
 	if (largest)
 		get_task_struct(largest);
 	rcu_read_unlock();
-	if (!largest)
-		return NULL;
-	pass->visited[pass->nr_visited++] = largest->tgid;
-	mm = get_task_mm(largest);
-	put_task_struct(largest);
-	if (!mm)
-		return symbiotic_next(pass);
-	/* Kept as what it is, and not for the process's sake. */
-	mmgrab(mm);
-	mmput_async(mm);
-	return mm;
+	return largest;
+}
+
+/* Gives the turn to the largest process that had none and has not ended meanwhile. */
+static struct mm_struct *symbiotic_next(struct symbiotic_pass *pass)
+{
+	while (pass->nr_visited < SYMBIOTIC_VISITS) {
+		struct task_struct *task = symbiotic_largest(pass);
+		struct mm_struct *mm;
+
+		if (!task)
+			return NULL;
+		pass->visited[pass->nr_visited++] = task->tgid;
+		mm = get_task_mm(task);
+		put_task_struct(task);
+		if (!mm)
+			continue;
+		/* The pass keeps the structure, and does not keep the process's memory alive. */
+		mmgrab(mm);
+		mmput_async(mm);
+		return mm;
+	}
+	return NULL;
 }
 
 static void symbiotic_pass_leave(struct symbiotic_pass *pass)
@@ -132,7 +141,7 @@ static void symbiotic_pass_leave(struct symbiotic_pass *pass)
 	pass->at = 0;
 }
 
-/* Moves some of who has its turn: how many, or an error; its turn may be over. */
+/* Moves some pages of the process whose turn it is: how many, or an error. The turn may end. */
 static long symbiotic_pass_go_on(struct symbiotic_pass *pass)
 {
 	struct mm_struct *mm = pass->mm;
@@ -144,7 +153,7 @@ static long symbiotic_pass_go_on(struct symbiotic_pass *pass)
 		symbiotic_pass_leave(pass);
 		return 0;
 	}
-	/* Who changes its mappings may be waiting for memory. */
+	/* A thread that changes the mappings holds the lock, and may be waiting for memory. */
 	if (!mmap_read_trylock(mm)) {
 		symbiotic_pass_leave(pass);
 		mmput_async(mm);

@@ -18,6 +18,7 @@
 
 #include "internal.h"
 #include "tier.h"
+#include "compat.h"
 
 /**
  * struct symbiotic_slots - the pages of the aperture
@@ -137,7 +138,11 @@ struct page *symbiotic_slot_take(void)
 	__clear_bit(block, slots->idle);
 	atomic_long_inc(&slots->used);
 	page = symbiotic_aperture.pages + slot;
+#ifdef SYMBIOTIC_DEVICE_FOLIOS
+	zone_device_page_init(page, &symbiotic_aperture.pgmap, 0);
+#else
 	zone_device_page_init(page);
+#endif
 	return page;
 }
 
@@ -212,7 +217,7 @@ int symbiotic_slots_init(void)
 		return -ENOMEM;
 	}
 	bitmap_set(slots->free, 1, nr_pages - 1);
-	/* Who had the aperture before may have left something there. */
+	/* The last user of the aperture may have left something there. */
 	bitmap_set(slots->given, 0, nr_blocks);
 	return 0;
 }

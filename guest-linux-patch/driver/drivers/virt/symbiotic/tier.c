@@ -24,6 +24,7 @@
 
 #include "internal.h"
 #include "tier.h"
+#include "compat.h"
 
 static_assert(sizeof(struct symbiotic_swap_stats) == 248);
 static_assert(sizeof(struct symbiotic_swap_stats) <= SYMBIOTIC_DATA_SIZE);
@@ -53,10 +54,10 @@ enum {
 /**
  * struct symbiotic_tier - what the thread has to do
  * @flags: SYMBIOTIC_TIER_*_BIT
- * @lock: of whoever moves pages
+ * @lock: held by the thread that moves pages
  * @thread: does so
  * @wake: what it sleeps on
- * @moved_some: who is out of memory sleeps on it
+ * @moved_some: tasks that are out of memory sleep on it
  * @irq: wakes it from any context
  * @wanted: pages that are still to be handed back
  * @oom: tasks that are out of memory
@@ -80,8 +81,19 @@ static struct symbiotic_tier symbiotic_tier = {
 	.moved_some = __WAIT_QUEUE_HEAD_INITIALIZER(symbiotic_tier.moved_some),
 };
 
+#ifdef SYMBIOTIC_DEVICE_FOLIOS
+static void symbiotic_tier_folio_free(struct folio *folio)
+{
+	symbiotic_slot_free(&folio->page);
+}
+#endif
+
 static const struct dev_pagemap_ops symbiotic_tier_pagemap_ops = {
+#ifdef SYMBIOTIC_DEVICE_FOLIOS
+	.folio_free = symbiotic_tier_folio_free,
+#else
 	.page_free = symbiotic_slot_free,
+#endif
 };
 
 static bool symbiotic_tier_has(int bit)
@@ -128,7 +140,7 @@ static long symbiotic_tier_move(struct symbiotic_tier *tier)
 
 	if (atomic_read(&tier->oom))
 		wanted = max(wanted, SYMBIOTIC_OOM_PAGES);
-	/* What was swapped in while there is memory is welcome where it is. */
+	/* Pages that were swapped in while there is memory may stay in RAM. */
 	symbiotic_follow(wanted || si_mem_available() < 2 * mark);
 	if (wanted) {
 		more = symbiotic_relieve(wanted);
@@ -171,7 +183,7 @@ static int symbiotic_tier_thread(void *data)
 	struct symbiotic_tier *tier = data;
 	long wait;
 
-	/* Who needs memory waits for this. */
+	/* Tasks that need memory wait for this thread. */
 	set_user_nice(current, MIN_NICE);
 	while (!kthread_should_stop()) {
 		clear_bit(SYMBIOTIC_TIER_WAKE_BIT, &tier->flags);
@@ -380,7 +392,7 @@ void __init symbiotic_swap_init(const struct symbiotic_vm_page *page)
 	if (!symbiotic_aperture_offered(page))
 		return;
 	symbiotic_aperture.page = page;
-	/* Who wants no more than a disk is not to find it closed. */
+	/* A VMM that wants no more than a disk does not find it closed. */
 	if (symbiotic_aperture_mode() == SYMBIOTIC_SWAP_OFF)
 		return;
 	if (symbiotic_tier_attach())
