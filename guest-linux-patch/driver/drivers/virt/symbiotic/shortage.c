@@ -69,6 +69,15 @@ unsigned long symbiotic_shortage(void)
 	return available < mark ? mark + mark / 2 - available : 0;
 }
 
+/* Pages that RAM has room for before memory is short again. */
+unsigned long symbiotic_spare(void)
+{
+	unsigned long mark = symbiotic_memory_mark();
+	unsigned long available = max(si_mem_available(), 0L);
+
+	return available > mark ? available - mark : 0;
+}
+
 static bool symbiotic_was_visited(const struct symbiotic_pass *pass, pid_t pid)
 {
 	unsigned int i;

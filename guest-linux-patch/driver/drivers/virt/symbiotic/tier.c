@@ -15,6 +15,7 @@
 #include <linux/jiffies.h>
 #include <linux/kthread.h>
 #include <linux/ktime.h>
+#include <linux/minmax.h>
 #include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/notifier.h>
@@ -126,8 +127,12 @@ static void symbiotic_tier_evict(struct symbiotic_tier *tier)
 {
 	if (!symbiotic_aperture_has(SYMBIOTIC_APERTURE_EVICTING_BIT))
 		return;
-	/* Once over all pages. What stays is for the VMM to ask for again. */
-	symbiotic_evict(READ_ONCE(tier->wanted), SYMBIOTIC_EVICT_GFP);
+	/*
+	 * Once over all pages. What stays is for the VMM to ask for again. Pages that
+	 * make memory short would move back at once, or where the mode is off and
+	 * nothing is swapped cost a process its life.
+	 */
+	symbiotic_evict(min(READ_ONCE(tier->wanted), symbiotic_spare()), SYMBIOTIC_EVICT_GFP);
 	clear_bit_unlock(SYMBIOTIC_APERTURE_EVICTING_BIT, &symbiotic_aperture.flags);
 }
 

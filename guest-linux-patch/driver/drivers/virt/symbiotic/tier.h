@@ -56,6 +56,7 @@ unsigned long symbiotic_evict(unsigned long wanted, gfp_t gfp);
 /* shortage.c: whose pages are moved while memory is short */
 unsigned long symbiotic_shortage(void);
 unsigned long symbiotic_memory_mark(void);
+unsigned long symbiotic_spare(void);
 bool symbiotic_relieve(unsigned long wanted);
 void symbiotic_relieve_forget(void);
 
