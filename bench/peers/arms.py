@@ -21,6 +21,9 @@ RAM = "RAM"
 QEMU = "stock, QEMU"
 STOCK = "stock, pyvmm"
 UNPATCHED = "unpatched kernel"
+#: Debian's own kernel with the guest driver as a module: it swaps to an ordinary disk, or the disk's memory is a tier.
+DEBIAN = "stock, Debian's kernel"
+TIER = "tier, Debian's kernel"
 OFF = "bypass off"
 SYMCALL = "symcall"
 DIRECT = "direct"
@@ -52,8 +55,8 @@ echo $1 > /sys/block/zram0/disksize && mkswap /dev/zram0 > /dev/null && swapon /
 #: The machine's settings, by an arm's name.
 SWAPS = {
     RAM: NONE, BALLOON: NONE, ZRAM: NONE,
-    QEMU: DISK, STOCK: DISK, UNPATCHED: DISK, ZSWAP: DISK,
-    OFF: "off", SYMCALL: "symcall", DIRECT: "direct", SWITCHING: TURNS[0],
+    QEMU: DISK, STOCK: DISK, UNPATCHED: DISK, DEBIAN: DISK, ZSWAP: DISK,
+    TIER: "direct", OFF: "off", SYMCALL: "symcall", DIRECT: "direct", SWITCHING: TURNS[0],
 }  # fmt: skip
 
 

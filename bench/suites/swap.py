@@ -23,7 +23,7 @@ from bench.suite import Subjects, Suite
 from pyvmm.config import SWAP_SERIAL
 from pyvmm.demo import swapload
 from pyvmm.demo.swapload import Load
-from pyvmm.guest.cache import find
+from pyvmm.guest.cache import DEFAULT_LINUX, find, find_stock, stock_name
 from pyvmm.guest.named import find_guest
 
 MIB = 1 << 20
@@ -38,9 +38,12 @@ OF_GUEST = (
     arms.DIRECT,
     arms.SWITCHING,
 )
+#: Arms with Debian's kernel and the guest driver as a module.
+OF_DEBIAN = (arms.DEBIAN, arms.TIER)
 #: Linux takes hot-plugged memory by blocks of so many MiB.
 BLOCK_MIB = 128
 
+FIRST = "pass 1"
 LAST = "at random, last pass"
 SEQUENTIAL = "in order"
 STEADY = "at random, all touched"
@@ -57,7 +60,8 @@ SHOWN = (LAST, SEQUENTIAL, STEADY, FRESH, SWAPPED, OUT)
 LEGEND = f"""\
 The guest has {GUEST_MIB} MiB, in "{arms.RAM}" all that is wanted.
 stock: an ordinary virtio-blk disk in the host's memory.
-unpatched kernel: the same for a guest whose kernel lacks the patches.
+unpatched kernel: the same for a guest whose kernel lacks the patches. Debian's kernel: that with the guest driver as a
+module, which swaps to an ordinary disk, or has the memory of the disk as a tier.
 bypass off: the disk that can be bypassed, with that switched off; modes by turns: direct, symcall and off, 10 ms
 each, for what that does to the slowest. zram: compressed in the guest's own RAM; zswap: the
 same, in a fifth of it, before a stock disk. balloon: all that is wanted, of which the host has taken the rest away and
@@ -70,11 +74,12 @@ room in RAM, so that nothing has to leave for it. swap-out: until the last write
 
 class Common(NamedTuple):
     """The settings that the arms have in common; `plain` is the guest without patches, if it is
-    wanted.
+    wanted, `debian` that with Debian's kernel and the module, if it is there.
     """
 
     guest: Any
     plain: Any
+    debian: Any
     swap_mib: int
     load: Load
     timeout: float
@@ -97,13 +102,20 @@ AIMS = (
     Aim(arms.STOCK, LAST, arms.UNPATCHED, 1.01),
     Aim(arms.STOCK, SWAPPED, arms.UNPATCHED, 1.01),
     Aim(arms.STOCK, OUT, arms.UNPATCHED, 1.01),
+    Aim(arms.TIER, STEADY, arms.RAM, 1.1),
+    Aim(arms.TIER, STEADY, arms.DIRECT, 1.2),
+    Aim(arms.TIER, LAST, arms.DEBIAN, 1 / 100),
+    Aim(arms.TIER, FIRST, arms.DEBIAN, 1 / 10),
 )
 
 
 def prepare() -> None:
-    """Make the program, and the guest that has a driver for virtio-mem."""
+    """Make the program, and the guests with Debian's kernel: one has a driver for virtio-mem, one
+    the module.
+    """
     swapload.program()
     hotplug.prepare()
+    find_guest(stock_name(DEFAULT_LINUX, symbiotic=True))
 
 
 def figures(said: dict[str, Any]) -> dict[str, float]:
@@ -196,6 +208,9 @@ def every_arm(common: Common, folder: str) -> dict[str, Measure]:
         print(f'without "{arms.HOTPLUG}"; to have it: pyvmm guest stock --linux {hotplug.LINUX}')
     if common.plain:
         made[arms.UNPATCHED] = by_pyvmm(common, common.short(arms.UNPATCHED), common.plain)
+    if common.debian:
+        for name in OF_DEBIAN:
+            made[name] = by_pyvmm(common, common.short(name), common.debian)
     for name in OF_GUEST:
         made[name] = by_pyvmm(common, common.short(name))
     return made
@@ -226,7 +241,8 @@ def find_plain(linux: str, names: Sequence[str]) -> Any:
 def subjects(args: argparse.Namespace) -> Iterator[Subjects]:
     load = Load(args.memory, seconds=args.seconds or (1 if args.quick else 5))
     guest, plain = find_guest(args.linux), find_plain(args.linux, args.arm)
-    common = Common(guest, plain, args.swap, load, args.timeout)
+    debian = find_stock(DEFAULT_LINUX, symbiotic=True)
+    common = Common(guest, plain, debian, args.swap, load, args.timeout)
     about = {
         "guest_mib": GUEST_MIB, "swap_mib": args.swap, "load": load._asdict(), "shown": SHOWN,
     }  # fmt: skip
