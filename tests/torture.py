@@ -6,8 +6,10 @@ A guest after the other, each with another seed, another share of memory and ano
 time is over; in half of them the mode is switched every second, in half pages are asked back every
 second. With --squeeze the host is short of memory every few seconds. Ends at the first guest that
 is not well, with what it and its kernel said; with --all at the end of the time, so that a rate can
-be told. --mode takes the mode from the lot, and the rest of a guest's lot stays: `--mode stock`, an
-ordinary disk, is the control that says whether Linux does by itself what was seen under the bypass.
+be told. --linux stock-6.12-symbiotic and others use the disk's memory as a tier; there the guest
+driver is unloaded at the end, for which all pages have to come back. --mode takes the mode from the
+lot, and the rest of a guest's lot stays: `--mode stock`, an ordinary disk, is the control that says
+whether Linux does by itself what was seen under the bypass.
 --only takes the scenarios from the lot.
 """
 
@@ -24,7 +26,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.report.record import environment, revision
 from pyvmm.errors import Error, SymcallError
-from pyvmm.guest.cache import DEFAULT_LINUX
+from pyvmm.guest.cache import DEFAULT_LINUX, SYMBIOTIC
+from pyvmm.guest.cache import STOCK as STOCK_GUESTS
 from pyvmm.launch import status
 from pyvmm.launch.parser import Parser
 from tests.support.kernel_log import faults
@@ -43,8 +46,12 @@ LEAST_OF_A_WORKER = 5
 SCRIPT = """
 start_refuge
 torture -r {seed} -m {work} -t {seconds} -d $other -s $swap {scenarios}; echo STATUS=$?; used; echo WORKED
-read go; swapoff $swap; echo OFF=$?; echo CLEAN; read go
+read go; {off}; echo OFF=$?; echo CLEAN; read go
 """
+#: What empties the disk.
+OFF, UNLOAD = "swapoff $swap", "rmmod symbiotic"
+#: MiB of a guest's memory that its kernel takes: the project's, and Debian's.
+OWN, DEBIANS = 32, 80
 SCENARIOS = (
     "random", "race", "drop", "fork", "advise", "remap", "protect", "lock", "map", "peek", "direct", "uring", "splice",
     "pipe", "zerocopy", "faultfd", "merge", "huge", "collapse", "move", "group", "oom", "exec", "exit", "swapoff",
@@ -78,6 +85,8 @@ def draw(chance: random.Random, args: argparse.Namespace) -> Round:
     """Return a round by lot: as many scenarios as the memory has room for."""
     work = round(args.ram * chance.uniform(1, 2)) * 2  # in MiB; a swap disk is a multiple of 2
     eligible = [name for name in SCENARIOS if name != RARE or chance.random() < 0.25]
+    if args.linux.endswith(SYMBIOTIC):
+        eligible = [name for name in eligible if name != RARE]
     eligible = [name for name in eligible if name not in args.without]
     eligible = args.only or eligible
     count = min(len(eligible), work // LEAST_OF_A_WORKER)
@@ -94,10 +103,19 @@ def draw(chance: random.Random, args: argparse.Namespace) -> Round:
     return one._replace(switching=False, mode=args.mode) if args.mode else one
 
 
-def script(one: Round) -> str:
+def script(one: Round, off: str) -> str:
     return SCRIPT.format(
-        seed=one.seed, work=one.work, seconds=one.seconds, scenarios=" ".join(one.scenarios)
+        seed=one.seed,
+        work=one.work,
+        seconds=one.seconds,
+        scenarios=" ".join(one.scenarios),
+        off=off,
     )
+
+
+def is_tier(linux: str, mode: str) -> bool:
+    """Whether the guest has the disk's memory as a tier, and not as a disk."""
+    return linux.endswith(SYMBIOTIC) and mode in MODES[:2]
 
 
 def work(guest: SwapGuest, one: Round, squeeze: Squeeze | None, patience: float) -> None:
@@ -135,7 +153,9 @@ def counts(guest: SwapGuest) -> dict[str, Any]:
 
 
 def wrong_with(text: str, log: bytes, mode: str, counted: dict[str, Any]) -> list[str]:
-    """Return all that is not as it has to be."""
+    """Return all that is not as it has to be. A tier is emptied after it was counted, and the
+    guest's own shell may have pages there.
+    """
     found = [line for line in text.splitlines() if line.startswith(("BAD", "CANNOT", "FAILED"))]
     found += [f"{what} is missing" for what in ("STATUS=0", "OFF=0", "CLEAN") if what not in text]
     found += faults(log, killed=True)
@@ -144,15 +164,16 @@ def wrong_with(text: str, log: bytes, mode: str, counted: dict[str, Any]) -> lis
         return found
     if said is None:
         found.append("the guest's kernel was not asked")
-    elif said["adopted"] or said["used"]:
+    elif not said["tier"] and (said["adopted"] or said["used"]):
         found.append(f"{said['adopted']} pages are adopted, {said['used']} slots used at the end")
     return found
 
 
 def run(args: argparse.Namespace, one: Round, squeeze: Squeeze | None) -> Outcome:
     """Return one guest."""
+    tier = is_tier(args.linux, one.mode)
     guest = SwapGuest(
-        script(one),
+        script(one, UNLOAD if tier else OFF),
         one.mode,
         swap_mib=one.work + 128,
         disk_mib=one.work,
@@ -160,7 +181,7 @@ def run(args: argparse.Namespace, one: Round, squeeze: Squeeze | None) -> Outcom
         swap={"policy": "pressure" if squeeze else "always"},
         linux=args.linux,
         cpus=args.cpus,
-        memory=f"{one.ram + 32}M",
+        memory=f"{one.ram + (DEBIANS if args.linux.startswith(STOCK_GUESTS) else OWN)}M",
         card="zerocopy" in one.scenarios,
     )
     patience = one.seconds * 20 + 600
@@ -171,9 +192,10 @@ def run(args: argparse.Namespace, one: Round, squeeze: Squeeze | None) -> Outcom
         try:
             work(guest, one, squeeze, patience)
             guest.expect("WORKED", patience)
+            counted = counts(guest)
             guest.say("go")
             guest.expect("CLEAN", patience)
-            counted = counts(guest)
+            counted = counted if tier else counts(guest)
             guest.say("go")
             guest.finish()
         except AssertionError as error:
@@ -254,6 +276,8 @@ def summary(outcome: Outcome) -> str:
     """Return a line for a guest that is over."""
     said = outcome.counted.get("guest") or {}
     names = ("adopted_total", "mapped_by_vmm", "refused_shared", "lost_races", "evicted")
+    if said.get("tier"):
+        names = ("moved_ahead", "moved_behind", "move_failed", "evicted", "evict_failed")
     counted = ", ".join(f"{name} {said.get(name, '?')}" for name in names)
     counted += f", asked for pages {outcome.counted.get('evictions', '?')} times"
     return f"  {'; '.join(['WRONG', *outcome.wrong]) if outcome.wrong else 'all pages right'}; {counted}"

@@ -19,13 +19,15 @@ SERIAL = "pyvmm-swap"
 #: No swap bypass is offered at all: an ordinary disk in memory.
 STOCK = "stock"
 
-#: Shell functions: the swap disk found by its serial number, the other by not having it.
+#: Shell functions: the swap disk found by its serial number, the other by not having it. A disk without sectors is a
+#: tier: nobody swaps to it.
 PREPARE = f"""
 for disk in /sys/block/vd*; do
     case $(cat $disk/serial) in {SERIAL}) swap=/dev/${{disk##*/}};; refuge) refuge=/dev/${{disk##*/}};;
         *) other=/dev/${{disk##*/}};; esac
 done
-start_swap() {{ grep -q "^$swap " /proc/swaps || {{ mkswap $swap > /dev/null; swapon -d $swap; }}; }}
+start_swap() {{ [ $(cat /sys/block/${{swap##*/}}/size) = 0 ] || grep -q "^$swap " /proc/swaps ||
+    {{ mkswap $swap > /dev/null; swapon -d $swap; }}; }}
 start_refuge() {{ mkswap $refuge > /dev/null; swapon $refuge; }}
 used() {{ awk -v disk=$swap '$1 == disk {{ print "USED=" $4 }}' /proc/swaps; }}
 start_swap
