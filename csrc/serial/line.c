@@ -112,19 +112,26 @@ void serial_line_return(struct serial_line *line, const uint8_t *bytes, uint64_t
 		line->backlog[(line->taken + i) % sizeof(line->backlog)] = bytes[i];
 }
 
-static ssize_t write_some(const struct serial_line *line, const uint8_t *bytes, size_t length)
+/* As much as goes without waiting, to a socket or to a descriptor that `blocks`. */
+static ssize_t write_at_once(int fd, bool socket, bool blocks, const uint8_t *bytes, size_t length)
 {
-	struct pollfd ready = {.fd = line->output.fd, .events = POLLOUT};
+	struct pollfd ready = {.fd = fd, .events = POLLOUT};
 
-	if (line->output_socket)
-		return send(ready.fd, bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL);
-	if (!line->output_blocks)
-		return write(ready.fd, bytes, length);
+	if (socket)
+		return send(fd, bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (!blocks)
+		return write(fd, bytes, length);
 	if (poll(&ready, 1, 0) == 0) {
 		errno = EAGAIN;
 		return -1;
 	}
-	return write(ready.fd, bytes, length < CHUNK ? length : CHUNK);
+	return write(fd, bytes, length < CHUNK ? length : CHUNK);
+}
+
+static ssize_t write_some(const struct serial_line *line, const uint8_t *bytes, size_t length)
+{
+	return write_at_once(line->output.fd, line->output_socket, line->output_blocks, bytes,
+	                     length);
 }
 
 static void note_written(struct serial_line *line, size_t length)
@@ -150,8 +157,8 @@ static bool go_on_with_log(struct serial_line *line)
 	line->output.fd = line->log_fd;
 	line->log_fd = -1;
 	line->output_is_log = true;
-	line->output_socket = false;
-	line->output_blocks = !(fcntl(line->output.fd, F_GETFL) & O_NONBLOCK);
+	line->output_socket = line->log_socket;
+	line->output_blocks = line->log_blocks;
 	return true;
 }
 
@@ -218,12 +225,14 @@ static void log_failed(struct serial_line *line, int error)
 	line->log_fd = -1;
 }
 
-/* A file takes all at once. A pipe whose reader stands still is given a while, then up. */
+/* A file takes all at once. A pipe or a socket whose reader stands still is given a while, then up.
+ */
 static void log_bytes(struct serial_line *line, const uint8_t *bytes, size_t length)
 {
 	while (length && line->log_fd >= 0) {
 		struct pollfd ready = {.fd = line->log_fd, .events = POLLOUT};
-		ssize_t done = write(line->log_fd, bytes, length);
+		ssize_t done = write_at_once(line->log_fd, line->log_socket, line->log_blocks,
+		                             bytes, length);
 
 		if (done >= 0) {
 			bytes += done;
@@ -391,16 +400,22 @@ static void on_kick(struct iothread_watch *watch, uint32_t events)
 		read_input(line);
 }
 
-static int open_descriptors(struct serial_line *line, const struct serial_config *config)
+/* Whether it is a socket, and whether a call on it may wait. */
+static void look_at(int fd, bool *socket, bool *blocks)
 {
 	struct stat status;
 
+	*blocks = !(fcntl(fd, F_GETFL) & O_NONBLOCK);
+	*socket = !fstat(fd, &status) && S_ISSOCK(status.st_mode);
+}
+
+static int open_descriptors(struct serial_line *line, const struct serial_config *config)
+{
 	if (config->output_fd >= 0) {
 		line->output.fd = terminal_dup(config->output_fd, O_WRONLY);
 		if (line->output.fd < 0)
 			return line->output.fd;
-		line->output_blocks = !(fcntl(line->output.fd, F_GETFL) & O_NONBLOCK);
-		line->output_socket = !fstat(line->output.fd, &status) && S_ISSOCK(status.st_mode);
+		look_at(line->output.fd, &line->output_socket, &line->output_blocks);
 		line->open = true;
 	}
 	if (config->input_fd >= 0) {
@@ -412,6 +427,7 @@ static int open_descriptors(struct serial_line *line, const struct serial_config
 		line->log_fd = terminal_dup(config->log_fd, O_WRONLY);
 		if (line->log_fd < 0)
 			return line->log_fd;
+		look_at(line->log_fd, &line->log_socket, &line->log_blocks);
 	}
 	line->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	line->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);

@@ -65,6 +65,7 @@ struct serial_line {
 	struct escape_filter filter;
 	bool escape;
 	bool output_socket, output_blocks;
+	bool log_socket, log_blocks;
 	bool output_is_log; /* the output itself has failed */
 	bool output_watched;
 	bool input_polled; /* files are not: they are always ready */

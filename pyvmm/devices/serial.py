@@ -30,7 +30,8 @@ class Serial(Device):
     from `input_fd` goes to the guest. Both descriptors stay the caller's and may be closed once
     this returns; -1 is none. With `escape`, ctrl-a x in the input signals the eventfd `quit_fd`,
     ctrl-a h prints help. An output that takes no more signals the eventfd `failed_fd`. `log_fd`
-    gets the same bytes as the output; a pipe there that takes none for a second is given up.
+    gets the same bytes as the output; a pipe or a socket there that takes none for a second is given
+    up.
 
     The line has no speed: a byte takes no time, whatever the divisor says. Nothing is lost to a
     slow reader: the transmitter reports full until there is room.

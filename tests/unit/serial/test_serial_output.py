@@ -143,8 +143,9 @@ def test_a_log_that_takes_no_more_stops_nothing(port, pipe):
     os.close(ends[1])
 
 
-def test_a_log_whose_reader_stands_still_is_given_up(port, pipe):
-    ends = os.pipe()
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_log_whose_reader_stands_still_is_given_up(port, pipe, kind):
+    ends = os.pipe() if kind == "pipe" else [end.detach() for end in socket.socketpair()]
     guest = port(pipe[1], log_fd=ends[1])
     reader = take(pipe[0], 200000)
     guest.send(bytes(200000))
