@@ -556,13 +556,18 @@ class VM:
             raise StateError(f"{what} comes before the start; this machine is {state}")
 
     def close(self) -> None:
-        """End a run that is still on and give everything back. May be called twice."""
-        own_thread = self.machine.run.on_vcpu_thread()  # a hook, which is refused below
-        if self._server is not None and not self.machine.closed and not own_thread:
-            self._server.close()
-            self.machine.stop()  # a client may be waiting for the guest
-            self._server.join()
-        self.machine.close()
+        """End a run that is still on and give everything back.
+
+        May be called twice, and by two threads at a time.
+        """
+        if self.machine.run.on_vcpu_thread():
+            self.machine.close()  # a hook, which is refused
+        with self.machine.closing:
+            if self._server is not None and not self.machine.closed:
+                self._server.close()
+                self.machine.stop()  # a client may be waiting for the guest
+                self._server.join()
+            self.machine.close()
 
     def __enter__(self) -> VM:
         return self

@@ -226,10 +226,15 @@ class Machine:
         """True if `close` was called."""
         return self._owner.closed
 
+    @property
+    def closing(self) -> Any:
+        """The lock of the thread that closes it."""
+        return self._owner.closing
+
     def close(self) -> None:
         """End the run if there is one and give everything back.
 
-        May be called twice, not from a hook.
+        May be called twice, and by two threads at a time; not from a hook.
 
         Raise HostError (ETIMEDOUT) where a vCPU or a device's thread does not stop, because the
         host holds it up or a hook does not come back. What they use is kept then, and a further
@@ -238,9 +243,10 @@ class Machine:
         if self.vcpus and self.run.on_vcpu_thread():
             raise StateError("a hook cannot close the machine it runs in; call stop()")
         self._owner.closed = True
-        if self.vcpus:
-            self.run.finish()
-        self._owner.give_back()
+        with self.closing:
+            if self.vcpus:
+                self.run.finish()
+            self._owner.give_back()
 
     def __enter__(self) -> Machine:
         return self

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+from _thread import RLock  # threading's own, of which it makes nothing else
 
 from pyvmm import kvm
 from pyvmm.errors import StateError
@@ -50,10 +51,14 @@ class Part:
 class Owner:
     """All that a machine has to give back, in the order in which it came; `closed` once it takes
     nothing more.
+
+    `closing` is held by the thread that gives back: another one that closes the machine as well
+    waits for it, or it would free what is still in use by a part that is not closed yet.
     """
 
     def __init__(self) -> None:
         self.closed = False
+        self.closing = RLock()
         self._steps: list[Callable[[], None]] = []
 
     def check_open(self) -> None:
@@ -82,9 +87,13 @@ class Owner:
     def give_back(self) -> None:
         """Close everything, the last thing first; one that fails does not keep the others.
 
-        Raise the first failure, and HostError (ETIMEDOUT) at once: a further call goes on from
-        there.
+        By one thread at a time. Raise the first failure, and HostError (ETIMEDOUT) at once: a
+        further call goes on from there.
         """
+        with self.closing:
+            self._give_back()
+
+    def _give_back(self) -> None:
         failed: Exception | None = None
         while self._steps:
             step = self._steps.pop()

@@ -16,7 +16,7 @@ from pyvmm import VM
 from pyvmm.config import CpuState, MachineConfig
 from pyvmm.devices.serial import Serial
 from pyvmm.devices.virtio_console import VirtioConsole
-from pyvmm.errors import ConfigError, HostError
+from pyvmm.errors import ConfigError, HostError, StateError
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.result import Result
 from pyvmm.swap.store import SwapStore
@@ -246,3 +246,25 @@ def test_arguments_that_cannot_be() -> None:
                 with pytest.raises(ConfigError, match="bytes of data each way"):
                     machine.symcall(0, 1, want=want)
         machine.stop()
+
+
+def test_two_threads_that_close_it_do_so_one_after_the_other() -> None:
+    """Or the second one would free the memory that a device uses which the first is still closing."""
+    vm = VM("2M")
+    left: list[bytes] = []
+
+    class Slow:
+        """A part that takes its time, and is closed before the memory is."""
+
+        def close(self) -> None:
+            other.start()
+            other.join(0.5)
+            left.append(vm.memory.read(0, 2))
+
+    other = threading.Thread(target=vm.close)
+    vm.machine.own(Slow())
+    vm.close()
+    other.join()
+    assert left == [bytes(2)]
+    with pytest.raises(StateError):
+        vm.memory.read(0, 2)

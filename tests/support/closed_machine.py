@@ -49,7 +49,7 @@ APART = {
     "pyvmm.swap.evictor.Evictor": "counts, and its thread has ended",
 }
 #: Members that may be called once more, or only remember what they were given.
-HARMLESS = {"close", "give_back", "keep", "stop", "released", "closed"}
+HARMLESS = {"close", "give_back", "keep", "stop", "released", "closed", "closing"}
 #: Values of these are what was given, counted or left, and hold nothing of C; a closed map raises ValueError.
 PLAIN = (int, float, str, bytes, type(None), tuple, list, dict, mmap.mmap)
 #: Arguments where `value_for` finds none that would do in a machine that is open.
