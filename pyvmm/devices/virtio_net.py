@@ -8,7 +8,7 @@ import os
 from pyvmm._core import lib
 from pyvmm.config import NetConfig
 from pyvmm.devices.virtio import VirtioDevice
-from pyvmm.errors import ConfigError
+from pyvmm.errors import ConfigError, HostError, StateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,13 +20,16 @@ LEAST_MTU = 68
 
 
 class VirtioNet(VirtioDevice):
-    """A network card on `tap`, which stays the caller's and must outlive the device.
+    """A network card on `tap`, which stays the caller's.
 
     `mac` is text such as "02:00:00:12:34:56"; by default a random, locally administered one. The
     tap's MTU, if it was given one, is announced to the guest. Checksums and segmentation are left
     to whoever can do them last.
 
-    Raises ConfigError for a bad address or MTU, HostError when the tap cannot be used.
+    The tap may be closed once this returns; its interface stays until the card is closed as well.
+
+    Raises ConfigError for a bad address or MTU, HostError when the tap cannot be used, StateError
+    for one that is closed.
     """
 
     kind = "virtio-net"
@@ -36,9 +39,10 @@ class VirtioNet(VirtioDevice):
         address = random_mac() if mac is None else parse_mac(mac)
         self.mac = ":".join(f"{byte:02x}" for byte in address)
         self.tap = tap
+        self._fd = _own(tap)
         mtu = tap.mtu or 0
         try:
-            self._attach(lambda wiring: lib.virtio_net_create(wiring, tap.fd, address, mtu))
+            self._attach(lambda wiring: lib.virtio_net_create(wiring, self._fd, address, mtu))
         except BaseException:
             self.close()
             raise
@@ -47,6 +51,23 @@ class VirtioNet(VirtioDevice):
     def config(self) -> NetConfig:
         """The record from which a card like this one can be made, with the same address."""
         return NetConfig(self.tap.name, self.mac)
+
+    def close(self) -> None:
+        """Free the device, and let go of the tap."""
+        super().close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _own(tap: Tap) -> int:
+    """Return a descriptor of our own: the number of the tap's may be another file's one day."""
+    if tap.fd < 0:
+        raise StateError(f"tap {tap.name} is closed")
+    try:
+        return os.dup(tap.fd)
+    except OSError as error:
+        raise HostError(error.errno, f"tap {tap.name}: {error.strerror}") from error
 
 
 def parse_mac(text: str) -> bytes:

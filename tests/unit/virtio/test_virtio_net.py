@@ -17,7 +17,7 @@ import pytest
 from pyvmm.devices import tap as taps
 from pyvmm.devices.tap import Tap
 from pyvmm.devices.virtio_net import VirtioNet, parse_mac, random_mac
-from pyvmm.errors import ConfigError, HostError
+from pyvmm.errors import ConfigError, HostError, StateError
 from tests.support.virtio_driver import (
     F_INDIRECT,
     F_VERSION_1,
@@ -308,6 +308,24 @@ def test_tap_life(tap: Tap) -> None:
         Tap(tap.name)
     tap.close()
     assert tap.name not in os.listdir("/sys/class/net")
+
+
+def test_a_tap_that_is_closed_while_the_card_uses_it(card: Card, tap: Tap) -> None:
+    """No other file gets its frames, though one gets its number."""
+    number = tap.fd
+    tap.close()
+    taken = os.memfd_create("taken")
+    if taken != number:
+        os.dup2(taken, number)
+        os.close(taken)
+    card.start()
+    card.send(frame(60))
+    assert card.tx.wait() == [(0, 0)]
+    assert os.fstat(number).st_size == 0
+    os.close(number)
+    assert card.host.recv(100) == frame(60)
+    with pytest.raises(StateError, match="closed"):
+        VirtioNet(card.machine, tap)  # type: ignore[arg-type]
 
 
 def test_tap_of_another_kind(tap: Tap) -> None:
