@@ -35,10 +35,17 @@ echo ready
 while read -r line; do eval "$line"; echo =end=; done
 """
 KERNELS = kernels.of_debian(symbiotic=True)
+FOLLOWED = [one for one in KERNELS if "6.1-" not in str(one.values[0])]
 each_kernel = pytest.mark.parametrize("version", KERNELS)
 REMOVE = "rmmod symbiotic && echo out"
 INSERT = "insmod /lib/modules/symbiotic.ko && echo in"
 SWAP_ON = "mkswap $other > /dev/null && swapon $other"
+WRITE = "dd if=/bin/busybox of=$tier bs=4k seek=9 count=1 conv=notrunc,fsync 2> /dev/null"
+SECTORS = "cat /sys/block/${tier##*/}/size"
+#: Loads and unloads of a long run, and so many of them between two answers of the guest.
+CYCLES, AT_A_TIME = 50, 5
+#: Each mode, for a second, so many times.
+TURNS = 3
 
 
 class Guest(linux.Guest):
@@ -104,8 +111,8 @@ class Guest(linux.Guest):
         return self.wait(lambda said: not said.evicting)
 
     def log(self) -> str:
-        """What the kernel complained of."""
-        return self.tell(f"dmesg | grep -iE '{COMPLAINTS}'")
+        """Nothing, or what the kernel complained of, with what is around it."""
+        return self.tell(f"dmesg | grep -iE -B 8 -A 24 '{COMPLAINTS}'")
 
 
 def right(text: str) -> bool:
@@ -200,3 +207,99 @@ def test_a_disk_that_is_not_to_be_bypassed_stays_a_disk(version: str) -> None:
         assert not stats.attached
         assert stats.bytes_out > 0
         assert not guest.log()
+
+
+@each_kernel
+def test_the_disk_is_closed_as_the_guest_sees_it(version: str) -> None:
+    """Nobody can use it while it is a tier; and while it holds data it becomes none."""
+    with Guest(version) as guest:
+        assert guest.tell(SECTORS) == "0\n"
+        assert guest.tell("dd if=$tier bs=4k count=1 2> /dev/null | wc -c") == "0\n"
+        for refused in ("mkswap $tier", "swapon $tier", "dd if=/dev/zero of=$tier bs=4k count=1"):
+            assert guest.tell(f"{refused} > /dev/null 2>&1 || echo refused") == "refused\n"
+        assert guest.tell(REMOVE) == "out\n"
+        guest.tell(f"until [ $({SECTORS}) = {guest.swap.size // 512} ]; do sleep 0.1; done")
+        swap = "mkswap $tier > /dev/null && swapon $tier && swapoff $tier && echo swapped"
+        assert guest.tell(swap) == "swapped\n"
+        assert guest.tell(f"{WRITE} && echo written") == "written\n"
+        assert guest.log() == ""
+        assert guest.tell(INSERT) == "in\n"
+        assert not guest.swap.stats.tier
+        assert guest.swap.stats.attach_refused == 1
+        assert "holds data and stays a disk" in guest.tell("dmesg | tail -5")
+        assert guest.tell(f"{REMOVE} && blkdiscard $tier; {INSERT}") == "out\nin\n"
+        assert guest.swap.stats.tier
+        assert (
+            guest.tell(f"until [ $({SECTORS}) = 0 ]; do sleep 0.1; done; echo closed") == "closed\n"
+        )
+
+
+@pytest.mark.parametrize("version", FOLLOWED)
+def test_what_is_swapped_in_moves_there(version: str) -> None:
+    """A page that came from another swap disk: the VMM refuses to have pages moved ahead of that.
+
+    Linux 6.1 does not move a page that is still in the swap cache.
+    """
+
+    def behind(move: Any) -> int:
+        return move.pages if move.reason == "behind" else 0
+
+    with Guest(version, "symcall", other=True) as guest:
+        guest.swap.policy = behind
+        guest.tell(SWAP_ON)
+        text = guest.tell("passes 208 3")
+        assert right(text), text
+        said = guest.said
+        assert said.offered > 0, said
+        assert said.moved_behind > 0, said
+        assert said.moved_ahead == 0, said
+        assert said.adopted_total == said.moved_behind, said
+        assert guest.log() == ""
+
+
+@each_kernel
+def test_modes_switched_each_second(version: str) -> None:
+    """A process's pages are right whatever they were moved by, to and fro."""
+    with Guest(version, other=True) as guest:
+        guest.tell(SWAP_ON)
+        guest.tell("while [ ! -e /stop ]; do passes 208 2; done > /said &")
+        for _ in range(TURNS):
+            for mode in ("direct", "off", "symcall"):
+                guest.swap.mode = mode
+                time.sleep(1)
+                guest.wait(lambda said: not said.evicting)
+                guest.swap.evict()
+        guest.swap.mode = "direct"
+        assert all_right(guest.tell("touch /stop; wait; cat /said"))
+        assert guest.said.adopted_total > 0
+        assert guest.said.evicted > 0
+        assert guest.log() == ""
+
+
+@pytest.mark.rest
+@each_kernel
+def test_unloaded_and_loaded_many_times_under_load(version: str) -> None:
+    cycle(version, CYCLES)
+
+
+def cycle(version: str, count: int) -> None:
+    """Unloads the module and loads it so many times, while a process works on more than RAM has room for."""
+    with Guest(version, other=True) as guest:
+        guest.tell(SWAP_ON)
+        guest.tell(f"while [ ! -e /stop ]; do passes {TIGHT} 2; done > /said &")
+        moved = 0
+        for _ in range(count // AT_A_TIME):
+            moved += guest.said.adopted_total
+            turns = " ".join(map(str, range(AT_A_TIME)))
+            said = guest.tell(f"for _ in {turns}; do {REMOVE} && {INSERT}; sleep 0.2; done")
+            assert said == "out\nin\n" * AT_A_TIME
+        assert all_right(guest.tell("touch /stop; wait; cat /said"))
+        assert moved > 0
+        assert guest.swap.stats.tier
+        assert guest.log() == ""
+
+
+def all_right(text: str) -> bool:
+    """Whether there was at least one process, and none found a wrong page."""
+    done = [line for line in text.splitlines() if line.startswith("PASSES DONE")]
+    return bool(done) and all(right(line) for line in done)
