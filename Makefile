@@ -14,7 +14,7 @@ CPPCHECK_217 = --suppress=normalCheckLevelMaxBranches $(foreach folder,tests ben
 .PHONY: help demo test test-rest unit check python-check c-check setup build format bench clean guest
 
 help:
-	@echo 'make demo    boot the Linux guest, here or in the lab, and show what happened'
+	@echo 'make demo    boot a Linux guest, here or in the lab, and show what happened; ARGS="--linux 6.12": the patched one'
 	@echo 'make test    the tests that each change must pass; builds a guest kernel the first time'
 	@echo 'make test-rest  the rest: other guest kernels, which it builds the first time, other hosts, benchmarks'
 	@echo
@@ -39,7 +39,7 @@ guest: build
 	pyvmm guest build
 
 demo: build
-	pyvmm demo
+	pyvmm demo $(ARGS)
 
 test: build
 	$(PYTHON) -m tests

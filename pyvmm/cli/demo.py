@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pyvmm demo`: boots the project's Linux guest, and shows what SwapBypass does for a program short
-of memory.
+"""`pyvmm demo`: boots a Linux guest, and shows what SwapBypass does for a program short of memory.
+
+Where the project's kernel was never built, the guest has Debian's, with the guest driver as a
+module.
 """
 
 from __future__ import annotations
@@ -11,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from pyvmm import outfile
 from pyvmm.demo.prepare import ensure_guest
-from pyvmm.guest.cache import DEFAULT_LINUX
+from pyvmm.guest import cache, named
 from pyvmm.launch import status
 
 if TYPE_CHECKING:
     import argparse
 
+TIER = cache.stock_name(cache.DEFAULT_LINUX, symbiotic=True)
 GUEST_SAYS = """
 echo; echo "Hello from Linux $(uname -r), $(nproc) CPUs:"
 grep -m1 'model name' /proc/cpuinfo
@@ -28,8 +31,13 @@ dmesg | grep -i -m3 'kvm\\|hypervisor'
 
 def add_parser(sub: argparse._SubParsersAction[Any]) -> None:
     """Add the subcommand's options."""
-    parser = sub.add_parser("demo", help="boot the project's Linux guest and show what happened")
-    parser.add_argument("--linux", default=DEFAULT_LINUX, help="which guest (%(default)s)")
+    parser = sub.add_parser("demo", help="boot a Linux guest and show what happened")
+    parser.add_argument(
+        "--linux",
+        metavar="NAME",
+        help=f"which guest: {cache.DEFAULT_LINUX} has SwapBypass in its fault path, and takes minutes to compile; "
+        f"{TIER} is Debian's kernel with a module (the first if it was built, else the second)",
+    )
     parser.add_argument(
         "--plot", metavar="FILE", default="pyvmm-demo.png", help="the picture (%(default)s)"
     )
@@ -53,6 +61,7 @@ def main(args: argparse.Namespace) -> int:
 
     if not args.boot:
         outfile.check("--plot", args.plot)
+    args.linux = args.linux or named.default_name()
     found = probe()
     if found.boots_linux:
         print(f"demo: {found.verdict}; booting directly", file=sys.stderr)
@@ -74,15 +83,17 @@ def main(args: argparse.Namespace) -> int:
 def here(args: argparse.Namespace) -> int:
     """Show the boot, then the guests that swap, on this machine's KVM."""
     from pyvmm.cli.main import main as pyvmm
-    from pyvmm.guest.named import find_guest
 
     ensure_guest(args.linux)
+    guest, tier = named.find_guest(args.linux), args.linux.endswith(cache.SYMBIOTIC)
+    if tier:
+        print(f"demo: this is {named.describe(guest)}", file=sys.stderr, flush=True)
     code = pyvmm(run_arguments(args.linux))
     if code or args.boot:
         return code
     from pyvmm.demo import swapdemo
 
-    return status.OK if swapdemo.show(find_guest(args.linux), args.plot) else status.HOST
+    return status.OK if swapdemo.show(guest, args.plot, tier=tier) else status.HOST
 
 
 def _env() -> dict[str, str]:

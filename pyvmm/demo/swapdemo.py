@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pyvmm import logbars
 from pyvmm.demo.swapload import DISK, MIB, Arm, Load, measure
 from pyvmm.errors import ConfigError, HostError
+from pyvmm.guest.cache import DEFAULT_LINUX
 from pyvmm.logbars import Bar, time_text
 
 if TYPE_CHECKING:
@@ -24,18 +25,30 @@ LOAD = Load(memory=400, passes=3, seconds=2, touched=8)
 #: Of one guest; in the lab the slowest takes about 40.
 TIMEOUT = 300
 
-ARMS = (
-    Arm(f"{GUEST_MIB + SWAP_MIB} MiB, no need to swap", GUEST_MIB + SWAP_MIB, "none"),
-    Arm(f"{GUEST_MIB} MiB, bypass direct", GUEST_MIB, "direct"),
-    Arm(f"{GUEST_MIB} MiB, bypass by symcalls", GUEST_MIB, "symcall"),
-    Arm(f"{GUEST_MIB} MiB, stock swap", GUEST_MIB, DISK),
-)
+
+def arms_of(way: str) -> tuple[Arm, ...]:
+    """Return the guests, for a kernel that uses the memory of the swap disk in that way."""
+    return (
+        Arm(f"{GUEST_MIB + SWAP_MIB} MiB, no need to swap", GUEST_MIB + SWAP_MIB, "none"),
+        Arm(f"{GUEST_MIB} MiB, {way} direct", GUEST_MIB, "direct"),
+        Arm(f"{GUEST_MIB} MiB, {way} by symcalls", GUEST_MIB, "symcall"),
+        Arm(f"{GUEST_MIB} MiB, stock swap", GUEST_MIB, DISK),
+    )
+
+
+#: Of the patched kernel, and of one with the guest driver as a module.
+ARMS, TIER_ARMS = arms_of("bypass"), arms_of("tier")
 #: The figures of the program that are shown.
 COLUMNS = {"at random": "last", "in order": "sequential", "first touch": "swapped"}
 
 INTRODUCTION = f"""
 A program works on {LOAD.memory} MiB, in guests of one CPU. All swap to a disk that is the host's memory: stock swap
 reads a page back when it is needed, the bypass uses it where it lies. An operation checks a page and writes to it."""
+TIER_INTRODUCTION = f"""
+A program works on {LOAD.memory} MiB, in guests of one CPU with Debian's own kernel. The swap disk is the host's memory.
+Stock swap writes a page there and reads it back when it is needed. With the guest driver as a module that memory is a
+tier: pages move there before they would be swapped out, and are used where they lie. An operation checks a page and
+writes to it. The patched kernel, which is compiled first: pyvmm demo --linux {DEFAULT_LINUX}"""
 LEGEND = f"""\
 at random: pass {LOAD.passes} over all pages, at most {LOAD.seconds:g} s of it. first touch: of a page that was
 swapped out, with room for it in RAM."""
@@ -49,7 +62,7 @@ def seconds_of(said: dict[str, Any]) -> dict[str, float]:
     return {name: figures[key] / 1e9 for name, key in COLUMNS.items() if figures[key]}
 
 
-def collect(guest: Guest, arms: tuple[Arm, ...] = ARMS) -> Found:
+def collect(guest: Guest, arms: tuple[Arm, ...]) -> Found:
     """Return each arm's figures, or why it has none."""
     found: Found = {}
     for number, arm in enumerate(arms, 1):
@@ -106,11 +119,12 @@ def picture(path: str, found: Found) -> str:
     return f"the same as a picture: {path}"
 
 
-def show(guest: Guest, path: str) -> bool:
+def show(guest: Guest, path: str, *, tier: bool) -> bool:
     """Show all of it. Return whether every arm was measured."""
-    print(INTRODUCTION, flush=True)
-    found = collect(guest)
-    print(f"\n{table(found, ARMS[0].name)}\n{LEGEND}")
+    print(TIER_INTRODUCTION if tier else INTRODUCTION, flush=True)
+    arms = TIER_ARMS if tier else ARMS
+    found = collect(guest, arms)
+    print(f"\n{table(found, arms[0].name)}\n{LEGEND}")
     if made := bars(found, "at random"):
         print(f"\nat random\n{logbars.text(made)}")
     print(picture(path, found))

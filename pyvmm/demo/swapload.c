@@ -70,8 +70,9 @@ static void work(uint64_t *page, uint64_t index)
 
 static uint64_t *memory(size_t pages)
 {
-	void *at = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-	                0);
+	/* Linux counts RAM and swap areas, and not the memory of a tier. */
+	void *at = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE,
+	                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (at == MAP_FAILED) {
 		perror("swapload: mmap");

@@ -30,12 +30,14 @@ NONE = "none"
 #: Swaps to an ordinary disk in the host's memory.
 DISK = "disk"
 
-#: Shell: swaps to the disk of that serial number, unless the guest's init has begun to.
+#: Shell: swaps to the disk of that serial number, unless the guest's init has begun to. A disk without sectors is a
+#: tier, whose memory the guest uses in another way.
 START_SWAP = f"""
 for disk in /sys/block/vd*; do
     [ "$(cat $disk/serial 2> /dev/null)" = {SWAP_SERIAL} ] && device=/dev/${{disk##*/}}
 done
-grep -q "^$device " /proc/swaps || {{ mkswap $device > /dev/null && swapon $device; }} ||
+[ "$(cat /sys/block/${{device##*/}}/size)" = 0 ] || grep -q "^$device " /proc/swaps ||
+    {{ mkswap $device > /dev/null && swapon $device; }} ||
     {{ echo "the guest cannot swap"; exit 1; }}
 """
 

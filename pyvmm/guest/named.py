@@ -39,31 +39,43 @@ def find_guest(name: str) -> Any:
     )
 
 
-def find_default(*, bypass: bool = False) -> tuple[str, Any]:
-    """Return the guest where nobody names one, and its name: the project's own, or where none was
+def default_name() -> str:
+    """Return the name of the guest where nobody names one: the project's own, or where none was
     ever built Debian's kernel with the guest driver as a module.
-
-    Which one that is, and what it cannot do, goes to standard error. With ``bypass`` it has to have
-    SwapBypass, so it is the project's. Raise as `find_guest` does.
     """
     name = cache.DEFAULT_LINUX
-    if bypass or cache.read_pointer(name) is not None:
+    return name if cache.read_pointer(name) is not None else cache.stock_name(name, symbiotic=True)
+
+
+def find_default() -> tuple[str, Any]:
+    """Return the guest that has the `default_name`, and that.
+
+    If it is Debian's, which one it is and what it can do goes to standard error. Raise as
+    `find_guest` does.
+    """
+    name, own = default_name(), cache.DEFAULT_LINUX
+    if name == own:
         return name, find_guest(name)
-    stock = cache.stock_name(name, symbiotic=True)
     try:
-        guest = find_guest(stock)
+        guest = find_guest(name)
     except HostError as error:
         raise HostError(
-            f"the {name} guest is not built, and Debian's kernel cannot be had in its place; run: "
+            f"the {own} guest is not built, and Debian's kernel cannot be had in its place; run: "
             f"pyvmm guest build ({error})"
         ) from error
     print(
-        f"pyvmm: the {name} guest is not built (pyvmm guest build): this is Debian's Linux "
-        f"{guest.version} with the guest driver as a module; it answers symcalls, and swaps to a "
-        "disk without SwapBypass",
+        f"pyvmm: the {own} guest is not built (pyvmm guest build): this is {describe(guest)}",
         file=sys.stderr,
     )
-    return stock, guest
+    return name, guest
+
+
+def describe(guest: Any) -> str:
+    """Return what a guest is that has Debian's kernel and the module, and what it can do."""
+    return (
+        f"Debian's Linux {guest.version} with the guest driver as a module; it answers symcalls, "
+        "and uses the memory of a swap disk as a tier"
+    )
 
 
 def find_stock(linux: str, *, symbiotic: bool) -> Any:

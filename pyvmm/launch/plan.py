@@ -129,7 +129,7 @@ class Plan:
         if args.linux:
             linux, guest = args.linux, named.find_guest(args.linux)
         else:
-            linux, guest = named.find_default(bypass=args.swap_bypass not in (None, "off"))
+            linux, guest = named.find_default()
         self._check_cpus(guest, linux)
         return guest.vmlinux or guest.kernel, args.initrd or [guest.initramfs]
 

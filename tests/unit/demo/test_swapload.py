@@ -84,6 +84,6 @@ def test_an_arm_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPat
         return SAID
 
     monkeypatch.setattr(swapdemo, "measure", measure)
-    found = swapdemo.collect(object())  # type: ignore[arg-type]
+    found = swapdemo.collect(object(), swapdemo.ARMS)  # type: ignore[arg-type]
     assert len(found) == len(swapdemo.ARMS)
     assert [v for v in found.values() if isinstance(v, str)] == ["the guest did not finish:"]
