@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from pyvmm.errors import ConfigError, HostError
@@ -14,7 +15,16 @@ MAKES_OWN = ":#%$\\'\"*?[]()&;|<>`"
 def cache_root() -> str:
     """Return ``$PYVMM_CACHE``, else ``$XDG_CACHE_HOME/pyvmm``, else ``~/.cache/pyvmm``; it may not
     exist yet.
+
+    Raise HostError where it cannot be read, which is not the same as a cache that has nothing.
     """
+    root = named_root()
+    refuse_unreadable(root)
+    return root
+
+
+def named_root() -> str:
+    """Return what `cache_root` returns, whatever is there."""
     chosen = os.environ.get("PYVMM_CACHE")
     if chosen:
         return folder_of("PYVMM_CACHE", chosen)
@@ -22,6 +32,22 @@ def cache_root() -> str:
     if not os.path.isabs(base):  # of one that is relative nothing is to be made (XDG specification)
         base = folder_of("the cache", "~/.cache")
     return os.path.join(os.path.normpath(base), "pyvmm")
+
+
+def refuse_unreadable(root: str) -> None:
+    """Raise HostError for a cache that is there and is no folder, or one that may not be read."""
+    try:
+        os.stat(os.path.join(root, "."))
+        reason = "" if os.access(root, os.R_OK | os.X_OK) else os.strerror(errno.EACCES)
+    except FileNotFoundError:
+        return  # made once there is something to keep
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise HostError(
+            f"cannot read the cache {root}: {reason}; "
+            "set PYVMM_CACHE to a directory that you can read and write"
+        )
 
 
 def folder_of(what: str, path: str) -> str:

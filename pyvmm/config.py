@@ -206,7 +206,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 _BYTES = "base64"
 _WORDS = {
     "int": "a whole number",
-    "float": "a number",
+    "float": "a finite number",
     "str": "text",
     "bool": "true or false",
     "None": "null",
@@ -253,16 +253,21 @@ def from_plain(data: Any) -> VMConfig:
 
 
 def to_json(config: VMConfig) -> str:
-    """Write a VM as JSON."""
+    """Write a VM as JSON. Raise ConfigError for a number that JSON cannot say: nan and inf."""
     import json
 
-    return json.dumps(to_plain(config), indent=2)
+    try:
+        return json.dumps(to_plain(config), indent=2, allow_nan=False)
+    except ValueError as error:
+        raise ConfigError(f"the record of a VM cannot be written as JSON: {error}") from error
 
 
 def from_json(text: str | bytes) -> VMConfig:
     """Read a VM from JSON. Raise ConfigError, which names the field, for what is none."""
     import json
 
+    if not isinstance(text, (str, bytes, bytearray)):
+        raise ConfigError(f"the record of a VM is text with JSON, and not {_said(text)}")
     try:
         data = json.loads(text)
     except ValueError as error:  # UnicodeDecodeError as well
@@ -310,10 +315,12 @@ def _value(kind: str, value: Any, where: str) -> Any:
 
 
 def _is_plain(kind: str, value: Any) -> bool:
-    """Return whether it is a value of that plain type. True and False are no numbers."""
-    if kind not in _TYPES:
+    """Return whether it is a value of that plain type. True, False, nan and inf are no numbers."""
+    if kind not in _TYPES or not isinstance(value, _TYPES[kind]):
         return False
-    return isinstance(value, _TYPES[kind]) and (kind == "bool" or not isinstance(value, bool))
+    if isinstance(value, bool):
+        return kind == "bool"
+    return not isinstance(value, float) or abs(value) < float("inf")
 
 
 def _one_of(kinds: list[str], value: Any, where: str) -> Any:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 
 from pyvmm.cachefolder import cache_root, folder_of
+from pyvmm.errors import HostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -274,13 +275,17 @@ def file_digest(path: str) -> str:
 def read_pointer(linux: str) -> Pointer | None:
     """Read ``guest/current-<linux>``; None if it is missing or not in the form written by this
     version.
+
+    Raise HostError where it is there and cannot be read.
     """
     path = pointer_path(linux)
     try:
         with open(path, encoding="utf-8") as file:
             lines = file.read().split("\n")
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
+    except OSError as error:
+        raise HostError(error.errno, f"cannot read the cache: {error.strerror}", path) from error
     if len(lines) < 4 or lines[0] != POINTER_HEAD:
         return None
     stamps = []

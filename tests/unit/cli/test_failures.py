@@ -63,6 +63,27 @@ def test_sizes_that_cannot_be(option: str, text: str, capsys: pytest.CaptureFixt
         parse_size(text, option)
 
 
+@pytest.mark.parametrize(("command", "option"), OPTIONS, ids=" ".join)
+def test_a_negative_value_is_a_value(
+    command: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """argparse alone takes -5M for an option, and says that the value is missing."""
+    with pytest.raises(SystemExit) as ended:
+        main([command, option, "-5M"])
+    assert ended.value.code == status.USAGE
+    *_, last = capsys.readouterr().err.splitlines()
+    assert option in last
+    assert "'-5M' is no " in last
+
+
+@pytest.mark.parametrize("option", ["-m", "--memory", "--swap", "--swap-quota"])
+def test_a_negative_size_is_a_size(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    quota = ["--swap", "1G", "--swap-policy", "quota"] if option == "--swap-quota" else []
+    words = ["-k", os.devnull, "--flat", "real", *quota, option, "-5M"]
+    assert main(["run", "--dry-run", *words]) == status.USAGE
+    assert "'-5M' is not a size; write a number with K, M, G or T" in capsys.readouterr().err
+
+
 def test_sizes_at_the_edge() -> None:
     assert parse_size("8388607T") == 8388607 << 40
     for wrong in (1 << 63, -(1 << 63), 1.5, float("nan"), None):

@@ -3,13 +3,30 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pyvmm.cli import run
 from pyvmm.cli.parser import parse
-from pyvmm.launch.options import quick_parse
+from pyvmm.launch.options import OPTIONS, attribute, quick_parse
 from tests.support.run_options import run_parser
+
+
+@pytest.mark.parametrize("names", [each[0] for each in OPTIONS], ids=lambda names: names[-1])
+def test_an_option_given_twice(names: tuple[str, ...]) -> None:
+    """The last counts, or they add up: as docs/command-line.md says, with argparse and without."""
+    words = next(words for each, words in OPTIONS if each == names)
+    if words.get("action") == "store_true":
+        return
+    values = [*words.get("choices", ("1", "2"))][:2]
+    line = [word for value in values for word in (names[-1], value)]
+    parsed = [words.get("type", str)(value) for value in values]
+    expected = parsed if words.get("action") == "append" else parsed[-1]
+    quick = quick_parse(line)
+    assert quick is not None
+    assert getattr(quick, attribute(names)) == expected
+    assert getattr(parse(run, "run", line), attribute(names)) == expected
 
 
 def test_the_command_is_all_that_follows() -> None:

@@ -16,7 +16,7 @@ from pyvmm.errors import ConfigError
 
 TYPES: dict[str, st.SearchStrategy[Any]] = {
     "int": st.integers(-(1 << 63), 1 << 63),
-    "float": st.floats(allow_nan=False),
+    "float": st.floats(allow_nan=False, allow_infinity=False),
     "str": st.text(),
     "bool": st.booleans(),
     "bytes": st.binary(max_size=40),
@@ -83,7 +83,7 @@ PLAIN = config.to_plain(
         (("machine", "memory"), "256M", "machine.memory: '256M' is not a whole number"),
         (("machine", "cpus"), True, "machine.cpus: True is not a whole number"),
         (("machine", "symbiotic"), 1, "machine.symbiotic: 1 is not true or false or null"),
-        (("machine", "symcall_deadline"), "2", "machine.symcall_deadline: '2' is not a number"),
+        (("machine", "symcall_deadline"), "2", "machine.symcall_deadline: '2' is not a finite"),
         (("machine", "colour"), 1, "machine: no field is named 'colour'; there are: memory,"),
         (("boot", "kernel"), 7, "boot.kernel: 7 is not text or null"),
         (("boot", "initrd"), "a", "boot.initrd: 'a' is no list"),
@@ -117,6 +117,22 @@ def test_what_is_wrong_is_named(path: tuple[Any, ...], value: Any, said: str) ->
 def test_no_json_is_no_record(text: str | bytes) -> None:
     with pytest.raises(ConfigError, match=r"no JSON|too deeply"):
         config.from_json(text)
+
+
+@pytest.mark.parametrize("text", [None, 7, PLAIN, VMConfig(MachineConfig(1 << 20))])
+def test_what_is_no_text_is_no_record(text: Any) -> None:
+    with pytest.raises(ConfigError, match="is text with JSON, and not "):
+        config.from_json(text)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_number_without_a_value_is_none(number: str) -> None:
+    text = json.dumps(PLAIN).replace('"symcall_deadline": 2.0', f'"symcall_deadline": {number}')
+    with pytest.raises(ConfigError, match=r"machine\.symcall_deadline: .* is not a finite number"):
+        config.from_json(text)
+    broken = VMConfig(MachineConfig(1 << 20, symcall_deadline=float(number)))
+    with pytest.raises(ConfigError, match="cannot be written as JSON"):
+        config.to_json(broken)
 
 
 NAMES = st.sampled_from(["machine", "boot", "devices", "kind", "memory"])
