@@ -15,7 +15,7 @@ enum {
 	RESET_CPU = 0x04, /* bit 2 of 0xcf9: the 0->1 edge resets */
 	PVPANIC_PANICKED = 0x01,
 	PVPANIC_CRASH_LOADED = 0x02,
-	/* ACPI 6.5, tables 4.11 to 4.14 */
+	/* ACPI 6.5, tables 4.11 to 4.13 */
 	PM1_PWRBTN = 1 << 8,
 	PM1_CNT_SCI_EN = 1 << 0,
 	PM1_CNT_SLP_TYP_SHIFT = 10,

@@ -121,7 +121,7 @@ void virtio_interrupt(struct virtio_queue *queue)
 		raise(queue->device, queue);
 }
 
-/* Section 2.2.1 of the specification: no notification before DRIVER_OK. */
+/* Section 2.1.2 of the specification: no notification before DRIVER_OK. */
 static void raise_config(struct virtio_device *device)
 {
 	if (virtio_status(device) & VIRTIO_CONFIG_S_DRIVER_OK)

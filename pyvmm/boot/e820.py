@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The memory map a kernel is told, in the BIOS's E820 form (ACPI 6.3, section 15.4)."""
+"""The memory map a kernel is told, in the BIOS's E820 form (ACPI 6.3, section 15.1)."""
 
 from __future__ import annotations
 

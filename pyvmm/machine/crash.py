@@ -60,7 +60,8 @@ SUBERRORS = {
 SUBERROR_EMULATION = 1
 EMULATION_HAS_BYTES = 1
 
-# SDM volume 3C, 26.8 (entry failures, bit 31 of the exit reason) and 31.4 (VM-instruction errors).
+# SDM volume 3C, by their titles, as numbers there change with the edition: "VM-Entry Failures During
+# or After Loading Guest State" (bit 31 of the exit reason), and "VM Instruction Error Numbers".
 ENTRY_FAILED = 1 << 31
 ENTRY_REASONS = {33: "invalid guest state", 34: "MSR loading", 41: "machine check"}
 INSTRUCTION_ERRORS = {7: "invalid control fields", 8: "invalid host state"}

@@ -152,7 +152,7 @@ def test_request_limit_of_the_entropy_source(rng: Rng) -> None:
     st.integers(0, 70000),
 )
 def test_interrupts_at_event_index(batches: list[tuple[int, int]], before: int) -> None:
-    """An interrupt exactly when the used index passes used_event, wherever both stand (section 2.7.7.1)."""
+    """An interrupt exactly when the used index passes used_event, wherever both stand (section 2.7.7.2)."""
     rng = Rng()
     try:
         queue = rng.start(BASE | 1 << F_EVENT_IDX)
