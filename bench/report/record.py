@@ -71,7 +71,7 @@ def same_revision(mine: str, other: str) -> bool:
 
 
 def environment() -> dict[str, Any]:
-    """Return the machine a figure belongs to."""
+    """Return the facts of the machine that a figure belongs to, for its record."""
     from pyvmm.probe import backend
 
     name, paging = backend()

@@ -46,7 +46,9 @@ def fragment(linux: str, extra: str | os.PathLike[str] | None = None) -> str:
 
 
 def read_fragment(path: Path) -> str:
-    """Return one file of options, checked."""
+    """Return the text of a file of options. Raise ConfigError, which names the line, for what is
+    none.
+    """
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(LARGEST + 1)
@@ -134,5 +136,5 @@ def configure(tree: Path, build: Path, text: str, env: Mapping[str, str]) -> Non
 
 
 def as_line(option: str, value: str) -> str:
-    """Return one line of a .config."""
+    """Return the option's line of a .config, with its newline."""
     return f"# {option} is not set\n" if value == "n" else f"{option}={value}\n"

@@ -39,7 +39,9 @@ class Plan(NamedTuple):
     config: str
 
     def key(self) -> str:
-        """Return the name of the result in the cache."""
+        """Return the name of the result in the cache: 20 hexadecimal digits of a hash of all that goes
+        into it.
+        """
         parts: list[object] = [RECIPE, self.linux, self.source.identity, self.config]
         parts += [[patch.name, hashlib.sha256(patch.text).hexdigest()] for patch in self.patches]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]

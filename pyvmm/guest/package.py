@@ -100,7 +100,7 @@ def files() -> list[File]:
 
 
 def tree() -> str:
-    """Return where the driver's files are."""
+    """Return the folder with the driver's files, `guest-linux-patch`."""
     return cache.patch_tree()
 
 

@@ -98,7 +98,7 @@ def is_good(bochs: Bochs) -> bool:
 
 
 def kept() -> Bochs | None:
-    """Return one that was fetched before and runs."""
+    """Return a Bochs that was fetched before and runs; None if the cache has none."""
     for folder in sorted(Path(cache_root()).glob(f"{PLACE}-*")):
         if not folder.is_dir() or ".new." in folder.name or ".old." in folder.name:
             continue
@@ -127,7 +127,7 @@ def fetched() -> Bochs:
 
 
 def folder(above: Path, name: str) -> Path:
-    """Return a new directory for one package."""
+    """Make a directory for one package, and return it."""
     made = above / name
     made.mkdir()
     return made
@@ -202,7 +202,7 @@ def spawn(boot: bootdisk.Boot, *, cpus: int, memory: int) -> Spawned:
 
 
 def in_memory(stack: ExitStack, name: str, parts: list[bytes]) -> int:
-    """Return a file without a name."""
+    """Return the descriptor of a memfd with these bytes; the stack closes it."""
     fd = os.memfd_create(name)
     stack.callback(os.close, fd)
     for part in parts:

@@ -105,7 +105,7 @@ def parameters(words: str, initramfs: int, memory: int) -> bytes:
 
 
 def padded(data: bytes) -> int:
-    """Return how many sectors it takes."""
+    """Return the sectors of 512 bytes that it takes."""
     return -(-len(data) // SECTOR)
 
 
@@ -139,7 +139,7 @@ def boot(kernel: Flat, rom: bytes, words: str, initramfs: Sequence[bytes], memor
 
 
 def filler(size: int) -> bytes:
-    """Return the zeros that fill the last sector."""
+    """Return the zeros that fill the last sector behind so many bytes."""
     return bytes(-size % SECTOR)
 
 

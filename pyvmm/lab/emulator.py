@@ -164,7 +164,7 @@ def from_backports() -> str:
 
 
 def kept() -> str | None:
-    """Return one that was fetched before and runs."""
+    """Return the path of a QEMU that was fetched before and runs; None if the cache has none."""
     for tree in sorted(Path(cache_root()).glob(f"{PLACE}-*")):
         path = str(tree / KEPT[0])
         if is_good(path):

@@ -75,7 +75,7 @@ def image() -> Image:
 
 
 def sources() -> list[Path]:
-    """Return the files of the first process."""
+    """Return the C files and headers of the outer machine's first process, in order."""
     return sorted(Path(__file__).with_name("init").glob("*.[ch]"))
 
 

@@ -56,7 +56,7 @@ class Frame(NamedTuple):
 
 
 def frame(type: bytes, payload: bytes = b"") -> bytes:
-    """Return a frame as it goes over the port."""
+    """Return a frame as it goes over the port: a byte for its type, its length, the payload."""
     return HEADER.pack(type, len(payload)) + payload
 
 

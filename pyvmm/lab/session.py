@@ -346,7 +346,7 @@ class Flow(NamedTuple):
 
 
 def listed(paths: str | Iterable[str] | None) -> list[str]:
-    """Return one path, several or none, as a list."""
+    """Make a list of one path, of several or of none."""
     return [paths] if isinstance(paths, str) else list(paths or ())
 
 

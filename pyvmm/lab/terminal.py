@@ -20,7 +20,7 @@ ESCAPE_COUNT = 3
 
 
 def size_of(fd: int) -> tuple[int, int]:
-    """Return rows and columns of a terminal."""
+    """Return rows and columns of a terminal. Raise OSError for what is none."""
     size = os.get_terminal_size(fd)
     return size.lines, size.columns
 

@@ -191,7 +191,7 @@ class Machine:
         self.run.stop(result)
 
     def exits(self) -> dict[str, int]:
-        """Return the counts of `Run.exits`."""
+        """Return the exits so far by their names, over all vCPUs: those of `Run.exits`."""
         return self.run.exits()
 
     # Symcalls.
@@ -209,7 +209,7 @@ class Machine:
         return self._calls.call(cpu, call, *args, data=data, want=want, question=question)
 
     def raw(self, cpu: int, question: Question | None = None) -> Raw:
-        """Return what `Symcalls.raw` does."""
+        """Return the function that makes calls by number on a vCPU: that of `Symcalls.raw`."""
         return self._calls.raw(cpu, question)
 
     @property

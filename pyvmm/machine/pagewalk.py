@@ -45,7 +45,9 @@ class Level(NamedTuple):
     leaf: bool
 
     def flags(self) -> list[str]:
-        """Return the names of the bits that are set."""
+        """Return the names of the bits that are set in the entry, such as "write"; none without an
+        entry.
+        """
         if self.value is None:
             return []
         bits = _COMMON + (_LEAF if self.leaf else ())

@@ -126,7 +126,9 @@ class Symbiosis(Part):
             return int(lib.symspy_page(spy, cpu))
 
     def counters(self) -> dict[str, int]:
-        """Return what happened so far, over all vCPUs."""
+        """Return the counters by their names, added up over all vCPUs: those of
+        `struct symcall_counters`, and `pages_refused`.
+        """
         with self._spy as spy:
             total = {"pages_refused": int(lib.symspy_refused(spy))}
         for handle in self._calls:

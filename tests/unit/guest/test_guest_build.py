@@ -286,52 +286,6 @@ def test_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch) -> N
         tools.tool("depmod")
 
 
-def test_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYVMM_CACHE", "/dev/null/cache")
-    with pytest.raises(HostError, match="set PYVMM_CACHE"), tools.lock("guest/x"):
-        pass
-
-
-@pytest.mark.parametrize("place", ["file", "file/below", "loop"])
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("list",),
-        ("list", "--json"),
-        ("path",),
-        ("clean",),
-        ("clean", "--all"),
-        ("build", "--dry-run"),
-        ("build",),
-        ("stock",),
-    ],
-    ids=" ".join,
-)
-def test_cache_that_cannot_be_read(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    place: str,
-    words: tuple[str, ...],
-) -> None:
-    """It is not taken for one that has nothing."""
-    (tmp_path / "file").touch()
-    (tmp_path / "loop").symlink_to("loop")
-    monkeypatch.setenv("PYVMM_CACHE", str(tmp_path / place))
-    assert main(["guest", *words]) == status.HOST
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert f"cannot read the cache {tmp_path / place}: " in said.err
-    assert "set PYVMM_CACHE to a directory" in said.err
-
-
-def test_a_guest_that_cannot_be_read(guest_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    guest_cache.mkdir()
-    (guest_cache / "guest").touch()
-    assert main(["guest", "path"]) == status.HOST
-    assert f"cannot read the cache: Not a directory: {guest_cache}/guest" in capsys.readouterr().err
-
-
 def test_who_waits_for_a_lock_says_so_again_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
