@@ -72,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
     from pyvmm.errors import HostError
 
     words = args.words[1:] if args.words[:1] == ["--"] else args.words
-    if not words:
+    if not words or not words[0]:
         raise ConfigError("no command: pyvmm lab [OPTIONS] -- COMMAND [ARG...]")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)

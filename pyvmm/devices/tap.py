@@ -53,7 +53,7 @@ class Tap:
         address: str | None = None,
     ) -> None:
         self.fd = -1
-        self.name = name or NAME
+        self.name = NAME if name is None else name
         self.mtu = mtu
         _check_name(self.name)
         if mtu is not None and mtu not in MTU_RANGE:

@@ -331,9 +331,10 @@ def test_options_of_the_command_are_its_own() -> None:
     assert parsed("ls", "-l").words == ["ls", "-l"]
 
 
-def test_no_command() -> None:
+@pytest.mark.parametrize("words", [("--",), ("--", ""), ("--", "", "ls")])
+def test_no_command(words: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match="no command"):
-        command_line.main(parsed("--"))
+        command_line.main(parsed(*words))
 
 
 def test_failure_of_the_lab_is_125(
