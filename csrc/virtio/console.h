@@ -18,8 +18,8 @@ struct virtio_console_plug {
 	int framed;    /* frame the input, so that its end reaches the guest too */
 };
 
-/* The descriptors stay the caller's and may be closed afterwards; quit_fd must outlive the device.
- * NULL and errno on failure. */
+/* The descriptors stay the caller's. The two of data may be closed afterwards, the eventfds outlive
+ * the device. NULL and errno on failure. */
 struct virtio_device *virtio_console_create(const struct virtio_wiring *wiring,
                                             const struct virtio_console_plug *plug);
 

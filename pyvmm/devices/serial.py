@@ -8,6 +8,7 @@ import os
 
 from pyvmm._core import ffi, lib
 from pyvmm.config import COM1, COM1_LINE, SerialConfig
+from pyvmm.devices.descriptors import Descriptors
 from pyvmm.devices.virtio import STOP_SECONDS, stopped
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.machine.device import Device, drain
@@ -27,7 +28,7 @@ class Serial(Device):
     """A 16550A UART (National PC16550D data sheet) at `port` with interrupt line `gsi`.
 
     What the guest sends goes to `output_fd`, and its last 64 KiB are kept for `tail`; what is read
-    from `input_fd` goes to the guest. Both descriptors stay the caller's and may be closed once
+    from `input_fd` goes to the guest. All descriptors stay the caller's and may be closed once
     this returns; -1 is none. With `escape`, ctrl-a x in the input signals the eventfd `quit_fd`,
     ctrl-a h prints help. An output that takes no more signals the eventfd `failed_fd`. `log_fd`
     gets the same bytes as the output; a pipe or a socket there that takes none for a second is given
@@ -59,19 +60,29 @@ class Serial(Device):
         super().__init__(machine)
         self._port = port
         self._gsi = gsi
+        self._own = Descriptors("serial port")
         config = ffi.new("struct serial_config *")
         config.irq_fd = machine.board.irqfd(gsi)
         config.output_fd, config.input_fd = output_fd, input_fd
-        config.quit_fd, config.escape = quit_fd, escape
-        config.failed_fd, config.log_fd = failed_fd, log_fd
-        self._handle = _create(config)
+        config.escape, config.log_fd = escape, log_fd
+        try:
+            config.quit_fd = self._own.own("quit_fd", quit_fd)
+            config.failed_fd = self._own.own("failed_fd", failed_fd)
+            self._handle = _create(config)
+            self._take_ports()
+        except BaseException:
+            self._own.close()
+            raise
+        machine.add_device(self)
+
+    def _take_ports(self) -> None:
         handler = ffi.addressof(lib, "serial_access")
-        error = lib.bus_add(machine.board.pio, port, lib.SERIAL_PORTS, handler, self._c)
+        pio = self._machine.board.pio
+        error = lib.bus_add(pio, self._port, lib.SERIAL_PORTS, handler, self._c)
         if error:
             self._handle.release()
             reason = "already taken" if error == -errno.EEXIST else os.strerror(-error)
-            raise ConfigError(f"serial port at {port:#x}: the ports are {reason}")
-        machine.add_device(self)
+            raise ConfigError(f"serial port at {self._port:#x}: the ports are {reason}")
 
     def tail(self, length: int = 65536) -> bytes:
         """Return the last `length` bytes that the guest sent, at most 64 KiB."""
@@ -122,6 +133,7 @@ class Serial(Device):
             with self._handle as serial:
                 stopped(lib.serial_stop(serial, STOP_SECONDS * 1000), "serial port")
         self._handle.release()
+        self._own.close()
 
     @property
     def _c(self) -> Any:
@@ -129,7 +141,7 @@ class Serial(Device):
 
 
 def _create(config: Any) -> Handle:
-    for name in ("output_fd", "input_fd", "log_fd", "quit_fd", "failed_fd"):
+    for name in ("output_fd", "input_fd", "log_fd"):
         fd = getattr(config, name)
         if fd >= 0:
             try:

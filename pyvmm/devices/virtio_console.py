@@ -7,6 +7,7 @@ import os
 
 from pyvmm._core import ffi, lib
 from pyvmm.config import ConsoleConfig
+from pyvmm.devices.descriptors import Descriptors
 from pyvmm.devices.virtio import VirtioDevice
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.machine.device import check_stands, drain
@@ -24,8 +25,8 @@ class VirtioConsole(VirtioDevice):
 
     Input is read from `input_fd`, output written to `output_fd`; None or -1 is none.
 
-    Both descriptors (terminals, pipes, sockets, files) stay the caller's and may be closed once
-    this returns. Output that its reader does not take makes the guest wait; nothing is dropped
+    All descriptors stay the caller's and may be closed once this returns: terminals, pipes, sockets,
+    files. Output that its reader does not take makes the guest wait; nothing is dropped
     until the output is closed at the other end, which signals the eventfd `failed_fd`. With
     `escape`, ctrl-a x in the input signals the eventfd `quit_fd`, ctrl-a h prints help. With
     `framed` the input is framed (csrc/host/framing.h), so that a guest that knows it sees the end
@@ -53,17 +54,18 @@ class VirtioConsole(VirtioDevice):
         size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__(machine)
+        self._own = Descriptors("console")
         plug = ffi.new("struct virtio_console_plug *")
-        plug.input_fd = _checked("input_fd", input_fd)
-        plug.output_fd = _checked("output_fd", output_fd)
         plug.escape, plug.framed = escape, framed
         self._framed = framed
-        plug.quit_fd = _checked("quit_fd", quit_fd)
-        plug.failed_fd = _checked("failed_fd", failed_fd)
-        plug.gate_fd = _checked("gate_fd", gate_fd)
-        columns, rows = size or _terminal_size(plug.output_fd)
-        _check_size(columns, rows)
         try:
+            plug.input_fd = _checked("input_fd", input_fd)
+            plug.output_fd = _checked("output_fd", output_fd)
+            plug.quit_fd = self._own.own("quit_fd", quit_fd)
+            plug.failed_fd = self._own.own("failed_fd", failed_fd)
+            plug.gate_fd = self._own.own("gate_fd", gate_fd)
+            columns, rows = size or _terminal_size(plug.output_fd)
+            _check_size(columns, rows)
             self._attach(lambda wiring: lib.virtio_console_create(wiring, plug))
         except BaseException:
             self.close()
@@ -105,6 +107,7 @@ class VirtioConsole(VirtioDevice):
         if self._device is not None and not self._device.released:
             self.drain(CLOSE_SECONDS)
         super().close()
+        self._own.close()
 
 
 def _checked(name: str, fd: int | None) -> int:

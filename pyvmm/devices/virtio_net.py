@@ -7,8 +7,9 @@ import os
 
 from pyvmm._core import lib
 from pyvmm.config import NetConfig
+from pyvmm.devices.descriptors import Descriptors
 from pyvmm.devices.virtio import VirtioDevice
-from pyvmm.errors import ConfigError, HostError, StateError
+from pyvmm.errors import ConfigError, StateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,10 +40,11 @@ class VirtioNet(VirtioDevice):
         address = random_mac() if mac is None else parse_mac(mac)
         self.mac = ":".join(f"{byte:02x}" for byte in address)
         self.tap = tap
-        self._fd = _own(tap)
+        self._own = Descriptors("network card")
+        fd = self._own.own("the tap", _open(tap))
         mtu = tap.mtu or 0
         try:
-            self._attach(lambda wiring: lib.virtio_net_create(wiring, self._fd, address, mtu))
+            self._attach(lambda wiring: lib.virtio_net_create(wiring, fd, address, mtu))
         except BaseException:
             self.close()
             raise
@@ -55,19 +57,14 @@ class VirtioNet(VirtioDevice):
     def close(self) -> None:
         """Free the device, and let go of the tap."""
         super().close()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._own.close()
 
 
-def _own(tap: Tap) -> int:
-    """Return a descriptor of our own: the number of the tap's may be another file's one day."""
+def _open(tap: Tap) -> int:
+    """Return its descriptor. Raise StateError where it is closed."""
     if tap.fd < 0:
         raise StateError(f"tap {tap.name} is closed")
-    try:
-        return os.dup(tap.fd)
-    except OSError as error:
-        raise HostError(error.errno, f"tap {tap.name}: {error.strerror}") from error
+    return tap.fd
 
 
 def parse_mac(text: str) -> bytes:

@@ -64,6 +64,21 @@ def test_an_output_that_takes_no_more_is_told(port, pipe):
     os.close(failed)
 
 
+def test_an_eventfd_that_its_owner_closed_is_no_other_file(port, pipe, tmp_path):
+    failed = os.eventfd(0)
+    guest = port(pipe[1], failed_fd=failed)
+    kept = os.dup(failed)
+    with open(tmp_path / "other", "wb") as other:
+        os.dup2(other.fileno(), failed)
+    os.close(pipe[0])
+    pipe[0] = -1
+    guest.send(b"nobody")
+    assert os.eventfd_read(kept) == 1
+    assert (tmp_path / "other").read_bytes() == b""
+    for fd in (failed, kept):
+        os.close(fd)
+
+
 def take(fd: int, length: int) -> threading.Thread:
     """A reader of so many bytes."""
 

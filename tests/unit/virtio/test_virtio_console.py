@@ -245,6 +245,23 @@ def test_an_output_that_takes_no_more_is_told(
     os.close(full)
 
 
+def test_an_eventfd_that_its_owner_closed_is_no_other_file(
+    consoles: list[Console], pipes: list[int], tmp_path: Path
+) -> None:
+    failed = os.eventfd(0)
+    console = Console(None, pipes[3], failed_fd=failed).start()
+    consoles.append(console)
+    kept = os.dup(failed)
+    with open(tmp_path / "other", "wb") as other:
+        os.dup2(other.fileno(), failed)
+    os.close(pipes[2])
+    console.send(b"nobody")
+    assert os.eventfd_read(kept) == 1
+    assert (tmp_path / "other").read_bytes() == b""
+    for fd in (failed, kept):
+        os.close(fd)
+
+
 def test_reader_goes_away_while_the_output_is_full(
     consoles: list[Console], pipes: list[int]
 ) -> None:
