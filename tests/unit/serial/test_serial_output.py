@@ -73,7 +73,7 @@ def test_an_eventfd_that_its_owner_closed_is_no_other_file(port, pipe, tmp_path)
     os.close(pipe[0])
     pipe[0] = -1
     guest.send(b"nobody")
-    assert os.eventfd_read(kept) == 1
+    assert select.select([kept], [], [], 30)[0]
     assert (tmp_path / "other").read_bytes() == b""
     for fd in (failed, kept):
         os.close(fd)
