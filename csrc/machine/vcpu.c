@@ -293,7 +293,7 @@ static int pass_on(struct vcpu *vcpu, uint32_t request)
 	return vcpu->overlay ? vcpu->overlay->request(vcpu, request) : 0;
 }
 
-/* What the overlay had the guest do is late, or was: then the access at hand goes on. */
+/* The guest is late with a task of the overlay, or was: then the access at hand goes on. */
 static int serve_late(struct vcpu *vcpu)
 {
 	int event = pass_on(vcpu, VCPU_REQUEST_LATE);

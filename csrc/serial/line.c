@@ -400,7 +400,7 @@ static void on_kick(struct iothread_watch *watch, uint32_t events)
 		read_input(line);
 }
 
-/* Whether it is a socket, and whether a call on it may wait. */
+/* Finds out whether a descriptor is a socket, and whether a call on it may wait. */
 static void look_at(int fd, bool *socket, bool *blocks)
 {
 	struct stat status;

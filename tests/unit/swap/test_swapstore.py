@@ -161,7 +161,7 @@ def test_it_lines_up_with_huge_pages(store: SwapStore) -> None:
 
 
 def first_byte(address: int) -> bytes:
-    """What this process has there, or nothing where nothing is mapped."""
+    """Reads what this process has there; nothing where nothing is mapped."""
     with open("/proc/self/mem", "rb", buffering=0) as memory:
         memory.seek(address)
         try:
