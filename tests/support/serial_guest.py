@@ -80,12 +80,13 @@ class Guest:
         self.edges()
 
     def receive(self, count: int) -> bytes:
-        """Polls for input."""
+        """Polls for input, until none has come for 30 seconds."""
         data = bytearray()
         deadline = time.monotonic() + 30
         while len(data) < count and time.monotonic() < deadline:
             if self.inp(LSR) & DR:
                 data.append(self.inp(RBR))
+                deadline = time.monotonic() + 30
         return bytes(data)
 
     def send(self, data: bytes) -> None:
