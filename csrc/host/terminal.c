@@ -3,9 +3,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -24,11 +26,18 @@ void escape_filter_init(struct escape_filter *filter, int quit_fd, int help_fd)
 	*filter = (struct escape_filter){.quit_fd = quit_fd, .help_fd = help_fd};
 }
 
+/* A reader who takes no text now gets no help. The device's thread does not wait for one. */
 static void print_help(const struct escape_filter *filter)
 {
-	/* A terminal that takes no text now gets no help; nothing else can be done about it. */
-	if (filter->help_fd >= 0 && write(filter->help_fd, help, sizeof(help) - 1) < 0)
+	struct pollfd ready = {.fd = filter->help_fd, .events = POLLOUT};
+	ssize_t done;
+
+	if (ready.fd < 0)
 		return;
+	done = send(ready.fd, help, sizeof(help) - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (done < 0 && errno == ENOTSOCK && poll(&ready, 1, 0) > 0)
+		done = write(ready.fd, help, sizeof(help) - 1);
+	(void)done;
 }
 
 /* Serves the key after ctrl-a; false if it is not ours. */

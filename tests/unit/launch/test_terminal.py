@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
+import socket
 import sys
 import termios
+import threading
 import time
 
 import pytest
@@ -80,6 +83,29 @@ def test_ctrl_a_twice_is_one(keys):
     assert keys(A + A + b"x") == A + b"x"
     assert keys.quits() == 0
     assert keys(A + A + A + A) == A + A
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_help_waits_for_no_reader(keys, kind):
+    """The device's thread would never come back, and hold up a stop."""
+    if kind == "pipe":
+        reader, writer = os.pipe()
+    else:
+        reader, writer = (end.detach() for end in socket.socketpair())
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writer, bytes(4096)):
+            pass
+    os.set_blocking(writer, True)
+    lib.escape_filter_init(keys.c, keys.quit_fd, writer)
+    asking = threading.Thread(target=keys, args=(A + b"h",), daemon=True)
+    asking.start()
+    asking.join(10)
+    waits = asking.is_alive()
+    os.close(reader)
+    asking.join()
+    os.close(writer)
+    assert not waits
 
 
 def test_help_goes_to_the_terminal(keys):
