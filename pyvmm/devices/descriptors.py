@@ -8,6 +8,21 @@ import os
 from pyvmm.errors import HostError
 
 
+def check_open(what: str, name: str, fd: int | None) -> int:
+    """Return the descriptor; None and -1 are none, -1.
+
+    Raise HostError, which says that the `name` of `what` is not open.
+    """
+    if fd is None or fd == -1:
+        return -1
+    try:
+        os.fstat(fd)
+    except OSError as error:
+        text = f"{what}: {name}={fd} is not an open descriptor; -1 is none"
+        raise HostError(error.errno, text) from error
+    return fd
+
+
 class Descriptors:
     """Copies of a caller's descriptors, until `close`.
 
@@ -20,18 +35,17 @@ class Descriptors:
         self._fds: list[int] = []
 
     def own(self, name: str, fd: int | None) -> int:
-        """Return a copy of the descriptor; None and -1 are none, -1.
+        """Return a copy of the descriptor, or -1 for none.
 
-        Raise HostError, which gives it that `name`, where it is not open.
+        Raise HostError as `check_open` does, and where there can be no further descriptor.
         """
-        if fd is None or fd == -1:
+        given = check_open(self._what, name, fd)
+        if given < 0:
             return -1
         try:
-            self._fds.append(os.dup(fd))
+            self._fds.append(os.dup(given))
         except OSError as error:
-            raise HostError(
-                error.errno, f"{self._what}: {name}={fd} is not an open descriptor; -1 is none"
-            ) from error
+            raise HostError(error.errno, f"{self._what}: {name}: {error.strerror}") from error
         return self._fds[-1]
 
     def close(self) -> None:

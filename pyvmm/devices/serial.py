@@ -8,9 +8,9 @@ import os
 
 from pyvmm._core import ffi, lib
 from pyvmm.config import COM1, COM1_LINE, SerialConfig
-from pyvmm.devices.descriptors import Descriptors
+from pyvmm.devices.descriptors import Descriptors, check_open
 from pyvmm.devices.virtio import STOP_SECONDS, stopped
-from pyvmm.errors import ConfigError, HostError
+from pyvmm.errors import ConfigError
 from pyvmm.machine.device import Device, drain
 from pyvmm.machine.handle import Handle
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: How long `Serial.close` waits for a reader that does not read, in seconds.
 CLOSE_SECONDS = 1.0
+#: What errors call it.
+NAME = "serial port"
 
 
 class Serial(Device):
@@ -60,15 +62,17 @@ class Serial(Device):
         super().__init__(machine)
         self._port = port
         self._gsi = gsi
-        self._own = Descriptors("serial port")
+        self._own = Descriptors(NAME)
         config = ffi.new("struct serial_config *")
         config.irq_fd = machine.board.irqfd(gsi)
         config.output_fd, config.input_fd = output_fd, input_fd
         config.escape, config.log_fd = escape, log_fd
         try:
-            config.quit_fd = self._own.own("quit_fd", quit_fd)
-            config.failed_fd = self._own.own("failed_fd", failed_fd)
-            self._handle = _create(config)
+            config.quit_fd = self._own.own("quit_fd", max(quit_fd, -1))
+            config.failed_fd = self._own.own("failed_fd", max(failed_fd, -1))
+            for name in ("output_fd", "input_fd", "log_fd"):
+                check_open(NAME, name, max(getattr(config, name), -1))
+            self._handle = Handle(lib.serial_create(config), lib.serial_destroy, "the serial port")
             self._take_ports()
         except BaseException:
             self._own.close()
@@ -131,26 +135,13 @@ class Serial(Device):
             self.drain(CLOSE_SECONDS)
             lib.bus_remove(self._machine.board.pio, self._port)
             with self._handle as serial:
-                stopped(lib.serial_stop(serial, STOP_SECONDS * 1000), "serial port")
+                stopped(lib.serial_stop(serial, STOP_SECONDS * 1000), NAME)
         self._handle.release()
         self._own.close()
 
     @property
     def _c(self) -> Any:
         return self._handle.pointer
-
-
-def _create(config: Any) -> Handle:
-    for name in ("output_fd", "input_fd", "log_fd"):
-        fd = getattr(config, name)
-        if fd >= 0:
-            try:
-                os.fstat(fd)
-            except OSError as error:
-                raise HostError(
-                    error.errno, f"serial port: {name}={fd} is not an open descriptor; -1 is none"
-                ) from error
-    return Handle(lib.serial_create(config), lib.serial_destroy, "the serial port")
 
 
 _FIELDS = ffi.typeof("struct serial_stats").fields

@@ -7,9 +7,9 @@ import os
 
 from pyvmm._core import ffi, lib
 from pyvmm.config import ConsoleConfig
-from pyvmm.devices.descriptors import Descriptors
+from pyvmm.devices.descriptors import Descriptors, check_open
 from pyvmm.devices.virtio import VirtioDevice
-from pyvmm.errors import ConfigError, HostError
+from pyvmm.errors import ConfigError
 from pyvmm.machine.device import check_stands, drain
 
 TYPE_CHECKING = False
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: How long `VirtioConsole.close` waits for a reader that does not read, in seconds.
 CLOSE_SECONDS = 1.0
+#: What errors call it.
+NAME = "console"
 
 
 class VirtioConsole(VirtioDevice):
@@ -54,13 +56,13 @@ class VirtioConsole(VirtioDevice):
         size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__(machine)
-        self._own = Descriptors("console")
+        self._own = Descriptors(NAME)
         plug = ffi.new("struct virtio_console_plug *")
         plug.escape, plug.framed = escape, framed
         self._framed = framed
         try:
-            plug.input_fd = _checked("input_fd", input_fd)
-            plug.output_fd = _checked("output_fd", output_fd)
+            plug.input_fd = check_open(NAME, "input_fd", input_fd)
+            plug.output_fd = check_open(NAME, "output_fd", output_fd)
             plug.quit_fd = self._own.own("quit_fd", quit_fd)
             plug.failed_fd = self._own.own("failed_fd", failed_fd)
             plug.gate_fd = self._own.own("gate_fd", gate_fd)
@@ -108,18 +110,6 @@ class VirtioConsole(VirtioDevice):
             self.drain(CLOSE_SECONDS)
         super().close()
         self._own.close()
-
-
-def _checked(name: str, fd: int | None) -> int:
-    if fd is None or fd == -1:
-        return -1
-    try:
-        os.fstat(fd)
-    except OSError as error:
-        raise HostError(
-            error.errno, f"console: {name}={fd} is not an open descriptor; None is none"
-        ) from error
-    return fd
 
 
 def _terminal_size(fd: int) -> tuple[int, int]:

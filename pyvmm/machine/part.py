@@ -87,13 +87,9 @@ class Owner:
     def give_back(self) -> None:
         """Close everything, the last thing first; one that fails does not keep the others.
 
-        By one thread at a time. Raise the first failure, and HostError (ETIMEDOUT) at once: a
-        further call goes on from there.
+        With `closing` held. Raise the first failure, and HostError (ETIMEDOUT) at once: a further
+        call goes on from there.
         """
-        with self.closing:
-            self._give_back()
-
-    def _give_back(self) -> None:
         failed: Exception | None = None
         while self._steps:
             step = self._steps.pop()
