@@ -106,7 +106,7 @@
 #define SYMBIOTIC_SWAP_DIRECT		2	/* without asking */
 
 /* SYMBIOTIC_SWAP_ATTACH: its flags, and what RBX is after it was refused. */
-#define SYMBIOTIC_SWAP_AS_TIER		(1 << 0)	/* pages move there; it is no disk meanwhile */
+#define SYMBIOTIC_SWAP_AS_TIER		(1 << 0)	/* pages move there; it is no disk */
 #define SYMBIOTIC_SWAP_HOLDS_DATA	1	/* what the disk wrote would be lost */
 
 /* SYMBIOTIC_SWAP_DISCARD: slots of one call. */
