@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: How long `Serial.close` waits for a reader that does not read, in seconds.
 CLOSE_SECONDS = 1.0
-#: What errors call it.
+#: Errors call the device by this name.
 NAME = "serial port"
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: How long `VirtioConsole.close` waits for a reader that does not read, in seconds.
 CLOSE_SECONDS = 1.0
-#: What errors call it.
+#: Errors call the device by this name.
 NAME = "console"
 
 
